@@ -1,0 +1,205 @@
+"""The command line: `raygen demo | run | data | fit | evaluate | report | doctor`.
+
+Verbs only read arguments, call one function and print; heavy imports are inside them, so that `--help` is quick.
+Exit codes: 0 done, 1 failed, 2 the user's mistake.
+"""
+
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raygen.errors import RaygenError
+
+app = typer.Typer(
+    name="raygen",
+    help="Find the images that a classifier gets wrong for the wrong reason, repaint them, retrain, and show the gain.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(name="data", help="Make and check datasets.", no_args_is_help=True)
+app.add_typer(data_app)
+
+Out = Annotated[Path, typer.Option("--out", help="Run folder; an unfinished run in it is resumed.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a config field: --set synthesis.k=200. Repeatable.")
+]
+Config = Annotated[Path | None, typer.Option("--config", help="YAML config, such as the config.yaml of an earlier run.")]
+Dataset = Annotated[str | None, typer.Option("--dataset", help="'scenes' or a folder of pictures.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder holds and start over.")]
+
+
+@app.callback()
+def _setup(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print what happens inside.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("raygen").setLevel(logging.INFO if verbose else logging.WARNING)
+    # Libraries' own progress bars and advice would bury the steps of the run.
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    overrides: Set = None,
+    fresh: Fresh = False,
+    show: Annotated[bool | None, typer.Option("--open/--no-open", help="Open the report in a browser.")] = None,
+) -> None:
+    """Recipe dbb on the built-in scenes: the whole job in some minutes, with no download."""
+    _run({"recipe": "dbb", "dataset": {"name": "scenes"}}, overrides, out=out, fresh=fresh)
+    if show if show is not None else sys.stdout.isatty():
+        typer.launch(str(out / "report.html"))
+
+
+@app.command()
+def run(
+    target: Annotated[str | None, typer.Argument(metavar="RECIPE|CONFIG", help="A recipe's name or a YAML config.")] = None,
+    dataset: Dataset = None,
+    out: Out = Path("runs/latest"),
+    config: Config = None,
+    overrides: Set = None,
+    fresh: Fresh = False,
+) -> None:
+    """Run a recipe: score, generate, prune, retrain, evaluate, report."""
+    _run(_read_target(target, config, dataset), overrides, out=out, fresh=fresh)
+
+
+@app.command()
+def fit(
+    algorithm: Annotated[str, typer.Argument(help="erm, reweighted or balanced.")],
+    dataset: Dataset = "scenes",
+    out: Out = Path("runs/fit"),
+    overrides: Set = None,
+    fresh: Fresh = False,
+) -> None:
+    """Fit one algorithm on a dataset as it is, without generated pictures, and evaluate it."""
+    data = {"recipe": "erm" if algorithm == "erm" else f"erm_{algorithm}"}
+    _run({**data, "dataset": _dataset(dataset or "scenes")}, overrides, out=out, fresh=fresh)
+
+
+@app.command()
+def evaluate(
+    classifier: Annotated[Path, typer.Argument(help="Classifier folder, such as runs/demo/fit/dbb.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset folder, such as runs/demo/data, or 'scenes'.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write the numbers to this JSON file.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the scenes' draw.")] = 0,
+) -> None:
+    """Accuracy per group of one classifier on a dataset's validation and test splits."""
+    from raygen import recipes
+    from raygen.report import tables
+    from raygen.runs import write_json
+
+    results = recipes.evaluate_classifier(classifier, _dataset(dataset), seed=seed)
+    if out is not None:
+        write_json(out, results)
+    tables.print_results({"results": {classifier.name: results}})
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="One run folder: its page. Several: a comparison.")],
+    out: Annotated[Path | None, typer.Option("--out", help="HTML file of a comparison.")] = None,
+) -> None:
+    """Write the report of a finished run again, or compare several runs."""
+    from raygen import report as reports
+    from raygen.report import tables
+
+    if len(runs) == 1:
+        summary = reports.write_summary(runs[0])
+        typer.echo(f"report: {reports.write_report(runs[0])}")
+        tables.print_results(summary)
+        return
+    path = out or Path("comparison.html")
+    tables.print_comparison(reports.write_comparison(runs, path))
+    typer.echo(f"comparison: {path}")
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, devices, memory and disk, and what is missing for what."""
+    from raygen import doctor as checks
+    from raygen.report import tables
+
+    tables.print_checks([(c.name, c.value, c.ok, c.advice) for c in checks.report()])
+
+
+@data_app.command("make")
+def data_make(
+    name: Annotated[str, typer.Argument(help="'scenes', or a folder of pictures to bring into raygen's form.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the dataset.")],
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
+    overrides: Set = None,
+) -> None:
+    """Write a dataset as Parquet: --set scale=0.1, --set train_counts=[10,10,10,10]."""
+    from raygen import recipes
+
+    counts = recipes.make_dataset(_dataset(name), overrides or [], out, seed=seed)
+    typer.echo(f"{out}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts.items())))
+
+
+@data_app.command("check")
+def data_check(
+    path: Annotated[Path, typer.Argument(help="Dataset folder: pictures, metadata.csv or raygen's own Parquet.")],
+) -> None:
+    """Read every picture and label of a dataset and list what is wrong."""
+    from raygen.datasets import check
+
+    findings = check.check_dataset(path)
+    for line in findings.lines():
+        typer.echo(line)
+    if findings.num_errors:
+        raise typer.Exit(2)
+
+
+def main() -> None:
+    """Entry point: runs the command line; errors of raygen become one message and an exit code."""
+    try:
+        app()
+    except RaygenError as error:
+        typer.echo(f"raygen: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("raygen: interrupted; the same command goes on where this one stopped", err=True)
+        sys.exit(1)
+
+
+def _run(data: dict[str, Any], overrides: list[str] | None, *, out: Path, fresh: bool) -> None:
+    from raygen import recipes, report
+    from raygen.report import tables
+
+    config = recipes.make_config(data, overrides or [], where="config")
+    command = shlex.join(["raygen", *sys.argv[1:]])
+    recipes.run(config, out, fresh=fresh, command=command, say=typer.echo)
+    summary = report.write_summary(out)
+    page = report.write_report(out)
+    tables.print_results(summary)
+    typer.echo(f"report: {page}")
+
+
+def _read_target(target: str | None, config: Path | None, dataset: str | None) -> dict[str, Any]:
+    from raygen.config import load_yaml
+    from raygen.errors import ConfigError
+
+    if target is not None and (target.endswith((".yaml", ".yml")) or "/" in target):
+        if config is not None:
+            raise ConfigError(f"two configs were given: {target} and --config {config}")
+        config, target = Path(target), None
+    if target is None and config is None:
+        raise ConfigError("give a recipe (raygen run dbb) or a config (raygen run --config config.yaml)")
+    data = load_yaml(config) if config is not None else {}
+    if target is not None:
+        data["recipe"] = target
+    if dataset is not None:
+        data["dataset"] = _dataset(dataset)
+    return data
+
+
+def _dataset(name: str) -> dict[str, Any]:
+    return {"name": "scenes"} if name == "scenes" else {"name": "folder", "path": name}

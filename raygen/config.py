@@ -1,0 +1,205 @@
+"""Reading, overriding and checking configs; what every config model shares.
+
+The models themselves live beside the code that they configure; `raygen.recipes.RunConfig` puts them together.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raygen.errors import ConfigError
+
+
+class Strict(BaseModel):
+    """Base of every config model: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class PoolConfig(Strict):
+    """The actors of one stage.
+
+    Attributes:
+        actors: How many: a number, or [min, max] for a pool that grows with its queue.
+        num_cpus: Logical CPUs an actor takes, also its number of torch threads (at least 1).
+        num_gpus: GPUs an actor takes; a fraction shares one.
+        batch_size: Rows of one model call. Part of the results' fingerprint for the inpainter: another row count
+            may change a few pixels by 1/255.
+    """
+
+    actors: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    num_cpus: float = Field(0.5, ge=0)
+    num_gpus: float = Field(0, ge=0)
+    batch_size: PositiveInt = 16
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PoolConfig":
+        if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
+            raise ValueError(f"actors is [{self.actors[0]}, {self.actors[1]}]; the first number is the least")
+        return self
+
+    @property
+    def min_actors(self) -> int:
+        """The fewest actors that run."""
+        return self.actors if isinstance(self.actors, int) else self.actors[0]
+
+    @property
+    def max_actors(self) -> int:
+        """The most actors that run."""
+        return self.actors if isinstance(self.actors, int) else self.actors[1]
+
+
+class PoolsConfig(Strict):
+    """The four pools: scorer in the scoring pass; masker, inpainter and pruner, all at once, in the synthesis pass."""
+
+    scorer: PoolConfig = PoolConfig(num_cpus=1, batch_size=64)
+    masker: PoolConfig = PoolConfig(num_cpus=0.25, batch_size=16)
+    inpainter: PoolConfig = PoolConfig(num_cpus=1, batch_size=16)
+    pruner: PoolConfig = PoolConfig(num_cpus=0.25, batch_size=16)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Top-level mapping of a YAML file.
+
+    Raises:
+        ConfigError: No such file, not YAML, or not a mapping at the top.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give the path of a YAML config file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of config fields at the top, found {type(data).__name__}")
+    return data
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a config with `a.b=value` overrides applied; values are read as YAML (`[1,3]`, `true`, `0.5`).
+
+    Raises:
+        ConfigError: An override has no `=`, or goes through a field that is not a mapping.
+    """
+    # default=str: YAML reads 2026-01-31 as a date, which no field is.
+    result: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    for override in overrides:
+        name, found, text = override.partition("=")
+        if not found or not all(name.split(".")):
+            raise ConfigError(f"--set {override}: expected field=value, such as --set synthesis.k=200")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
+        *parents, last = name.split(".")
+        place = result
+        for depth, parent in enumerate(parents):
+            child = place.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"--set {override}: '{'.'.join(parents[: depth + 1])}' is {child!r}, not a group of fields")
+            place = child
+        place[last] = value
+    return result
+
+
+def validate(model: type[Model], data: Mapping[str, Any], *, where: str) -> Model:
+    """The config model filled from data; every wrong field is named at once.
+
+    Args:
+        model: The pydantic model.
+        data: Plain data, as read from YAML.
+        where: Where the data came from, for the message.
+
+    Raises:
+        ConfigError: Unknown fields (with the nearest known name), wrong types, values out of range.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        # Each member of a union has its own complaint about the same field: the first one is enough.
+        found: dict[str, str] = {}
+        for problem in error.errors():
+            location = ".".join(_location(problem, data)) or "config"
+            found.setdefault(location, _describe(location, dict(problem), model))
+        lines = list(found.values())
+        raise ConfigError(f"{where}: {len(lines)} wrong field(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def fingerprint(value: Any) -> str:
+    """Hash of plain data, 16 hex digits; the same for equal data whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "") -> list[str]:
+    """Lines "a.b: old -> new" for every leaf that differs between two plain mappings."""
+    lines = []
+    for key in sorted({*old, *new}):
+        name = f"{prefix}{key}"
+        left, right = old.get(key, "(absent)"), new.get(key, "(absent)")
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += differing_fields(left, right, prefix=f"{name}.")
+        elif left != right:
+            lines.append(f"{name}: {left!r} -> {right!r}")
+    return lines
+
+
+def _location(problem: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    """Names of a wrong field as the user wrote them.
+
+    Pydantic adds the chosen member of a union ("synthesis.dbb.k", "actors.tuple[int, int]"); those parts are not in
+    the data and are left out.
+    """
+    names: list[str] = []
+    place: Any = data
+    for depth, part in enumerate(problem["loc"]):
+        inside = isinstance(place, Mapping) and part in place
+        inside = inside or (isinstance(place, list | tuple) and isinstance(part, int) and part < len(place))
+        if inside:
+            place = place[part]
+        elif not (problem["type"] == "missing" and depth == len(problem["loc"]) - 1):
+            continue
+        names.append(str(part))
+    return names
+
+
+def _describe(location: str, problem: dict[str, Any], model: type[BaseModel]) -> str:
+    if problem["type"] == "extra_forbidden":
+        names = _known_names(model)
+        close = difflib.get_close_matches(location.rpartition(".")[2], names, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        return f"{location}: unknown field{hint}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{location}: is required and missing"
+    found = problem.get("input")
+    shown = f" (found {found!r})" if isinstance(found, str | int | float | bool | list | tuple | None) else ""
+    return f"{location}: {message}{shown}"
+
+
+def _known_names(model: type[BaseModel]) -> list[str]:
+    """Names of all fields of a model and of the models inside it."""
+    names: list[str] = []
+    waiting: list[Any] = [model]
+    seen: set[Any] = set()
+    while waiting:
+        kind = waiting.pop()
+        if kind in seen:
+            continue
+        seen.add(kind)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += list(kind.model_fields)
+            waiting += [field.annotation for field in kind.model_fields.values()]
+        else:
+            waiting += list(getattr(kind, "__args__", ()))
+    return names

@@ -1,0 +1,124 @@
+"""Writing a dataset: SOURCE rows as Parquet shards, and `dataset.json` with the names.
+
+Shards are sorted by image_id and cut into small row groups, so that any set of rows can be read without the rest.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raygen.errors import DataError
+from raygen.runs import write_json
+from raygen.schema import SOURCE, cast
+
+ROWS_PER_SHARD = 2048
+# 32 rows: about a unit of the synthesis, so that a unit touches one or two row groups.
+ROWS_PER_GROUP = 32
+INFO_FILE = "dataset.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """Names of a dataset.
+
+    Attributes:
+        name: The dataset's name, for reports.
+        class_names: One per label.
+        attribute_names: One per attribute value; empty when no row has an attribute.
+        prompts: What to ask the inpainter for, one per label.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    attribute_names: tuple[str, ...]
+    prompts: tuple[str, ...]
+
+
+def write_source(rows: Iterable[Mapping[str, Any]], info: DatasetInfo, folder: Path) -> dict[str, int]:
+    """Writes rows, already sorted by image_id, as `part-*.parquet`, then `dataset.json`.
+
+    Args:
+        rows: Plain SOURCE rows; absent nullable fields become null.
+        info: Names; labels and attributes are checked against them.
+        folder: An existing folder.
+
+    Returns:
+        Rows per split.
+
+    Raises:
+        DataError: Unsorted or repeated ids, a label or attribute outside the names, an unknown split, no row at all.
+    """
+    counts: dict[str, int] = {}
+    shard: list[Mapping[str, Any]] = []
+    number, last = 0, None
+    for row in rows:
+        _check_row(row, info, last)
+        last = str(row["image_id"])
+        counts[row["split"]] = counts.get(row["split"], 0) + 1
+        shard.append(row)
+        if len(shard) == ROWS_PER_SHARD:
+            _write_shard(shard, folder / f"part-{number:05d}.parquet")
+            shard, number = [], number + 1
+    if shard:
+        _write_shard(shard, folder / f"part-{number:05d}.parquet")
+    if not counts:
+        raise DataError(f"{info.name}: no image at all")
+    write_json(folder / INFO_FILE, asdict(info))
+    return counts
+
+
+def read_info(folder: Path) -> DatasetInfo:
+    """Names of a dataset written by `write_source`.
+
+    Raises:
+        DataError: `dataset.json` is absent or damaged.
+    """
+    path = folder / INFO_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        names = {key: tuple(data[key]) for key in ("class_names", "attribute_names", "prompts")}
+        return DatasetInfo(name=str(data["name"]), **names)
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} holds no {INFO_FILE}: not a dataset folder written by `raygen data make`") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); make the dataset again with `raygen data make`") from error
+
+
+def check_prompts(prompts: Sequence[str], class_names: Sequence[str]) -> tuple[str, ...]:
+    """Prompts, one per class; "a photo of a <class name>" where none are given.
+
+    Raises:
+        DataError: Another number of prompts than of classes.
+    """
+    if not prompts:
+        return tuple(f"a photo of a {name}" for name in class_names)
+    if len(prompts) != len(class_names):
+        raise DataError(f"{len(prompts)} prompts for {len(class_names)} classes ({', '.join(class_names)}); give one each")
+    return tuple(prompts)
+
+
+def _check_row(row: Mapping[str, Any], info: DatasetInfo, last: str | None) -> None:
+    image_id, label, attribute = row["image_id"], row["label"], row.get("attribute")
+    if last is not None and image_id <= last:
+        kind = "occurs twice" if image_id == last else f"comes after '{last}'"
+        raise DataError(f"image_id '{image_id}' {kind}; ids must be unique and sorted")
+    if not 0 <= label < len(info.class_names):
+        raise DataError(
+            f"image '{image_id}' has label {label}; expected 0..{len(info.class_names) - 1} ({', '.join(info.class_names)})"
+        )
+    if attribute is not None and not 0 <= attribute < len(info.attribute_names):
+        raise DataError(f"image '{image_id}' has attribute {attribute}; expected 0..{len(info.attribute_names) - 1}")
+
+
+def _write_shard(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    columns = {field.name: [row.get(field.name) for row in rows] for field in SOURCE}
+    table = cast(pa.table(columns), SOURCE, what=str(path))
+    temporary = path.with_name(f".{path.name}.tmp")
+    # Pictures are compressed already; dictionaries would hold whole pictures.
+    pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="none", use_dictionary=False)
+    temporary.replace(path)

@@ -1,0 +1,234 @@
+"""What this machine has, and what is missing for what.
+
+Plain rows for `raygen doctor` to print. Nothing is changed and nothing is fetched: the network is left alone,
+and Ray is not started.
+"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from packaging.requirements import Requirement
+
+OLDEST_PYTHON = (3, 11)
+GIB = 2**30
+# The peak that `raygen demo` is held to, Ray's processes included.
+DEMO_MEMORY_GIB = 6
+# Assumption: a demo's run folder and Ray's session files stay below this; a guess of ours.
+LEAST_DISK_GIB = 2
+# Ray 2.60, ray_constants.py: the object store takes this share of the memory by default, and at most so much.
+OBJECT_STORE_FRACTION = 0.3
+OBJECT_STORE_MAX_BYTES = 200 * 10**9
+# Ray 2.60, local_fs_capacity_threshold: above this, Ray makes no more objects on its disk.
+RAY_DISK_FULL_FRACTION = 0.95
+WEIGHTS = Path(__file__).parent / "tiny" / "weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One row of the report.
+
+    Attributes:
+        name: What was looked at.
+        value: What was found.
+        ok: True all well; False to be mended; None works, with the limits that `advice` names.
+        advice: What to do, or what will not work; empty when all is well.
+    """
+
+    name: str
+    value: str
+    ok: bool | None
+    advice: str = ""
+
+
+def report(folder: Path = Path()) -> list[Check]:
+    """Every check of this machine.
+
+    Args:
+        folder: Where runs will be written; the folder itself need not exist yet.
+    """
+    memory_bytes = memory_limit()
+    return [
+        check_python(sys.version_info[:3]),
+        *check_packages(),
+        check_cpus(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+        check_memory(memory_bytes),
+        check_gpus(),
+        check_shared_memory(Path("/dev/shm"), memory_bytes=memory_bytes),
+        check_disk(folder),
+        check_ray_folder(Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()))),
+        check_tiny_model(WEIGHTS),
+        check_hub(os.environ),
+        check_ray_token(os.environ),
+    ]
+
+
+def check_python(version: Sequence[int]) -> Check:
+    """Whether Python is new enough."""
+    text = f"{'.'.join(map(str, version))} ({platform.system()} {platform.machine()})"
+    if tuple(version) < OLDEST_PYTHON:
+        return Check("python", text, False, f"Install Python {'.'.join(map(str, OLDEST_PYTHON))} or newer.")
+    return Check("python", text, True)
+
+
+def check_packages() -> list[Check]:
+    """One row for raygen and one for each package that it needs."""
+    try:
+        raygen = importlib.metadata.distribution("raygen")
+    except importlib.metadata.PackageNotFoundError:
+        return [Check("raygen", "not installed", False, "Run `pip install .` in the project's folder.")]
+    needed = [Requirement(text) for text in raygen.requires or []]
+    runtime = [need for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return [Check("raygen", raygen.version, True), *[check_package(need) for need in runtime]]
+
+
+def check_package(need: Requirement) -> Check:
+    """Whether a package is there in a version that the requirement allows."""
+    try:
+        version = importlib.metadata.version(need.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(need.name, "not installed", False, f"Run `pip install '{need}'`.")
+    if not need.specifier.contains(version, prereleases=True):
+        return Check(need.name, version, False, f"Needs {need.specifier}. Run `pip install '{need}'`.")
+    return Check(need.name, version, True)
+
+
+def check_cpus(num_cpus: int) -> Check:
+    """How many CPUs this process may use."""
+    if num_cpus == 1:
+        return Check("CPUs", "1", None, "The pools take turns on one core; on two or more they work at once.")
+    return Check("CPUs", str(num_cpus), True)
+
+
+def memory_limit(cgroup_file: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Bytes of memory: the machine's, or the container's limit (cgroup v2) where that is lower."""
+    total = int(psutil.virtual_memory().total)
+    limit = cgroup_file.read_text().strip() if cgroup_file.is_file() else "max"
+    return total if limit == "max" else min(total, int(limit))
+
+
+def check_memory(memory_bytes: int) -> Check:
+    """Whether the memory is enough for the demo."""
+    text = f"{memory_bytes / GIB:.1f} GiB"
+    if memory_bytes < DEMO_MEMORY_GIB * GIB:
+        advice = (
+            f"The demo may take up to {DEMO_MEMORY_GIB} GiB. Add memory, or run less: --set dataset.scale=0.3"
+        )
+        return Check("memory", text, False, advice)
+    return Check("memory", text, True)
+
+
+def check_gpus(device_file: Path = Path("/dev/nvidia0")) -> Check:
+    """The GPUs that torch sees, or why it sees none."""
+    try:
+        import torch
+    except ImportError:
+        return Check("GPUs", "unknown: no torch", False, "Run `pip install .` in the project's folder.")
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        names = [f"{device.name} ({device.total_memory / GIB:.0f} GiB)" for device in devices]
+        return Check("GPUs", ", ".join(names), True)
+    if not device_file.exists():
+        advice = "Fine for the demo and its tiny model; Stable Diffusion will be slow (minutes per image)."
+        return Check("GPUs", "none", None, advice)
+    if torch.version.cuda is None:
+        advice = "This torch is built without CUDA. Run `pip install --force-reinstall torch`."
+        return Check("GPUs", "none that torch can use", False, advice)
+    advice = (
+        f"Torch needs a driver for CUDA {torch.version.cuda} (see nvidia-smi); is CUDA_VISIBLE_DEVICES empty?"
+    )
+    return Check("GPUs", "none that torch can use", False, advice)
+
+
+def check_shared_memory(folder: Path, *, memory_bytes: int) -> Check:
+    """Whether the folder of shared memory holds Ray's object store at its default size."""
+    wanted = min(int(OBJECT_STORE_FRACTION * memory_bytes), OBJECT_STORE_MAX_BYTES)
+    text = f"object store {wanted / GIB:.1f} GiB"
+    if not folder.is_dir():
+        return Check("shared memory", f"{text}; no {folder}", None, "Ray will keep its objects in a file.")
+    size = shutil.disk_usage(folder).total
+    text = f"{text} of {size / GIB:.1f} GiB in {folder}"
+    if size < wanted:
+        advice = (
+            f"Ray will keep objects on the disk, which is slow. Docker: --shm-size={gib_rounded_up(wanted)}g"
+        )
+        return Check("shared memory", text, None, advice)
+    return Check("shared memory", text, True)
+
+
+def gib_rounded_up(num_bytes: int) -> int:
+    """Whole GiB that hold so many bytes."""
+    return -(-num_bytes // GIB)
+
+
+def check_disk(folder: Path) -> Check:
+    """Whether there is room for a run."""
+    place = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    free = shutil.disk_usage(place).free
+    text = f"{free / GIB:.1f} GiB free in {place}"
+    if free < LEAST_DISK_GIB * GIB:
+        return Check(
+            "disk", text, False, f"Free {LEAST_DISK_GIB} GiB or more, or give --out on another disk."
+        )
+    return Check("disk", text, True)
+
+
+def check_ray_folder(folder: Path) -> Check:
+    """Whether the disk of Ray's temporary folder is so full that Ray refuses to make objects."""
+    usage = shutil.disk_usage(folder)
+    fraction = 1 - usage.free / usage.total
+    text = f"{folder} is {fraction:.0%} full"
+    if fraction > RAY_DISK_FULL_FRACTION:
+        advice = f"Ray stops making objects above {RAY_DISK_FULL_FRACTION:.0%}. Free some, or set RAY_TMPDIR."
+        return Check("ray folder", text, False, advice)
+    return Check("ray folder", text, True)
+
+
+def check_tiny_model(folder: Path) -> Check:
+    """Whether the tiny inpainting model that ships with the package is there."""
+    found = sorted(folder.rglob("model_index.json"))
+    if not found:
+        advice = "The demo needs it. Install raygen again, or make it: python -m raygen.tiny.train"
+        return Check("tiny model", f"not in {folder}", False, advice)
+    num_bytes = sum(path.stat().st_size for path in found[0].parent.rglob("*.safetensors"))
+    return Check("tiny model", f"{num_bytes / 2**20:.1f} MiB in {found[0].parent}", True)
+
+
+def check_hub(environ: Mapping[str, str]) -> Check:
+    """Whether Hugging Face models may be fetched, and where they are kept; the network is not touched."""
+    home = Path(environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(environ.get("HF_HUB_CACHE", home / "hub"))
+    models = sorted(cache.glob("models--*"))
+    text = f"{len(models)} models in {cache}"
+    # The values that huggingface_hub takes for true.
+    if environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        advice = "HF_HUB_OFFLINE is set: only models in this cache and in folders work. The demo does."
+        return Check("model hub", f"offline; {text}", None, advice)
+    return Check("model hub", f"online allowed; {text}", True)
+
+
+def check_ray_token(environ: Mapping[str, str]) -> Check:
+    """Whether Ray's token, which lets its holder run code on the cluster, is for its owner's eyes only."""
+    name = "ray token"
+    if environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        advice = "RAY_AUTH_MODE=disabled: whoever reaches Ray's ports can run code here. Unset it."
+        return Check(name, "switched off", False, advice)
+    if environ.get("RAY_AUTH_TOKEN"):
+        return Check(name, "in RAY_AUTH_TOKEN", True)
+    path = Path(environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not path.is_file():
+        if environ.get("RAY_AUTH_TOKEN_PATH"):
+            return Check(name, f"no {path}", False, "RAY_AUTH_TOKEN_PATH names no file; Ray will not start.")
+        return Check(name, "none yet", True, "Ray makes one at its first start; run this again afterwards.")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return Check(name, f"{path}, mode {mode:04o}", False, f"Others can read it. Run `chmod 600 {path}`.")
+    return Check(name, f"{path}, mode {mode:04o}", True)

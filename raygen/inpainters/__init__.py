@@ -1,0 +1,50 @@
+"""Inpainters: pictures, repaint masks and prompts in, repainted pictures out."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from raygen.config import Strict
+
+# The model that ships with the package, trained by `python -m raygen.tiny.train`.
+TINY = "tiny"
+
+
+class InpainterConfig(Strict):
+    """Which inpainting model, and how it samples.
+
+    Attributes:
+        kind: "stable_diffusion": any diffusers Stable Diffusion pipeline with a 9-channel (inpainting) or 4-channel
+            UNet, run in this pool's own actors.
+        model: "tiny" (ships with raygen), a local folder in Hugging Face layout, or a hub id.
+        revision: Commit, branch or tag of a hub id; pin it for results that are to be repeated.
+        variant: File variant of the weights, such as "fp16".
+        dtype: Numbers of the model: float32 on CPUs; float16 or bfloat16 on GPUs.
+        num_inference_steps: Denoising steps at strength 1. The tiny model wants 12; Stable Diffusion 20 to 50.
+        guidance_scale: Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598); 1 switches it off. Stable
+            Diffusion's default is 7.5, the tiny model's 2.5.
+        strength: 1 paints the region from pure noise; less keeps something of what is there, in (0, 1].
+        negative_prompt: What guidance steers away from.
+        composite: Put the pixels outside the repaint mask back after decoding, so that they are equal to the bit.
+            False leaves the autoencoder's round trip in them, as diffusers and the DBB paper do.
+        resolution_px: Side of the square that the model paints; by default the model's own.
+    """
+
+    kind: Literal["stable_diffusion"] = "stable_diffusion"
+    model: str = TINY
+    revision: str | None = None
+    variant: str | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    num_inference_steps: int = Field(12, ge=1, le=1000)
+    guidance_scale: float = Field(2.5, ge=1, le=50)
+    strength: float = Field(1.0, gt=0, le=1)
+    negative_prompt: str = ""
+    composite: bool = True
+    resolution_px: int | None = Field(None, ge=8)
+
+    @field_validator("resolution_px")
+    @classmethod
+    def _divisible(cls, value: int | None) -> int | None:
+        if value is not None and value % 8:
+            raise ValueError("must be divisible by 8, the autoencoder's stride")
+        return value

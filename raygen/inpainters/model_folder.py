@@ -1,0 +1,86 @@
+"""Finding an inpainting model and saying what is wrong with it before a pipeline is built.
+
+Not for loading: `stable_diffusion.py` does that.
+"""
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+
+from raygen.errors import ModelError
+from raygen.inpainters import TINY
+
+COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+_SAMPLE_BYTES = 1 << 20
+
+
+def resolve_model(model: str) -> str:
+    """Folder of the tiny model or of a local model, or the hub id as it is.
+
+    Raises:
+        ModelError: The name is neither "tiny", an existing folder nor in the form of a hub id.
+    """
+    if model == TINY:
+        return str(resources.files("raygen.tiny") / "weights")
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.exists() or path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+        raise ModelError(f"model '{model}' is neither a folder nor a hub id (owner/name) nor '{TINY}'")
+    return model
+
+
+def check_model_folder(folder: Path) -> None:
+    """Checks that a local folder holds a Stable Diffusion pipeline that can inpaint.
+
+    Raises:
+        ModelError: No model_index.json, a component missing, or a UNet with other than 4 or 9 input channels.
+    """
+    index = _read_json(folder / "model_index.json", folder)
+    name = str(index.get("_class_name", ""))
+    if not name.startswith("StableDiffusion"):
+        raise ModelError(f"{folder}: model_index.json names '{name}'; expected a StableDiffusion pipeline that can inpaint")
+    missing = [part for part in COMPONENTS if not (folder / part).is_dir()]
+    if missing:
+        raise ModelError(f"{folder}: no {', '.join(part + '/' for part in missing)}; the folder is incomplete, copy it again")
+    for part in ("vae", "text_encoder", "unet"):
+        if not list((folder / part).glob("*.safetensors")):
+            raise ModelError(f"{folder / part}: no .safetensors file; weights in other formats are not loaded (pickle)")
+    channels = _read_json(folder / "unet" / "config.json", folder).get("in_channels")
+    if channels not in (4, 9):
+        raise ModelError(
+            f"{folder}: the UNet takes {channels} input channels; an inpainting pipeline has 9 (or 4 with latent blending)"
+        )
+
+
+def model_revision(folder: Path) -> str:
+    """Hash of a local model: its configs, and each weight file's size, first and last MiB; 16 hex digits.
+
+    The ends of a safetensors file hold its table of contents and its last tensor; reading whole files would take
+    half a minute for Stable Diffusion.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix not in {".json", ".safetensors", ".txt"} or not path.is_file():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()}:{size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            if size > _SAMPLE_BYTES:
+                file.seek(max(_SAMPLE_BYTES, size - _SAMPLE_BYTES))
+                digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def _read_json(path: Path, folder: Path) -> dict[str, object]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder}: no {path.relative_to(folder)}; not a diffusers model folder") from error
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} is damaged: expected a JSON object")
+    return data

@@ -1,0 +1,59 @@
+"""Maskers: which pixels of a picture are generated anew. Pure model code, no Ray."""
+
+from collections.abc import Sequence
+from typing import Annotated, Protocol, assert_never
+
+import numpy as np
+from pydantic import Field
+
+from raygen.errors import RowError
+from raygen.maskers.box import BoxConfig, BoxMasker
+from raygen.maskers.cam import CamConfig, CamMasker
+from raygen.maskers.truth import TruthConfig, TruthMasker
+
+MaskerConfig = Annotated[TruthConfig | BoxConfig | CamConfig, Field(discriminator="name")]
+
+
+class Masker(Protocol):
+    """Pictures in, repaint masks in the pictures' own frames out.
+
+    Attributes:
+        label_column: The plan's column from which `labels` are taken.
+    """
+
+    @property
+    def label_column(self) -> str: ...  # noqa: D102
+
+    def __call__(
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+    ) -> list[np.ndarray | RowError]:
+        """A repaint mask per picture, (H, W) bool, True = generated anew; a RowError where there is none.
+
+        Args:
+            images: Pictures, (H, W, 3) uint8 each.
+            objects: The dataset's object masks, (H, W) bool each, None where it ships none.
+            labels: A label per picture; only maskers that explain a label use it.
+        """
+        ...
+
+
+def load_masker(config: TruthConfig | BoxConfig | CamConfig, classifier_folder: str, *, device: str = "cpu") -> Masker:
+    """The masker of a config.
+
+    Args:
+        config: One of `MaskerConfig`.
+        classifier_folder: The classifier that CAM maskers look into; the others ignore it.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ModelError: The classifier is absent or incomplete.
+    """
+    match config:
+        case TruthConfig():
+            return TruthMasker(config)
+        case BoxConfig():
+            return BoxMasker(config)
+        case CamConfig():
+            return CamMasker(config, classifier_folder, device=device)
+        case _:
+            assert_never(config)

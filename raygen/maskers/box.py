@@ -1,0 +1,58 @@
+"""Repaint masks that are the bounding box of the dataset's object mask, so that no silhouette leaks the class.
+
+Chang et al. 2021 (arXiv 2106.01127) repaint the object's bounding rectangle in their counterfactual pictures.
+"""
+
+# N images, H height, W width, C colour channels
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from raygen.config import Strict
+from raygen.errors import RowError
+from raygen.maskers.truth import checked_object
+
+
+class BoxConfig(Strict):
+    """Repaint the object's bounding box.
+
+    Attributes:
+        dilation_px: Pixels by which each side is moved outwards, up to the picture's edge.
+    """
+
+    name: Literal["box"] = "box"
+    dilation_px: int = Field(8, ge=0)
+
+
+class BoxMasker:
+    """Repaint = bounding box of the object mask, grown."""
+
+    label_column: ClassVar = "source_label"
+
+    def __init__(self, config: BoxConfig) -> None:
+        self._config = config
+
+    def __call__(
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+    ) -> list[np.ndarray | RowError]:
+        """A repaint mask per picture, (H, W) bool each; a RowError where the dataset ships no usable object mask."""
+        masks: list[np.ndarray | RowError] = []
+        for image_HWC, object_HW in zip(images, objects, strict=True):
+            try:
+                masks.append(bounding_box(checked_object(image_HWC, object_HW), margin_px=self._config.dilation_px))
+            except RowError as error:
+                masks.append(error)
+        return masks
+
+
+def bounding_box(mask_HW: np.ndarray, *, margin_px: int) -> np.ndarray:
+    """The smallest rectangle around the True pixels, grown by `margin_px` on each side, (H, W) bool."""
+    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
+    box_HW = np.zeros_like(mask_HW)
+    # A negative start would count from the far edge; an end beyond the edge is cut by numpy.
+    top, left = max(0, rows[0] - margin_px), max(0, columns[0] - margin_px)
+    box_HW[top : rows[-1] + 1 + margin_px, left : columns[-1] + 1 + margin_px] = True
+    return box_HW

@@ -1,0 +1,149 @@
+"""Repaint masks from class activation maps: what the classifier attends to, or everything else.
+
+The two recipes that mask by attention do opposite things. SCGS (arXiv 2412.19457) keeps what fooled the classifier
+and repaints the rest: `repaint: unattended`, `explain: predicted_label`. A stand-in for an object mask repaints what
+speaks for the image's own class: `repaint: attended`, `explain: source_label`. The maps are pytorch-grad-cam's.
+"""
+
+# N images, H height, W width, C colour channels
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from raygen.classifier import Classifier, load_classifier, preprocess
+from raygen.config import Strict
+from raygen.errors import RowError
+from raygen.images import resize_mask
+from raygen.maskers.truth import dilate
+
+if TYPE_CHECKING:
+    from pytorch_grad_cam.base_cam import BaseCAM
+
+CamMethod = Literal["gradcam", "gradcam++"]
+
+
+class CamConfig(Strict):
+    """Repaint by attention.
+
+    Attributes:
+        method: Grad-CAM++ (Chattopadhyay et al. 2018, arXiv 1710.11063), as SCGS uses, or Grad-CAM.
+        tau: Heat from which a pixel counts as attended, 0..1. SCGS says "red and orange regions": orange ends at
+            0.69 (OpenCV's jet) to 0.71 (matplotlib's). Assumption: 0.7, in between.
+        repaint: The attended pixels, or all others.
+        explain: Column with the label whose logit is explained.
+        dilation_px: Radius by which the repaint region is grown, pixels of the picture.
+    """
+
+    name: Literal["cam"] = "cam"
+    method: CamMethod = "gradcam++"
+    tau: float = Field(0.7, gt=0, le=1)
+    repaint: Literal["attended", "unattended"] = "attended"
+    explain: Literal["predicted_label", "source_label"] = "source_label"
+    dilation_px: int = Field(8, ge=0)
+
+
+class CamMasker:
+    """Repaint = thresholded class activation map.
+
+    Args:
+        config: Which map, which side of it.
+        classifier_folder: The classifier whose attention is mapped.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(self, config: CamConfig, classifier_folder: str, *, device: str) -> None:
+        self.label_column = config.explain
+        self._config = config
+        self._classifier = load_classifier(Path(classifier_folder)).to(device).eval().requires_grad_(False)
+        self._explainer = _build_explainer(self._classifier, config.method)
+
+    def __call__(
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+    ) -> list[np.ndarray | RowError]:
+        """A repaint mask per picture, (H, W) bool each; a RowError where the map is empty or not finite."""
+        images_NCHW = preprocess(images, self._classifier.config.image_size_px)
+        heatmaps_NHW = _heatmaps(self._explainer, images_NCHW, labels)
+        masks: list[np.ndarray | RowError] = []
+        for image_HWC, heatmap_HW in zip(images, heatmaps_NHW, strict=True):
+            try:
+                masks.append(self._repaint(image_HWC, heatmap_HW))
+            except RowError as error:
+                masks.append(error)
+        return masks
+
+    def _repaint(self, image_HWC: np.ndarray, heatmap_HW: np.ndarray) -> np.ndarray:
+        attended_HW = attended(heatmap_HW, tau=self._config.tau)
+        chosen_HW = scgs_to_edit(attended_HW) if self._config.repaint == "unattended" else attended_HW
+        height, width = image_HWC.shape[:2]
+        repaint_HW = dilate(resize_mask(chosen_HW, height=height, width=width), radius_px=self._config.dilation_px)
+        if not repaint_HW.any():
+            raise RowError(f"no pixel is left to repaint at tau = {self._config.tau:g}; use another tau")
+        return repaint_HW
+
+
+def cam_heatmaps(
+    classifier: Classifier, images_NCHW: torch.Tensor, target_labels_N: Sequence[int], *, method: CamMethod
+) -> np.ndarray:
+    """Class activation maps in the classifier's frame, (N, H, W) float32 in [0, 1].
+
+    ReLU, per-image min-max, bilinear to the input's size, min-max again, as pytorch-grad-cam does. A map without
+    any positive weight is 0 everywhere. Grad-CAM++'s weights hold the library's eps = 1e-6, which is not small
+    beside the squared gradients of a ResNet's head; other values give other maps.
+
+    Args:
+        classifier: In evaluation mode on return.
+        images_NCHW: Pictures, (N, 3, H, W) in [0, 1].
+        target_labels_N: The label whose logit each map explains.
+        method: Which weights.
+    """
+    explainer = _build_explainer(classifier, method)
+    # Not `with explainer`: the library's __exit__ prints an IndexError and swallows it.
+    try:
+        return _heatmaps(explainer, images_NCHW, target_labels_N)
+    finally:
+        explainer.activations_and_grads.release()
+
+
+def attended(heatmap_HW: np.ndarray, *, tau: float) -> np.ndarray:
+    """Pixels with heat of at least tau, (H, W) bool.
+
+    Raises:
+        RowError: The map is not finite, or 0 everywhere.
+    """
+    if not np.isfinite(heatmap_HW).all():
+        raise RowError("the class activation map is not finite; is the classifier's training diverged?")
+    if not heatmap_HW.any():
+        raise RowError("the class activation map is 0 everywhere: nothing in the picture speaks for the label")
+    return heatmap_HW >= tau
+
+
+def scgs_to_edit(keep_HW: np.ndarray) -> np.ndarray:
+    """Repaint mask from SCGS's mask, whose True means keep, (H, W) bool."""
+    return ~keep_HW
+
+
+def _build_explainer(classifier: Classifier, method: CamMethod) -> "BaseCAM":
+    # Here, not at the top: it brings matplotlib and OpenCV, several seconds that only actors with this masker need.
+    from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
+
+    kind = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}[method]
+    return kind(model=classifier, target_layers=[classifier.target_layer])
+
+
+def _heatmaps(explainer: "BaseCAM", images_NCHW: torch.Tensor, labels: Sequence[int]) -> np.ndarray:
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    targets = [ClassifierOutputTarget(int(label)) for label in labels]
+    # The inputs take the gradient, so that frozen parameters are explained like others and collect none.
+    inputs_NCHW = images_NCHW.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        heatmaps_NHW: Any = explainer(input_tensor=inputs_NCHW, targets=targets)
+    # The library keeps the last batch's graph until the next call; an actor may wait for long in between.
+    explainer.outputs = None
+    explainer.activations_and_grads.clear()
+    return np.asarray(heatmaps_NHW, dtype=np.float32)

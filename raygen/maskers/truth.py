@@ -1,0 +1,75 @@
+"""Repaint masks from the object masks that a dataset ships, dilated.
+
+The object's own outline: a picture repainted inside it can keep the outline's shape, and with it the class. Where
+that matters use `raygen.maskers.box`.
+"""
+
+# N images, H height, W width, C colour channels
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from scipy.ndimage import binary_dilation
+
+from raygen.config import Strict
+from raygen.errors import RowError
+
+
+class TruthConfig(Strict):
+    """Repaint the object.
+
+    Attributes:
+        dilation_px: Radius by which the object is grown, pixels of the picture. 8 is the stride of Stable
+            Diffusion's latents: diffusers samples the mask at every 8th pixel, so thinner regions can vanish.
+    """
+
+    name: Literal["truth"] = "truth"
+    dilation_px: int = Field(8, ge=0)
+
+
+class TruthMasker:
+    """Repaint = object mask, dilated."""
+
+    label_column: ClassVar = "source_label"
+
+    def __init__(self, config: TruthConfig) -> None:
+        self._config = config
+
+    def __call__(
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+    ) -> list[np.ndarray | RowError]:
+        """A repaint mask per picture, (H, W) bool each; a RowError where the dataset ships no usable object mask."""
+        masks: list[np.ndarray | RowError] = []
+        for image_HWC, object_HW in zip(images, objects, strict=True):
+            try:
+                masks.append(dilate(checked_object(image_HWC, object_HW), radius_px=self._config.dilation_px))
+            except RowError as error:
+                masks.append(error)
+        return masks
+
+
+def checked_object(image_HWC: np.ndarray, object_HW: np.ndarray | None) -> np.ndarray:
+    """The object mask, (H, W) bool, once it is known to fit its picture.
+
+    Raises:
+        RowError: There is none, it is of another size than the picture, or it selects nothing.
+    """
+    if object_HW is None:
+        raise RowError("the dataset ships no object mask for this image; add `object_png` to it, or use the cam masker")
+    if object_HW.shape != image_HWC.shape[:2]:
+        found, expected = (" x ".join(map(str, shape)) for shape in (object_HW.shape, image_HWC.shape[:2]))
+        raise RowError(f"the object mask is {found} but the picture is {expected} (height x width); mend the dataset")
+    if not object_HW.any():
+        raise RowError("the object mask selects no pixel; mend it in the dataset, or leave this image out")
+    return object_HW
+
+
+def dilate(mask_HW: np.ndarray, *, radius_px: int) -> np.ndarray:
+    """Every pixel whose centre is within `radius_px` of a True pixel's centre, (H, W) bool."""
+    if radius_px == 0:
+        return mask_HW
+    steps = np.arange(-radius_px, radius_px + 1)
+    disc_HW = steps[:, None] ** 2 + steps[None, :] ** 2 <= radius_px**2
+    return np.asarray(binary_dilation(mask_HW, structure=disc_HW))

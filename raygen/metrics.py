@@ -1,0 +1,91 @@
+"""Accuracies per group, their lowest, their average, and intervals."""
+
+# N images, G groups
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from raygen.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAccuracy:
+    """Accuracy of one group that occurs: `num` images, `correct` of them right."""
+
+    group: int
+    num: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the group's images that are right, in [0, 1]."""
+        return self.correct / self.num
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% Wilson interval of the accuracy."""
+        return wilson_interval(self.correct, self.num)
+
+
+def group_accuracies(correct_N: np.ndarray, group_N: np.ndarray, *, num_groups: int) -> list[GroupAccuracy]:
+    """Accuracy of each group that occurs, in order of group.
+
+    Args:
+        correct_N: Whether each prediction is right, (N,) bool.
+        group_N: Group of each image, (N,) int in [0, num_groups).
+        num_groups: How many groups there are, empty ones included.
+
+    Raises:
+        DataError: No image at all, or a group index out of range.
+    """
+    correct_N, group_N = np.asarray(correct_N, dtype=bool), np.asarray(group_N, dtype=np.int64)
+    if correct_N.size == 0:
+        raise DataError("no image to evaluate: the split is empty")
+    if group_N.min() < 0 or group_N.max() >= num_groups:
+        raise DataError(f"group has values {group_N.min()}..{group_N.max()}; expected 0..{num_groups - 1}")
+    counts_G = np.bincount(group_N, minlength=num_groups)
+    correct_G = np.bincount(group_N, weights=correct_N, minlength=num_groups)
+    return [GroupAccuracy(g, int(counts_G[g]), round(correct_G[g])) for g in range(num_groups) if counts_G[g]]
+
+
+def worst_group_accuracy(correct_N: np.ndarray, group_N: np.ndarray, *, num_groups: int) -> float:
+    """Lowest accuracy over the groups that occur, in [0, 1].
+
+    Sagawa et al. 2020 (arXiv 1911.08731), section 2.
+
+    Raises:
+        DataError: No image at all, or a group index out of range.
+    """
+    return min(g.accuracy for g in group_accuracies(correct_N, group_N, num_groups=num_groups))
+
+
+def adjusted_average_accuracy(groups: list[GroupAccuracy], *, train_counts_G: np.ndarray) -> float | None:
+    """Group accuracies averaged with the training split's group shares, in [0, 1].
+
+    Sagawa et al. 2020 report this for Waterbirds, whose test split has other group shares than its training split.
+    Not SubpopBench's "adjusted accuracy", which is the unweighted mean over groups.
+
+    Returns:
+        The average, or None when a group of the training split does not occur among `groups`.
+    """
+    accuracy = {g.group: g.accuracy for g in groups}
+    present = np.flatnonzero(train_counts_G)
+    if not present.size or any(int(g) not in accuracy for g in present):
+        return None
+    weights = np.asarray(train_counts_G, dtype=float) / float(np.sum(train_counts_G))
+    return float(sum(weights[g] * accuracy[int(g)] for g in present))
+
+
+def wilson_interval(correct: int, num: int, *, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a proportion, in [0, 1]; z = 1.96 for 95%.
+
+    Wilson 1927; unlike the normal interval it stays inside [0, 1] and has width at 0 and 1.
+    """
+    if num < 1:
+        raise DataError("an interval needs at least one image")
+    share = correct / num
+    center = (share + z * z / (2 * num)) / (1 + z * z / num)
+    half = z * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num)) / (1 + z * z / num)
+    return max(0.0, center - half), min(1.0, center + half)

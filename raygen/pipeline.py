@@ -1,0 +1,198 @@
+"""The Ray Data code: a table of rows, a list of stages and their pools, in; Parquet parts out.
+
+One unit (`raygen.units`) is one Ray Data block from the reader, through every pool, to its part. So the composition of
+every batch depends on nothing but the table, and to resume is to run the units that have no part. `engine="local"`
+runs the very same stages over the very same units in a plain loop.
+
+Not for choosing what to generate (that is `raygen.synthesis`), nor for fits (`raygen.training`).
+"""
+
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Datasink, Datasource, ReadTask
+from ray.data.block import Block, BlockAccessor, BlockMetadata
+from ray.exceptions import RayError
+
+from raygen.config import PoolConfig, PoolsConfig
+from raygen.errors import DataError, RaygenError, ResourceError, StageError
+from raygen.stages.spec import StageSpec, check_columns
+from raygen.units import ACTORS, Job, Parts, Unit, cut, load, num_threads, run_local
+
+logger = logging.getLogger(__name__)
+
+Engine = Literal["ray", "local"]
+# Logical CPUs of a reading and of a writing task: they do little, and must never be the reason for a deadlock.
+IO_CPUS = 0.25
+# A wedged job should end with an error; a first start may have to download a model.
+NO_PROGRESS_TIMEOUT_S = 1200
+
+
+def run(job: Job, *, engine: Engine) -> Counter[str]:
+    """Runs what is not done yet of a job; gives back the number of rows by status.
+
+    Raises:
+        TooManyFailedRowsError: More than `max_failed_fraction` of the rows failed; the parts stay.
+        ResourceError: The pools need CPUs or GPUs that the cluster does not have.
+        RunFolderError: A part in the folder belongs to another job.
+        DataError: The table is empty, or an image is not in the dataset.
+        StageError: An actor failed for another reason than its rows.
+    """
+    folder = job.parts.folder
+    if job.table.num_rows == 0:
+        raise DataError(f"nothing to do in {folder}: the table of rows is empty")
+    check_columns(job.specs, {*job.table.column_names, *job.source_columns, "status", "error"})
+    units = cut(job)
+    done = job.parts.finished_units()
+    todo = [unit for unit in units if unit.number not in done]
+    logger.info("%s: %d of %d units to do", folder.name, len(todo), len(units))
+    if todo and engine == "local":
+        run_local(job, todo)
+    elif todo:
+        _run_ray(job, todo)
+    return job.parts.check_failures()
+
+
+def connect() -> None:
+    """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine; does nothing when that is done."""
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if "RAY_ADDRESS" not in os.environ:
+        options["include_dashboard"] = False
+    ray.init(**options)
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file():  # Ray writes it readable for everybody.
+        token.chmod(0o600)
+
+
+def check_resources(specs: Sequence[StageSpec], pools: PoolsConfig) -> None:
+    """Checks that the least number of actors of every pool fits the cluster, with its tasks for reading and writing.
+
+    On a cluster that grows, what counts is its limit, not what runs now.
+
+    Raises:
+        ResourceError: It does not fit; the job would wait for ever.
+    """
+    available = _cluster_limit()
+    needed = {"CPU": 2 * IO_CPUS, "GPU": 0.0}
+    parts = []
+    for spec in specs:
+        pool: PoolConfig = getattr(pools, spec.pool)
+        needed["CPU"] += pool.min_actors * pool.num_cpus
+        needed["GPU"] += pool.min_actors * pool.num_gpus
+        parts.append(f"pools.{spec.pool}: {pool.min_actors} x (num_cpus {pool.num_cpus:g}, num_gpus {pool.num_gpus:g})")
+    for name, amount in needed.items():
+        if amount > available.get(name, 0) + 1e-6:
+            raise ResourceError(
+                f"the pools need {amount:g} {name}s and the cluster has {available.get(name, 0):g}: {'; '.join(parts)}; "
+                f"{2 * IO_CPUS:g} CPUs for reading and writing. Lower pools.*.actors, num_cpus or num_gpus, or add nodes."
+            )
+
+
+def _cluster_limit() -> dict[str, float]:
+    from ray._private.state import state
+
+    # There is no public call for an autoscaling cluster's limits; Ray Data's own autoscaler asks here too.
+    limit = state.get_max_resources_from_cluster_config() or {}
+    now = ray.cluster_resources()
+    return {name: max(float(now.get(name, 0)), float(limit.get(name, 0))) for name in {*now, *limit}}
+
+
+def _run_ray(job: Job, units: list[Unit]) -> None:
+    connect()
+    check_resources(job.specs, job.pools)
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = None  # a unit is never split, however large its pictures
+    context.enable_progress_bars = sys.stderr.isatty()
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    with DataContext.current(context):
+        # As many blocks as units: fewer would make Ray split the blocks again.
+        source = UnitSource(units, job.source_columns, job.unit_rows)
+        dataset = ray.data.read_datasource(source, override_num_blocks=len(units), num_cpus=IO_CPUS)
+        for spec in job.specs:
+            pool: PoolConfig = getattr(job.pools, spec.pool)
+            dataset = dataset.map_batches(
+                ACTORS[spec.pool],
+                fn_constructor_args=(spec, num_threads(pool)),
+                batch_size=job.unit_rows,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
+                num_cpus=pool.num_cpus,
+                num_gpus=pool.num_gpus or None,
+                udf_modifying_row_count=False,
+            )
+        try:
+            dataset.write_datasink(UnitSink(job.parts), ray_remote_args={"num_cpus": IO_CPUS})
+        except RayError as error:
+            raise _unwrapped(error) from error
+
+
+def _unwrapped(error: BaseException) -> RaygenError:
+    """The error of raygen inside Ray's, or Ray's as a StageError."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, RaygenError):
+            # Ray's copy of the class carries the whole traceback as text; only the message is for the user.
+            cause = getattr(seen, "cause", None)
+            return cause if isinstance(cause, RaygenError) else seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return StageError(f"a worker failed: {lines[-1] if lines else error!r}")
+
+
+class UnitSource(Datasource):
+    """Reads units: one task, one block, one unit.
+
+    Args:
+        units: What to read.
+        columns: Dataset columns to fetch.
+        unit_rows: Rows of every block; the last unit is padded.
+    """
+
+    def __init__(self, units: Sequence[Unit], columns: Sequence[str], unit_rows: int) -> None:
+        self._units, self._columns, self._unit_rows = units, tuple(columns), unit_rows
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown before the pictures are read."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        """One task a unit, whatever parallelism is asked for."""
+        metadata = BlockMetadata(num_rows=self._unit_rows, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_read_unit, unit, self._columns, self._unit_rows), metadata) for unit in self._units]
+
+
+def _read_unit(unit: Unit, columns: tuple[str, ...], unit_rows: int) -> Iterable[pa.Table]:
+    yield load(unit, columns, unit_rows)
+
+
+class UnitSink(Datasink[None]):
+    """Writes units as parts.
+
+    Args:
+        parts: Where they go.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
+        """Writes each block as the part of its unit."""
+        for block in blocks:
+            table = BlockAccessor.for_block(block).to_arrow()
+            numbers = set(table["unit"].to_pylist())
+            assert len(numbers) == 1, f"a block holds rows of units {sorted(numbers)}"
+            self._parts.write(table)

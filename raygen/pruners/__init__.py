@@ -1,0 +1,76 @@
+"""Pruners: which generated pictures are kept. Scores are computed here and stored; verdicts are derived, never stored."""
+
+# N candidates
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from raygen.config import Strict
+from raygen.errors import DataError
+
+
+class PruneThresholds(Strict):
+    """Thresholds of one fit; an empty mapping switches its test off.
+
+    Attributes:
+        source_probability_below: Psi per source label: keep a picture only if psi is below it.
+        attribution_above: P per target label: keep a picture only if rho is above it, in logits.
+    """
+
+    source_probability_below: dict[int, float] = {}
+    attribution_above: dict[int, float] = {}
+
+
+def verdicts(candidates: pa.Table, thresholds: PruneThresholds) -> tuple[np.ndarray, list[str | None]]:
+    """Which candidates are kept, and why the others are not.
+
+    DBB (arXiv 2503.17226), algorithm 2: keep if psi < Psi[source] and rho > P[target], both strictly.
+
+    Args:
+        candidates: Columns status, source_label, target_label, source_probability, attribution_inside.
+        thresholds: Psi and P.
+
+    Returns:
+        kept, (N,) bool, and a reason per candidate: None where kept, else "failed", "source_probability",
+        "attribution_inside" or "source_probability+attribution_inside".
+
+    Raises:
+        DataError: A test that is on has no threshold for a label that occurs, or an ok candidate has no score.
+    """
+    ok_N = np.array(candidates["status"].to_pylist(), dtype=object) == "ok"
+    like_source_N = ok_N & ~_passes(
+        candidates, ok_N, "source_probability", thresholds.source_probability_below, by="source_label", sign=-1
+    )
+    unattributed_N = ok_N & ~_passes(
+        candidates, ok_N, "attribution_inside", thresholds.attribution_above, by="target_label", sign=1
+    )
+    kept_N = ok_N & ~like_source_N & ~unattributed_N
+    reasons: list[str | None] = []
+    for ok, like_source, unattributed in zip(ok_N, like_source_N, unattributed_N, strict=True):
+        tests = [
+            name
+            for name, hit in (("source_probability", like_source), ("attribution_inside", unattributed))
+            if hit
+        ]
+        reasons.append("+".join(tests) or None if ok else "failed")
+    return kept_N, reasons
+
+
+def _passes(
+    candidates: pa.Table, ok_N: np.ndarray, column: str, limits: Mapping[int, float], *, by: str, sign: int
+) -> np.ndarray:
+    """Whether sign * score > sign * limit, (N,) bool; True where the test is off or the row is not ok."""
+    passes_N = np.ones(len(ok_N), dtype=bool)
+    if not limits:
+        return passes_N
+    scores, labels = candidates[column].to_pylist(), candidates[by].to_pylist()
+    for i in np.flatnonzero(ok_N):
+        score, label = scores[i], labels[i]
+        if score is None:
+            raise DataError(f"candidate {i} is ok but has no {column}; score the candidates before pruning by it")
+        if label not in limits:
+            raise DataError(f"no {column} threshold for {by} {label}; there are thresholds for {sorted(limits)}")
+        passes_N[i] = sign * score > sign * limits[label]
+    return passes_N

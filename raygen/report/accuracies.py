@@ -1,0 +1,194 @@
+"""What the page says of accuracies: headline numbers, the chart per group, the tables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from raygen.groups import group_name
+from raygen.metrics import wilson_interval
+from raygen.report import collect, figures
+from raygen.report.figures import percent
+from raygen.report.words import describe_result
+from raygen.rows import RowIndex
+
+# With more groups a table is wider than any screen; the chart shows the lowest ones.
+MAX_TABLE_GROUPS = 8
+MAX_CHART_GROUPS = 16
+
+Entry = Mapping[str, Any]
+
+
+def main_split(summary: Entry) -> str:
+    """The split whose numbers stand first: test, or val where no image is in test."""
+    return "test" if any("test" in by_split for by_split in summary["results"].values()) else "val"
+
+
+def group_noun(summary: Entry) -> str:
+    """What the groups of the main split are: "group", or "class" without attributes."""
+    entries = [by_split[main_split(summary)] for by_split in summary["results"].values() if by_split]
+    return "group" if entries and entries[0]["groups"][0]["attribute"] is not None else "class"
+
+
+def results(summary: Entry, rows: RowIndex) -> dict[str, Any]:
+    """Headline numbers, the chart per group, and a table per split."""
+    split, recipe, noun = main_split(summary), summary["recipe"], group_noun(summary)
+    of_split = {name: by_split[split] for name, by_split in summary["results"].items() if split in by_split}
+    before, after = of_split.get("erm") if recipe != "erm" else None, of_split.get(recipe)
+    shown = after or next(iter(of_split.values()))
+    return {
+        "results_lead": f"{split.capitalize()} split. The worst {noun} is the one with the lowest accuracy, "
+        f"whichever it is.",
+        "cards": [
+            *_accuracy_cards(before, shown, rows, split=split, noun=noun),
+            *_picture_card(summary["synthesis"]),
+            *_control_card(of_split, recipe, noun=noun),
+        ],
+        "chart": _chart(before, shown, rows, name=recipe if after else next(iter(of_split))),
+        "tables": [
+            _table(summary, name, rows) for name in dict.fromkeys((split, "val")) if _has(summary, name)
+        ],
+    }
+
+
+def _has(summary: Entry, split: str) -> bool:
+    return any(split in by_split for by_split in summary["results"].values())
+
+
+def _name(group: Entry, rows: RowIndex) -> str:
+    classes, attributes = rows.dataset.class_names, rows.dataset.attribute_names
+    if group["attribute"] is None:
+        return str(classes[group["label"]])
+    return group_name(group["group"], class_names=classes, attribute_names=attributes)
+
+
+def _worst(entry: Entry) -> Entry:
+    return min(entry["groups"], key=lambda group: group["accuracy"])
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f} points".replace("-", "−")
+
+
+def _interval(entry: Entry) -> str:
+    low, high = entry["worst_group_ci"]
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _accuracy_cards(
+    before: Entry | None, after: Entry, rows: RowIndex, *, split: str, noun: str
+) -> list[dict[str, Any]]:
+    worst, average = percent(after["worst_group"]), percent(after["average"])
+    adjusted = after["adjusted_average"]
+    if before is None:
+        lines = [f"{_name(_worst(after), rows)}; interval {_interval(after)}"]
+        average_lines = [] if adjusted is None else [f"Adjusted {percent(adjusted)}"]
+        return [
+            {"name": f"Worst-{noun} accuracy, {split}", "was": "", "value": worst, "lines": lines},
+            {"name": f"Average accuracy, {split}", "was": "", "value": average, "lines": average_lines},
+        ]
+    gain = _points(after["worst_group"] - before["worst_group"])
+    lines = [
+        f"{gain}; intervals {_interval(before)} and {_interval(after)}",
+        f"Worst before: {_name(_worst(before), rows)}; after: {_name(_worst(after), rows)}",
+    ]
+    average_lines = [_points(after["average"] - before["average"])]
+    if adjusted is not None and before["adjusted_average"] is not None:
+        average_lines.append(f"Adjusted {percent(before['adjusted_average'])} → {percent(adjusted)}")
+    was, average_was = percent(before["worst_group"]), percent(before["average"])
+    return [
+        {"name": f"Worst-{noun} accuracy, {split}", "was": was, "value": worst, "lines": lines},
+        {"name": f"Average accuracy, {split}", "was": average_was, "value": average, "lines": average_lines},
+    ]
+
+
+def _picture_card(counts: Entry | None) -> list[dict[str, Any]]:
+    if counts is None:
+        return []
+    pruned = sum(counts["pruned"].values())
+    lines = [f"of {counts['planned']:,} planned: {pruned:,} pruned, {counts['failed']:,} failed"]
+    return [{"name": "Generated pictures kept", "was": "", "value": f"{counts['kept']:,}", "lines": lines}]
+
+
+def _control_card(of_split: Mapping[str, Entry], recipe: str, *, noun: str) -> list[dict[str, Any]]:
+    """How the recipe stands against the strongest control: what the generated pictures bring."""
+    controls = {name: of_split[name] for name in collect.CONTROLS if name in of_split}
+    if not controls or recipe not in of_split:
+        return []
+    name = max(controls, key=lambda control: controls[control]["worst_group"])
+    ours, theirs = of_split[recipe], controls[name]
+    (our_low, our_high), (their_low, their_high) = ours["worst_group_ci"], theirs["worst_group_ci"]
+    if our_low > their_high:
+        verdict = "above it; the intervals do not overlap"
+    elif our_high < their_low:
+        verdict = "below it: here the diffusion model does not help"
+    else:
+        verdict = "intervals overlap: this run alone does not show that diffusion helps"
+    lines = [f"{name}: worst {noun} {percent(theirs['worst_group'])}, {verdict}"]
+    gain = _points(ours["worst_group"] - theirs["worst_group"])
+    return [{"name": "Against the best control", "was": "", "value": gain, "lines": lines}]
+
+
+def _chart(before: Entry | None, after: Entry, rows: RowIndex, *, name: str) -> dict[str, Any]:
+    first = {group["group"]: group for group in (before or after)["groups"]}
+    second = {group["group"]: group for group in after["groups"]}
+    shown = list(first.values())
+    left_out = max(0, len(shown) - MAX_CHART_GROUPS)
+    if left_out:
+        shown = sorted(shown, key=lambda group: group["accuracy"])[:MAX_CHART_GROUPS]
+    worst_before, worst_after = _worst(before or after)["group"], _worst(after)["group"]
+    chart_rows = []
+    for group in shown:
+        number, notes = group["group"], []
+        estimates = [_estimate("before", "erm", group)] if before else []
+        estimates += [_estimate("after", name, second[number])] if number in second else []
+        notes += ["worst before"] if before and number == worst_before else []
+        notes += [f"worst{' after' if before else ''}"] if number == worst_after else []
+        svg = figures.estimate_rows(estimates)
+        chart_rows.append(
+            {"name": _name(group, rows), "num": group["n"], "note": ", ".join(notes), "svg": svg}
+        )
+    key = [{"role": "before", "name": "erm"}] if before else []
+    key.append({"role": "after", "name": name})
+    return {"rows": chart_rows, "key": key, "axis": figures.percent_axis(), "left_out": left_out}
+
+
+def _estimate(role: str, name: str, group: Entry) -> figures.Estimate:
+    low, high = wilson_interval(round(group["accuracy"] * group["n"]), group["n"])
+    return figures.Estimate(role, name, group["accuracy"], low, high)
+
+
+def _table(summary: Entry, split: str, rows: RowIndex) -> dict[str, Any]:
+    recipe = summary["recipe"]
+    entries = {name: by_split[split] for name, by_split in summary["results"].items() if split in by_split}
+    first = next(iter(entries.values()))["groups"]
+    groups = first if len(first) <= MAX_TABLE_GROUPS else []
+    lines = []
+    for name, entry in entries.items():
+        accuracy = {group["group"]: group["accuracy"] for group in entry["groups"]}
+        worst = _worst(entry)["group"]
+        cells = [
+            {
+                "text": f"{100 * accuracy[g['group']]:.1f}" if g["group"] in accuracy else "–",
+                "is_worst": g["group"] == worst,
+            }
+            for g in groups
+        ]
+        adjusted = entry["adjusted_average"]
+        lines.append(
+            {
+                "name": name,
+                "text": describe_result(name, recipe),
+                "is_recipe": name == recipe,
+                "worst": f"{100 * entry['worst_group']:.1f}",
+                "interval": _interval(entry),
+                "average": f"{100 * entry['average']:.1f}",
+                "adjusted": "–" if adjusted is None else f"{100 * adjusted:.1f}",
+                "cells": cells,
+            }
+        )
+    return {
+        "split": split,
+        "num": sum(group["n"] for group in first),
+        "has_adjusted": any(entry["adjusted_average"] is not None for entry in entries.values()),
+        "groups": [{"name": _name(group, rows), "num": group["n"]} for group in groups],
+        "rows": lines,
+    }

@@ -1,0 +1,263 @@
+"""A run folder on disk -> `summary.json`: accuracies per split and group, counts, times, versions.
+
+Everything is computed again from the Parquet files, so the summary cannot disagree with them. Picture columns are
+never read here.
+"""
+
+# N images of a split, G groups
+
+import importlib.metadata
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import raygen
+from raygen.config import load_yaml
+from raygen.errors import RunFolderError
+from raygen.groups import group_index
+from raygen.metrics import GroupAccuracy, adjusted_average_accuracy, group_accuracies
+from raygen.pruners import PruneThresholds, verdicts
+from raygen.rows import RowIndex
+from raygen.runs import RunFolder, write_json
+
+SPLITS = ("val", "test")
+CONTROLS = ("control_duplicate", "control_hole", "control_flat")
+PACKAGES = ("ray", "torch", "torchvision", "diffusers", "transformers", "numpy", "pillow")
+_NO_THRESHOLDS = PruneThresholds.model_validate({"source_probability_below": {}, "attribution_above": {}})
+PREDICTION_KEYS = ("image_id", "label", "attribute", "split")
+# Columns of a candidate that are numbers and words; the two PNG columns are most of the bytes.
+CANDIDATE_COLUMNS = (
+    "key",
+    "image_id",
+    "source_label",
+    "target_label",
+    "prompt",
+    "repaint_fraction",
+    "source_probability",
+    "attribution_inside",
+    "status",
+    "error",
+    "model_id",
+)
+
+
+def summarize(run: Path) -> dict[str, Any]:
+    """Summary of a finished run, in the format of `summary.json`.
+
+    `label` and `attribute` of a group are the numbers of the SOURCE columns. Where no row of a split has an
+    attribute, the groups are the classes and `attribute` is null. `synthesis` is null for a recipe that generates
+    nothing.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        RunFolderError: Not a run's folder, or the run has not been evaluated yet.
+        DataError: Damaged data.
+    """
+    config = load_config(run)
+    rows = RowIndex.open(run / "data")
+    recipe = recipe_name(config)
+    predictions = load_predictions(run)
+    train_counts_G = _train_group_counts(rows)
+    results: dict[str, dict[str, Any]] = {
+        name: {} for name in order_results(result_names(predictions), recipe)
+    }
+    for name, by_split in results.items():
+        for split in SPLITS:
+            part = predictions.filter(pc.equal(predictions["split"], split))
+            part = part.filter(part[name].is_valid())
+            if part.num_rows:
+                by_split[split] = _evaluate(part, name, rows=rows, train_counts_G=train_counts_G)
+    return {
+        "recipe": recipe,
+        "dataset": rows.dataset.name,
+        "seed": config.get("seed"),
+        "versions": versions(),
+        "seconds": RunFolder(run).seconds(),
+        "synthesis": _synthesis_counts(run),
+        "results": results,
+    }
+
+
+def write_summary(run: Path) -> dict[str, Any]:
+    """Writes `<run>/summary.json`; gives back what it holds.
+
+    Raises:
+        RunFolderError: Not a run's folder, or the run has not been evaluated yet.
+        DataError: Damaged data.
+    """
+    summary = summarize(run)
+    write_json(run / "summary.json", summary)
+    return summary
+
+
+def load_config(run: Path) -> dict[str, Any]:
+    """The run's resolved config.
+
+    Raises:
+        RunFolderError: There is none.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise RunFolderError(f"{run} is not a run's folder: it has no config.yaml")
+    return load_yaml(path)
+
+
+def recipe_name(config: dict[str, Any]) -> str:
+    """Name of the recipe in a resolved config."""
+    recipe = config.get("recipe", "custom")
+    return str(recipe["name"] if isinstance(recipe, dict) else recipe)
+
+
+def load_predictions(run: Path) -> pa.Table:
+    """Labels and predictions of the val and test rows.
+
+    Raises:
+        RunFolderError: The run has not been evaluated, or the file is damaged.
+    """
+    path = run / "evaluation" / "predictions.parquet"
+    if not path.is_file():
+        raise RunFolderError(
+            f"{path} is not there: the run is not finished. Run it again; it goes on where it stopped."
+        )
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RunFolderError(f"{path} is damaged ({error}). Delete {path.parent} and run again.") from error
+
+
+def result_names(predictions: pa.Table) -> list[str]:
+    """Names of the results that the predictions hold, one per fitted classifier."""
+    return [name for name in predictions.column_names if name not in PREDICTION_KEYS]
+
+
+def order_results(names: Iterable[str], recipe: str) -> list[str]:
+    """Names of results as a reader compares them: ERM, the recipe, without pruning, upper bound, controls, others."""
+    first = ["erm", recipe, f"{recipe}_unpruned", "erm_reweighted", *CONTROLS]
+    present = set(names)
+    return [name for name in dict.fromkeys(first) if name in present] + sorted(present - set(first))
+
+
+def load_candidates(run: Path) -> pa.Table | None:
+    """Candidates without their pictures, with the file (`part`) and the row in it (`row`); None if there are none.
+
+    Raises:
+        RunFolderError: A part is damaged.
+    """
+    tables = []
+    for path in sorted((run / "candidates").glob("part-*.parquet")):
+        try:
+            table = pq.read_table(path, columns=list(CANDIDATE_COLUMNS))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RunFolderError(f"{path} is damaged ({error}). Delete it and run again.") from error
+        names = pa.array([path.name] * table.num_rows, pa.string())
+        numbers = pa.array(np.arange(table.num_rows), pa.int64())
+        tables.append(table.append_column("part", names).append_column("row", numbers))
+    return pa.concat_tables(tables) if tables else None
+
+
+def load_thresholds(run: Path) -> PruneThresholds:
+    """Thresholds of the run; without any, nothing is pruned.
+
+    Raises:
+        RunFolderError: The file is damaged.
+    """
+    path = run / "fit" / "thresholds.json"
+    if not path.is_file():
+        return _NO_THRESHOLDS
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return _NO_THRESHOLDS if data is None else PruneThresholds.model_validate(data)
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged ({error}). Delete it and run again.") from error
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, raygen and what its results depend on; null for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "raygen": raygen.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _synthesis_counts(run: Path) -> dict[str, Any] | None:
+    plan = run / "plan" / "plan.parquet"
+    if not plan.is_file():
+        return None
+    counts: dict[str, Any] = {"planned": pq.read_metadata(plan).num_rows}
+    counts |= {"generated": 0, "kept": 0, "pruned": {}, "failed": 0}
+    candidates = load_candidates(run)
+    if candidates is not None:
+        kept_N, reasons = verdicts(candidates, load_thresholds(run))
+        pruned = Counter(reason for reason in reasons if reason is not None and reason != "failed")
+        counts["failed"] = int(pc.sum(pc.not_equal(candidates["status"], "ok")).as_py() or 0)
+        counts["generated"] = candidates.num_rows - counts["failed"]
+        counts["kept"], counts["pruned"] = int(kept_N.sum()), dict(sorted(pruned.items()))
+    return counts
+
+
+def _evaluate(
+    part: pa.Table, name: str, *, rows: RowIndex, train_counts_G: np.ndarray | None
+) -> dict[str, Any]:
+    """One result on one split. Rows without an attribute count in the average and in no group."""
+    label_N = part["label"].to_numpy()
+    correct_N = part[name].to_numpy() == label_N
+    known_N = part["attribute"].is_valid().to_numpy()
+    num_attributes = len(rows.dataset.attribute_names)
+    if num_attributes and known_N.any():
+        attribute_N = pc.fill_null(part["attribute"], 0).to_numpy()
+        group_N = group_index(label_N, attribute_N, num_attributes=num_attributes)
+        num_groups = rows.num_classes * num_attributes
+        groups = group_accuracies(correct_N[known_N], group_N[known_N], num_groups=num_groups)
+        adjusted = (
+            None
+            if train_counts_G is None
+            else adjusted_average_accuracy(groups, train_counts_G=train_counts_G)
+        )
+    else:
+        num_attributes, adjusted = 0, None
+        groups = group_accuracies(correct_N, label_N, num_groups=rows.num_classes)
+    worst = min(groups, key=lambda g: g.accuracy)
+    return {
+        "average": float(correct_N.mean()),
+        "adjusted_average": adjusted,
+        "worst_group": worst.accuracy,
+        "worst_group_ci": list(worst.interval),
+        "groups": [_group_entry(group, num_attributes) for group in groups],
+    }
+
+
+def _group_entry(group: GroupAccuracy, num_attributes: int) -> dict[str, Any]:
+    label, attribute = divmod(group.group, num_attributes) if num_attributes else (group.group, None)
+    return {
+        "group": group.group,
+        "label": label,
+        "attribute": attribute,
+        "n": group.num,
+        "accuracy": group.accuracy,
+    }
+
+
+def _train_group_counts(rows: RowIndex) -> np.ndarray | None:
+    """Training images per group, (G,) int; None when an attribute is unknown."""
+    train = rows.split("train")
+    train = train.filter(pc.equal(train["role"], "source"))
+    num_attributes = len(rows.dataset.attribute_names)
+    if not num_attributes or not train.num_rows or train["attribute"].null_count:
+        return None
+    group_N = group_index(
+        train["label"].to_numpy(), train["attribute"].to_numpy(), num_attributes=num_attributes
+    )
+    return np.bincount(group_N, minlength=rows.num_classes * num_attributes)

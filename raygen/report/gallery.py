@@ -1,0 +1,174 @@
+"""What the page says of candidates and heat maps: the tiles of the gallery, and the section on pruning."""
+
+# N candidates
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raygen.pruners import PruneThresholds, verdicts
+from raygen.report import collect, figures, pictures
+from raygen.report.figures import percent
+from raygen.report.words import REASONS
+from raygen.rows import RowIndex
+
+# How many candidates of each verdict are shown; with 64 px pictures the page stays near 1 MB.
+SHOWN = {"kept": 18, "pruned": 12, "failed": 6}
+# Directions beyond this many (a dataset of many classes) get no panel of their own.
+MAX_PANELS = 6
+MAX_ERRORS = 5
+
+
+def synthesis(run: Path, rows: RowIndex, *, seed: int) -> dict[str, Any]:
+    """Gallery and pruning; empty for a run that generated nothing."""
+    candidates = collect.load_candidates(run)
+    if candidates is None or not candidates.num_rows:
+        return {"tiles": [], "pruning": None, "num_candidates": 0, "shown_counts": {}, "model_ids": []}
+    thresholds = collect.load_thresholds(run)
+    _, reasons = verdicts(candidates, thresholds)
+    tiles = _tiles(run, candidates, rows, reasons=reasons, thresholds=thresholds, seed=seed)
+    return {
+        "tiles": tiles,
+        "num_candidates": candidates.num_rows,
+        "shown_counts": Counter(tile["verdict"] for tile in tiles),
+        "pruning": _pruning(candidates, rows, reasons=reasons, thresholds=thresholds),
+        "model_ids": sorted(set(candidates["model_id"].to_pylist())),
+    }
+
+
+def _verdict(reason: str | None) -> str:
+    return "kept" if reason is None else "failed" if reason == "failed" else "pruned"
+
+
+def _tiles(
+    run: Path,
+    candidates: pa.Table,
+    rows: RowIndex,
+    *,
+    reasons: Sequence[str | None],
+    thresholds: PruneThresholds,
+    seed: int,
+) -> list[dict[str, Any]]:
+    order = [candidates[name].to_pylist() for name in ("target_label", "source_label", "key")]
+    chosen: list[int] = []
+    for verdict, count in SHOWN.items():
+        # By reason and direction first: evenly spaced places then meet all of them.
+        of_verdict = [i for i, reason in enumerate(reasons) if _verdict(reason) == verdict]
+        of_verdict.sort(key=lambda i: (reasons[i] or "", *(column[i] for column in order)))
+        chosen += [of_verdict[i] for i in pictures.choose(len(of_verdict), count, seed=seed)]
+    table = candidates.take(chosen)
+    shown = pictures.candidate_pictures(run, table, rows)
+    return [
+        _tile(row, reasons[i], picture, rows, thresholds)
+        for i, row, picture in zip(chosen, table.to_pylist(), shown, strict=True)
+    ]
+
+
+def _tile(
+    row: Mapping[str, Any],
+    reason: str | None,
+    shown: pictures.CandidatePictures,
+    rows: RowIndex,
+    thresholds: PruneThresholds,
+) -> dict[str, Any]:
+    names = rows.dataset.class_names
+    source, target = names[row["source_label"]], names[row["target_label"]]
+    text = ""
+    if reason == "failed":
+        text = row["error"] or "no reason given"
+    elif reason is not None:
+        text = f"Pruned: {REASONS.get(reason, reason)}"
+    return {
+        "key": row["key"],
+        "verdict": _verdict(reason),
+        "reason": text,
+        "source_name": source,
+        "target_name": target,
+        "direction": f"{source} → {target}",
+        "prompt": row["prompt"],
+        "repaint": "" if row["repaint_fraction"] is None else percent(row["repaint_fraction"], 0),
+        "scores": _scores(row, thresholds),
+        "pictures": shown,
+    }
+
+
+def _scores(row: Mapping[str, Any], thresholds: PruneThresholds) -> str:
+    """Both scores beside their thresholds, such as "ψ 0.120 < 0.871 ✓ · ρ 0.31 > 1.00 ✗"."""
+    parts = []
+    for sign, score, limit in (
+        ("<", row["source_probability"], thresholds.source_probability_below.get(row["source_label"])),
+        (">", row["attribution_inside"], thresholds.attribution_above.get(row["target_label"])),
+    ):
+        if score is None:
+            continue
+        symbol, digits = ("ψ", 3) if sign == "<" else ("ρ", 2)
+        text = f"{symbol} {score:.{digits}f}"
+        if limit is not None:
+            passed = score < limit if sign == "<" else score > limit
+            text += f" {sign} {limit:.{digits}f} {'✓' if passed else '✗'}"
+        parts.append(text)
+    return " · ".join(parts).replace(" -", " −")
+
+
+def _pruning(
+    candidates: pa.Table, rows: RowIndex, *, reasons: Sequence[str | None], thresholds: PruneThresholds
+) -> dict[str, Any]:
+    names = rows.dataset.class_names
+    pairs = list(
+        zip(candidates["source_label"].to_pylist(), candidates["target_label"].to_pylist(), strict=True)
+    )
+    present = [reason for reason in REASONS if reason in reasons]
+    kinds: list[tuple[str, str, str | None]] = [("kept", "kept", None)]
+    kinds += [(f"pruned pruned-{i}", REASONS[reason], reason) for i, reason in enumerate(present)]
+    kinds += [("failed", "failed", "failed")] if "failed" in reasons else []
+    bars, panels = [], []
+    for pair in sorted(set(pairs)):
+        inside_N = np.array([p == pair for p in pairs])
+        tally = Counter(reason for reason, inside in zip(reasons, inside_N, strict=True) if inside)
+        counts = [tally[reason] for _, _, reason in kinds]
+        svg = figures.stacked_bar([(role, name, tally[reason]) for role, name, reason in kinds])
+        direction = f"{names[pair[0]]} → {names[pair[1]]}"
+        bars.append({"name": direction, "num": int(inside_N.sum()), "counts": counts, "svg": svg})
+        panel = _panel(candidates.filter(pa.array(inside_N)), direction, pair, thresholds)
+        if panel is not None:
+            panels.append({"name": direction, "svg": figures.score_panel(panel)})
+    errors = Counter(
+        e for e, reason in zip(candidates["error"].to_pylist(), reasons, strict=True) if reason == "failed"
+    )
+    num_kept, num_ok = list(reasons).count(None), len(reasons) - list(reasons).count("failed")
+    is_off = not thresholds.source_probability_below and not thresholds.attribution_above
+    share = (
+        f"{num_kept:,} of {num_ok:,} generated pictures ({percent(num_kept / num_ok, 0)}) are kept"
+        if num_ok
+        else ""
+    )
+    return {
+        "lead": f"{share or 'No picture was generated'}. " + ("This run does not prune." if is_off else ""),
+        "key": [{"role": role, "name": name} for role, name, _ in kinds],
+        "bars": bars,
+        "panels": panels[:MAX_PANELS],
+        "errors": [(error or "no reason given", count) for error, count in errors.most_common(MAX_ERRORS)],
+    }
+
+
+def _panel(
+    part: pa.Table, title: str, pair: tuple[int, int], thresholds: PruneThresholds
+) -> figures.ScorePanel | None:
+    """Points of one direction; None where no candidate has both scores."""
+    part = part.filter(pc.and_(part["source_probability"].is_valid(), part["attribution_inside"].is_valid()))
+    if not part.num_rows:
+        return None
+    kept_N, _ = verdicts(part, thresholds)
+    return figures.ScorePanel(
+        title=title,
+        source_probability_N=part["source_probability"].to_numpy(),
+        attribution_inside_N=part["attribution_inside"].to_numpy(),
+        kept_N=kept_N,
+        source_probability_below=thresholds.source_probability_below.get(pair[0]),
+        attribution_above=thresholds.attribution_above.get(pair[1]),
+    )

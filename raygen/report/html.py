@@ -1,0 +1,108 @@
+"""A finished run -> `report.html`: one self-contained page, with no script and no request to anywhere.
+
+This file decides what the page says; `template.html.j2` and `style.css` decide how it looks. Jinja escapes every
+value; only the SVG of `figures.py`, which escapes its own texts, is marked as markup.
+"""
+
+import datetime
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from raygen.report import collect, figures
+from raygen.report.accuracies import group_noun, main_split, results
+from raygen.report.attention import attention
+from raygen.report.gallery import synthesis
+from raygen.report.words import GLOSSARY
+from raygen.rows import RowIndex
+from raygen.runs import RunFolder, write_text
+
+_MINUTE_S, _HOUR_S = 60, 3600
+
+
+def write_report(run: Path, *, seed_for_choice: int = 0) -> Path:
+    """Writes `<run>/report.html`; gives back its path. The same run gives the same bytes.
+
+    Args:
+        run: Folder of a finished run.
+        seed_for_choice: Moves the evenly spaced places at which pictures are picked.
+
+    Raises:
+        RunFolderError: Not a run's folder, or the run has not been evaluated yet.
+        DataError: Damaged data.
+    """
+    summary = collect.summarize(run)
+    rows = RowIndex.open(run / "data")
+    context = {
+        **_header(run, summary, rows),
+        **results(summary, rows),
+        **synthesis(run, rows, seed=seed_for_choice),
+        **attention(run, summary, rows, seed=seed_for_choice),
+        "times": _times(summary["seconds"]),
+        **_again(run),
+        "versions": summary["versions"],
+        "glossary": GLOSSARY,
+    }
+    path = run / "report.html"
+    write_text(path, render("template.html.j2", context))
+    return path
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A template of this package, filled in; a name that the context lacks is an error."""
+    loader = jinja2.PackageLoader("raygen.report", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    style, _, _ = loader.get_source(environment, "style.css")
+    return environment.get_template(template).render(style=Markup(style), **context)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text: "8.4 s", "3 min 05 s", "2 h 14 min"."""
+    if seconds < _MINUTE_S:
+        return f"{seconds:.1f} s"
+    if seconds < _HOUR_S:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def _header(run: Path, summary: Mapping[str, Any], rows: RowIndex) -> dict[str, Any]:
+    date = ""
+    events = RunFolder(run).events()
+    commands = [event for event in events if event["event"] == "command"]
+    for event in (commands or events)[-1:]:
+        date = datetime.datetime.fromtimestamp(event["time"], datetime.UTC).strftime("%d %B %Y, %H:%M UTC")
+    noun, split, total = group_noun(summary), main_split(summary), sum(summary["seconds"].values())
+    groups = [by_split[split]["groups"] for by_split in summary["results"].values() if split in by_split]
+    facts = [f"seed {summary['seed']}", *([date.lstrip("0")] if date else [])]
+    facts += [f"{duration(total)} of computing"] if total else []
+    facts.append(f"{rows.table.num_rows:,} images, {rows.num_classes} classes")
+    facts += [f"{len(groups[0])} groups"] if noun == "group" else []
+    return {
+        "title": f"{summary['recipe']} on {summary['dataset']}",
+        "seed": summary["seed"],
+        "facts": " · ".join(facts),
+        "noun": noun,
+    }
+
+
+def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    longest = max(seconds.values(), default=0.0) or 1.0
+    return [{"name": step, "svg": figures.bar(s / longest, duration(s))} for step, s in seconds.items()]
+
+
+def _again(run: Path) -> dict[str, Any]:
+    commands = [event for event in RunFolder(run).events() if event["event"] == "command"]
+    argv = commands[-1].get("argv", "") if commands else ""
+    return {
+        "command": argv if isinstance(argv, str) else shlex.join(argv),
+        "repeat_command": shlex.join(
+            ["raygen", "run", "--config", str(run / "config.yaml"), "--out", f"{run}-again"]
+        ),
+        "config": (run / "config.yaml").read_text(encoding="utf-8"),
+    }

@@ -1,0 +1,136 @@
+"""Reading a dataset's rows: labels of all of them, pixels of the few that are asked for."""
+
+# N rows of the dataset
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raygen.datasets.table import DatasetInfo, read_info
+from raygen.errors import DataError
+from raygen.schema import SOURCE
+
+LABEL_COLUMNS = ("image_id", "path", "label", "attribute", "split", "role")
+
+
+class Location(NamedTuple):
+    """Where one row is: shard file, row group in it, row in the group."""
+
+    shard: str
+    row_group: int
+    row: int
+
+
+class RowIndex:
+    """Where each row of a dataset is; holds labels and positions, never pixels.
+
+    Attributes:
+        folder: The dataset's folder.
+        dataset: Its names.
+        table: Labels, (N,) rows in order of image_id: image_id, path, label, attribute, split, role.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.dataset: DatasetInfo = read_info(folder)
+        files = sorted(folder.resolve().glob("part-*.parquet"))
+        if not files:
+            raise DataError(f"{folder} holds no part-*.parquet; make the dataset again with `raygen data make`")
+        tables, places = [], []
+        for path in files:
+            try:
+                file = pq.ParquetFile(path)
+                tables.append(file.read(columns=list(LABEL_COLUMNS)).select(list(LABEL_COLUMNS)))
+            except (pa.ArrowInvalid, OSError, KeyError) as error:
+                raise DataError(f"{path} cannot be read as a shard of SOURCE rows: {error}") from error
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                places += [Location(str(path), group, row) for row in range(count)]
+        self.table: pa.Table = pa.concat_tables(tables)
+        self._place = dict(zip(self.table["image_id"].to_pylist(), places, strict=True))
+        if len(self._place) != self.table.num_rows:
+            raise DataError(f"{folder}: {self.table.num_rows - len(self._place)} image_id(s) occur twice")
+
+    @classmethod
+    def open(cls, folder: Path) -> "RowIndex":
+        """The index of a dataset folder.
+
+        Raises:
+            DataError: Not a dataset folder, a damaged shard, or repeated ids.
+        """
+        return cls(folder)
+
+    def split(self, name: str) -> pa.Table:
+        """Labels of one split."""
+        return self.table.filter(pc.equal(self.table["split"], name))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.dataset.class_names)
+
+    def locate(self, image_ids: Sequence[str]) -> list[Location]:
+        """Where rows are, in the order asked for.
+
+        Raises:
+            DataError: An id that the dataset does not have.
+        """
+        for image_id in image_ids:
+            if image_id not in self._place:
+                raise DataError(f"image '{image_id}' is not in {self.folder}; was the dataset made again?")
+        return [self._place[image_id] for image_id in image_ids]
+
+    def fetch(self, image_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Rows in the order asked for, with pixels if `image_png` is among the columns; see `fetch_located`.
+
+        Raises:
+            DataError: An id that the dataset does not have.
+        """
+        return fetch_located(self.locate(image_ids), columns)
+
+
+def fetch_located(locations: Sequence[Location], columns: Sequence[str]) -> pa.Table:
+    """Rows at known places, in the order asked for; needs no index, so any worker can do it.
+
+    A row whose picture is a file (`path`) gets the file's bytes; null when the file cannot be read.
+    """
+    wanted = list(dict.fromkeys(["path", *columns]))
+    groups: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    for position, place in enumerate(locations):
+        groups[place.shard, place.row_group].append((position, place.row))
+    pieces, positions = [], []
+    files: dict[str, pq.ParquetFile] = {}
+    for (shard, row_group), rows in sorted(groups.items()):
+        if shard not in files:
+            files[shard] = pq.ParquetFile(shard)
+        table = files[shard].read_row_group(row_group, columns=wanted)
+        pieces.append(table.take([row for _, row in rows]))
+        positions += [position for position, _ in rows]
+    if not pieces:
+        return pa.schema([SOURCE.field(name) for name in columns]).empty_table()
+    table = pa.concat_tables(pieces).take(np.argsort(positions)).combine_chunks()
+    if "image_png" in columns:
+        table = _with_file_bytes(table)
+    return table.select(list(columns))
+
+
+def _with_file_bytes(table: pa.Table) -> pa.Table:
+    paths = table["path"].to_pylist()
+    if not any(paths):
+        return table
+    inlined = table["image_png"].to_pylist()
+    pictures = [data if path is None else _read_bytes(path) for path, data in zip(paths, inlined, strict=True)]
+    return table.set_column(table.column_names.index("image_png"), "image_png", pa.array(pictures, pa.binary()))
+
+
+def _read_bytes(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return None  # becomes a failed row with a reason where the picture is decoded

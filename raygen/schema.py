@@ -1,0 +1,104 @@
+"""Columns of every table that raygen writes, in one place.
+
+SOURCE     one image of a dataset; written by `raygen.datasets`, kept in <run>/data/
+SCORE      what the ERM classifier makes of one image; written by the scorer pool, kept in <run>/scores/
+PLAN       one image to generate; written by a synthesis's `select`, kept in <run>/plan/
+CANDIDATE  one generated image with its scores; written by the synthesis pools, kept in <run>/candidates/
+
+Null means "does not exist" (no attribute label, no mask in the dataset); NaN never stands for it.
+"""
+
+import pyarrow as pa
+
+from raygen.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+SOURCE = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),  # unique in the dataset
+        pa.field("image_png", pa.binary()),  # encoded picture (PNG, or the original file's bytes); null when `path` is set
+        pa.field("path", pa.string()),  # file of the picture when it is not inlined; null otherwise
+        pa.field("label", pa.int32(), nullable=False),  # class, 0..C-1
+        pa.field("attribute", pa.int32()),  # spurious attribute, 0..A-1; null where unknown
+        pa.field("split", pa.string(), nullable=False),  # train, val or test
+        pa.field("role", pa.string(), nullable=False),  # source, factual or counterfactual
+        pa.field("object_png", pa.binary()),  # 8-bit mask, 255 = object; null when the dataset ships none
+    ]
+)
+
+SCORE = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("logits", pa.list_(pa.float32())),  # (C,)
+        pa.field("predicted_label", pa.int32()),
+        pa.field("loss", pa.float32()),  # cross entropy of the true label, nats
+        pa.field("confidence", pa.float32()),  # softmax of the true label
+        pa.field("features", pa.list_(pa.float32())),  # penultimate activations, (D,)
+        pa.field("status", pa.string(), nullable=False),  # ok or failed
+        pa.field("error", pa.string()),
+    ]
+)
+
+PLAN = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),  # image_id + target + sample, unique
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),  # 0, 1, ... for several pictures of one source
+        pa.field("source_label", pa.int32(), nullable=False),
+        pa.field("target_label", pa.int32(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("loss_rank", pa.int32(), nullable=False),  # 0 = lowest loss in its class
+        pa.field("cluster", pa.int32()),  # null for syntheses that do not cluster
+        pa.field("predicted_label", pa.int32(), nullable=False),  # what ERM says of the source
+    ]
+)
+
+CANDIDATE = pa.schema(
+    [
+        *PLAN,
+        pa.field("repaint_png", pa.binary()),  # 8-bit mask, 255 = generated anew
+        pa.field("generated_png", pa.binary()),  # lossless
+        pa.field("repaint_fraction", pa.float32()),  # share of the picture's pixels in the repaint mask
+        pa.field("source_probability", pa.float32()),  # psi: softmax of the source label on the generated picture
+        pa.field("attribution_inside", pa.float32()),  # rho: attribution to the target logit inside the repaint mask
+        pa.field("convergence_delta", pa.float32()),  # |sum of attributions - logit difference|; 0 when exact
+        pa.field("status", pa.string(), nullable=False),  # ok or failed
+        pa.field("error", pa.string()),  # why it failed; null when ok
+        pa.field("model_id", pa.string(), nullable=False),
+        pa.field("model_revision", pa.string(), nullable=False),
+    ]
+)
+
+
+def plan_key(image_id: str, *, target_label: int, sample: int) -> str:
+    """Unique name of one image to generate; sorting by it sorts by image first."""
+    return f"{image_id}/{target_label}/{sample:04d}"
+
+
+def cast(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
+    """The table with exactly the schema's columns, in order and type; absent nullable columns become null.
+
+    Raises:
+        DataError: A required column is absent, twice there, or holds values of another type or null.
+    """
+    arrays = []
+    for field in schema:
+        if table.column_names.count(field.name) > 1:
+            raise DataError(f"{what}: column '{field.name}' occurs {table.column_names.count(field.name)} times")
+        if field.name not in table.column_names:
+            if not field.nullable:
+                raise DataError(f"{what}: column '{field.name}' ({field.type}) is missing; found {table.column_names}")
+            arrays.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table[field.name]
+        try:
+            array = column.cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(f"{what}: column '{field.name}' is {column.type}; expected {field.type} ({error})") from error
+        if not field.nullable and array.null_count:
+            raise DataError(f"{what}: column '{field.name}' has {array.null_count} empty values; every row needs one")
+        arrays.append(array)
+    return pa.table(arrays, schema=schema)

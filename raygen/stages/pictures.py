@@ -1,0 +1,36 @@
+"""Decoding a column of pictures or masks for a stage: what cannot be decoded becomes a failed row, never an error."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from raygen.errors import RowError
+from raygen.images import decode_image, decode_mask
+from raygen.stages.spec import Batch, fail_row
+
+
+def decode_pictures(batch: Batch, rows: Sequence[int], column: str) -> dict[int, np.ndarray]:
+    """Pictures by row, (H, W, 3) uint8 each; rows without one are marked as failed in place."""
+    return _decode(batch, rows, column, decode_image)
+
+
+def decode_masks(batch: Batch, rows: Sequence[int], column: str) -> dict[int, np.ndarray]:
+    """Masks by row, (H, W) bool each; rows without one are marked as failed in place."""
+    return _decode(batch, rows, column, decode_mask)
+
+
+def _decode(
+    batch: Batch, rows: Sequence[int], column: str, decode: Callable[[bytes], np.ndarray]
+) -> dict[int, np.ndarray]:
+    decoded = {}
+    for row in rows:
+        data: Any = batch[column][row]
+        if data is None:
+            fail_row(batch, row, f"there is no {column}: its file is gone or cannot be read")
+            continue
+        try:
+            decoded[row] = decode(data)
+        except RowError as error:
+            fail_row(batch, row, RowError(f"{column}: {error}"))
+    return decoded

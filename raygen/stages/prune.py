@@ -1,0 +1,96 @@
+"""The pruner's stage: generated pictures in, psi and rho out. It scores; what is kept is decided from the scores."""
+
+# N rows of a model call
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from raygen.classifier import preprocess
+from raygen.images import resize_mask
+from raygen.pruners.attribution import integrated_gradients, logit_difference
+from raygen.pruners.confidence import label_probability
+from raygen.stages.pictures import decode_masks, decode_pictures
+from raygen.stages.score import NOT_FINITE, empty_column, load_frozen
+from raygen.stages.spec import Batch, fail_row, ok_rows, padded_chunks, with_own_status
+
+
+class PruneStage:
+    """DBB's two scores of each row's generated picture (arXiv 2503.17226, eq. 3-5).
+
+    Args:
+        classifier_folder: The classifier that judges.
+        attribution: "exact" is the target logit's difference, equal to rho where only pixels inside the repaint mask
+            changed; "ig" runs integrated gradients.
+        num_steps: Path points of "ig"; ignored by "exact". 200: the tutorial that DBB cites, as far as we know.
+        batch_size: Rows of every model call.
+        device: "cpu" or "cuda".
+    """
+
+    reads: ClassVar = frozenset(
+        {"image_png", "generated_png", "repaint_png", "source_label", "target_label", "status", "error"}
+    )
+    writes: ClassVar = frozenset({"source_probability", "attribution_inside", "convergence_delta"})
+
+    def __init__(
+        self,
+        *,
+        classifier_folder: str,
+        attribution: Literal["exact", "ig"],
+        num_steps: int = 200,
+        batch_size: int,
+        device: str = "cpu",
+    ) -> None:
+        self._classifier = load_frozen(classifier_folder, device)
+        self._attribution, self._num_steps = attribution, num_steps
+        self._batch_size, self._device = batch_size, device
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The unit with psi, rho and the convergence delta; a row that fails has none."""
+        batch = with_own_status(batch)
+        originals = decode_pictures(batch, ok_rows(batch), "image_png")
+        generated = decode_pictures(batch, ok_rows(batch), "generated_png")
+        repaints = decode_masks(batch, ok_rows(batch), "repaint_png")
+        columns = {name: empty_column(len(batch["status"])) for name in sorted(self.writes)}
+        for rows, num_real in padded_chunks(ok_rows(batch), self._batch_size):
+            scores = self._score(batch, rows, originals, generated, repaints)
+            for n, i in enumerate(rows[:num_real]):
+                if not all(np.isfinite(values_N[n]) for values_N in scores.values()):
+                    fail_row(batch, i, NOT_FINITE)
+                    continue
+                for name, values_N in scores.items():
+                    columns[name][i] = float(values_N[n])
+        return {**batch, **columns}
+
+    def _score(
+        self,
+        batch: Batch,
+        rows: list[int],
+        originals: dict[int, np.ndarray],
+        generated: dict[int, np.ndarray],
+        repaints: dict[int, np.ndarray],
+    ) -> dict[str, np.ndarray]:
+        """The three scores of one model call's rows, (N,) each."""
+        size_px = self._classifier.config.image_size_px
+        original_NCHW = preprocess([originals[i] for i in rows], size_px).to(self._device)
+        generated_NCHW = preprocess([generated[i] for i in rows], size_px).to(self._device)
+        target_N = torch.tensor([int(batch["target_label"][i]) for i in rows], device=self._device)
+        with torch.inference_mode():
+            logits_NC = self._classifier(generated_NCHW).float().cpu().numpy()
+        source_N = np.array([batch["source_label"][i] for i in rows], dtype=np.int64)
+        if self._attribution == "exact":
+            rho_N = logit_difference(self._classifier, generated_NCHW, original_NCHW, target_N=target_N)
+            delta_N = np.zeros(len(rows), dtype=np.float32)
+        else:
+            repaint_NHW = np.stack([resize_mask(repaints[i], height=size_px, width=size_px) for i in rows])
+            rho_N, delta_N = integrated_gradients(
+                self._classifier,
+                generated_NCHW,
+                original_NCHW,
+                repaint_NHW=torch.from_numpy(repaint_NHW).to(self._device),
+                target_N=target_N,
+                num_steps=self._num_steps,
+            )
+        psi_N = label_probability(logits_NC, source_N)
+        return {"source_probability": psi_N, "attribution_inside": rho_N, "convergence_delta": delta_N}

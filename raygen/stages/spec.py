@@ -1,0 +1,109 @@
+"""What a stage is: a class, its arguments, and the columns that it reads and writes.
+
+A stage gets a whole unit of rows (a dict of equally long columns) and gives the same rows back, in the same order,
+with its columns added: it never drops a row. A row that cannot be processed gets status "failed" and a reason, and
+later stages leave it alone. Nothing here knows Ray: the same stages run in a plain loop.
+"""
+
+# U rows of a unit
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+
+from raygen.errors import RowError
+
+Batch = dict[str, np.ndarray]
+PoolName = Literal["scorer", "masker", "inpainter", "pruner"]
+
+
+class Stage(Protocol):
+    """One step of the pipeline; an actor builds it once and calls it once per unit."""
+
+    reads: ClassVar[frozenset[str]]
+    writes: ClassVar[frozenset[str]]
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The unit with this stage's columns."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """A stage to be built by each actor of a pool.
+
+    Attributes:
+        stage: The class.
+        pool: Which pool of the config runs it.
+        kwargs: Its constructor's arguments: small plain data (paths, not weights).
+    """
+
+    stage: Callable[..., Stage]
+    pool: PoolName
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Columns that must be there."""
+        return self.stage.reads  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def writes(self) -> frozenset[str]:
+        """Columns that it adds."""
+        return self.stage.writes  # type: ignore[attr-defined,no-any-return]
+
+
+def check_columns(specs: Sequence[StageSpec], available: set[str]) -> set[str]:
+    """Columns after the last stage.
+
+    Raises:
+        AssertionError: A stage reads a column that no earlier stage writes: a programmer's mistake, found before
+            the cluster works.
+    """
+    columns = set(available)
+    for spec in specs:
+        missing = spec.reads - columns
+        assert not missing, f"{spec.stage} reads {sorted(missing)}, which nobody writes; there is {sorted(columns)}"
+        columns |= spec.writes
+    return columns
+
+
+def object_column(values: Sequence[Any]) -> np.ndarray:
+    """A column of Python objects (bytes, str, None), (U,) object; never a 2-d array by accident."""
+    column = np.empty(len(values), dtype=object)
+    column[:] = list(values)
+    return column
+
+
+def ok_rows(batch: Batch) -> list[int]:
+    """Positions of the rows that are still to be processed."""
+    return [int(i) for i in np.flatnonzero(batch["status"] == "ok")]
+
+
+def fail_row(batch: Batch, row: int, error: RowError | str) -> None:
+    """Marks a row as failed with its reason (in place: `status` and `error` must be this batch's own copies)."""
+    batch["status"][row] = "failed"
+    batch["error"][row] = str(error)
+
+
+def with_own_status(batch: Batch) -> Batch:
+    """The batch with columns `status` and `error` that may be written to.
+
+    Blocks that come from shared memory are read-only, so a stage copies what it changes.
+    """
+    return {**batch, "status": object_column(batch["status"]), "error": object_column(batch["error"])}
+
+
+def padded_chunks(rows: Sequence[int], size: int) -> Iterator[tuple[list[int], int]]:
+    """Chunks of exactly `size` positions, the last one padded by repeating its first position.
+
+    A model call with a fixed number of rows gives the same bits whatever the number of rows that happen to be ok.
+
+    Yields:
+        (positions, num_real): `size` positions of which the first `num_real` are real.
+    """
+    for start in range(0, len(rows), size):
+        chunk = list(rows[start : start + size])
+        yield chunk + [chunk[0]] * (size - len(chunk)), len(chunk)

@@ -1,0 +1,35 @@
+"""Pictures between the world's bytes and the model's tensors, and sheets of pictures to look at."""
+
+# N images, H height, W width, C colour channels
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_tensor_NCHW(images_NHWC: np.ndarray, *, device: torch.device) -> Tensor:
+    """Pictures of (N, H, W, 3) uint8 as floats in [-1, 1], the range of the autoencoder, channels last in memory."""
+    images = torch.from_numpy(np.ascontiguousarray(images_NHWC)).to(device)
+    return images.permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+
+
+def to_uint8_NHWC(images_NCHW: Tensor) -> np.ndarray:
+    """Inverse of `to_tensor_NCHW`, with values outside [-1, 1] clipped."""
+    bytes_NCHW = images_NCHW.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return np.asarray(bytes_NCHW.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def save_grid(path: Path, images_NHWC: np.ndarray, *, num_columns: int, zoom: int = 2) -> None:
+    """Saves pictures row by row as one PNG; a last row that is not full is left out."""
+    num_rows = len(images_NHWC) // num_columns
+    height, width, channels = images_NHWC.shape[1:]
+    cells = images_NHWC[: num_rows * num_columns].reshape(num_rows, num_columns, height, width, channels)
+    sheet_HWC = cells.transpose(0, 2, 1, 3, 4).reshape(num_rows * height, num_columns * width, channels)
+    sheet = Image.fromarray(sheet_HWC)
+    temporary = path.with_suffix(".tmp.png")
+    sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST).save(temporary, optimize=True)
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""The inpainting endpoint on Ray Serve."""
