@@ -33,7 +33,7 @@ def save_pipeline(folder: Path, *, in_channels: int = 9, scheduler: str = "ddim"
                 intermediate_size=37,
                 num_hidden_layers=2,
                 num_attention_heads=4,
-                max_position_embeddings=16,
+                max_position_embeddings=24,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
@@ -77,4 +77,4 @@ def _tokenizer() -> CLIPTokenizer:
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=24)

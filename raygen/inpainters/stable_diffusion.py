@@ -286,7 +286,7 @@ def _load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
 
     diffusers_logging.disable_progress_bar()
     dtype: torch.dtype = getattr(torch, config.dtype)
-    options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if config.revision is not None:
         options["revision"] = config.revision
     if config.variant is not None:

@@ -42,7 +42,9 @@ class BoxMasker:
         masks: list[np.ndarray | RowError] = []
         for image_HWC, object_HW in zip(images, objects, strict=True):
             try:
-                masks.append(bounding_box(checked_object(image_HWC, object_HW), margin_px=self._config.dilation_px))
+                masks.append(
+                    bounding_box(checked_object(image_HWC, object_HW), margin_px=self._config.dilation_px)
+                )
             except RowError as error:
                 masks.append(error)
         return masks

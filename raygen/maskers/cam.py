@@ -80,7 +80,9 @@ class CamMasker:
         attended_HW = attended(heatmap_HW, tau=self._config.tau)
         chosen_HW = scgs_to_edit(attended_HW) if self._config.repaint == "unattended" else attended_HW
         height, width = image_HWC.shape[:2]
-        repaint_HW = dilate(resize_mask(chosen_HW, height=height, width=width), radius_px=self._config.dilation_px)
+        repaint_HW = dilate(
+            resize_mask(chosen_HW, height=height, width=width), radius_px=self._config.dilation_px
+        )
         if not repaint_HW.any():
             raise RowError(f"no pixel is left to repaint at tau = {self._config.tau:g}; use another tau")
         return repaint_HW
@@ -118,7 +120,9 @@ def attended(heatmap_HW: np.ndarray, *, tau: float) -> np.ndarray:
     if not np.isfinite(heatmap_HW).all():
         raise RowError("the class activation map is not finite; is the classifier's training diverged?")
     if not heatmap_HW.any():
-        raise RowError("the class activation map is 0 everywhere: nothing in the picture speaks for the label")
+        raise RowError(
+            "the class activation map is 0 everywhere: nothing in the picture speaks for the label"
+        )
     return heatmap_HW >= tau
 
 

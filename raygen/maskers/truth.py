@@ -57,10 +57,14 @@ def checked_object(image_HWC: np.ndarray, object_HW: np.ndarray | None) -> np.nd
         RowError: There is none, it is of another size than the picture, or it selects nothing.
     """
     if object_HW is None:
-        raise RowError("the dataset ships no object mask for this image; add `object_png` to it, or use the cam masker")
+        raise RowError(
+            "the dataset ships no object mask for this image; add `object_png` to it, or use the cam masker"
+        )
     if object_HW.shape != image_HWC.shape[:2]:
         found, expected = (" x ".join(map(str, shape)) for shape in (object_HW.shape, image_HWC.shape[:2]))
-        raise RowError(f"the object mask is {found} but the picture is {expected} (height x width); mend the dataset")
+        raise RowError(
+            f"the object mask is {found} but the picture is {expected} (height x width); mend the dataset"
+        )
     if not object_HW.any():
         raise RowError("the object mask selects no pixel; mend it in the dataset, or leave this image out")
     return object_HW

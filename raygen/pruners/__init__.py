@@ -41,7 +41,12 @@ def verdicts(candidates: pa.Table, thresholds: PruneThresholds) -> tuple[np.ndar
     """
     ok_N = np.array(candidates["status"].to_pylist(), dtype=object) == "ok"
     like_source_N = ok_N & ~_passes(
-        candidates, ok_N, "source_probability", thresholds.source_probability_below, by="source_label", sign=-1
+        candidates,
+        ok_N,
+        "source_probability",
+        thresholds.source_probability_below,
+        by="source_label",
+        sign=-1,
     )
     unattributed_N = ok_N & ~_passes(
         candidates, ok_N, "attribution_inside", thresholds.attribution_above, by="target_label", sign=1
@@ -69,8 +74,12 @@ def _passes(
     for i in np.flatnonzero(ok_N):
         score, label = scores[i], labels[i]
         if score is None:
-            raise DataError(f"candidate {i} is ok but has no {column}; score the candidates before pruning by it")
+            raise DataError(
+                f"candidate {i} is ok but has no {column}; score the candidates before pruning by it"
+            )
         if label not in limits:
-            raise DataError(f"no {column} threshold for {by} {label}; there are thresholds for {sorted(limits)}")
+            raise DataError(
+                f"no {column} threshold for {by} {label}; there are thresholds for {sorted(limits)}"
+            )
         passes_N[i] = sign * score > sign * limits[label]
     return passes_N

@@ -14,7 +14,11 @@ from raygen.classifier import Classifier
 
 
 def logit_difference(
-    classifier: Classifier, generated_NCHW: torch.Tensor, original_NCHW: torch.Tensor, *, target_N: torch.Tensor
+    classifier: Classifier,
+    generated_NCHW: torch.Tensor,
+    original_NCHW: torch.Tensor,
+    *,
+    target_N: torch.Tensor,
 ) -> np.ndarray:
     """rho by two forward passes: f_t(x') - f_t(x), (N,) float32.
 

@@ -24,7 +24,9 @@ def label_probability(logits_NC: np.ndarray, label_N: np.ndarray) -> np.ndarray:
     return np.exp(-cross_entropy(logits_NC, label_N))
 
 
-def mean_confidence(confidence_N: np.ndarray, label_N: np.ndarray, *, labels: Iterable[int]) -> dict[int, float]:
+def mean_confidence(
+    confidence_N: np.ndarray, label_N: np.ndarray, *, labels: Iterable[int]
+) -> dict[int, float]:
     """Psi of each label: the mean softmax of the label over the images of that label.  # eq. (3)
 
     Args:
@@ -40,6 +42,8 @@ def mean_confidence(confidence_N: np.ndarray, label_N: np.ndarray, *, labels: It
     for label in labels:
         of_label = confidence_N[label_N == label]
         if not of_label.size:
-            raise DataError(f"no scored training image of class {label}, so there is no mean confidence to prune by")
+            raise DataError(
+                f"no scored training image of class {label}, so there is no mean confidence to prune by"
+            )
         means[int(label)] = float(of_label.mean())
     return means

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from raygen.errors import RowError
-from raygen.images import decode_image, decode_mask, encode_image
+from raygen.images import encode_image
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter, inpaint
+from raygen.stages.pictures import decode_masks, decode_pictures
 from raygen.stages.spec import Batch, fail_row, object_column, ok_rows, with_own_status
 
 
@@ -28,11 +29,13 @@ class InpaintStage:
     def __call__(self, batch: Batch) -> Batch:
         """The unit with generated pictures; a row that fails has none."""
         batch = with_own_status(batch)
+        pictures = decode_pictures(batch, ok_rows(batch), "image_png")
+        repaints = decode_masks(batch, ok_rows(batch), "repaint_png")
         rows = ok_rows(batch)
         painted = inpaint(
             self._inpainter,
-            [decode_image(batch["image_png"][i]) for i in rows],
-            [decode_mask(batch["repaint_png"][i]) for i in rows],
+            [pictures[i] for i in rows],
+            [repaints[i] for i in rows],
             prompts=[str(batch["prompt"][i]) for i in rows],
             seeds=[int(batch["seed"][i]) for i in rows],
         )

@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -37,13 +37,15 @@ class ScoreStage:
         """The unit with scores; a row that fails has none."""
         batch = with_own_status(batch)
         pictures = decode_pictures(batch, ok_rows(batch), "image_png")
-        columns: dict[str, np.ndarray] = {name: empty_column(len(batch["status"])) for name in sorted(self.writes)}
+        columns: dict[str, np.ndarray] = {
+            name: empty_column(len(batch["status"])) for name in sorted(self.writes)
+        }
         for rows, num_real in padded_chunks(list(pictures), self._batch_size):
             images_NCHW = preprocess([pictures[i] for i in rows], self._classifier.config.image_size_px)
             with torch.inference_mode():
-                images_NCHW = images_NCHW.to(self._device)
-                logits_NC = self._classifier(images_NCHW).float().cpu().numpy()
-                features_ND = self._classifier.features(images_NCHW).float().cpu().numpy()
+                outputs_ND = self._classifier.features(images_NCHW.to(self._device))
+                logits_NC = self._classifier.head(outputs_ND).float().cpu().numpy()
+                features_ND = outputs_ND.float().cpu().numpy()
             loss_N = cross_entropy(logits_NC, np.array([batch["label"][i] for i in rows]))
             for n, i in enumerate(rows[:num_real]):
                 if not (np.isfinite(logits_NC[n]).all() and np.isfinite(features_ND[n]).all()):
@@ -71,7 +73,9 @@ class PredictStage:
     reads: ClassVar = frozenset({"image_png", "status", "error"})
     writes: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, *, classifier_folders: Mapping[str, str], batch_size: int, device: str = "cpu") -> None:
+    def __init__(
+        self, *, classifier_folders: Mapping[str, str], batch_size: int, device: str = "cpu"
+    ) -> None:
         self._classifiers = {name: load_frozen(folder, device) for name, folder in classifier_folders.items()}
         self._batch_size, self._device = batch_size, device
 
@@ -105,9 +109,7 @@ def load_frozen(classifier_folder: str, device: str) -> Classifier:
     Raises:
         ModelError: The folder is absent, incomplete or of another kind.
     """
-    classifier: Any = load_classifier(Path(classifier_folder)).to(device).eval().requires_grad_(False)
-    assert isinstance(classifier, Classifier)
-    return classifier
+    return load_classifier(Path(classifier_folder)).to(device).eval().requires_grad_(False)
 
 
 def empty_column(num_rows: int) -> np.ndarray:

@@ -1,0 +1,69 @@
+"""Syntheses: which images to generate from which. One paper, one file; each works with any algorithm.
+
+A synthesis selects on the small scores table, on ids and numbers only; its pictures are made by the pipeline.
+"""
+
+from typing import Annotated, Any, assert_never
+
+import pyarrow as pa
+from pydantic import Field
+
+from raygen.datasets.table import DatasetInfo
+from raygen.pruners import PruneThresholds
+from raygen.synthesis import dbb, scgs
+from raygen.synthesis.dbb import DbbConfig
+from raygen.synthesis.scgs import ScgsConfig
+
+SynthesisConfig = Annotated[ScgsConfig | DbbConfig, Field(discriminator="name")]
+
+
+def select(
+    config: ScgsConfig | DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int
+) -> pa.Table:
+    """PLAN rows sorted by key, whatever the order of the scores.
+
+    Args:
+        config: One of `SynthesisConfig`.
+        scores: SCORE rows of the training split; failed ones are left out.
+        dataset: Class names and prompts.
+        run_seed: The run's seed.
+
+    Raises:
+        ConfigError: The config does not fit the dataset's classes.
+        DataError: The scores do not hold the images that the synthesis needs.
+    """
+    match config:
+        case ScgsConfig():
+            return scgs.select(config, scores, dataset=dataset, run_seed=run_seed)
+        case DbbConfig():
+            return dbb.select(config, scores, dataset=dataset, run_seed=run_seed)
+        case _:
+            assert_never(config)
+
+
+def thresholds(config: ScgsConfig | DbbConfig, scores: pa.Table, candidates: pa.Table) -> PruneThresholds:
+    """What a candidate must reach to be kept.
+
+    Args:
+        config: One of `SynthesisConfig`.
+        scores: SCORE rows of the training split.
+        candidates: CANDIDATE rows that take part in the fit, without pictures.
+    """
+    match config:
+        case ScgsConfig():
+            return scgs.thresholds(config, scores, candidates)
+        case DbbConfig():
+            return dbb.thresholds(config, scores, candidates)
+        case _:
+            assert_never(config)
+
+
+def masker(config: ScgsConfig | DbbConfig) -> dict[str, Any]:
+    """Fields of the masker's config (`raygen.maskers.MaskerConfig`)."""
+    match config:
+        case ScgsConfig():
+            return scgs.masker(config)
+        case DbbConfig():
+            return dbb.masker(config)
+        case _:
+            assert_never(config)

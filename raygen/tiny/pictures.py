@@ -23,13 +23,18 @@ def to_uint8_NHWC(images_NCHW: Tensor) -> np.ndarray:
     return np.asarray(bytes_NCHW.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def save_grid(path: Path, images_NHWC: np.ndarray, *, num_columns: int, zoom: int = 2) -> None:
-    """Saves pictures row by row as one PNG; a last row that is not full is left out."""
+def sheet(images_NHWC: np.ndarray, *, num_columns: int, zoom: int) -> Image.Image:
+    """Pictures row by row in one, enlarged `zoom` times; a last row that is not full is left out."""
     num_rows = len(images_NHWC) // num_columns
     height, width, channels = images_NHWC.shape[1:]
     cells = images_NHWC[: num_rows * num_columns].reshape(num_rows, num_columns, height, width, channels)
-    sheet_HWC = cells.transpose(0, 2, 1, 3, 4).reshape(num_rows * height, num_columns * width, channels)
-    sheet = Image.fromarray(sheet_HWC)
+    joined_HWC = cells.transpose(0, 2, 1, 3, 4).reshape(num_rows * height, num_columns * width, channels)
+    joined = Image.fromarray(joined_HWC)
+    return joined.resize((joined.width * zoom, joined.height * zoom), Image.Resampling.NEAREST)
+
+
+def save_grid(path: Path, images_NHWC: np.ndarray, *, num_columns: int) -> None:
+    """Saves a sheet of pictures as PNG, twice enlarged."""
     temporary = path.with_suffix(".tmp.png")
-    sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST).save(temporary, optimize=True)
+    sheet(images_NHWC, num_columns=num_columns, zoom=2).save(temporary, optimize=True)
     os.replace(temporary, path)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from raygen.datasets.scenes import Plumage
 from raygen.tiny.autoencoder import train_autoencoder
+from raygen.tiny.denoiser import train_denoiser
 from raygen.tiny.workers import Worker, run_workers
 from raygen.tiny.world import create_world, finish_world, is_finished, render_part
 
@@ -29,6 +30,8 @@ def main() -> None:
     make_world(work / "world", name="tiny", plumage="hinted", num_scenes=NUM_SCENES, seed=arguments.seed, start=start)
     if not (work / "vae").exists():
         run_workers(train_autoencoder, minutes=arguments.vae_minutes, seed=arguments.seed, **start)
+    if not (work / "unet.done").exists():
+        run_workers(train_denoiser, minutes=arguments.unet_minutes, seed=arguments.seed, **start)
 
 
 def make_world(folder: Path, *, name: str, plumage: Plumage, num_scenes: int, seed: int, start: dict) -> None:

@@ -132,12 +132,12 @@ def test_bad_rows_fail_alone(models: dict[tuple[int, str], Path]) -> None:
     masks[1] = np.zeros_like(masks[1])
     masks[2] = np.zeros_like(masks[2])
     masks[2][1:4, 1:4] = True  # between the pixels that the latent mask takes
-    prompts = ["a", "a", "a", "far too long for a text encoder that reads sixteen tokens at most"]
+    prompts = ["a", "a", "a", "far too long for a text encoder that reads two dozen tokens at most"]
     results = inpaint(load(models[9, "ddim"]), images, masks, prompts=prompts, seeds=[0] * 4)
     assert isinstance(results[0], np.ndarray)
     assert "selects no pixel" in str(results[1])
     assert "no latent cell" in str(results[2])
-    assert "reads at most 16" in str(results[3])
+    assert "reads at most 24" in str(results[3])
     assert all(isinstance(result, RowError) for result in results[1:])
 
 

@@ -1,0 +1,75 @@
+"""Gamma-weighted retraining of DBB (arXiv 2503.17226, eq. 6 and algorithm 2)."""
+
+# B images of a batch
+
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from raygen.algorithms.loop import LoopConfig, fit_loop
+from raygen.algorithms.training_set import TrainingSet
+from raygen.classifier import Classifier
+from raygen.errors import ConfigError
+from raygen.worker import Worker
+
+
+class BalancedConfig(LoopConfig):
+    """Retraining from the ERM weights on the training set and the generated pictures.
+
+    Attributes:
+        gamma: Extra weight of each class's generated pictures: one number, or one per class. DBB, table 10: 1 to 10.
+        ce_over: What the plain cross entropy is taken over. "batch": all of it, as in algorithm 2; "original": the
+            dataset's own images only, one reading of eq. 6.
+        init: DBB goes on from ERM.
+    """
+
+    name: Literal["balanced"] = "balanced"
+    epochs: int = Field(6, ge=1)
+    learning_rate: float = Field(0.03, gt=0)
+    gamma: float | tuple[float, ...] = 1.0
+    ce_over: Literal["batch", "original"] = "batch"
+    init: Literal["scratch", "erm"] = "erm"
+
+
+def fit_balanced(
+    config: BalancedConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
+) -> list[dict[str, float]]:
+    """Fits by eq. (6); gives back the history.
+
+    Raises:
+        ConfigError: `gamma` has another number of values than there are classes.
+    """
+    gamma_C = gammas(config.gamma, num_classes=classifier.num_classes)
+    weights = partial(balanced_weights, gamma_C=gamma_C, ce_over=config.ce_over)
+    return fit_loop(classifier, train, val, config, seed=seed, worker=worker, loss_weights=weights)
+
+
+def gammas(gamma: float | tuple[float, ...], *, num_classes: int) -> np.ndarray:
+    """One gamma per class, (C,).
+
+    Raises:
+        ConfigError: Another number of values, or a negative one.
+    """
+    values = (gamma,) * num_classes if isinstance(gamma, int | float) else gamma
+    if len(values) != num_classes or min(values) < 0:
+        raise ConfigError(f"algorithm.gamma is {list(values)}; expected {num_classes} numbers, one per class, none negative")
+    return np.asarray(values, dtype=float)
+
+
+def balanced_weights(
+    label_B: np.ndarray, generated_B: np.ndarray, *, gamma_C: np.ndarray, ce_over: Literal["batch", "original"]
+) -> np.ndarray:
+    """Weight of each image's cross entropy, (B,) float, so that their weighted sum is eq. (6).
+
+    L = mean CE over the batch + sum over classes c of gamma_c * mean CE over the batch's generated images of class c;
+    a class without generated images in the batch adds nothing.
+    """
+    plain_B = np.ones(len(label_B), dtype=bool) if ce_over == "batch" else ~generated_B
+    weight_B = plain_B / max(1, int(plain_B.sum()))
+    for label, gamma in enumerate(gamma_C):
+        chosen_B = generated_B & (label_B == label)
+        if chosen_B.any():
+            weight_B = weight_B + gamma * chosen_B / chosen_B.sum()  # eq. (6)
+    return np.asarray(weight_B, dtype=float)

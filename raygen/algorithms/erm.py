@@ -1,0 +1,36 @@
+"""Empirical risk minimization: the mean cross entropy of all images, generated ones like any other."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from raygen.algorithms.loop import LoopConfig, fit_loop
+from raygen.algorithms.training_set import TrainingSet
+from raygen.classifier import Classifier
+from raygen.worker import Worker
+
+
+class ErmConfig(LoopConfig):
+    """ERM from random (or ImageNet) weights; `init: erm` goes on from the first fit's.
+
+    Attributes:
+        init: Weights to start from. SCGS retrains from the start (METHODS leaves it open; "erm" is the other reading).
+    """
+
+    name: Literal["erm"] = "erm"
+    epochs: int = Field(8, ge=1)
+    learning_rate: float = Field(0.1, gt=0)
+    init: Literal["scratch", "erm"] = "scratch"
+
+
+def fit_erm(
+    config: ErmConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
+) -> list[dict[str, float]]:
+    """Fits by plain cross entropy; gives back the history."""
+    return fit_loop(classifier, train, val, config, seed=seed, worker=worker, loss_weights=mean_weights)
+
+
+def mean_weights(label_B: np.ndarray, generated_B: np.ndarray) -> np.ndarray:
+    """1 / B for every image."""
+    return np.full(len(label_B), 1 / len(label_B))

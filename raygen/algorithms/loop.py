@@ -1,0 +1,233 @@
+"""The training loop that all algorithms share.
+
+An algorithm says how an image is drawn (sampling weights) and how much it counts in its batch (loss weights); the
+loop does the rest. Loss weights are computed on the whole batch and then divided among the workers, so that a loss
+with several means (`balanced`) does not depend on how many workers there are.
+"""
+
+# N images, B images of a batch, C classes
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from raygen.algorithms.training_set import TrainingSet
+from raygen.classifier import Classifier
+from raygen.config import PositiveInt, Strict
+from raygen.errors import StageError
+from raygen.metrics import worst_group_accuracy
+from raygen.seeding import row_seed
+from raygen.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+# (label_B, generated_B) -> weight of each image's cross entropy in the loss, (B,) float
+LossWeights = Callable[[np.ndarray, np.ndarray], np.ndarray]
+EVALUATION_BATCH = 256
+MAX_SHIFT_PX = 4
+
+
+class LoopConfig(Strict):
+    """Fields that every algorithm has.
+
+    Attributes:
+        epochs: Passes over the training set.
+        batch_size: Images of one step, over all workers.
+        learning_rate: Its highest value.
+        weight_decay: L2 (sgd, adam) or decoupled (adamw).
+        optimizer: "sgd" has momentum 0.9.
+        schedule: "onecycle" (Smith & Topin 2017, arXiv 1708.07120), "cosine" to 0, or "constant".
+        augment: "flip_shift" mirrors half of the pictures and moves them by up to 4 px; "none".
+        select: "best": the epoch of the best validation worst-group accuracy, ties by average accuracy, then the
+            earlier; "last".
+    """
+
+    epochs: PositiveInt
+    batch_size: PositiveInt = 64
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    schedule: Literal["constant", "cosine", "onecycle"] = "onecycle"
+    augment: Literal["none", "flip_shift"] = "flip_shift"
+    select: Literal["best", "last"] = "best"
+
+
+def fit_loop(
+    classifier: Classifier,
+    train: TrainingSet,
+    val: TrainingSet,
+    config: LoopConfig,
+    *,
+    seed: int,
+    worker: Worker,
+    loss_weights: LossWeights,
+    sampling_weights_N: np.ndarray | None = None,
+) -> list[dict[str, float]]:
+    """Fits a classifier in place; gives back one entry per epoch.
+
+    Args:
+        classifier: Weights to start from; holds the selected epoch's on return.
+        train: What to fit on.
+        val: What to select the epoch by.
+        config: Steps and rates.
+        seed: Order of images and augmentation.
+        worker: Where this runs; a checkpoint in its folder is continued.
+        loss_weights: Weight of each image of a batch in the loss.
+        sampling_weights_N: Draw images with replacement in proportion to these, (N,); by default each once an epoch.
+
+    Raises:
+        StageError: The loss is not finite.
+    """
+    classifier.to(worker.device, memory_format=torch.channels_last)
+    model: torch.nn.Module = classifier
+    if worker.world_size > 1:
+        model = torch.nn.parallel.DistributedDataParallel(classifier)
+    steps = math.ceil(len(train) / config.batch_size)
+    optimizer, scheduler = _build_optimizer(classifier, config, num_steps=steps * config.epochs)
+    state = _Progress(classifier, optimizer, scheduler, worker)
+    for epoch in range(state.resume(), config.epochs):
+        classifier.train()
+        total = 0.0
+        # A seed for each epoch, not one for the fit: so that a fit that goes on from a checkpoint draws the same.
+        rng = np.random.default_rng(row_seed(seed, f"fit/{epoch}"))
+        for positions in _batches(len(train), config.batch_size, sampling_weights_N, rng):
+            total += _step(model, train, positions, config, optimizer, loss_weights, rng, worker)
+            scheduler.step()
+        if not math.isfinite(total):
+            raise StageError(f"the loss of epoch {epoch + 1} is {total}; lower learning_rate (now {config.learning_rate})")
+        average, worst = evaluate(classifier, val, worker.device)
+        state.add(epoch, {"loss": total / steps, "val_average": average, "val_worst_group": worst}, config)
+        logger.info("epoch %d/%d: loss %.4f, val %.3f, worst group %.3f", epoch + 1, config.epochs, total / steps, average, worst)
+    classifier.load_state_dict(state.selected)
+    return state.history
+
+
+@torch.inference_mode()
+def evaluate(classifier: Classifier, data: TrainingSet, device: str) -> tuple[float, float]:
+    """Average and worst-group accuracy (worst class where there are no attributes), each in [0, 1]."""
+    classifier.eval()
+    predicted = [
+        classifier(data.images_NCHW(np.arange(start, min(start + EVALUATION_BATCH, len(data)))).to(device)).argmax(1).cpu()
+        for start in range(0, len(data), EVALUATION_BATCH)
+    ]
+    correct_N = torch.cat(predicted).numpy() == data.label_N
+    group_N = data.label_N if data.group_N is None else data.group_N
+    return float(correct_N.mean()), worst_group_accuracy(correct_N, group_N, num_groups=int(group_N.max()) + 1)
+
+
+def augment_flip_shift(images_NCHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Each picture mirrored with probability 1/2 and moved by up to MAX_SHIFT_PX, its edge repeated."""
+    num, _, height, width = images_NCHW.shape
+    flip = torch.from_numpy(rng.random(num) < 0.5).to(images_NCHW.device)
+    images_NCHW = torch.where(flip[:, None, None, None], images_NCHW.flip(3), images_NCHW)
+    padded = F.pad(images_NCHW, (MAX_SHIFT_PX,) * 4, mode="replicate")
+    shifts = rng.integers(0, 2 * MAX_SHIFT_PX + 1, (num, 2))
+    moved = [padded[i, :, top : top + height, left : left + width] for i, (top, left) in enumerate(shifts)]
+    return torch.stack(moved)
+
+
+def _step(
+    model: torch.nn.Module,
+    train: TrainingSet,
+    positions: np.ndarray,
+    config: LoopConfig,
+    optimizer: torch.optim.Optimizer,
+    loss_weights: LossWeights,
+    rng: np.random.Generator,
+    worker: Worker,
+) -> float:
+    """One step on a batch; gives back the whole batch's loss, or this worker's part of it times their number."""
+    label_B = train.label_N[positions]
+    weight_B = loss_weights(label_B, train.generated_N[positions])
+    images = train.images_NCHW(positions)
+    if config.augment == "flip_shift":
+        images = augment_flip_shift(images, rng)
+    share = slice(worker.rank, None, worker.world_size)
+    inputs = images[share].to(worker.device, memory_format=torch.channels_last)
+    target = torch.from_numpy(label_B[share]).to(worker.device)
+    weight = torch.from_numpy(weight_B[share]).float().to(worker.device)
+    losses = F.cross_entropy(model(inputs), target, reduction="none")
+    # Workers' gradients are averaged, so each worker's part counts world_size times.
+    loss = (losses * weight).sum() * worker.world_size
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _batches(num: int, batch_size: int, weights_N: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
+    if weights_N is None:
+        order = rng.permutation(num)
+    else:
+        order = rng.choice(num, size=num, p=weights_N / weights_N.sum())
+    return [order[start : start + batch_size] for start in range(0, num, batch_size)]
+
+
+def _build_optimizer(classifier: Classifier, config: LoopConfig, *, num_steps: int) -> tuple[Any, Any]:
+    rate, decay, parameters = config.learning_rate, config.weight_decay, classifier.parameters()
+    optimizer: torch.optim.Optimizer
+    match config.optimizer:
+        case "sgd":
+            optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+        case "adam":
+            optimizer = torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+        case "adamw":
+            optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    schedules = torch.optim.lr_scheduler
+    scheduler: Any
+    match config.schedule:
+        case "constant":
+            scheduler = schedules.ConstantLR(optimizer, factor=1.0)
+        case "cosine":
+            scheduler = schedules.CosineAnnealingLR(optimizer, T_max=num_steps)
+        case "onecycle":
+            scheduler = schedules.OneCycleLR(optimizer, max_lr=rate, total_steps=max(num_steps, 2), cycle_momentum=False)
+    return optimizer, scheduler
+
+
+class _Progress:
+    """History, the selected weights, and a checkpoint of both after every epoch."""
+
+    def __init__(self, classifier: Classifier, optimizer: Any, scheduler: Any, worker: Worker) -> None:
+        self._classifier, self._optimizer, self._scheduler = classifier, optimizer, scheduler
+        self._worker, self._path = worker, worker.folder / "checkpoint.pt"
+        self.history: list[dict[str, float]] = []
+        self.selected: dict[str, torch.Tensor] = {}
+        self._best = (-1.0, -1.0)
+
+    def resume(self) -> int:
+        """Takes up the checkpoint if there is one; gives back the next epoch."""
+        if not self._path.is_file():
+            return 0
+        state = torch.load(self._path, weights_only=True, map_location=self._worker.device)
+        self._classifier.load_state_dict(state["classifier"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
+        self.history, self.selected, self._best = state["history"], state["selected"], tuple(state["best"])
+        return len(self.history)
+
+    def add(self, epoch: int, entry: dict[str, float], config: LoopConfig) -> None:
+        """Notes an epoch, selects, and saves."""
+        self.history.append({"epoch": epoch, **entry})
+        score = (entry["val_worst_group"], entry["val_average"])
+        if config.select == "last" or score > self._best:
+            self._best = score
+            self.selected = {name: value.detach().clone() for name, value in self._classifier.state_dict().items()}
+        if self._worker.leads:
+            state = {
+                "classifier": self._classifier.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "scheduler": self._scheduler.state_dict(),
+                "history": self.history,
+                "selected": self.selected,
+                "best": list(self._best),
+            }
+            temporary = self._path.with_suffix(".tmp")
+            torch.save(state, temporary)
+            temporary.replace(self._path)

@@ -1,0 +1,119 @@
+"""Pictures and labels of a fit, at the classifier's size."""
+
+# N images, B images of a batch, S side of the square picture
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from raygen.classifier import preprocess, squash
+from raygen.errors import DataError, RowError
+from raygen.groups import group_index
+from raygen.images import decode_image
+from raygen.rows import RowIndex
+
+logger = logging.getLogger(__name__)
+
+# Up to this size all pictures are decoded once; beyond it, each when its batch comes.
+MAX_CACHED_BYTES = 2 << 30
+_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraImage:
+    """A picture beside the dataset's own: a generated one, or a control's."""
+
+    image_HWC: np.ndarray
+    label: int
+
+
+class TrainingSet:
+    """Pictures of one split, and extra ones.
+
+    Args:
+        index: The dataset.
+        split: "train" or "val".
+        size_px: Side of the classifier's square.
+        extra: Pictures to add; they count as generated and belong to no group.
+        max_failed_fraction: More pictures than this share that cannot be decoded are an error; fewer are left out.
+
+    Attributes:
+        label_N: Classes, (N,) int64.
+        group_N: Groups, (N,) int64, -1 for extra pictures; None where the dataset has no attributes.
+        generated_N: True for extra pictures, (N,) bool.
+
+    Raises:
+        DataError: The split is empty, or too many of its pictures cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        index: RowIndex,
+        split: str,
+        *,
+        size_px: int,
+        extra: Iterable[ExtraImage] = (),
+        max_failed_fraction: float = 0.05,
+        max_cached_bytes: int = MAX_CACHED_BYTES,
+    ) -> None:
+        table = index.split(split)
+        if not table.num_rows:
+            raise DataError(f"{index.folder} has no image in split {split}")
+        self._index, self._size_px = index, size_px
+        self._ids: list[str] = table["image_id"].to_pylist()
+        self._cache_NHWC: np.ndarray | None = None
+        ok_N = np.ones(len(self._ids), dtype=bool)
+        if len(self._ids) * size_px * size_px * 3 <= max_cached_bytes:
+            self._cache_NHWC, ok_N = self._decode_all(split, max_failed_fraction)
+        labels, attributes = table["label"].to_numpy(), table["attribute"]
+        self._num_own = int(ok_N.sum())
+        self._ids = [image_id for image_id, ok in zip(self._ids, ok_N, strict=True) if ok]
+        extras = list(extra)
+        self._extra_NHWC = [squash(picture.image_HWC, size_px) for picture in extras]
+        self.label_N = np.concatenate([labels[ok_N], [p.label for p in extras]]).astype(np.int64)
+        self.generated_N = np.arange(len(self.label_N)) >= self._num_own
+        self.group_N: np.ndarray | None = None
+        if not attributes.null_count and index.dataset.attribute_names:
+            own = group_index(labels, attributes.to_numpy(), num_attributes=len(index.dataset.attribute_names))
+            self.group_N = np.concatenate([own[ok_N], np.full(len(extras), -1, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return len(self.label_N)
+
+    def images_NCHW(self, positions: np.ndarray) -> torch.Tensor:
+        """Pictures in [0, 1], (B, 3, S, S) float32."""
+        own = [int(i) for i in positions if i < self._num_own]
+        decoded = dict(zip(own, self._own(own), strict=True))
+        images = [decoded[int(i)] if i < self._num_own else self._extra_NHWC[int(i) - self._num_own] for i in positions]
+        return preprocess(images, self._size_px)
+
+    def _own(self, positions: Sequence[int]) -> Sequence[np.ndarray]:
+        if self._cache_NHWC is not None:
+            return [self._cache_NHWC[i] for i in positions]
+        pictures = self._index.fetch([self._ids[i] for i in positions], ["image_png"])["image_png"].to_pylist()
+        return [squash(decode_image(data or b""), self._size_px) for data in pictures]
+
+    def _decode_all(self, split: str, max_failed_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+        num, side = len(self._ids), self._size_px
+        images_NHWC, ok_N = np.empty((num, side, side, 3), dtype=np.uint8), np.ones(num, dtype=bool)
+        errors: list[str] = []
+        for start in range(0, num, _CHUNK):
+            ids = self._ids[start : start + _CHUNK]
+            for i, data in enumerate(self._index.fetch(ids, ["image_png"])["image_png"].to_pylist(), start=start):
+                try:
+                    images_NHWC[i] = squash(decode_image(data or b""), side)
+                except RowError as error:
+                    ok_N[i] = False
+                    errors.append(f"{self._ids[i]}: {error}")
+        if len(errors) > max_failed_fraction * num:
+            shown = "\n".join(f"  {line}" for line in errors[:5])
+            raise DataError(
+                f"{len(errors)} of {num} pictures of split {split} cannot be read; max_failed_fraction is "
+                f"{max_failed_fraction}. The first:\n{shown}\n`raygen data check` lists them all."
+            )
+        if errors:
+            logger.warning("left out %d of %d pictures of split %s: %s, ...", len(errors), num, split, errors[0])
+        return images_NHWC[ok_N], ok_N

@@ -1,0 +1,172 @@
+"""One fit from a run's folders: which images, which start, which algorithm. Runs on the workers of `raygen.training`."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import TypeAdapter
+
+from raygen import algorithms, pipeline, training
+from raygen.algorithms import AlgorithmConfig, TrainingSet
+from raygen.algorithms.training_set import ExtraImage
+from raygen.classifier import ClassifierConfig, build_classifier, load_classifier, save_classifier
+from raygen.datasets.table import DatasetInfo
+from raygen.groups import group_index
+from raygen.images import decode_image, decode_mask
+from raygen.metrics import group_accuracies
+from raygen.rows import RowIndex
+from raygen.runs import write_json
+from raygen.synthesis.controls import control_picture, object_colours
+from raygen.training import FitConfig
+from raygen.units import read_parts
+from raygen.worker import Worker
+
+# Training objects whose colours `control_flat` draws from, per class.
+COLOUR_SAMPLES = 400
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraRows:
+    """Pictures to add to the training set.
+
+    Attributes:
+        kind: "generated", or a control's name.
+        keys: Keys of the candidates, sorted.
+        candidates: Their folder.
+    """
+
+    kind: str
+    keys: tuple[str, ...]
+    candidates: str
+
+
+@dataclass(frozen=True, slots=True)
+class FitRequest:
+    """A fit as plain data.
+
+    Attributes:
+        data: Dataset folder.
+        classifier: Fields of `ClassifierConfig`.
+        algorithm: Fields of an `AlgorithmConfig`.
+        seed: Seed of weights, order and augmentation.
+        init: Folder of the ERM classifier, for algorithms that go on from it.
+        extra: Pictures to add.
+        max_failed_fraction: More unreadable pictures than this share are an error.
+    """
+
+    data: str
+    classifier: dict[str, Any]
+    algorithm: dict[str, Any]
+    seed: int
+    init: str | None
+    extra: ExtraRows | None
+    max_failed_fraction: float
+
+
+def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str) -> dict[str, Any]:
+    """Fits into a classifier folder; gives back counts for the manifest.
+
+    Raises:
+        RaygenError: See `raygen.training.run` and the algorithms.
+    """
+    if engine == "ray":
+        pipeline.connect()
+    training.run(fit_job, asdict(request), folder=folder, resources=resources, engine=engine)
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    counts: dict[str, Any] = json.loads((folder / "history.json").read_text(encoding="utf-8"))["counts"]
+    return counts
+
+
+def fit_job(worker: Worker, payload: dict[str, Any]) -> None:
+    """What a worker does: loads, fits, and, if it leads, saves."""
+    extra = payload["extra"]
+    request = FitRequest(**{**payload, "extra": None if extra is None else ExtraRows(**extra)})
+    config: Any = TypeAdapter(AlgorithmConfig).validate_python(request.algorithm)
+    index = RowIndex.open(Path(request.data))
+    if config.init == "erm" and request.init is not None:
+        classifier = load_classifier(Path(request.init))
+    else:
+        classifier_config = ClassifierConfig.model_validate(request.classifier)
+        classifier = build_classifier(classifier_config, index.num_classes, seed=request.seed)
+    size_px = classifier.config.image_size_px
+    limits = {"max_failed_fraction": request.max_failed_fraction}
+    pictures = [] if request.extra is None else extra_pictures(request.extra, index, seed=request.seed)
+    train = TrainingSet(index, "train", size_px=size_px, extra=pictures, **limits)
+    val = TrainingSet(index, "val", size_px=size_px, **limits)
+    history = algorithms.fit(config, classifier, train, val, seed=request.seed, worker=worker)
+    if worker.leads:
+        save_classifier(classifier, worker.folder)
+        counts = {"images": len(train), "extra": int(train.generated_N.sum()), "epochs": len(history)}
+        write_json(worker.folder / "history.json", {"counts": counts, "epochs": history})
+
+
+def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> list[ExtraImage]:
+    """The pictures of candidates, or of a control made from the same sources, in order of key."""
+    table = read_parts(Path(extra.candidates), columns=("key", "image_id", "source_label", "target_label", "repaint_png"))
+    if extra.kind == "generated":
+        table = read_parts(Path(extra.candidates), columns=("key", "target_label", "generated_png"))
+    rows = table.filter(pc.is_in(table["key"], pa.array(extra.keys))).sort_by("key").to_pylist()
+    if extra.kind == "generated":
+        return [ExtraImage(decode_image(row["generated_png"]), row["target_label"]) for row in rows]
+    sources = index.fetch([row["image_id"] for row in rows], ["image_png"])["image_png"].to_pylist()
+    colours = _colours(index, seed) if extra.kind == "control_flat" else {}
+    images = []
+    for row, data in zip(rows, sources, strict=True):
+        picture = control_picture(
+            extra.kind,
+            decode_image(data),
+            decode_mask(row["repaint_png"]),
+            key=row["key"],
+            colours=colours.get(row["target_label"], ()),
+            run_seed=seed,
+        )
+        label = row["source_label"] if extra.kind == "control_duplicate" else row["target_label"]
+        images.append(ExtraImage(picture, label))
+    return images
+
+
+def accuracies(predictions: pa.Table, split: str, name: str, dataset: DatasetInfo) -> dict[str, Any]:
+    """Average, worst group and groups of one result on one split, in the form of summary.json."""
+    part = predictions.filter(pc.and_(pc.equal(predictions["split"], split), predictions[name].is_valid()))
+    label_N = part["label"].to_numpy()
+    has_groups = bool(dataset.attribute_names) and not part["attribute"].null_count
+    num_attributes = len(dataset.attribute_names) if has_groups else 1
+    attribute_N = part["attribute"].to_numpy() if has_groups else np.zeros_like(label_N)
+    group_N = group_index(label_N, attribute_N, num_attributes=num_attributes)
+    correct_N = part[name].to_numpy() == label_N
+    groups = group_accuracies(correct_N, group_N, num_groups=len(dataset.class_names) * num_attributes)
+    worst = min(groups, key=lambda group: group.accuracy)
+    return {
+        "average": float(correct_N.mean()),
+        "worst_group": worst.accuracy,
+        "worst_group_ci": list(worst.interval),
+        "groups": [
+            {
+                "group": g.group,
+                "label": g.group // num_attributes,
+                "attribute": g.group % num_attributes if has_groups else None,
+                "n": g.num,
+                "accuracy": g.accuracy,
+            }
+            for g in groups
+        ],
+    }
+
+
+def _colours(index: RowIndex, seed: int) -> dict[int, list[tuple[int, int, int]]]:
+    """Mean colours of the training objects of each class, from at most COLOUR_SAMPLES of them."""
+    train = index.split("train")
+    colours: dict[int, list[tuple[int, int, int]]] = {}
+    for label in range(index.num_classes):
+        ids = np.array(train.filter(pc.equal(train["label"], label))["image_id"].to_pylist())
+        chosen = np.sort(np.random.default_rng([seed, label]).permutation(ids)[:COLOUR_SAMPLES])
+        rows = index.fetch(chosen.tolist(), ["image_png", "object_png"]).to_pylist()
+        pairs = [
+            (decode_image(row["image_png"]), decode_mask(row["object_png"]) if row["object_png"] else None) for row in rows
+        ]
+        colours[label] = object_colours(pairs)
+    return colours

@@ -1,0 +1,227 @@
+"""DBB: repaint the object of easy images as another class (Yazdan Parast et al., arXiv 2503.17226).
+
+Of each class the training images of lowest loss are taken, the ones that follow the bias; their object is repainted
+as another class, which gives pictures of that class where the bias does not hold. Pictures that the classifier still
+takes for the source class (psi), or whose change does not speak for the target class (rho), are pruned. The authors
+published no code; every choice that the paper leaves open is called an assumption here.
+"""
+
+# N images, C classes
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+from scipy.special import softmax
+
+from raygen.config import Strict
+from raygen.datasets.table import DatasetInfo
+from raygen.errors import ConfigError, DataError
+from raygen.pruners import PruneThresholds
+from raygen.pruners.confidence import mean_confidence
+from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
+
+# A whole number is a count, a fraction a share of the class; 1.0 is all of it, 1 is one image.
+Amount = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
+
+
+class DbbConfig(Strict):
+    """What DBB generates and what it prunes.
+
+    Attributes:
+        k: Images per class, lowest loss first: a count, a fraction of the class, or a list with one of them per class.
+            Waterbirds: [1300, 1112]; MetaShift: [400, 400] (paper, table 2). Assumption: half of each class.
+        target: Class to repaint an image as: "confused", the class with the highest mean softmax on the images of the
+            source class (with two classes: the other one); or a list, entry c for source class c.
+        mask: Where the object is: "truth", the dataset's mask; "box", its bounding box; "cam", where the classifier
+            looks. Differs: the paper asks LangSAM for the class name.
+        dilation_px: Growth of the repaint region, pixels; 8 is the stride of Stable Diffusion's latents.
+        tau: Heat from which a pixel belongs to the object; only for mask "cam". Assumption: half of the maximum.
+        prune: Whether any candidate is pruned.
+        source_probability_test: Keep if psi < Psi: "train", Psi is the mean over all training images of the class,
+            eq. (3); "selected", over the k of them, as algorithm 2 passes them; "off".
+        attribution: How rho is computed: "exact", the logit difference, for composited pictures; "ig".
+        num_steps: Steps of "ig".
+        attribution_test: Keep if rho > P: "quantile", P is a quantile of the candidates' rho, per target class
+            (assumption: logits of one checkpoint mean nothing to another); "absolute", P in logits; "off".
+        attribution_threshold: The quantile or P: a number, or a list with one per target class. Paper, absolute:
+            Waterbirds [1, 1], MetaShift [0.3, 2], CelebA [2, 0.3]. Assumption: the quantile 0.25.
+    """
+
+    name: Literal["dbb"] = "dbb"
+    k: Amount | tuple[Amount, ...] = 0.5
+    target: Literal["confused"] | tuple[int, ...] = "confused"
+    mask: Literal["truth", "box", "cam"] = "truth"
+    dilation_px: int = Field(8, ge=0)
+    tau: float = Field(0.5, gt=0, le=1)
+    prune: bool = True
+    source_probability_test: Literal["train", "selected", "off"] = "train"
+    attribution: Literal["exact", "ig"] = "exact"
+    num_steps: int = Field(200, ge=1)
+    attribution_test: Literal["quantile", "absolute", "off"] = "quantile"
+    attribution_threshold: float | tuple[float, ...] = 0.25
+
+    @model_validator(mode="after")
+    def _quantile_in_range(self) -> "DbbConfig":
+        values = self.attribution_threshold
+        for value in values if isinstance(values, tuple) else (values,):
+            if self.attribution_test == "quantile" and not 0 <= value < 1:
+                raise ValueError(
+                    f"attribution_threshold is {value:g}, but a quantile is in [0, 1); "
+                    "for logits set attribution_test: absolute"
+                )
+        return self
+
+
+def select(config: DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
+    """PLAN rows sorted by key: the k lowest-loss images of each class, once each.
+
+    Args:
+        config: What to generate.
+        scores: SCORE rows of the training split, by the ERM classifier.
+        dataset: Class names and prompts.
+        run_seed: Seeds each picture.
+
+    Raises:
+        ConfigError: A list in the config does not fit the classes.
+        DataError: A class has fewer images than asked for.
+    """
+    train = read_scores(scores)
+    num_classes = len(dataset.class_names)
+    counts_C = train.class_counts(num_classes)
+    amounts_C = num_selected(config.k, counts_C)
+    for label, (amount, count) in enumerate(zip(amounts_C, counts_C, strict=True)):
+        if amount > count or not count:
+            raise DataError(
+                f"class {label} ('{dataset.class_names[label]}') has {count} scored training image(s), but synthesis.k "
+                f"asks for {amount}; give a lower count, a fraction such as 0.5, or a list with one value per class"
+            )
+    targets_C = target_labels(config, train, num_classes=num_classes)
+    images = [
+        PlannedImage(int(row), sample=0, target_label=targets_C[label])
+        for label in range(num_classes)
+        for row in np.flatnonzero((train.label_N == label) & (train.loss_rank_N < amounts_C[label]))
+    ]
+    return plan_table(images, train, prompts=dataset.prompts, run_seed=run_seed)
+
+
+def num_selected(k: int | float | Sequence[int | float], counts_C: Sequence[int] | np.ndarray) -> list[int]:
+    """Images of each class that k asks for; a fraction of a class is rounded and is at least one image.
+
+    Raises:
+        ConfigError: A list with another number of entries than there are classes.
+    """
+    amounts = list(k) if isinstance(k, Sequence) else [k] * len(counts_C)
+    if len(amounts) != len(counts_C):
+        raise ConfigError(
+            f"synthesis.k has {len(amounts)} entries, but the dataset has {len(counts_C)} classes"
+        )
+    return [
+        max(1, round(amount * int(count))) if isinstance(amount, float) else amount
+        for amount, count in zip(amounts, counts_C, strict=True)
+    ]
+
+
+def target_labels(config: DbbConfig, train: TrainScores, *, num_classes: int) -> list[int]:
+    """Target class of each source class.
+
+    Raises:
+        ConfigError: `target` does not name another class for every class.
+    """
+    if num_classes < 2:
+        raise DataError(
+            f"the dataset has {num_classes} class; repainting one class as another needs at least two"
+        )
+    if config.target != "confused":
+        targets = list(config.target)
+        valid = [0 <= target < num_classes and target != label for label, target in enumerate(targets)]
+        if len(targets) != num_classes or not all(valid):
+            raise ConfigError(
+                f"synthesis.target is {targets}; expected {num_classes} entries, each another class in "
+                f"0..{num_classes - 1} than its position"
+            )
+        return targets
+    targets = []
+    for label in range(num_classes):
+        logits_NC = train.vectors("logits", np.flatnonzero(train.label_N == label))
+        # Softmax, not counts of errors: a classifier that fits its training images makes none.
+        mean_C = softmax(logits_NC, axis=1).mean(axis=0)
+        mean_C[label] = -1
+        targets.append(int(mean_C.argmax()))
+    return targets
+
+
+def thresholds(config: DbbConfig, scores: pa.Table, candidates: pa.Table) -> PruneThresholds:
+    """Psi per source class and P per target class.
+
+    Args:
+        config: Which tests are on.
+        scores: SCORE rows of the training split, by the classifier that scored the candidates.
+        candidates: CANDIDATE rows that take part in the fit, without pictures. A pool that was generated for a larger
+            k is filtered before (`loss_rank` below `num_selected`).
+
+    Raises:
+        DataError: A candidate that is ok has no attribution.
+    """
+    if not config.prune:
+        return PruneThresholds()
+    train = read_scores(scores)
+    labels = sorted({int(label) for label in train.label_N})
+    return PruneThresholds(
+        source_probability_below=_source_probability_thresholds(config, train, labels),
+        attribution_above=_attribution_thresholds(config, candidates, labels),
+    )
+
+
+def masker(config: DbbConfig) -> dict[str, Any]:
+    """Fields of the masker's config."""
+    if config.mask != "cam":
+        return {"name": config.mask, "dilation_px": config.dilation_px}
+    return {
+        "name": "cam",
+        "tau": config.tau,
+        "repaint": "attended",
+        "explain": "source_label",
+        "dilation_px": config.dilation_px,
+    }
+
+
+def _source_probability_thresholds(
+    config: DbbConfig, train: TrainScores, labels: Sequence[int]
+) -> dict[int, float]:
+    if config.source_probability_test == "off":
+        return {}
+    used_N = np.ones(len(train.label_N), dtype=bool)
+    if config.source_probability_test == "selected":
+        amounts_C = np.array(num_selected(config.k, train.class_counts(max(labels) + 1)))
+        used_N = train.loss_rank_N < amounts_C[train.label_N]
+    confidence_N = train.table["confidence"].to_numpy()
+    return mean_confidence(confidence_N[used_N], train.label_N[used_N], labels=labels)  # eq. (3)
+
+
+def _attribution_thresholds(
+    config: DbbConfig, candidates: pa.Table, labels: Sequence[int]
+) -> dict[int, float]:
+    if config.attribution_test == "off":
+        return {}
+    given = config.attribution_threshold
+    value = dict(enumerate(given)) if isinstance(given, tuple) else dict.fromkeys(labels, given)
+    if config.attribution_test == "absolute":
+        return value
+    ok = candidates.filter(pc.equal(candidates["status"], "ok"))
+    if ok["attribution_inside"].null_count:
+        raise DataError(
+            f"{ok['attribution_inside'].null_count} candidate(s) are ok but have no attribution_inside"
+        )
+    rho_N, target_N = ok["attribution_inside"].to_numpy().astype(np.float64), ok["target_label"].to_numpy()
+    limits = {}
+    for target in sorted({int(target) for target in target_N}):
+        if target not in value:
+            raise ConfigError(
+                f"synthesis.attribution_threshold has {len(value)} entries, none for class {target}"
+            )
+        limits[target] = float(np.quantile(rho_N[target_N == target], value[target]))
+    return limits

@@ -1,0 +1,218 @@
+"""SCGS: repaint around what fooled the classifier (Li et al., "Spurious-Correlated Guided Synthesis", arXiv 2412.19457).
+
+Misclassified training images are clustered per class, a share of them is drawn per cluster by Gaussian weights, and
+from each a number of pictures is generated that keeps the pixels the wrong prediction rests on and shows the true
+class. The authors published no code; every choice that the paper leaves open is called an assumption here.
+"""
+
+# N images of a class, D features, K clusters, C classes
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from raygen.config import Strict
+from raygen.datasets.table import DatasetInfo
+from raygen.errors import DataError
+from raygen.pruners import PruneThresholds
+from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
+
+logger = logging.getLogger(__name__)
+
+Covariance = Literal["pca", "ledoit_wolf", "uniform", "full"]
+
+# Fewer have no spread to cluster or to weigh by, and one image would be the source of every picture of its class.
+MIN_MISCLASSIFIED = 2
+
+
+class ScgsConfig(Strict):
+    """What SCGS generates.
+
+    Attributes:
+        mis_source: Which predictions decide what is misclassified: "epoch", those of an ERM classifier stopped
+            early. (At convergence no training image is misclassified; the paper does not say when it looks.)
+        mis_epoch: The epoch after which it is stopped, 0 = the first. MetaShift's logs suggest 0.
+        num_clusters: K-means clusters per class: 2 for Waterbirds and CelebA, 4 for MetaShift (paper).
+        sample_fraction: Share of a class's misclassified images that become sources (paper: 0.2).
+        covariance: Of the Gaussian of eq. (3). "pca" (assumption): full covariance in the first principal components;
+            "ledoit_wolf": shrunk, in all dimensions; "full": eq. (3) by pseudo-inverse, which gives equal weights as
+            soon as there are more features than images; "uniform": equal weights.
+        max_components: Components of "pca"; never more than a quarter of the cluster's images, since with all of them
+            the weights are equal again.
+        temperature: Divides the log-weights; larger is closer to equal.
+        cam: Class activation map of the wrong prediction (paper: Grad-CAM++).
+        tau: Heat from which pixels are kept. Assumption: 0.7, where "red and orange" end in the usual colour maps.
+        gen_ratio: Pictures generated for a class, as a share of `gen_ratio_base` (paper: 0.4; CelebA 0.2).
+        gen_ratio_base: "train_other": training images of the other classes; "mis_other": their misclassified ones.
+    """
+
+    name: Literal["scgs"] = "scgs"
+    mis_source: Literal["epoch"] = "epoch"
+    mis_epoch: int = Field(0, ge=0)
+    num_clusters: int = Field(2, ge=1)
+    sample_fraction: float = Field(0.2, gt=0, le=1)
+    covariance: Covariance = "pca"
+    max_components: int = Field(8, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    cam: Literal["gradcam++", "gradcam"] = "gradcam++"
+    tau: float = Field(0.7, gt=0, le=1)
+    gen_ratio: float = Field(0.4, gt=0)
+    gen_ratio_base: Literal["train_other", "mis_other"] = "train_other"
+
+
+def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
+    """PLAN rows sorted by key: pictures of each class, spread round-robin over its sampled misclassified images.
+
+    Args:
+        config: What to generate.
+        scores: SCORE rows of the training split, by the identification checkpoint (`mis_epoch`).
+        dataset: Class names and prompts.
+        run_seed: Seeds k-means, the draws and each picture.
+
+    Raises:
+        DataError: A class has fewer than two misclassified images.
+    """
+    train = read_scores(scores)
+    num_classes = len(dataset.class_names)
+    misclassified = [
+        np.flatnonzero((train.label_N == label) & (train.predicted_N != label))
+        for label in range(num_classes)
+    ]
+    for label, rows in enumerate(misclassified):
+        logger.info("class %d (%s): %d misclassified", label, dataset.class_names[label], len(rows))
+        if len(rows) < MIN_MISCLASSIFIED:
+            raise DataError(
+                f"class {label} ('{dataset.class_names[label]}') has {len(rows)} misclassified training image(s); SCGS "
+                f"needs at least {MIN_MISCLASSIFIED} per class. Look earlier in training (a lower synthesis.mis_epoch, "
+                "or a lower learning rate), or take another recipe, such as dbb."
+            )
+    mis_counts_C = np.array([len(rows) for rows in misclassified])
+    base_C = train.class_counts(num_classes) if config.gen_ratio_base == "train_other" else mis_counts_C
+    images = []
+    for label, count in enumerate(num_to_generate(base_C, ratio=config.gen_ratio)):
+        sources = _sample_sources(config, train, misclassified[label], label=label, run_seed=run_seed)
+        for i in range(count):
+            row, cluster = sources[i % len(sources)]
+            images.append(PlannedImage(row, sample=i // len(sources), target_label=label, cluster=cluster))
+    return plan_table(images, train, prompts=dataset.prompts, run_seed=run_seed)
+
+
+def thresholds(config: ScgsConfig, scores: pa.Table, candidates: pa.Table) -> PruneThresholds:
+    """None: SCGS keeps every picture that it generates."""
+    return PruneThresholds()
+
+
+def masker(config: ScgsConfig) -> dict[str, Any]:
+    """Fields of the masker's config: keep what the wrong prediction rests on, repaint the rest.
+
+    Not dilated: that would eat into the region to keep.
+    """
+    return {
+        "name": "cam",
+        "method": config.cam,
+        "tau": config.tau,
+        "repaint": "unattended",
+        "explain": "predicted_label",
+        "dilation_px": 0,
+    }
+
+
+def num_to_generate(counts_C: Sequence[int] | np.ndarray, *, ratio: float) -> list[int]:
+    """Pictures to generate for each class: round(ratio * sum of the other classes' counts)."""
+    total = int(np.sum(counts_C))
+    return [round(ratio * (total - int(count))) for count in counts_C]
+
+
+def gaussian_log_weights(
+    features_ND: np.ndarray, *, covariance: Covariance, max_components: int, temperature: float
+) -> np.ndarray:
+    """Log of the normalised weights of one cluster's images, (N,) float64: eq. (3) up to its constant.
+
+    log w = -m^2 / (2 T) + const, with m^2 the squared Mahalanobis distance from the cluster's mean, unbiased
+    covariance. In the first d principal components m_i^2 = (N - 1) sum_{j<=d} U_ij^2, where U holds the left singular
+    vectors of the centred features: no inverse and no density, which overflows in 2048 dimensions.
+
+    Args:
+        features_ND: Features of the cluster's images, (N, D).
+        covariance: See `ScgsConfig`.
+        max_components: Bound of d for "pca".
+        temperature: T.
+    """
+    num_images = len(features_ND)
+    if covariance == "uniform" or num_images == 1:
+        return np.full(num_images, -np.log(num_images))
+    if covariance == "ledoit_wolf":
+        from sklearn.covariance import LedoitWolf
+
+        distance_N = LedoitWolf().fit(features_ND).mahalanobis(features_ND)
+    else:
+        left_Nd, scale_d, _ = np.linalg.svd(features_ND - features_ND.mean(axis=0), full_matrices=False)
+        # Below this, numpy's matrix_rank calls a singular value 0; its singular vector is arbitrary.
+        rank = int((scale_d > scale_d.max() * max(features_ND.shape) * np.finfo(np.float64).eps).sum())
+        components = (
+            rank if covariance == "full" else min(rank, pca_components(num_images, at_most=max_components))
+        )
+        distance_N = (num_images - 1) * (left_Nd[:, :components] ** 2).sum(axis=1)
+    log_weight_N = -0.5 * distance_N / temperature
+    return np.asarray(log_weight_N - np.logaddexp.reduce(log_weight_N))
+
+
+def pca_components(num_images: int, *, at_most: int) -> int:
+    """Components in which a cluster of that size is weighed: max(1, min(at_most, (N - 1) // 4))."""
+    return max(1, min(at_most, (num_images - 1) // 4))
+
+
+def sample_without_replacement(log_weight_N: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of `num` successive weighted draws without replacement, in the order drawn, (num,) int.
+
+    The largest of log w + Gumbel noise: the same distribution as drawing one by one (Kool et al. 2019, arXiv
+    1903.06059), also where weights are too small for a float.
+    """
+    return np.argsort(-(log_weight_N + rng.gumbel(size=len(log_weight_N))), kind="stable")[:num]
+
+
+def largest_remainder(total: int, sizes_K: Sequence[int] | np.ndarray) -> list[int]:
+    """`total` split in proportion to sizes, whole numbers that sum to it; equal remainders: the first one."""
+    share_K = total * np.asarray(sizes_K) / np.sum(sizes_K)
+    split_K = np.floor(share_K).astype(int)
+    missing = total - int(split_K.sum())
+    split_K[np.argsort(-(share_K - split_K), kind="stable")[:missing]] += 1
+    return [int(part) for part in split_K]
+
+
+def _sample_sources(
+    config: ScgsConfig, train: TrainScores, rows: np.ndarray, *, label: int, run_seed: int
+) -> list[tuple[int, int]]:
+    """(row, cluster) of the sources of one class, in order of image_id: D_sam."""
+    features_ND = train.vectors("features", rows)
+    cluster_N = _cluster(features_ND, num_clusters=config.num_clusters, seed=run_seed)
+    num_sources = max(1, round(config.sample_fraction * len(rows)))
+    sizes_K = np.bincount(cluster_N)
+    sources = []
+    for cluster, num in enumerate(largest_remainder(num_sources, sizes_K)):
+        members = np.flatnonzero(cluster_N == cluster)
+        log_weight_N = gaussian_log_weights(
+            features_ND[members],
+            covariance=config.covariance,
+            max_components=config.max_components,
+            temperature=config.temperature,
+        )
+        drawn = sample_without_replacement(
+            log_weight_N, num, np.random.default_rng([run_seed, label, cluster])
+        )
+        sources += [(int(rows[members[i]]), cluster) for i in drawn]
+    return sorted(sources)
+
+
+def _cluster(features_ND: np.ndarray, *, num_clusters: int, seed: int) -> np.ndarray:
+    """K-means cluster of each image, (N,) int; raw features, as many clusters as there are distinct images at most."""
+    from sklearn.cluster import KMeans
+
+    num_distinct = len(np.unique(features_ND, axis=0))
+    # scikit-learn's seeds are 32-bit.
+    kmeans = KMeans(min(num_clusters, num_distinct), n_init=10, random_state=seed % 2**32)
+    return np.asarray(kmeans.fit_predict(features_ND), dtype=np.int64)

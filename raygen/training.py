@@ -1,0 +1,121 @@
+"""The Ray Train code: one fit on one or many workers.
+
+A fit is a function of a module, called with a `Worker` and plain data. `engine="local"` calls it in this process.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from pydantic import Field
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from raygen.config import PositiveInt, Strict
+from raygen.errors import RaygenError, ResourceError, StageError
+from raygen.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+Job = Callable[[Worker, dict[str, Any]], None]
+
+
+class FitConfig(Strict):
+    """Workers of a fit.
+
+    Attributes:
+        num_workers: How many fit together, each on a share of every batch. Part of a fit's fingerprint.
+        num_cpus: Logical CPUs of each, also its number of torch threads.
+        num_gpus: GPUs of each: 0 or 1.
+        max_failures: How often a fit goes on from its last epoch after a worker died.
+    """
+
+    num_workers: PositiveInt = 1
+    num_cpus: float = Field(2, gt=0)
+    num_gpus: float = Field(0, ge=0, le=1)
+    max_failures: int = Field(2, ge=0)
+
+
+def run(job: Job, payload: dict[str, Any], *, folder: Path, resources: FitConfig, engine: str) -> None:
+    """Runs a job on its workers until it is done; what it gives back, it writes into the folder.
+
+    Args:
+        job: A function of a module: called on every worker with its `Worker` and the payload.
+        payload: Plain data.
+        folder: Existing folder that all workers reach; checkpoints and results.
+        resources: Workers.
+        engine: "ray" or "local".
+
+    Raises:
+        ResourceError: The cluster has not the CPUs or GPUs.
+        StageError: A worker failed more than `max_failures` times.
+        RaygenError: As the job raised it.
+    """
+    folder = folder.resolve()
+    if engine == "local":
+        torch.set_num_threads(max(1, int(resources.num_cpus)))
+        job(Worker(0, 1, "cuda" if resources.num_gpus else "cpu", folder), payload)
+        return
+    _check_resources(resources)
+    scratch = folder / "ray_train"
+    trainer = TorchTrainer(
+        _on_worker,
+        train_loop_config={"job": job, "payload": payload, "folder": str(folder), "num_cpus": resources.num_cpus},
+        scaling_config=ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=resources.num_gpus > 0,
+            resources_per_worker={"CPU": resources.num_cpus, **({"GPU": resources.num_gpus} if resources.num_gpus else {})},
+        ),
+        run_config=RunConfig(
+            name="fit", storage_path=str(scratch), failure_config=FailureConfig(max_failures=resources.max_failures)
+        ),
+    )
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    try:
+        trainer.fit()
+    except ray.train.v2.api.exceptions.TrainingFailedError as error:
+        raise _unwrapped(error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _on_worker(config: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    torch.set_num_threads(max(1, int(config["num_cpus"])))
+    device = get_device()
+    worker = Worker(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=str(getattr(device, "type", device)),
+        folder=Path(config["folder"]),
+    )
+    config["job"](worker, config["payload"])
+
+
+def _check_resources(resources: FitConfig) -> None:
+    available = ray.cluster_resources()
+    for name, each in (("CPU", resources.num_cpus), ("GPU", resources.num_gpus)):
+        needed = each * resources.num_workers
+        if needed > available.get(name, 0):
+            raise ResourceError(
+                f"a fit needs {needed:g} {name}s (fit.num_workers {resources.num_workers} x {each:g}) and the cluster "
+                f"has {available.get(name, 0):g}. Lower fit.num_workers or fit.num_{name.lower()}s, or add nodes."
+            )
+
+
+def _unwrapped(error: Any) -> RaygenError:
+    """The job's own error where it was one of raygen's, else a StageError with the worker's last line."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        seen: BaseException | None = failure
+        while seen is not None:
+            if isinstance(seen, RaygenError):
+                return seen
+            seen = getattr(seen, "cause", None) or seen.__cause__
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    lines = [line for line in str(failures[0]).splitlines() if line.strip()]
+    return StageError(f"a fit failed: {lines[-1] if lines else failures[0]!r}")
