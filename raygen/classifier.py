@@ -68,9 +68,7 @@ class Classifier(nn.Module):
     mean_C11: torch.Tensor
     std_C11: torch.Tensor
 
-    def __init__(
-        self, config: ClassifierConfig, backbone: nn.Module, *, num_features: int, num_classes: int
-    ) -> None:
+    def __init__(self, config: ClassifierConfig, backbone: nn.Module, *, num_features: int, num_classes: int) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
@@ -107,9 +105,7 @@ class Classifier(nn.Module):
             if isinstance(stage, nn.Sequential):
                 # ShuffleNet's conv5 is convolution, norm and ReLU: the layer is all three.
                 return stage if name == "conv5" else stage[-1]
-        raise ModelError(
-            f"{self.config.architecture} has no convolutional stage to draw a class activation map from"
-        )
+        raise ModelError(f"{self.config.architecture} has no convolutional stage to draw a class activation map from")
 
 
 def squash(image_HWC: np.ndarray, size_px: int) -> np.ndarray:
@@ -187,9 +183,7 @@ def load_classifier(folder: Path) -> Classifier:
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     for path in (config_path, weights_path):
         if not path.is_file():
-            raise ModelError(
-                f"{folder} is not a classifier folder: {path.name} is missing. Was the fit interrupted?"
-            )
+            raise ModelError(f"{folder} is not a classifier folder: {path.name} is missing. Was the fit interrupted?")
     try:
         saved: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
         # The weights come from the folder, whatever the fit started from.
@@ -210,9 +204,7 @@ def _torchvision_backbone(config: ClassifierConfig) -> tuple[nn.Module, int, str
     names = torchvision.models.list_models(module=torchvision.models)
     if config.architecture not in names:
         close = difflib.get_close_matches(config.architecture, [SMALL_RESNET, *names], n=3)
-        hint = (
-            f"did you mean {' or '.join(close)}?" if close else "small_resnet and resnet50 are usual choices"
-        )
+        hint = f"did you mean {' or '.join(close)}?" if close else "small_resnet and resnet50 are usual choices"
         raise ConfigError(f"classifier.architecture: torchvision has no '{config.architecture}'; {hint}")
     weights = "IMAGENET1K_V1" if config.weights == "imagenet" else None
     try:
@@ -231,9 +223,7 @@ def _torchvision_backbone(config: ClassifierConfig) -> tuple[nn.Module, int, str
             linear = head[-1]
             head[-1] = nn.Identity()
             return backbone, linear.in_features, f"{name}.{len(head) - 1}"
-    raise ConfigError(
-        f"classifier.architecture: {config.architecture} has no head that we know how to replace"
-    )
+    raise ConfigError(f"classifier.architecture: {config.architecture} has no head that we know how to replace")
 
 
 def _load_backbone(classifier: Classifier, path: Path, *, head_name: str) -> None:
@@ -261,9 +251,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise ModelError(
-            f"{path}: no such file. Give 'imagenet' or the path of a .safetensors or .pth file"
-        ) from error
+        raise ModelError(f"{path}: no such file. Give 'imagenet' or the path of a .safetensors or .pth file") from error
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} holds more than tensors, never loaded; save the model's state_dict() as .safetensors"

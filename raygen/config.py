@@ -106,7 +106,9 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         for depth, parent in enumerate(parents):
             child = place.setdefault(parent, {})
             if not isinstance(child, dict):
-                raise ConfigError(f"--set {override}: '{'.'.join(parents[: depth + 1])}' is {child!r}, not a group of fields")
+                raise ConfigError(
+                    f"--set {override}: '{'.'.join(parents[: depth + 1])}' is {child!r}, not a group of fields"
+                )
             place = child
         place[last] = value
     return result
@@ -132,7 +134,9 @@ def validate(model: type[Model], data: Mapping[str, Any], *, where: str) -> Mode
             location = ".".join(_location(problem, data)) or "config"
             found.setdefault(location, _describe(location, dict(problem), model))
         lines = list(found.values())
-        raise ConfigError(f"{where}: {len(lines)} wrong field(s)\n" + "\n".join(f"  {line}" for line in lines)) from error
+        raise ConfigError(
+            f"{where}: {len(lines)} wrong field(s)\n" + "\n".join(f"  {line}" for line in lines)
+        ) from error
 
 
 def fingerprint(value: Any) -> str:

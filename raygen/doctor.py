@@ -119,9 +119,7 @@ def check_memory(memory_bytes: int) -> Check:
     """Whether the memory is enough for the demo."""
     text = f"{memory_bytes / GIB:.1f} GiB"
     if memory_bytes < DEMO_MEMORY_GIB * GIB:
-        advice = (
-            f"The demo may take up to {DEMO_MEMORY_GIB} GiB. Add memory, or run less: --set dataset.scale=0.3"
-        )
+        advice = f"The demo may take up to {DEMO_MEMORY_GIB} GiB. Add memory, or run less: --set dataset.scale=0.3"
         return Check("memory", text, False, advice)
     return Check("memory", text, True)
 
@@ -137,14 +135,12 @@ def check_gpus(device_file: Path = Path("/dev/nvidia0")) -> Check:
         names = [f"{device.name} ({device.total_memory / GIB:.0f} GiB)" for device in devices]
         return Check("GPUs", ", ".join(names), True)
     if not device_file.exists():
-        advice = "Fine for the demo and its tiny model; Stable Diffusion will be slow (minutes per image)."
+        advice = "Fine for the demo and its tiny model; Stable Diffusion will be slow."
         return Check("GPUs", "none", None, advice)
     if torch.version.cuda is None:
         advice = "This torch is built without CUDA. Run `pip install --force-reinstall torch`."
         return Check("GPUs", "none that torch can use", False, advice)
-    advice = (
-        f"Torch needs a driver for CUDA {torch.version.cuda} (see nvidia-smi); is CUDA_VISIBLE_DEVICES empty?"
-    )
+    advice = f"Torch needs a driver for CUDA {torch.version.cuda} (see nvidia-smi); is CUDA_VISIBLE_DEVICES empty?"
     return Check("GPUs", "none that torch can use", False, advice)
 
 
@@ -157,9 +153,7 @@ def check_shared_memory(folder: Path, *, memory_bytes: int) -> Check:
     size = shutil.disk_usage(folder).total
     text = f"{text} of {size / GIB:.1f} GiB in {folder}"
     if size < wanted:
-        advice = (
-            f"Ray will keep objects on the disk, which is slow. Docker: --shm-size={gib_rounded_up(wanted)}g"
-        )
+        advice = f"Ray will keep objects on the disk, which is slow. Docker: --shm-size={gib_rounded_up(wanted)}g"
         return Check("shared memory", text, None, advice)
     return Check("shared memory", text, True)
 
@@ -175,9 +169,7 @@ def check_disk(folder: Path) -> Check:
     free = shutil.disk_usage(place).free
     text = f"{free / GIB:.1f} GiB free in {place}"
     if free < LEAST_DISK_GIB * GIB:
-        return Check(
-            "disk", text, False, f"Free {LEAST_DISK_GIB} GiB or more, or give --out on another disk."
-        )
+        return Check("disk", text, False, f"Free {LEAST_DISK_GIB} GiB or more, or give --out on another disk.")
     return Check("disk", text, True)
 
 

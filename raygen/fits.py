@@ -1,9 +1,9 @@
-"""One fit from a run's folders: which images, which start, which algorithm. Runs on the workers of `raygen.training`."""
+"""One fit from a run's folders: which images, which start, which algorithm; runs on `raygen.training`'s workers."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
 from raygen import algorithms, pipeline, training
-from raygen.algorithms import AlgorithmConfig, TrainingSet
-from raygen.algorithms.training_set import ExtraImage
+from raygen.algorithms import AlgorithmConfig
+from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.datasets.table import DatasetInfo
 from raygen.groups import group_index
@@ -20,7 +20,7 @@ from raygen.images import decode_image, decode_mask
 from raygen.metrics import group_accuracies
 from raygen.rows import RowIndex
 from raygen.runs import write_json
-from raygen.synthesis.controls import control_picture, object_colours
+from raygen.synthesis.controls import ControlKind, control_label, control_picture, draw_colour, object_colours
 from raygen.training import FitConfig
 from raygen.units import read_parts
 from raygen.worker import Worker
@@ -34,12 +34,12 @@ class ExtraRows:
     """Pictures to add to the training set.
 
     Attributes:
-        kind: "generated", or a control's name.
+        kind: "generated", or a control's kind.
         keys: Keys of the candidates, sorted.
         candidates: Their folder.
     """
 
-    kind: str
+    kind: Literal["generated"] | ControlKind
     keys: tuple[str, ...]
     candidates: str
 
@@ -93,10 +93,11 @@ def fit_job(worker: Worker, payload: dict[str, Any]) -> None:
         classifier_config = ClassifierConfig.model_validate(request.classifier)
         classifier = build_classifier(classifier_config, index.num_classes, seed=request.seed)
     size_px = classifier.config.image_size_px
-    limits = {"max_failed_fraction": request.max_failed_fraction}
     pictures = [] if request.extra is None else extra_pictures(request.extra, index, seed=request.seed)
-    train = TrainingSet(index, "train", size_px=size_px, extra=pictures, **limits)
-    val = TrainingSet(index, "val", size_px=size_px, **limits)
+    train = TrainingSet(
+        index, "train", size_px=size_px, extra=pictures, max_failed_fraction=request.max_failed_fraction
+    )
+    val = TrainingSet(index, "val", size_px=size_px, max_failed_fraction=request.max_failed_fraction)
     history = algorithms.fit(config, classifier, train, val, seed=request.seed, worker=worker)
     if worker.leads:
         save_classifier(classifier, worker.folder)
@@ -106,26 +107,23 @@ def fit_job(worker: Worker, payload: dict[str, Any]) -> None:
 
 def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> list[ExtraImage]:
     """The pictures of candidates, or of a control made from the same sources, in order of key."""
-    table = read_parts(Path(extra.candidates), columns=("key", "image_id", "source_label", "target_label", "repaint_png"))
+    table = read_parts(
+        Path(extra.candidates), columns=("key", "image_id", "source_label", "target_label", "repaint_png")
+    )
     if extra.kind == "generated":
         table = read_parts(Path(extra.candidates), columns=("key", "target_label", "generated_png"))
     rows = table.filter(pc.is_in(table["key"], pa.array(extra.keys))).sort_by("key").to_pylist()
     if extra.kind == "generated":
         return [ExtraImage(decode_image(row["generated_png"]), row["target_label"]) for row in rows]
+    kind: ControlKind = extra.kind
     sources = index.fetch([row["image_id"] for row in rows], ["image_png"])["image_png"].to_pylist()
-    colours = _colours(index, seed) if extra.kind == "control_flat" else {}
+    colours = _colours(index, seed) if kind == "flat" else {}
     images = []
     for row, data in zip(rows, sources, strict=True):
-        picture = control_picture(
-            extra.kind,
-            decode_image(data),
-            decode_mask(row["repaint_png"]),
-            key=row["key"],
-            colours=colours.get(row["target_label"], ()),
-            run_seed=seed,
-        )
-        label = row["source_label"] if extra.kind == "control_duplicate" else row["target_label"]
-        images.append(ExtraImage(picture, label))
+        source, target = row["source_label"], row["target_label"]
+        colour = draw_colour(colours[target], run_seed=seed, key=row["key"]) if kind == "flat" else None
+        picture = control_picture(kind, decode_image(data), decode_mask(row["repaint_png"]), colour=colour)
+        images.append(ExtraImage(picture, control_label(kind, source_label=source, target_label=target)))
     return images
 
 
@@ -157,16 +155,20 @@ def accuracies(predictions: pa.Table, split: str, name: str, dataset: DatasetInf
     }
 
 
-def _colours(index: RowIndex, seed: int) -> dict[int, list[tuple[int, int, int]]]:
-    """Mean colours of the training objects of each class, from at most COLOUR_SAMPLES of them."""
+def _colours(index: RowIndex, seed: int) -> dict[int, np.ndarray]:
+    """Mean colours of the training objects of each class, (M, 3) uint8, from at most COLOUR_SAMPLES of them.
+
+    Where the dataset ships no object masks, the whole picture stands for the object.
+    """
     train = index.split("train")
-    colours: dict[int, list[tuple[int, int, int]]] = {}
+    colours: dict[int, np.ndarray] = {}
     for label in range(index.num_classes):
         ids = np.array(train.filter(pc.equal(train["label"], label))["image_id"].to_pylist())
         chosen = np.sort(np.random.default_rng([seed, label]).permutation(ids)[:COLOUR_SAMPLES])
-        rows = index.fetch(chosen.tolist(), ["image_png", "object_png"]).to_pylist()
-        pairs = [
-            (decode_image(row["image_png"]), decode_mask(row["object_png"]) if row["object_png"] else None) for row in rows
-        ]
+        pairs = []
+        for row in index.fetch(chosen.tolist(), ["image_png", "object_png"]).to_pylist():
+            image_HWC = decode_image(row["image_png"])
+            whole_HW = np.ones(image_HWC.shape[:2], dtype=bool)
+            pairs.append((image_HWC, decode_mask(row["object_png"]) if row["object_png"] else whole_HW))
         colours[label] = object_colours(pairs)
     return colours

@@ -21,7 +21,9 @@ def group_index(label_N: np.ndarray, attribute_N: np.ndarray, *, num_attributes:
     """
     label_N, attribute_N = np.asarray(label_N, dtype=np.int64), np.asarray(attribute_N, dtype=np.int64)
     if attribute_N.size and (attribute_N.min() < 0 or attribute_N.max() >= num_attributes):
-        raise DataError(f"attribute has values {attribute_N.min()}..{attribute_N.max()}; expected 0..{num_attributes - 1}")
+        raise DataError(
+            f"attribute has values {attribute_N.min()}..{attribute_N.max()}; expected 0..{num_attributes - 1}"
+        )
     if label_N.size and label_N.min() < 0:
         raise DataError(f"label has values from {label_N.min()}; expected 0 or more")
     group_N: np.ndarray = label_N * num_attributes + attribute_N

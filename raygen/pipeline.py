@@ -23,7 +23,15 @@ from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.exceptions import RayError
 
 from raygen.config import PoolConfig, PoolsConfig
-from raygen.errors import DataError, RaygenError, ResourceError, StageError
+from raygen.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RaygenError,
+    ResourceError,
+    RunFolderError,
+    StageError,
+)
 from raygen.stages.spec import StageSpec, check_columns
 from raygen.units import ACTORS, Job, Parts, Unit, cut, load, num_threads, run_local
 
@@ -93,8 +101,10 @@ def check_resources(specs: Sequence[StageSpec], pools: PoolsConfig) -> None:
     for name, amount in needed.items():
         if amount > available.get(name, 0) + 1e-6:
             raise ResourceError(
-                f"the pools need {amount:g} {name}s and the cluster has {available.get(name, 0):g}: {'; '.join(parts)}; "
-                f"{2 * IO_CPUS:g} CPUs for reading and writing. Lower pools.*.actors, num_cpus or num_gpus, or add nodes."
+                f"the pools need {amount:g} {name}s and the cluster has {available.get(name, 0):g}: "
+                f"{'; '.join(parts)}; "
+                f"{2 * IO_CPUS:g} CPUs for reading and writing. Lower pools.*.actors, num_cpus "
+                "or num_gpus, or add nodes."
             )
 
 
@@ -147,7 +157,14 @@ def _unwrapped(error: BaseException) -> RaygenError:
             cause = getattr(seen, "cause", None)
             return cause if isinstance(cause, RaygenError) else seen
         seen = getattr(seen, "cause", None) or seen.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    # An actor that dies while it starts leaves only the text of its traceback.
+    text = str(error)
+    kinds = {kind.__name__: kind for kind in (ConfigError, DataError, ModelError, ResourceError, RunFolderError)}
+    for name, kind in kinds.items():
+        _, found, message = text.rpartition(f"raygen.errors.{name}: ")
+        if found:
+            return kind(message.strip())
+    lines = [line for line in text.splitlines() if line.strip()]
     return StageError(f"a worker failed: {lines[-1] if lines else error!r}")
 
 

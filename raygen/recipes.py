@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from raygen import fits, pipeline
-from raygen.algorithms import AlgorithmConfig, ErmConfig
+from raygen.algorithms import AlgorithmConfig, AnyAlgorithm
+from raygen.algorithms.erm import ErmConfig
 from raygen.classifier import ClassifierConfig
 from raygen.config import PoolsConfig, PositiveInt, Strict, apply_overrides, fingerprint, validate
-from raygen.datasets import DatasetConfig, ScenesConfig, write_dataset
+from raygen.datasets import DatasetConfig, write_dataset
+from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import ConfigError, DataError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import check_model_folder, model_revision, resolve_model
@@ -32,13 +34,12 @@ from raygen.stages.mask import MaskStage
 from raygen.stages.prune import PruneStage
 from raygen.stages.score import PredictStage, ScoreStage
 from raygen.stages.spec import StageSpec
-from raygen.synthesis import SynthesisConfig, masker, select, thresholds
+from raygen.synthesis import SynthesisConfig, attribution, identification_epochs, masker, select, thresholds
+from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
 from raygen.training import FitConfig
 from raygen.units import Job, Parts, read_parts
 
 Say = Callable[[str], Any]
-ControlName = Literal["control_duplicate", "control_hole", "control_flat"]
-ALL_CONTROLS: tuple[ControlName, ...] = ("control_duplicate", "control_hole", "control_flat")
 # Columns of a candidate that are small: everything but the two pictures.
 SCORES_OF_CANDIDATES = tuple(name for name in CANDIDATE.names if not name.endswith("_png"))
 
@@ -98,7 +99,7 @@ class RunConfig(Strict):
     inpainter: InpainterConfig = InpainterConfig()
     pools: PoolsConfig = PoolsConfig()
     fit: FitConfig = FitConfig()
-    controls: tuple[ControlName, ...] = ALL_CONTROLS
+    controls: tuple[ControlKind, ...] = CONTROL_KINDS
     unpruned: bool = False
     unit_rows: PositiveInt = 64
     max_failed_fraction: float = Field(0.05, ge=0, le=1)
@@ -157,9 +158,10 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say) ->
         if config.recipe != "erm":
             fitted[config.recipe] = job.fit(config.recipe, data, erm, extra=None)
     else:
-        scores = job.score(data, erm)
+        identifier = job.fit_identifier(data, erm)
+        scores = job.score(data, identifier)
         plan = job.plan(scores)
-        candidates = job.synthesize(plan, data, erm)
+        candidates = job.synthesize(plan, data, identifier)
         fitted |= job.fit_all(data, scores, candidates, erm)
     job.evaluate(data, fitted)
 
@@ -198,7 +200,14 @@ def evaluate_classifier(classifier: Path, data: dict[str, Any], *, seed: int) ->
         index = RowIndex.open(folder / "data")
         table = _held_out(index)
         predictions = _predict(
-            index, table, {"correct": str(classifier)}, folder / "parts", PoolsConfig(), "evaluate", 1.0, "local"
+            index,
+            table,
+            {"correct": str(classifier)},
+            folder / "parts",
+            PoolsConfig(),
+            "evaluate",
+            1.0,
+            "local",
         )
         return {split: fits.accuracies(predictions, split, "correct", index.dataset) for split in ("val", "test")}
 
@@ -221,6 +230,15 @@ class _Run:
     def fit_erm(self, data: Step) -> Step:
         """The biased classifier, in erm/."""
         return self._fit("erm", "erm", self._config.erm, data, init=None, extra=None)
+
+    def fit_identifier(self, data: Step, erm: Step) -> Step:
+        """The classifier whose mistakes are selected by: ERM, or ERM stopped early, in identification/."""
+        config = self._config
+        epochs = None if config.synthesis is None else identification_epochs(config.synthesis)
+        if epochs is None:
+            return erm
+        early = config.erm.model_copy(update={"epochs": epochs, "select": "last"})
+        return self._fit("identification", "identification", early, data, init=None, extra=None)
 
     def fit(self, name: str, data: Step, erm: Step, *, extra: fits.ExtraRows | None) -> Step:
         """A classifier by the recipe's algorithm, in fit/<name>/."""
@@ -245,7 +263,9 @@ class _Run:
                 },
             )
             folder = step.begin(keep_parts=True)
-            counts = pipeline.run(self._job(table, index, ("image_png",), [spec], SCORE, folder, step), engine=config.engine)
+            counts = pipeline.run(
+                self._job(table, index, ("image_png",), [spec], SCORE, folder, step), engine=config.engine
+            )
             step.finish(counts)
         return step
 
@@ -253,7 +273,11 @@ class _Run:
         """What to generate, in plan/plan.parquet."""
         config = self._config
         assert config.synthesis is not None
-        depends = {"scores": scores.fingerprint, "synthesis": config.synthesis.model_dump(mode="json"), "seed": config.seed}
+        depends = {
+            "scores": scores.fingerprint,
+            "synthesis": config.synthesis.model_dump(mode="json"),
+            "seed": config.seed,
+        }
         step = self._folder.step("plan", depends)
         if self._needed(step, "plan", f"choosing what to generate ({config.synthesis.name})"):
             with self._folder.timed("plan"):
@@ -269,7 +293,7 @@ class _Run:
         config = self._config
         pools = config.pools
         assert config.synthesis is not None
-        masks = masker(config.synthesis)
+        masks, (method, num_steps) = masker(config.synthesis), attribution(config.synthesis)
         depends = {
             "plan": plan.fingerprint,
             "erm": erm.fingerprint,
@@ -278,7 +302,7 @@ class _Run:
             "model_revision": _model_revision(config),
             "unit_rows": config.unit_rows,
             "num_rows": pools.inpainter.batch_size,
-            "attribution": [config.synthesis.attribution, config.synthesis.attribution_steps],
+            "attribution": [method, num_steps],
         }
         step = self._folder.step("candidates", depends)
         if not self._needed(step, "candidates", "generating: masker, inpainter and pruner pools"):
@@ -309,8 +333,8 @@ class _Run:
                 "pruner",
                 {
                     "classifier_folder": classifier,
-                    "attribution": config.synthesis.attribution,
-                    "num_steps": config.synthesis.attribution_steps,
+                    "attribution": method,
+                    "num_steps": num_steps,
                     "batch_size": pools.pruner.batch_size,
                     "device": _device(pools.pruner.num_gpus),
                 },
@@ -338,10 +362,10 @@ class _Run:
                 f"pruning left none of {table.num_rows} generated pictures; loosen synthesis.attribution_threshold or "
                 "switch synthesis.prune off"
             )
-        sources = {config.recipe: ("generated", kept)}
+        sources: dict[str, tuple[Literal["generated"] | ControlKind, list[str]]] = {config.recipe: ("generated", kept)}
         if config.unpruned:
             sources[f"{config.recipe}_unpruned"] = ("generated", _keys(table, PruneThresholds()))
-        sources |= {control: (control, kept) for control in config.controls}
+        sources |= {f"control_{kind}": (kind, kept) for kind in config.controls}
         fitted = {}
         for name, (kind, keys) in sources.items():
             extra = fits.ExtraRows(kind=kind, keys=tuple(keys), candidates=str(candidates.folder.resolve()))
@@ -377,7 +401,7 @@ class _Run:
         self,
         folder: str,
         name: str,
-        algorithm: AlgorithmConfig,
+        algorithm: AnyAlgorithm,
         data: Step,
         *,
         init: Step | None,
@@ -448,7 +472,11 @@ def _predict(
     engine: Engine,
 ) -> pa.Table:
     batch_size = pools.scorer.batch_size
-    kwargs = {"classifier_folders": classifiers, "batch_size": batch_size, "device": _device(pools.scorer.num_gpus)}
+    kwargs = {
+        "classifier_folders": classifiers,
+        "batch_size": batch_size,
+        "device": _device(pools.scorer.num_gpus),
+    }
     spec = StageSpec(PredictStage, "scorer", kwargs)
     names = [pa.field(name, pa.int32()) for name in classifiers]
     schema = pa.schema([*table.schema, *names, pa.field("status", pa.string()), pa.field("error", pa.string())])

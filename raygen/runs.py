@@ -71,7 +71,12 @@ class Step:
             for path in sorted(self.folder.rglob("*"))
             if path.is_file() and path.name != MANIFEST
         }
-        manifest = {"fingerprint": self.fingerprint, "depends": self.depends, "counts": dict(counts), "files": files}
+        manifest = {
+            "fingerprint": self.fingerprint,
+            "depends": self.depends,
+            "counts": dict(counts),
+            "files": files,
+        }
         write_json(self.folder / MANIFEST, manifest)
 
 
@@ -93,7 +98,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if damaged:
         raise RunFolderError(f"{path} is damaged (wrong kinds of values). Delete {folder} to make it again.")
     if version > FORMAT_VERSION:
-        raise RunFolderError(f"{path} has format {version}; this raygen reads up to {FORMAT_VERSION}. Use a newer raygen.")
+        raise RunFolderError(
+            f"{path} has format {version}; this raygen reads up to {FORMAT_VERSION}. Use a newer raygen."
+        )
     return manifest
 
 

@@ -17,7 +17,9 @@ SPLITS = ("train", "val", "test")
 SOURCE = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),  # unique in the dataset
-        pa.field("image_png", pa.binary()),  # encoded picture (PNG, or the original file's bytes); null when `path` is set
+        pa.field(
+            "image_png", pa.binary()
+        ),  # encoded picture (PNG, or the original file's bytes); null when `path` is set
         pa.field("path", pa.string()),  # file of the picture when it is not inlined; null otherwise
         pa.field("label", pa.int32(), nullable=False),  # class, 0..C-1
         pa.field("attribute", pa.int32()),  # spurious attribute, 0..A-1; null where unknown
@@ -97,7 +99,9 @@ def cast(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
         try:
             array = column.cast(field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"{what}: column '{field.name}' is {column.type}; expected {field.type} ({error})") from error
+            raise DataError(
+                f"{what}: column '{field.name}' is {column.type}; expected {field.type} ({error})"
+            ) from error
         if not field.nullable and array.null_count:
             raise DataError(f"{what}: column '{field.name}' has {array.null_count} empty values; every row needs one")
         arrays.append(array)

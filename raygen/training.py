@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from raygen.config import PositiveInt, Strict
 from raygen.errors import RaygenError, ResourceError, StageError
@@ -65,20 +66,30 @@ def run(job: Job, payload: dict[str, Any], *, folder: Path, resources: FitConfig
     scratch = folder / "ray_train"
     trainer = TorchTrainer(
         _on_worker,
-        train_loop_config={"job": job, "payload": payload, "folder": str(folder), "num_cpus": resources.num_cpus},
+        train_loop_config={
+            "job": job,
+            "payload": payload,
+            "folder": str(folder),
+            "num_cpus": resources.num_cpus,
+        },
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
             use_gpu=resources.num_gpus > 0,
-            resources_per_worker={"CPU": resources.num_cpus, **({"GPU": resources.num_gpus} if resources.num_gpus else {})},
+            resources_per_worker={
+                "CPU": resources.num_cpus,
+                **({"GPU": resources.num_gpus} if resources.num_gpus else {}),
+            },
         ),
         run_config=RunConfig(
-            name="fit", storage_path=str(scratch), failure_config=FailureConfig(max_failures=resources.max_failures)
+            name="fit",
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     try:
         trainer.fit()
-    except ray.train.v2.api.exceptions.TrainingFailedError as error:
+    except TrainingFailedError as error:
         raise _unwrapped(error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 _COLUMN_TYPES = {field.name: field.type for schema in (SOURCE, SCORE, CANDIDATE) for field in schema}
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Unit:
     """One unit: its number, its rows (without pixels) and where their pixels are."""
@@ -119,7 +117,7 @@ class PooledStage:
         names = sorted(self._spec.reads | {"status", "error"})
         batch: Batch = {name: _to_numpy(table[name]) for name in names}
         result = self._stage(batch)
-        for name in sorted(set(result) - set(names)) + ["status", "error"]:
+        for name in [*sorted(set(result) - set(names)), "status", "error"]:
             column = pa.array(list(result[name]), type=_COLUMN_TYPES.get(name))
             if name in table.column_names:
                 table = table.set_column(table.column_names.index(name), name, column)
@@ -145,7 +143,12 @@ class Pruner(PooledStage):
     """An actor of the pruner pool."""
 
 
-ACTORS: dict[str, type[PooledStage]] = {"scorer": Scorer, "masker": Masker, "inpainter": Inpainter, "pruner": Pruner}
+ACTORS: dict[str, type[PooledStage]] = {
+    "scorer": Scorer,
+    "masker": Masker,
+    "inpainter": Inpainter,
+    "pruner": Pruner,
+}
 
 
 def _set_threads(num_threads: int) -> None:
@@ -162,9 +165,9 @@ def num_threads(pool: PoolConfig) -> int:
 
 def _to_numpy(column: pa.ChunkedArray) -> Any:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
-        if not array.null_count:
-            return array.to_numpy(zero_copy_only=False)
+    is_number = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+    if is_number and not array.null_count:
+        return array.to_numpy(zero_copy_only=False)
     return object_column(array.to_pylist())
 
 

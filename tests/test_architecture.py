@@ -32,9 +32,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 
 def loaded_after(statement: str) -> set[str]:
     """Top-level modules that a fresh interpreter has loaded after a statement."""
-    code = (
-        f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
-    )
+    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -96,9 +94,7 @@ def test_every_module_has_a_layer() -> None:
     (layers,) = [contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers"]
     named = {name for layer in layers for name in re.split(r"\s*[|:]\s*", layer)}
     children = [
-        path
-        for path in (ROOT / "raygen").iterdir()
-        if path.suffix == ".py" or (path / "__init__.py").is_file()
+        path for path in (ROOT / "raygen").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
     ]
     present = {f"raygen.{path.stem}" for path in children if path.stem != "__init__"}
     assert named == {*present, "serve", "tune"}
@@ -110,9 +106,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     distributions = packages_distributions()
     imported = {}
     for name, path in imported_packages():
-        imported |= {
-            canonicalize_name(distribution): path for distribution in distributions.get(name, [name])
-        }
+        imported |= {canonicalize_name(distribution): path for distribution in distributions.get(name, [name])}
     undeclared = {name: path for name, path in imported.items() if name not in declared}
     assert not undeclared
     assert declared - imported.keys() == NOT_IMPORTED

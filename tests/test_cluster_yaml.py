@@ -51,9 +51,7 @@ def problems(config: Config) -> list[str]:
 
 def _start_problems(kind: str, commands: str) -> list[str]:
     wanted = {"auth": "RAY_AUTH_MODE=token", "token": "RAY_AUTH_TOKEN_PATH=/home/ray/.ray/auth_token"}
-    wanted |= (
-        {"autoscaler": "--autoscaling-config="} if kind == "head" else {"address": "--address=$RAY_HEAD_IP"}
-    )
+    wanted |= {"autoscaler": "--autoscaling-config="} if kind == "head" else {"address": "--address=$RAY_HEAD_IP"}
     found = [f"{kind} start: no {text} ({what})" for what, text in wanted.items() if text not in commands]
     hosts = re.findall(r"--dashboard-host[= ](\S+)", commands)
     return found + [f"{kind} start: dashboard on {host}" for host in hosts if host != "127.0.0.1"]
@@ -70,9 +68,7 @@ def _docker_problems(kind: str, config: Config) -> list[str]:
         if (name == config["head_node_type"]) == (kind == "head"):
             memory_gib = INSTANCES.get(node["node_config"].get("InstanceType"), (0, 0, 0))[2]
             if shm is None or int(shm[1]) < OBJECT_STORE_FRACTION * memory_gib:
-                found.append(
-                    f"{kind}: shared memory is less than the object store's {OBJECT_STORE_FRACTION:.0%}"
-                )
+                found.append(f"{kind}: shared memory is less than the object store's {OBJECT_STORE_FRACTION:.0%}")
     return found
 
 
@@ -153,9 +149,7 @@ REJECTED_HERE = {
     "no autoscaler": replace("head_start_ray_commands", "--autoscaling-config=", "--config="),
     "head without auth": replace("head_start_ray_commands", "RAY_AUTH_MODE=token", ""),
     "worker without auth": replace("worker_start_ray_commands", "RAY_AUTH_MODE=token", ""),
-    "worker without the token": replace(
-        "worker_start_ray_commands", "/home/ray/.ray/auth_token", "/tmp/token"
-    ),
+    "worker without the token": replace("worker_start_ray_commands", "/home/ray/.ray/auth_token", "/tmp/token"),
     "dashboard for everyone": replace("head_start_ray_commands", "host=127.0.0.1", "host=0.0.0.0"),
     "dashboard for everyone, spaced": replace("head_start_ray_commands", "host=127.0.0.1", "host ::"),
     "worker finds no head": replace("worker_start_ray_commands", "--address=", "--adress="),

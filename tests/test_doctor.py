@@ -111,9 +111,7 @@ def test_tiny_model_counts_its_weights(tmp_path: Path) -> None:
     (model / "unet" / "model.safetensors").write_bytes(b"\0" * 2**20)
     assert doctor.check_tiny_model(tmp_path / "weights").ok is False
     (model / "model_index.json").write_text("{}")
-    assert doctor.check_tiny_model(tmp_path / "weights") == doctor.Check(
-        "tiny model", f"1.0 MiB in {model}", True
-    )
+    assert doctor.check_tiny_model(tmp_path / "weights") == doctor.Check("tiny model", f"1.0 MiB in {model}", True)
 
 
 def test_offline_hub_is_a_limit_and_the_cache_is_counted(tmp_path: Path) -> None:
@@ -124,9 +122,7 @@ def test_offline_hub_is_a_limit_and_the_cache_is_counted(tmp_path: Path) -> None
     assert doctor.check_hub({"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}).ok is True
 
 
-@pytest.mark.parametrize(
-    ("mode", "ok"), [(0o600, True), (0o400, True), (0o644, False), (0o640, False), (0o602, False)]
-)
+@pytest.mark.parametrize(("mode", "ok"), [(0o600, True), (0o400, True), (0o644, False), (0o640, False), (0o602, False)])
 def test_token_that_others_can_read_is_to_be_mended(tmp_path: Path, mode: int, ok: bool) -> None:
     token = tmp_path / "auth_token"
     token.write_text("secret-of-a-test")

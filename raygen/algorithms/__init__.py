@@ -16,7 +16,13 @@ AlgorithmConfig = Annotated[AnyAlgorithm, Field(discriminator="name")]
 
 
 def fit(
-    config: AnyAlgorithm, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
+    config: AnyAlgorithm,
+    classifier: Classifier,
+    train: TrainingSet,
+    val: TrainingSet,
+    *,
+    seed: int,
+    worker: Worker,
 ) -> list[dict[str, float]]:
     """Fits a classifier in place by the configured algorithm; gives back one entry per epoch."""
     match config:

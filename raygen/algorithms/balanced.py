@@ -34,7 +34,13 @@ class BalancedConfig(LoopConfig):
 
 
 def fit_balanced(
-    config: BalancedConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
+    config: BalancedConfig,
+    classifier: Classifier,
+    train: TrainingSet,
+    val: TrainingSet,
+    *,
+    seed: int,
+    worker: Worker,
 ) -> list[dict[str, float]]:
     """Fits by eq. (6); gives back the history.
 
@@ -54,12 +60,18 @@ def gammas(gamma: float | tuple[float, ...], *, num_classes: int) -> np.ndarray:
     """
     values = (gamma,) * num_classes if isinstance(gamma, int | float) else gamma
     if len(values) != num_classes or min(values) < 0:
-        raise ConfigError(f"algorithm.gamma is {list(values)}; expected {num_classes} numbers, one per class, none negative")
+        raise ConfigError(
+            f"algorithm.gamma is {list(values)}; expected {num_classes} numbers, one per class, none negative"
+        )
     return np.asarray(values, dtype=float)
 
 
 def balanced_weights(
-    label_B: np.ndarray, generated_B: np.ndarray, *, gamma_C: np.ndarray, ce_over: Literal["batch", "original"]
+    label_B: np.ndarray,
+    generated_B: np.ndarray,
+    *,
+    gamma_C: np.ndarray,
+    ce_over: Literal["batch", "original"],
 ) -> np.ndarray:
     """Weight of each image's cross entropy, (B,) float, so that their weighted sum is eq. (6).
 

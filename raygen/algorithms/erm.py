@@ -25,7 +25,13 @@ class ErmConfig(LoopConfig):
 
 
 def fit_erm(
-    config: ErmConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
+    config: ErmConfig,
+    classifier: Classifier,
+    train: TrainingSet,
+    val: TrainingSet,
+    *,
+    seed: int,
+    worker: Worker,
 ) -> list[dict[str, float]]:
     """Fits by plain cross entropy; gives back the history."""
     return fit_loop(classifier, train, val, config, seed=seed, worker=worker, loss_weights=mean_weights)

@@ -84,7 +84,7 @@ def fit_loop(
     Raises:
         StageError: The loss is not finite.
     """
-    classifier.to(worker.device, memory_format=torch.channels_last)
+    classifier.to(worker.device).to(memory_format=torch.channels_last)
     model: torch.nn.Module = classifier
     if worker.world_size > 1:
         model = torch.nn.parallel.DistributedDataParallel(classifier)
@@ -100,10 +100,19 @@ def fit_loop(
             total += _step(model, train, positions, config, optimizer, loss_weights, rng, worker)
             scheduler.step()
         if not math.isfinite(total):
-            raise StageError(f"the loss of epoch {epoch + 1} is {total}; lower learning_rate (now {config.learning_rate})")
+            raise StageError(
+                f"the loss of epoch {epoch + 1} is {total}; lower learning_rate (now {config.learning_rate})"
+            )
         average, worst = evaluate(classifier, val, worker.device)
         state.add(epoch, {"loss": total / steps, "val_average": average, "val_worst_group": worst}, config)
-        logger.info("epoch %d/%d: loss %.4f, val %.3f, worst group %.3f", epoch + 1, config.epochs, total / steps, average, worst)
+        logger.info(
+            "epoch %d/%d: loss %.4f, val %.3f, worst group %.3f",
+            epoch + 1,
+            config.epochs,
+            total / steps,
+            average,
+            worst,
+        )
     classifier.load_state_dict(state.selected)
     return state.history
 
@@ -113,7 +122,9 @@ def evaluate(classifier: Classifier, data: TrainingSet, device: str) -> tuple[fl
     """Average and worst-group accuracy (worst class where there are no attributes), each in [0, 1]."""
     classifier.eval()
     predicted = [
-        classifier(data.images_NCHW(np.arange(start, min(start + EVALUATION_BATCH, len(data)))).to(device)).argmax(1).cpu()
+        classifier(data.images_NCHW(np.arange(start, min(start + EVALUATION_BATCH, len(data)))).to(device))
+        .argmax(1)
+        .cpu()
         for start in range(0, len(data), EVALUATION_BATCH)
     ]
     correct_N = torch.cat(predicted).numpy() == data.label_N
@@ -156,16 +167,13 @@ def _step(
     # Workers' gradients are averaged, so each worker's part counts world_size times.
     loss = (losses * weight).sum() * worker.world_size
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return float(loss.detach())
 
 
 def _batches(num: int, batch_size: int, weights_N: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
-    if weights_N is None:
-        order = rng.permutation(num)
-    else:
-        order = rng.choice(num, size=num, p=weights_N / weights_N.sum())
+    order = rng.permutation(num) if weights_N is None else rng.choice(num, size=num, p=weights_N / weights_N.sum())
     return [order[start : start + batch_size] for start in range(0, num, batch_size)]
 
 
@@ -187,7 +195,9 @@ def _build_optimizer(classifier: Classifier, config: LoopConfig, *, num_steps: i
         case "cosine":
             scheduler = schedules.CosineAnnealingLR(optimizer, T_max=num_steps)
         case "onecycle":
-            scheduler = schedules.OneCycleLR(optimizer, max_lr=rate, total_steps=max(num_steps, 2), cycle_momentum=False)
+            scheduler = schedules.OneCycleLR(
+                optimizer, max_lr=rate, total_steps=max(num_steps, 2), cycle_momentum=False
+            )
     return optimizer, scheduler
 
 

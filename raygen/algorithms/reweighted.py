@@ -44,7 +44,14 @@ def fit_reweighted(
     weights_N = group_weights(train.group_N)
     loss_weights = _mean_weights
     return fit_loop(
-        classifier, train, val, config, seed=seed, worker=worker, loss_weights=loss_weights, sampling_weights_N=weights_N
+        classifier,
+        train,
+        val,
+        config,
+        seed=seed,
+        worker=worker,
+        loss_weights=loss_weights,
+        sampling_weights_N=weights_N,
     )
 
 

@@ -46,7 +46,10 @@ class Findings:
         lines += [f"error: {text}" for text in self.problems[:MAX_LINES]]
         if self.num_errors > MAX_LINES:
             lines.append(f"... and {self.num_errors - MAX_LINES} more")
-        return [*lines, f"{sum(self.counts.values())} images, {self.num_errors} errors, {len(self.warnings)} warnings"]
+        return [
+            *lines,
+            f"{sum(self.counts.values())} images, {self.num_errors} errors, {len(self.warnings)} warnings",
+        ]
 
 
 def check_dataset(path: Path) -> Findings:

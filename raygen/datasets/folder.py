@@ -74,7 +74,10 @@ def _write_shards(config: FolderConfig, folder: Path) -> dict[str, int]:
     class_names = config.class_names or shipped.class_names
     prompts = config.prompts or (shipped.prompts if class_names == shipped.class_names else ())
     info = DatasetInfo(
-        shipped.name, class_names, config.attribute_names or shipped.attribute_names, check_prompts(prompts, class_names)
+        shipped.name,
+        class_names,
+        config.attribute_names or shipped.attribute_names,
+        check_prompts(prompts, class_names),
     )
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -93,7 +96,9 @@ def _write_csv(config: FolderConfig, folder: Path) -> dict[str, int]:
         column = {kind: next((n for n in names if n in header), None) for kind, names in COLUMN_NAMES.items()}
         for kind in ("file", "label", "split"):
             if column[kind] is None:
-                raise DataError(f"{path}: no column for the {kind} (any of {', '.join(COLUMN_NAMES[kind])}); found {header}")
+                raise DataError(
+                    f"{path}: no column for the {kind} (any of {', '.join(COLUMN_NAMES[kind])}); found {header}"
+                )
         rows = [_csv_row(line, column, f"{path}, line {i}") for i, line in enumerate(reader, start=2)]
     if not rows:
         raise DataError(f"{path} has a header and no line")
@@ -154,20 +159,33 @@ def _with_pictures(rows: list[dict[str, Any]], root: Path) -> Iterator[dict[str,
 
 def _write_class_folders(config: FolderConfig, folder: Path) -> dict[str, int]:
     root = config.path
-    found = {split: sorted(p.name for p in (root / split).iterdir() if p.is_dir()) for split in SPLITS if (root / split).is_dir()}
+    found = {
+        split: sorted(p.name for p in (root / split).iterdir() if p.is_dir())
+        for split in SPLITS
+        if (root / split).is_dir()
+    }
     if "train" not in found:
         raise DataError(f"{root} has neither {INFO_FILE}, metadata.csv nor train/<class>/ folders: unknown layout")
     for split in SPLITS:
         if split not in found:
-            raise DataError(f"{root} has no folder {split}/; expected train/, val/ and test/, each with a folder per class")
+            raise DataError(
+                f"{root} has no folder {split}/; expected train/, val/ and test/, each with a folder per class"
+            )
         if unknown := set(found[split]) - set(found["train"]):
-            raise DataError(f"{root / split} has classes {sorted(unknown)} that train/ has not ({', '.join(found['train'])})")
+            raise DataError(
+                f"{root / split} has classes {sorted(unknown)} that train/ has not ({', '.join(found['train'])})"
+            )
     class_names = config.class_names or tuple(found["train"])
     info = DatasetInfo(root.resolve().name, class_names, (), check_prompts(config.prompts, class_names))
 
     def rows() -> Iterator[dict[str, Any]]:
         files = [
-            (path.relative_to(root).with_suffix("").as_posix(), path, split, found["train"].index(path.parent.name))
+            (
+                path.relative_to(root).with_suffix("").as_posix(),
+                path,
+                split,
+                found["train"].index(path.parent.name),
+            )
             for split in SPLITS
             for path in (root / split).glob("*/*")
             if path.suffix.lower() in IMAGE_SUFFIXES

@@ -227,14 +227,23 @@ def _water(rng: np.random.Generator) -> np.ndarray:
     y_HW, x_HW = _grid()
     horizon_px = rng.uniform(4, 26)
     if rng.random() < 0.2:  # dawn or dusk
-        top, low = _hsv(rng.uniform(0.02, 0.1), rng.uniform(0.3, 0.6), rng.uniform(0.6, 0.95)), _hsv(0.11, 0.4, 0.95)
+        top, low = (
+            _hsv(rng.uniform(0.02, 0.1), rng.uniform(0.3, 0.6), rng.uniform(0.6, 0.95)),
+            _hsv(0.11, 0.4, 0.95),
+        )
     else:
-        top, low = _hsv(rng.uniform(0.53, 0.62), rng.uniform(0.2, 0.6), rng.uniform(0.6, 1)), _hsv(0.56, 0.12, 0.95)
+        top, low = (
+            _hsv(rng.uniform(0.53, 0.62), rng.uniform(0.2, 0.6), rng.uniform(0.6, 1)),
+            _hsv(0.56, 0.12, 0.95),
+        )
     fade_HW1 = (y_HW / horizon_px).clip(0, 1)[..., None]
     sky_HWC = top * (1 - fade_HW1) + low * fade_HW1 + (_smooth_noise(rng, 5)[..., None] - 0.5) * rng.uniform(0, 35)
 
     hue = rng.uniform(0.47, 0.62)
-    near, far = _hsv(hue, rng.uniform(0.4, 0.8), rng.uniform(0.3, 0.6)), _hsv(hue + 0.02, 0.4, rng.uniform(0.55, 0.8))
+    near, far = (
+        _hsv(hue, rng.uniform(0.4, 0.8), rng.uniform(0.3, 0.6)),
+        _hsv(hue + 0.02, 0.4, rng.uniform(0.55, 0.8)),
+    )
     depth_HW = ((y_HW - horizon_px) / (SIZE_PX - horizon_px)).clip(0, 1)
     sea_HWC = far * (1 - depth_HW[..., None]) + near * depth_HW[..., None]
     phase, frequency = rng.uniform(0, 2 * math.pi, 2), rng.uniform(14, 28)
@@ -416,7 +425,14 @@ def _bill(
     cos, sin = math.cos(angle), math.sin(angle)
     u, v = head_at[0] + 0.8 * head_radius * cos, head_at[1] + 0.8 * head_radius * sin
     half = thickness / 2
-    canvas.polygon([(u - sin * half, v + cos * half), (u + length * cos, v + length * sin), (u + sin * half, v - cos * half)], colour)
+    canvas.polygon(
+        [
+            (u - sin * half, v + cos * half),
+            (u + length * cos, v + length * sin),
+            (u + sin * half, v - cos * half),
+        ],
+        colour,
+    )
 
 
 def _outlined(bird: Image.Image, colour: Rgb) -> np.ndarray:

@@ -98,7 +98,9 @@ def check_prompts(prompts: Sequence[str], class_names: Sequence[str]) -> tuple[s
     if not prompts:
         return tuple(f"a photo of a {name}" for name in class_names)
     if len(prompts) != len(class_names):
-        raise DataError(f"{len(prompts)} prompts for {len(class_names)} classes ({', '.join(class_names)}); give one each")
+        raise DataError(
+            f"{len(prompts)} prompts for {len(class_names)} classes ({', '.join(class_names)}); give one each"
+        )
     return tuple(prompts)
 
 
@@ -109,7 +111,8 @@ def _check_row(row: Mapping[str, Any], info: DatasetInfo, last: str | None) -> N
         raise DataError(f"image_id '{image_id}' {kind}; ids must be unique and sorted")
     if not 0 <= label < len(info.class_names):
         raise DataError(
-            f"image '{image_id}' has label {label}; expected 0..{len(info.class_names) - 1} ({', '.join(info.class_names)})"
+            f"image '{image_id}' has label {label}; expected 0..{len(info.class_names) - 1} "
+            f"({', '.join(info.class_names)})"
         )
     if attribute is not None and not 0 <= attribute < len(info.attribute_names):
         raise DataError(f"image '{image_id}' has attribute {attribute}; expected 0..{len(info.attribute_names) - 1}")

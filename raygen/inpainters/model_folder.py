@@ -40,17 +40,21 @@ def check_model_folder(folder: Path) -> None:
     index = _read_json(folder / "model_index.json", folder)
     name = str(index.get("_class_name", ""))
     if not name.startswith("StableDiffusion"):
-        raise ModelError(f"{folder}: model_index.json names '{name}'; expected a StableDiffusion pipeline that can inpaint")
+        raise ModelError(
+            f"{folder}: model_index.json names '{name}'; expected a StableDiffusion pipeline that can inpaint"
+        )
     missing = [part for part in COMPONENTS if not (folder / part).is_dir()]
     if missing:
-        raise ModelError(f"{folder}: no {', '.join(part + '/' for part in missing)}; the folder is incomplete, copy it again")
+        raise ModelError(
+            f"{folder}: no {', '.join(part + '/' for part in missing)}; the folder is incomplete, copy it again"
+        )
     for part in ("vae", "text_encoder", "unet"):
         if not list((folder / part).glob("*.safetensors")):
             raise ModelError(f"{folder / part}: no .safetensors file; weights in other formats are not loaded (pickle)")
     channels = _read_json(folder / "unet" / "config.json", folder).get("in_channels")
     if channels not in (4, 9):
         raise ModelError(
-            f"{folder}: the UNet takes {channels} input channels; an inpainting pipeline has 9 (or 4 with latent blending)"
+            f"{folder}: the UNet takes {channels} input channels; an inpainting pipeline has 9 (4 with latent blending)"
         )
 
 

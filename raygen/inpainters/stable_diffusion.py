@@ -125,7 +125,12 @@ class StableDiffusionInpainter:
         from_noise = self.config.strength == 1.0
         needs_image = self._channels == 4 or not from_noise
         image_latent = self._encode(image_1CHW, generator) if needs_image else None
-        shape = (1, int(self._pipe.vae.config.latent_channels), side // self.stride_px, side // self.stride_px)
+        shape = (
+            1,
+            int(self._pipe.vae.config.latent_channels),
+            side // self.stride_px,
+            side // self.stride_px,
+        )
         noise = torch.randn(shape, generator=generator, dtype=self._dtype).to(self.device)
         if from_noise:
             latent = noise * scheduler.init_noise_sigma
@@ -233,7 +238,9 @@ class StableDiffusionInpainter:
             tokenizer = self._pipe.tokenizer
             num_tokens = len(tokenizer(prompt, truncation=False).input_ids)
             if num_tokens > tokenizer.model_max_length:
-                raise RowError(f"the prompt has {num_tokens} tokens; the model reads at most {tokenizer.model_max_length}")
+                raise RowError(
+                    f"the prompt has {num_tokens} tokens; the model reads at most {tokenizer.model_max_length}"
+                )
             embedding, _ = self._pipe.encode_prompt(prompt, self.device, 1, False)
             self._embeddings[prompt] = embedding
         return self._embeddings[prompt]

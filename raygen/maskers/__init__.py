@@ -37,9 +37,7 @@ class Masker(Protocol):
         ...
 
 
-def load_masker(
-    config: TruthConfig | BoxConfig | CamConfig, classifier_folder: str, *, device: str = "cpu"
-) -> Masker:
+def load_masker(config: TruthConfig | BoxConfig | CamConfig, classifier_folder: str, *, device: str = "cpu") -> Masker:
     """The masker of a config.
 
     Args:

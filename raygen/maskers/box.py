@@ -1,4 +1,4 @@
-"""Repaint masks that are the bounding box of the dataset's object mask, so that no silhouette leaks the class.
+"""Repaint masks that are bounding boxes of the dataset's object masks: no silhouette leaks the class.
 
 Chang et al. 2021 (arXiv 2106.01127) repaint the object's bounding rectangle in their counterfactual pictures.
 """
@@ -38,13 +38,11 @@ class BoxMasker:
     def __call__(
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
     ) -> list[np.ndarray | RowError]:
-        """A repaint mask per picture, (H, W) bool each; a RowError where the dataset ships no usable object mask."""
+        """A repaint mask per picture, (H, W) bool each; a RowError where there is no usable object mask."""
         masks: list[np.ndarray | RowError] = []
         for image_HWC, object_HW in zip(images, objects, strict=True):
             try:
-                masks.append(
-                    bounding_box(checked_object(image_HWC, object_HW), margin_px=self._config.dilation_px)
-                )
+                masks.append(bounding_box(checked_object(image_HWC, object_HW), margin_px=self._config.dilation_px))
             except RowError as error:
                 masks.append(error)
         return masks

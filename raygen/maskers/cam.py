@@ -1,8 +1,9 @@
 """Repaint masks from class activation maps: what the classifier attends to, or everything else.
 
-The two recipes that mask by attention do opposite things. SCGS (arXiv 2412.19457) keeps what fooled the classifier
-and repaints the rest: `repaint: unattended`, `explain: predicted_label`. A stand-in for an object mask repaints what
-speaks for the image's own class: `repaint: attended`, `explain: source_label`. The maps are pytorch-grad-cam's.
+The two recipes that mask by attention do opposite things. SCGS (arXiv 2412.19457) keeps what fooled the
+classifier and repaints the rest: `repaint: unattended`, `explain: predicted_label`. A stand-in for an object
+mask repaints what speaks for the image's own class: `repaint: attended`, `explain: source_label`. The maps
+are pytorch-grad-cam's.
 """
 
 # N images, H height, W width, C colour channels
@@ -32,8 +33,8 @@ class CamConfig(Strict):
 
     Attributes:
         method: Grad-CAM++ (Chattopadhyay et al. 2018, arXiv 1710.11063), as SCGS uses, or Grad-CAM.
-        tau: Heat from which a pixel counts as attended, 0..1. SCGS says "red and orange regions": orange ends at
-            0.69 (OpenCV's jet) to 0.71 (matplotlib's). Assumption: 0.7, in between.
+        tau: Heat from which a pixel counts as attended, 0..1. SCGS says "red and orange regions": orange ends
+            at 0.69 (OpenCV's jet) to 0.71 (matplotlib's). Assumption: 0.7, in between.
         repaint: The attended pixels, or all others.
         explain: Column with the label whose logit is explained.
         dilation_px: Radius by which the repaint region is grown, pixels of the picture.
@@ -80,9 +81,7 @@ class CamMasker:
         attended_HW = attended(heatmap_HW, tau=self._config.tau)
         chosen_HW = scgs_to_edit(attended_HW) if self._config.repaint == "unattended" else attended_HW
         height, width = image_HWC.shape[:2]
-        repaint_HW = dilate(
-            resize_mask(chosen_HW, height=height, width=width), radius_px=self._config.dilation_px
-        )
+        repaint_HW = dilate(resize_mask(chosen_HW, height=height, width=width), radius_px=self._config.dilation_px)
         if not repaint_HW.any():
             raise RowError(f"no pixel is left to repaint at tau = {self._config.tau:g}; use another tau")
         return repaint_HW
@@ -93,9 +92,9 @@ def cam_heatmaps(
 ) -> np.ndarray:
     """Class activation maps in the classifier's frame, (N, H, W) float32 in [0, 1].
 
-    ReLU, per-image min-max, bilinear to the input's size, min-max again, as pytorch-grad-cam does. A map without
-    any positive weight is 0 everywhere. Grad-CAM++'s weights hold the library's eps = 1e-6, which is not small
-    beside the squared gradients of a ResNet's head; other values give other maps.
+    ReLU, per-image min-max, bilinear to the input's size, min-max again, as pytorch-grad-cam does. A map
+    without any positive weight is 0 everywhere. Grad-CAM++'s weights hold the library's eps = 1e-6, which is
+    not small beside the squared gradients of a ResNet's head; other values give other maps.
 
     Args:
         classifier: In evaluation mode on return.
@@ -120,9 +119,7 @@ def attended(heatmap_HW: np.ndarray, *, tau: float) -> np.ndarray:
     if not np.isfinite(heatmap_HW).all():
         raise RowError("the class activation map is not finite; is the classifier's training diverged?")
     if not heatmap_HW.any():
-        raise RowError(
-            "the class activation map is 0 everywhere: nothing in the picture speaks for the label"
-        )
+        raise RowError("the class activation map is 0 everywhere: nothing in the picture speaks for the label")
     return heatmap_HW >= tau
 
 
@@ -132,7 +129,8 @@ def scgs_to_edit(keep_HW: np.ndarray) -> np.ndarray:
 
 
 def _build_explainer(classifier: Classifier, method: CamMethod) -> "BaseCAM":
-    # Here, not at the top: it brings matplotlib and OpenCV, several seconds that only actors with this masker need.
+    # Here, not at the top: it brings matplotlib and OpenCV, several seconds that only actors with this masker
+    # need.
     from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
 
     kind = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}[method]

@@ -1,7 +1,7 @@
 """Repaint masks from the object masks that a dataset ships, dilated.
 
-The object's own outline: a picture repainted inside it can keep the outline's shape, and with it the class. Where
-that matters use `raygen.maskers.box`.
+The object's own outline: a picture repainted inside it can keep the outline's shape, and with it the class.
+Where that matters use `raygen.maskers.box`.
 """
 
 # N images, H height, W width, C colour channels
@@ -40,7 +40,7 @@ class TruthMasker:
     def __call__(
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
     ) -> list[np.ndarray | RowError]:
-        """A repaint mask per picture, (H, W) bool each; a RowError where the dataset ships no usable object mask."""
+        """A repaint mask per picture, (H, W) bool each; a RowError where there is no usable object mask."""
         masks: list[np.ndarray | RowError] = []
         for image_HWC, object_HW in zip(images, objects, strict=True):
             try:
@@ -57,14 +57,10 @@ def checked_object(image_HWC: np.ndarray, object_HW: np.ndarray | None) -> np.nd
         RowError: There is none, it is of another size than the picture, or it selects nothing.
     """
     if object_HW is None:
-        raise RowError(
-            "the dataset ships no object mask for this image; add `object_png` to it, or use the cam masker"
-        )
+        raise RowError("the dataset ships no object mask for this image; add `object_png` to it, or use the cam masker")
     if object_HW.shape != image_HWC.shape[:2]:
         found, expected = (" x ".join(map(str, shape)) for shape in (object_HW.shape, image_HWC.shape[:2]))
-        raise RowError(
-            f"the object mask is {found} but the picture is {expected} (height x width); mend the dataset"
-        )
+        raise RowError(f"the object mask is {found} but the picture is {expected} (height x width); mend the dataset")
     if not object_HW.any():
         raise RowError("the object mask selects no pixel; mend it in the dataset, or leave this image out")
     return object_HW

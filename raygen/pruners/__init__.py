@@ -1,4 +1,4 @@
-"""Pruners: which generated pictures are kept. Scores are computed here and stored; verdicts are derived, never stored."""
+"""Pruners: which generated pictures are kept. Scores are stored; verdicts are derived, never stored."""
 
 # N candidates
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from raygen.config import Strict
 from raygen.errors import DataError
@@ -19,8 +20,8 @@ class PruneThresholds(Strict):
         attribution_above: P per target label: keep a picture only if rho is above it, in logits.
     """
 
-    source_probability_below: dict[int, float] = {}
-    attribution_above: dict[int, float] = {}
+    source_probability_below: dict[int, float] = Field(default_factory=dict)
+    attribution_above: dict[int, float] = Field(default_factory=dict)
 
 
 def verdicts(candidates: pa.Table, thresholds: PruneThresholds) -> tuple[np.ndarray, list[str | None]]:
@@ -37,7 +38,8 @@ def verdicts(candidates: pa.Table, thresholds: PruneThresholds) -> tuple[np.ndar
         "attribution_inside" or "source_probability+attribution_inside".
 
     Raises:
-        DataError: A test that is on has no threshold for a label that occurs, or an ok candidate has no score.
+        DataError: A test that is on has no threshold for a label that occurs, or an ok candidate has no
+            score.
     """
     ok_N = np.array(candidates["status"].to_pylist(), dtype=object) == "ok"
     like_source_N = ok_N & ~_passes(
@@ -55,9 +57,7 @@ def verdicts(candidates: pa.Table, thresholds: PruneThresholds) -> tuple[np.ndar
     reasons: list[str | None] = []
     for ok, like_source, unattributed in zip(ok_N, like_source_N, unattributed_N, strict=True):
         tests = [
-            name
-            for name, hit in (("source_probability", like_source), ("attribution_inside", unattributed))
-            if hit
+            name for name, hit in (("source_probability", like_source), ("attribution_inside", unattributed)) if hit
         ]
         reasons.append("+".join(tests) or None if ok else "failed")
     return kept_N, reasons
@@ -74,12 +74,8 @@ def _passes(
     for i in np.flatnonzero(ok_N):
         score, label = scores[i], labels[i]
         if score is None:
-            raise DataError(
-                f"candidate {i} is ok but has no {column}; score the candidates before pruning by it"
-            )
+            raise DataError(f"candidate {i} is ok but has no {column}; score the candidates before pruning by it")
         if label not in limits:
-            raise DataError(
-                f"no {column} threshold for {by} {label}; there are thresholds for {sorted(limits)}"
-            )
+            raise DataError(f"no {column} threshold for {by} {label}; there are thresholds for {sorted(limits)}")
         passes_N[i] = sign * score > sign * limits[label]
     return passes_N

@@ -1,7 +1,8 @@
-"""DBB's rho: how much of the step to the target label comes from inside the repaint mask (arXiv 2503.17226, eq. 4-5).
+"""DBB's rho: how much of the step to the target label comes from inside the repaint mask.
 
-rho = sum over the mask of IG(x'; baseline = x, target logit), where x is the original picture and x' the generated
-one. Logits, not softmax: the paper's thresholds of 1 and 2 are beyond any difference of probabilities.
+ArXiv 2503.17226, eq. 4-5. rho = sum over the mask of IG(x'; baseline = x, target logit), where x is the
+original picture and x' the generated one. Logits, not softmax: the paper's thresholds of 1 and 2 are beyond
+any difference of probabilities.
 """
 
 # N images, H height, W width, C colour channels
@@ -20,17 +21,18 @@ def logit_difference(
     *,
     target_N: torch.Tensor,
 ) -> np.ndarray:
-    """rho by two forward passes: f_t(x') - f_t(x), (N,) float32.
+    """Rho by two forward passes: f_t(x') - f_t(x), (N,) float32.
 
-    Integrated gradients sum to this difference, and a pixel that did not change has none of it. So it equals rho
-    exactly when every pixel that differs between x' and x, in the classifier's frame, lies inside the repaint mask:
-    composited pictures whose mask, brought to that frame, covers each pixel that resizing mixed with changed ones.
-    Otherwise it counts the changes outside the mask too.
+    Integrated gradients sum to this difference, and a pixel that did not change has none of it. So it equals
+    rho exactly when every pixel that differs between x' and x, in the classifier's frame, lies inside the
+    repaint mask: composited pictures whose mask, brought to that frame, covers each pixel that resizing mixed
+    with changed ones. Otherwise it counts the changes outside the mask too.
     """
     with torch.inference_mode():
         rows = torch.arange(len(target_N), device=target_N.device)
         difference_N = classifier(generated_NCHW)[rows, target_N] - classifier(original_NCHW)[rows, target_N]
-    return difference_N.cpu().numpy()
+    rho_N: np.ndarray = difference_N.float().cpu().numpy()
+    return rho_N
 
 
 def integrated_gradients(
@@ -42,7 +44,7 @@ def integrated_gradients(
     target_N: torch.Tensor,
     num_steps: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """rho by captum's integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365).
+    """Rho by captum's integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365).
 
     Args:
         classifier: In evaluation mode.
@@ -53,7 +55,8 @@ def integrated_gradients(
         num_steps: Points of the Gauss-Legendre rule on the path from x to x'.
 
     Returns:
-        rho, (N,) float32, and the convergence delta |sum of all attributions - (f_t(x') - f_t(x))|, (N,) float32.
+        rho, (N,) float32, and the convergence delta |sum of all attributions - (f_t(x') - f_t(x))|, (N,)
+        float32.
     """
     attributions_NCHW, delta_N = IntegratedGradients(classifier).attribute(
         generated_NCHW,

@@ -1,4 +1,4 @@
-"""Softmax scores and the threshold Psi of DBB (arXiv 2503.17226, eq. 3); the scoring pass uses the same softmax."""
+"""Softmax scores, for the scoring pass and for DBB's psi, and DBB's threshold Psi (arXiv 2503.17226)."""
 
 # N images, C classes
 
@@ -16,18 +16,18 @@ def cross_entropy(logits_NC: np.ndarray, label_N: np.ndarray) -> np.ndarray:
     In float64, because float32 rounds every loss below 6e-8 to 0, and DBB ranks images by their small losses.
     """
     log_probability_NC = log_softmax(np.asarray(logits_NC, dtype=np.float64), axis=1)
-    return -log_probability_NC[np.arange(len(label_N)), np.asarray(label_N, dtype=np.int64)]
+    loss_N: np.ndarray = -log_probability_NC[np.arange(len(label_N)), np.asarray(label_N, dtype=np.int64)]
+    return loss_N
 
 
 def label_probability(logits_NC: np.ndarray, label_N: np.ndarray) -> np.ndarray:
     """Softmax of each image's label, (N,) float64 in [0, 1]; psi when the label is the source's."""
-    return np.exp(-cross_entropy(logits_NC, label_N))
+    probability_N: np.ndarray = np.exp(-cross_entropy(logits_NC, label_N))
+    return probability_N
 
 
-def mean_confidence(
-    confidence_N: np.ndarray, label_N: np.ndarray, *, labels: Iterable[int]
-) -> dict[int, float]:
-    """Psi of each label: the mean softmax of the label over the images of that label.  # eq. (3)
+def mean_confidence(confidence_N: np.ndarray, label_N: np.ndarray, *, labels: Iterable[int]) -> dict[int, float]:
+    """Psi of each label: the mean softmax of the label over the images of that label, eq. (3).
 
     Args:
         confidence_N: Softmax of the true label, (N,).
@@ -42,8 +42,6 @@ def mean_confidence(
     for label in labels:
         of_label = confidence_N[label_N == label]
         if not of_label.size:
-            raise DataError(
-                f"no scored training image of class {label}, so there is no mean confidence to prune by"
-            )
+            raise DataError(f"no scored training image of class {label}, so there is no mean confidence to prune by")
         means[int(label)] = float(of_label.mean())
     return means

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raygen.groups import group_name
-from raygen.metrics import wilson_interval
+from raygen.metrics import difference_interval, wilson_interval
 from raygen.report import collect, figures
 from raygen.report.figures import percent
 from raygen.report.words import describe_result
@@ -13,6 +13,7 @@ from raygen.rows import RowIndex
 # With more groups a table is wider than any screen; the chart shows the lowest ones.
 MAX_TABLE_GROUPS = 8
 MAX_CHART_GROUPS = 16
+MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 Entry = Mapping[str, Any]
 
@@ -43,9 +44,7 @@ def results(summary: Entry, rows: RowIndex) -> dict[str, Any]:
             *_control_card(of_split, recipe, noun=noun),
         ],
         "chart": _chart(before, shown, rows, name=recipe if after else next(iter(of_split))),
-        "tables": [
-            _table(summary, name, rows) for name in dict.fromkeys((split, "val")) if _has(summary, name)
-        ],
+        "tables": [_table(summary, name, rows) for name in dict.fromkeys((split, "val")) if _has(summary, name)],
     }
 
 
@@ -64,8 +63,12 @@ def _worst(entry: Entry) -> Entry:
     return min(entry["groups"], key=lambda group: group["accuracy"])
 
 
+def _signed(difference: float) -> str:
+    return f"{100 * difference:+.1f}".replace("-", MINUS)
+
+
 def _points(difference: float) -> str:
-    return f"{100 * difference:+.1f} points".replace("-", "−")
+    return f"{_signed(difference)} points"
 
 
 def _interval(entry: Entry) -> str:
@@ -115,15 +118,20 @@ def _control_card(of_split: Mapping[str, Entry], recipe: str, *, noun: str) -> l
         return []
     name = max(controls, key=lambda control: controls[control]["worst_group"])
     ours, theirs = of_split[recipe], controls[name]
-    (our_low, our_high), (their_low, their_high) = ours["worst_group_ci"], theirs["worst_group_ci"]
-    if our_low > their_high:
-        verdict = "above it; the intervals do not overlap"
-    elif our_high < their_low:
-        verdict = "below it: here the diffusion model does not help"
-    else:
-        verdict = "intervals overlap: this run alone does not show that diffusion helps"
-    lines = [f"{name}: worst {noun} {percent(theirs['worst_group'])}, {verdict}"]
     gain = _points(ours["worst_group"] - theirs["worst_group"])
+    low, high = difference_interval(
+        ours["worst_group"], ours["worst_group_ci"], theirs["worst_group"], theirs["worst_group_ci"]
+    )
+    if low > 0:
+        verdict = "more than the size of the test split explains; seeds vary too"
+    elif high < 0:
+        verdict = "the generated pictures do worse than this control"
+    else:
+        verdict = "no clear difference: this run alone does not show that diffusion helps"
+    lines = [
+        f"{name}: worst {noun} {percent(theirs['worst_group'])}",
+        f"Interval of the difference {_signed(low)} to {_signed(high)}: {verdict}",
+    ]
     return [{"name": "Against the best control", "was": "", "value": gain, "lines": lines}]
 
 
@@ -137,15 +145,15 @@ def _chart(before: Entry | None, after: Entry, rows: RowIndex, *, name: str) -> 
     worst_before, worst_after = _worst(before or after)["group"], _worst(after)["group"]
     chart_rows = []
     for group in shown:
-        number, notes = group["group"], []
+        number = group["group"]
         estimates = [_estimate("before", "erm", group)] if before else []
         estimates += [_estimate("after", name, second[number])] if number in second else []
-        notes += ["worst before"] if before and number == worst_before else []
-        notes += [f"worst{' after' if before else ''}"] if number == worst_after else []
+        moments = ["before"] if before and number == worst_before else []
+        moments += ["after"] if before and number == worst_after else []
+        is_worst = number in (worst_before, worst_after)
+        note = " ".join(["worst", " and ".join(moments)]).strip() if is_worst else ""
         svg = figures.estimate_rows(estimates)
-        chart_rows.append(
-            {"name": _name(group, rows), "num": group["n"], "note": ", ".join(notes), "svg": svg}
-        )
+        chart_rows.append({"name": _name(group, rows), "num": group["n"], "note": note, "svg": svg})
     key = [{"role": "before", "name": "erm"}] if before else []
     key.append({"role": "after", "name": name})
     return {"rows": chart_rows, "key": key, "axis": figures.percent_axis(), "left_out": left_out}
@@ -167,7 +175,7 @@ def _table(summary: Entry, split: str, rows: RowIndex) -> dict[str, Any]:
         worst = _worst(entry)["group"]
         cells = [
             {
-                "text": f"{100 * accuracy[g['group']]:.1f}" if g["group"] in accuracy else "–",
+                "text": f"{100 * accuracy[g['group']]:.1f}" if g["group"] in accuracy else NONE,
                 "is_worst": g["group"] == worst,
             }
             for g in groups
@@ -181,7 +189,7 @@ def _table(summary: Entry, split: str, rows: RowIndex) -> dict[str, Any]:
                 "worst": f"{100 * entry['worst_group']:.1f}",
                 "interval": _interval(entry),
                 "average": f"{100 * entry['average']:.1f}",
-                "adjusted": "–" if adjusted is None else f"{100 * adjusted:.1f}",
+                "adjusted": NONE if adjusted is None else f"{100 * adjusted:.1f}",
                 "cells": cells,
             }
         )

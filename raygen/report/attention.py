@@ -26,9 +26,7 @@ def attention(run: Path, summary: Mapping[str, Any], rows: RowIndex, *, seed: in
     nothing: dict[str, Any] = {"cams": [], "cam_lead": "", "before_name": "erm", "after_name": recipe}
     if recipe == "erm" or not {"erm", recipe} <= set(names):
         return nothing
-    if not all(
-        (pictures.classifier_folder(run, name) / "classifier.json").is_file() for name in ("erm", recipe)
-    ):
+    if not all((pictures.classifier_folder(run, name) / "classifier.json").is_file() for name in ("erm", recipe)):
         return nothing
     part = predictions.filter(pc.equal(predictions["split"], split))
     part = part.filter(pc.and_(part["erm"].is_valid(), part[recipe].is_valid())).sort_by("image_id")
@@ -44,17 +42,26 @@ def attention(run: Path, summary: Mapping[str, Any], rows: RowIndex, *, seed: in
     mended = int((recipe_N[wrong_N] == label_N[wrong_N]).sum())
     spoiled = int(((erm_N == label_N) & (recipe_N != label_N)).sum())
     lead = (
-        f"erm gets {len(wrong_N):,} of {part.num_rows:,} {split} images wrong. {recipe} gets {mended:,} of these right, "
-        f"and {spoiled:,} wrong that erm had right. Shown are {len(shown)} of erm's errors at evenly spaced places."
+        f"erm gets {len(wrong_N):,} of {part.num_rows:,} {split} images wrong. "
+        f"{recipe} gets {mended:,} of these right, "
+        f"and {spoiled:,} wrong that erm had right. "
+        f"{len(shown)} of the errors of erm are shown, at evenly spaced places."
     )
-    if any(cam["inside_before"] for cam in shown):
-        lead += " The white line is the object’s outline."
+    inside = [
+        (row.inside_before, row.inside_after)
+        for row in cam_rows
+        if row is not None and row.inside_before is not None and row.inside_after is not None
+    ]
+    if inside:
+        before, after = np.mean(inside, axis=0)
+        lead += (
+            f" The white line is the outline of the object; on average {percent(before, 0)} of the heat lies on it "
+            f"for erm and {percent(after, 0)} for {recipe}."
+        )
     return {**nothing, "cams": shown, "cam_lead": lead}
 
 
-def _cam_entry(
-    row: Mapping[str, Any], maps: pictures.CamRow, rows: RowIndex, *, recipe: str
-) -> dict[str, Any]:
+def _cam_entry(row: Mapping[str, Any], maps: pictures.CamRow, rows: RowIndex, *, recipe: str) -> dict[str, Any]:
     classes, attributes = rows.dataset.class_names, rows.dataset.attribute_names
     name = classes[row["label"]]
     if attributes and row["attribute"] is not None:

@@ -68,9 +68,7 @@ def summarize(run: Path) -> dict[str, Any]:
     recipe = recipe_name(config)
     predictions = load_predictions(run)
     train_counts_G = _train_group_counts(rows)
-    results: dict[str, dict[str, Any]] = {
-        name: {} for name in order_results(result_names(predictions), recipe)
-    }
+    results: dict[str, dict[str, Any]] = {name: {} for name in order_results(result_names(predictions), recipe)}
     for name, by_split in results.items():
         for split in SPLITS:
             part = predictions.filter(pc.equal(predictions["split"], split))
@@ -208,9 +206,7 @@ def _synthesis_counts(run: Path) -> dict[str, Any] | None:
     return counts
 
 
-def _evaluate(
-    part: pa.Table, name: str, *, rows: RowIndex, train_counts_G: np.ndarray | None
-) -> dict[str, Any]:
+def _evaluate(part: pa.Table, name: str, *, rows: RowIndex, train_counts_G: np.ndarray | None) -> dict[str, Any]:
     """One result on one split. Rows without an attribute count in the average and in no group."""
     label_N = part["label"].to_numpy()
     correct_N = part[name].to_numpy() == label_N
@@ -221,11 +217,7 @@ def _evaluate(
         group_N = group_index(label_N, attribute_N, num_attributes=num_attributes)
         num_groups = rows.num_classes * num_attributes
         groups = group_accuracies(correct_N[known_N], group_N[known_N], num_groups=num_groups)
-        adjusted = (
-            None
-            if train_counts_G is None
-            else adjusted_average_accuracy(groups, train_counts_G=train_counts_G)
-        )
+        adjusted = None if train_counts_G is None else adjusted_average_accuracy(groups, train_counts_G=train_counts_G)
     else:
         num_attributes, adjusted = 0, None
         groups = group_accuracies(correct_N, label_N, num_groups=rows.num_classes)
@@ -257,7 +249,5 @@ def _train_group_counts(rows: RowIndex) -> np.ndarray | None:
     num_attributes = len(rows.dataset.attribute_names)
     if not num_attributes or not train.num_rows or train["attribute"].null_count:
         return None
-    group_N = group_index(
-        train["label"].to_numpy(), train["attribute"].to_numpy(), num_attributes=num_attributes
-    )
+    group_N = group_index(train["label"].to_numpy(), train["attribute"].to_numpy(), num_attributes=num_attributes)
     return np.bincount(group_N, minlength=rows.num_classes * num_attributes)

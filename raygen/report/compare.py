@@ -58,9 +58,7 @@ def write_comparison(runs: Sequence[Path], path: Path) -> list[dict[str, Any]]:
             place, {"recipe": place[0], "dataset": place[1], "split": place[2], "seeds": "", "rows": []}
         )
         table["seeds"] = ", ".join(str(seed) for seed in row["seeds"])
-        table["rows"].append(
-            {**row, "svg": _svg(row), "cells": [_cell(row[measure]) for measure in MEASURES]}
-        )
+        table["rows"].append({**row, "svg": _svg(row), "cells": [_cell(row[measure]) for measure in MEASURES]})
     context = {
         "tables": list(tables.values()),
         "axis": figures.percent_axis(),
@@ -83,9 +81,7 @@ def _ordered(places: list[tuple[str, str, str, str]]) -> list[tuple[str, str, st
     return sorted(places, key=rank)
 
 
-def _row(
-    recipe: str, dataset: str, split: str, result: str, found: list[tuple[Any, dict[str, Any]]]
-) -> dict[str, Any]:
+def _row(recipe: str, dataset: str, split: str, result: str, found: list[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
     row: dict[str, Any] = {"recipe": recipe, "dataset": dataset, "split": split, "result": result}
     row |= {"num_runs": len(found), "seeds": sorted((seed for seed, _ in found), key=str)}
     for measure in MEASURES:
@@ -97,9 +93,7 @@ def _row(
 
 def _svg(row: dict[str, Any]) -> str:
     worst = row["worst_group"]
-    return figures.estimate_rows(
-        [figures.Estimate("after", row["result"], worst["mean"], worst["min"], worst["max"])]
-    )
+    return figures.estimate_rows([figures.Estimate("after", row["result"], worst["mean"], worst["min"], worst["max"])])
 
 
 def _cell(measure: dict[str, Any]) -> tuple[str, str]:

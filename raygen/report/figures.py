@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
+from raygen.report.words import PSI, RHO
+
 # Beyond this, the value's text would leave the figure on the right, so it stands left of the interval.
 _TEXT_TURNS_AT = 0.82
 # Points of one panel; more would only make the page heavier.
@@ -139,9 +141,7 @@ def score_panel(panel: ScorePanel) -> Markup:
     for role, of_N in (("pruned", chosen_N & ~kept_N), ("kept", chosen_N & kept_N)):
         # Two shapes, so that the figure can be read without colour: a cross is pruned, a dot is kept.
         mark = "h0" if role == "kept" else "m-2-2l4 4m0-4l-4 4"
-        places = [
-            f"M{frame.x(p):.1f} {frame.y(r):.1f}{mark}" for p, r in zip(psi_N[of_N], rho_N[of_N], strict=True)
-        ]
+        places = [f"M{frame.x(p):.1f} {frame.y(r):.1f}{mark}" for p, r in zip(psi_N[of_N], rho_N[of_N], strict=True)]
         parts.append(f'<path class="points {role}" d="{"".join(places)}"/>')
     return Markup("".join([*parts, *_threshold_lines(panel, frame), "</svg>"]))
 
@@ -169,7 +169,7 @@ def _ticks(rho_N: np.ndarray, threshold: float | None) -> list[float]:
     low, high = float(min(values)), float(max(values))
     span = max(high - low, 1e-6)
     power = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 5)  # noqa: PLR2004
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 5)
     first, last = math.floor(low / step), math.ceil(high / step)
     return [i * step for i in range(first, max(last, first + 1) + 1)]
 
@@ -188,22 +188,18 @@ def _panel_axes(frame: _Frame, ticks: Sequence[float]) -> list[str]:
     middle_x, middle_y = (_LEFT + right) / 2, (_TOP + bottom) / 2
     parts.append(
         f'<text class="axis" x="{middle_x:.0f}" y="{_PANEL_HEIGHT - 8}" text-anchor="middle">'
-        "ψ, probability of the source class</text>"
+        f"{PSI}, probability of the source class</text>"
         f'<text class="axis" transform="translate(11 {middle_y:.0f}) rotate(-90)" text-anchor="middle">'
-        "ρ, attribution to the target</text>"
+        f"{RHO}, attribution to the target</text>"
     )
     return parts
 
 
 def _kept_region(panel: ScorePanel, frame: _Frame) -> list[str]:
-    psi = (
-        1.0 if panel.source_probability_below is None else min(max(panel.source_probability_below, 0.0), 1.0)
-    )
+    psi = 1.0 if panel.source_probability_below is None else min(max(panel.source_probability_below, 0.0), 1.0)
     rho = frame.low if panel.attribution_above is None else panel.attribution_above
     top, width, height = frame.y(frame.high), frame.x(psi) - _LEFT, frame.y(rho) - frame.y(frame.high)
-    return [
-        f'<rect class="kept-region" x="{_LEFT}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
-    ]
+    return [f'<rect class="kept-region" x="{_LEFT}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"/>']
 
 
 def _threshold_lines(panel: ScorePanel, frame: _Frame) -> list[str]:
@@ -213,16 +209,12 @@ def _threshold_lines(panel: ScorePanel, frame: _Frame) -> list[str]:
         anchor = "end" if x > (_LEFT + right) / 2 else "start"
         parts.append(f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>')
         text = f"Ψ = {panel.source_probability_below:.3g}"
-        parts.append(
-            f'<text class="threshold-name" x="{x:.1f}" y="{_TOP - 5}" text-anchor="{anchor}">{text}</text>'
-        )
+        parts.append(f'<text class="threshold-name" x="{x:.1f}" y="{_TOP - 5}" text-anchor="{anchor}">{text}</text>')
     if panel.attribution_above is not None:
         y = frame.y(panel.attribution_above)
         parts.append(f'<line class="threshold" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         text = f"P = {panel.attribution_above:.3g}"
-        parts.append(
-            f'<text class="threshold-name" x="{right - 3}" y="{y - 5:.1f}" text-anchor="end">{text}</text>'
-        )
+        parts.append(f'<text class="threshold-name" x="{right - 3}" y="{y - 5:.1f}" text-anchor="end">{text}</text>')
     return parts
 
 

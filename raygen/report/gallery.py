@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.report import collect, figures, pictures
 from raygen.report.figures import percent
-from raygen.report.words import REASONS
+from raygen.report.words import PSI, REASONS, RHO
 from raygen.rows import RowIndex
 
 # How many candidates of each verdict are shown; with 64 px pictures the page stays near 1 MB.
@@ -106,22 +106,20 @@ def _scores(row: Mapping[str, Any], thresholds: PruneThresholds) -> str:
     ):
         if score is None:
             continue
-        symbol, digits = ("ψ", 3) if sign == "<" else ("ρ", 2)
+        symbol, digits = (PSI, 3) if sign == "<" else (RHO, 2)
         text = f"{symbol} {score:.{digits}f}"
         if limit is not None:
             passed = score < limit if sign == "<" else score > limit
             text += f" {sign} {limit:.{digits}f} {'✓' if passed else '✗'}"
         parts.append(text)
-    return " · ".join(parts).replace(" -", " −")
+    return " · ".join(parts).replace(" -", " \N{MINUS SIGN}")
 
 
 def _pruning(
     candidates: pa.Table, rows: RowIndex, *, reasons: Sequence[str | None], thresholds: PruneThresholds
 ) -> dict[str, Any]:
     names = rows.dataset.class_names
-    pairs = list(
-        zip(candidates["source_label"].to_pylist(), candidates["target_label"].to_pylist(), strict=True)
-    )
+    pairs = list(zip(candidates["source_label"].to_pylist(), candidates["target_label"].to_pylist(), strict=True))
     present = [reason for reason in REASONS if reason in reasons]
     kinds: list[tuple[str, str, str | None]] = [("kept", "kept", None)]
     kinds += [(f"pruned pruned-{i}", REASONS[reason], reason) for i, reason in enumerate(present)]
@@ -143,9 +141,7 @@ def _pruning(
     num_kept, num_ok = list(reasons).count(None), len(reasons) - list(reasons).count("failed")
     is_off = not thresholds.source_probability_below and not thresholds.attribution_above
     share = (
-        f"{num_kept:,} of {num_ok:,} generated pictures ({percent(num_kept / num_ok, 0)}) are kept"
-        if num_ok
-        else ""
+        f"{num_kept:,} of {num_ok:,} generated pictures ({percent(num_kept / num_ok, 0)}) are kept" if num_ok else ""
     )
     return {
         "lead": f"{share or 'No picture was generated'}. " + ("This run does not prune." if is_off else ""),
@@ -156,9 +152,7 @@ def _pruning(
     }
 
 
-def _panel(
-    part: pa.Table, title: str, pair: tuple[int, int], thresholds: PruneThresholds
-) -> figures.ScorePanel | None:
+def _panel(part: pa.Table, title: str, pair: tuple[int, int], thresholds: PruneThresholds) -> figures.ScorePanel | None:
     """Points of one direction; None where no candidate has both scores."""
     part = part.filter(pc.and_(part["source_probability"].is_valid(), part["attribution_inside"].is_valid()))
     if not part.num_rows:

@@ -17,7 +17,7 @@ from raygen.report import collect, figures
 from raygen.report.accuracies import group_noun, main_split, results
 from raygen.report.attention import attention
 from raygen.report.gallery import synthesis
-from raygen.report.words import GLOSSARY
+from raygen.report.words import GLOSSARY, SYNTHESIS_GLOSSARY
 from raygen.rows import RowIndex
 from raygen.runs import RunFolder, write_text
 
@@ -37,15 +37,16 @@ def write_report(run: Path, *, seed_for_choice: int = 0) -> Path:
     """
     summary = collect.summarize(run)
     rows = RowIndex.open(run / "data")
+    made = synthesis(run, rows, seed=seed_for_choice)
     context = {
         **_header(run, summary, rows),
         **results(summary, rows),
-        **synthesis(run, rows, seed=seed_for_choice),
+        **made,
+        "glossary": GLOSSARY + (SYNTHESIS_GLOSSARY if made["pruning"] else ()),
         **attention(run, summary, rows, seed=seed_for_choice),
         "times": _times(summary["seconds"]),
         **_again(run),
         "versions": summary["versions"],
-        "glossary": GLOSSARY,
     }
     path = run / "report.html"
     write_text(path, render("template.html.j2", context))
@@ -101,8 +102,6 @@ def _again(run: Path) -> dict[str, Any]:
     argv = commands[-1].get("argv", "") if commands else ""
     return {
         "command": argv if isinstance(argv, str) else shlex.join(argv),
-        "repeat_command": shlex.join(
-            ["raygen", "run", "--config", str(run / "config.yaml"), "--out", f"{run}-again"]
-        ),
+        "repeat_command": shlex.join(["raygen", "run", "--config", f"{run}/config.yaml", "--out", f"{run}-again"]),
         "config": (run / "config.yaml").read_text(encoding="utf-8"),
     }

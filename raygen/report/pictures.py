@@ -24,9 +24,7 @@ from raygen.rows import RowIndex
 SMALL_PX = 128
 # Twice the width of a tile's picture, for screens with doubled pixels.
 SHOWN_PX = 288
-_TINT = np.array(
-    [255, 0, 170], dtype=np.float32
-)  # a colour that neither birds, nor people, nor landscapes have
+_TINT = np.array([255, 0, 170], dtype=np.float32)  # a colour that neither birds, nor people, nor landscapes have
 # Knots of matplotlib's "inferno", dark to bright: reads the same without colour vision.
 _HEAT = np.array(
     [[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]],
@@ -124,7 +122,9 @@ def heat_overlay(image_HWC: np.ndarray, heat_HW: np.ndarray, object_HW: np.ndarr
     share_HW = np.asarray(heat).clip(0, 1)
     colour_HWC = np.stack([np.interp(share_HW, knots, _HEAT[:, channel]) for channel in range(3)], axis=2)
     grey_HWC = np.repeat(image_HWC.mean(axis=2, keepdims=True), 3, axis=2)
-    shown_HWC = 0.4 * grey_HWC + 0.6 * colour_HWC
+    # Where there is no heat the picture shows through; with a fixed blend it would drown in black.
+    weight_HW1 = 0.25 + 0.5 * share_HW[..., None]
+    shown_HWC = (1 - weight_HW1) * grey_HWC + weight_HW1 * colour_HWC
     if object_HW is not None:
         shown_HWC[outline(resize_mask(object_HW, height=height, width=width))] = 255
     return shown_HWC.clip(0, 255).astype(np.uint8)

@@ -1,5 +1,7 @@
 """The fixed sentences of the page: what results, reasons and terms mean."""
 
+PSI, RHO = "\N{GREEK SMALL LETTER PSI}", "\N{GREEK SMALL LETTER RHO}"
+
 GLOSSARY = (
     ("group", "Images with one class and one spurious attribute, such as waterbirds on land."),
     (
@@ -13,37 +15,39 @@ GLOSSARY = (
     ),
     (
         "interval",
-        "95% Wilson interval: about the accuracies that this many test images cannot tell apart. It does not cover other seeds.",
+        "95% Wilson interval: what the number of test images leaves open. It does not cover other seeds.",
     ),
     ("erm", "Empirical risk minimisation: plain training on the data as they are."),
+)
+
+SYNTHESIS_GLOSSARY = (
     ("repaint mask", "The pixels that the diffusion model generates anew; all others stay as they were."),
     (
         "source, target",
-        "The class of the original picture and the class that is to be generated; the picture gets the target's label.",
+        "The class of the original picture, and the class to be generated, which becomes the new picture's label.",
     ),
     (
-        "ψ (psi)",
-        "How probable the source class still is to the erm classifier on the generated picture. Ψ is the threshold per source class.",
+        f"{PSI} (psi)",
+        "How probable the source class still is to the erm classifier on the generated picture. "
+        "\N{GREEK CAPITAL LETTER PSI} is the threshold per source class.",
     ),
     (
-        "ρ (rho)",
-        "How far the repainted pixels raise the target's logit (integrated gradients inside the mask). P is the threshold per target class.",
+        f"{RHO} (rho)",
+        "How far the repainted pixels raise the target's logit (integrated gradients inside the mask). "
+        "P is the threshold per target class.",
     ),
-    ("kept, pruned, failed", "Kept for training; left out because of ψ or ρ; could not be generated."),
+    ("kept, pruned, failed", f"Kept for training; left out because of {PSI} or {RHO}; could not be generated."),
     (
         "controls",
-        "The same fit with as many extra rows, but without a diffusion model: copies, grey holes, flat colours.",
+        "The same fit with as many extra rows, without a diffusion model: copies, grey holes, flat colours.",
     ),
-    (
-        "heat map",
-        "Grad-CAM for the class that the classifier predicts: bright regions spoke for that answer.",
-    ),
+    ("heat map", "Grad-CAM for the class that the classifier predicts: bright regions spoke for that answer."),
 )
 
 REASONS = {
-    "source_probability": "source class still seen (ψ)",
-    "attribution_inside": "target not seen in the mask (ρ)",
-    "source_probability+attribution_inside": "both (ψ and ρ)",
+    "source_probability": f"source class still seen ({PSI})",
+    "attribution_inside": f"target not seen in the mask ({RHO})",
+    "source_probability+attribution_inside": f"both ({PSI} and {RHO})",
 }
 
 

@@ -23,9 +23,7 @@ class MaskStage:
         device: "cpu" or "cuda".
     """
 
-    reads: ClassVar = frozenset(
-        {"image_png", "object_png", "predicted_label", "source_label", "status", "error"}
-    )
+    reads: ClassVar = frozenset({"image_png", "object_png", "predicted_label", "source_label", "status", "error"})
     writes: ClassVar = frozenset({"repaint_png", "repaint_fraction"})
 
     def __init__(

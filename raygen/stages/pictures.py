@@ -1,4 +1,4 @@
-"""Decoding a column of pictures or masks for a stage: what cannot be decoded becomes a failed row, never an error."""
+"""Decoding a column of pictures or masks: what cannot be decoded becomes a failed row, never an error."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The pruner's stage: generated pictures in, psi and rho out. It scores; what is kept is decided from the scores."""
+"""The pruner's stage: generated pictures in, psi and rho out. What is kept is decided later, from them."""
 
 # N rows of a model call
 
@@ -21,9 +21,10 @@ class PruneStage:
 
     Args:
         classifier_folder: The classifier that judges.
-        attribution: "exact" is the target logit's difference, equal to rho where only pixels inside the repaint mask
-            changed; "ig" runs integrated gradients.
-        num_steps: Path points of "ig"; ignored by "exact". 200: the tutorial that DBB cites, as far as we know.
+        attribution: "exact" is the target logit's difference, equal to rho where only pixels inside the
+            repaint mask changed; "ig" runs integrated gradients.
+        num_steps: Path points of "ig"; ignored by "exact". 200: the tutorial that DBB cites, as far as we
+            know.
         batch_size: Rows of every model call.
         device: "cpu" or "cuda".
     """

@@ -37,9 +37,7 @@ class ScoreStage:
         """The unit with scores; a row that fails has none."""
         batch = with_own_status(batch)
         pictures = decode_pictures(batch, ok_rows(batch), "image_png")
-        columns: dict[str, np.ndarray] = {
-            name: empty_column(len(batch["status"])) for name in sorted(self.writes)
-        }
+        columns: dict[str, np.ndarray] = {name: empty_column(len(batch["status"])) for name in sorted(self.writes)}
         for rows, num_real in padded_chunks(list(pictures), self._batch_size):
             images_NCHW = preprocess([pictures[i] for i in rows], self._classifier.config.image_size_px)
             with torch.inference_mode():
@@ -73,9 +71,7 @@ class PredictStage:
     reads: ClassVar = frozenset({"image_png", "status", "error"})
     writes: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(
-        self, *, classifier_folders: Mapping[str, str], batch_size: int, device: str = "cpu"
-    ) -> None:
+    def __init__(self, *, classifier_folders: Mapping[str, str], batch_size: int, device: str = "cpu") -> None:
         self._classifiers = {name: load_frozen(folder, device) for name, folder in classifier_folders.items()}
         self._batch_size, self._device = batch_size, device
 
@@ -97,7 +93,7 @@ class PredictStage:
                         columns[name][i] = int(logits_NC[n].argmax())
                     else:
                         fail_row(batch, i, f"{name}: {NOT_FINITE}")
-        for i in np.flatnonzero(batch["status"] == "failed"):
+        for i in np.flatnonzero(batch["status"] == "failed").tolist():
             for column in columns.values():
                 column[i] = None
         return {**batch, **columns}
@@ -115,7 +111,8 @@ def load_frozen(classifier_folder: str, device: str) -> Classifier:
 def empty_column(num_rows: int) -> np.ndarray:
     """A column of None, (U,) object.
 
-    Vectors go into it as lists of floats, cell by cell: numpy makes equally long ones into a 2-d array when they are
-    assigned together, and Ray Data makes arrays into a tensor type that other readers of Parquet do not know.
+    Vectors go into it as lists of floats, cell by cell: numpy makes equally long ones into a 2-d array when
+    they are assigned together, and Ray Data makes arrays into a tensor type that other readers of Parquet do
+    not know.
     """
     return np.full(num_rows, None, dtype=object)

@@ -47,12 +47,12 @@ class StageSpec:
     @property
     def reads(self) -> frozenset[str]:
         """Columns that must be there."""
-        return self.stage.reads  # type: ignore[attr-defined,no-any-return]
+        return self.stage.reads  # type: ignore[attr-defined]
 
     @property
     def writes(self) -> frozenset[str]:
         """Columns that it adds."""
-        return self.stage.writes  # type: ignore[attr-defined,no-any-return]
+        return self.stage.writes  # type: ignore[attr-defined]
 
 
 def check_columns(specs: Sequence[StageSpec], available: set[str]) -> set[str]:
@@ -70,7 +70,7 @@ def check_columns(specs: Sequence[StageSpec], available: set[str]) -> set[str]:
     return columns
 
 
-def object_column(values: Sequence[Any]) -> np.ndarray:
+def object_column(values: Sequence[Any] | np.ndarray) -> np.ndarray:
     """A column of Python objects (bytes, str, None), (U,) object; never a 2-d array by accident."""
     column = np.empty(len(values), dtype=object)
     column[:] = list(values)

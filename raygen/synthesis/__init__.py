@@ -3,7 +3,7 @@
 A synthesis selects on the small scores table, on ids and numbers only; its pictures are made by the pipeline.
 """
 
-from typing import Annotated, Any, assert_never
+from typing import Annotated, Any, Literal, assert_never
 
 import pyarrow as pa
 from pydantic import Field
@@ -17,9 +17,7 @@ from raygen.synthesis.scgs import ScgsConfig
 SynthesisConfig = Annotated[ScgsConfig | DbbConfig, Field(discriminator="name")]
 
 
-def select(
-    config: ScgsConfig | DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int
-) -> pa.Table:
+def select(config: ScgsConfig | DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
     """PLAN rows sorted by key, whatever the order of the scores.
 
     Args:
@@ -65,5 +63,27 @@ def masker(config: ScgsConfig | DbbConfig) -> dict[str, Any]:
             return scgs.masker(config)
         case DbbConfig():
             return dbb.masker(config)
+        case _:
+            assert_never(config)
+
+
+def identification_epochs(config: ScgsConfig | DbbConfig) -> int | None:
+    """Epochs of the ERM classifier whose scores are selected by; None: all of them."""
+    match config:
+        case ScgsConfig():
+            return config.mis_epoch + 1
+        case DbbConfig():
+            return None
+        case _:
+            assert_never(config)
+
+
+def attribution(config: ScgsConfig | DbbConfig) -> tuple[Literal["exact", "ig"], int]:
+    """How rho is computed, and the steps of integrated gradients."""
+    match config:
+        case ScgsConfig():
+            return "exact", 1  # nothing is pruned by it; two forward passes are cheap enough for the report
+        case DbbConfig():
+            return config.attribution, config.num_steps
         case _:
             assert_never(config)

@@ -58,9 +58,7 @@ def object_colours(pictures: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndar
     """
     means = [image_HWC[object_HW].mean(axis=0) for image_HWC, object_HW in pictures if object_HW.any()]
     if not means:
-        raise DataError(
-            "no picture of the target class has an object mask to take a colour from for control_flat"
-        )
+        raise DataError("no picture of the target class has an object mask to take a colour from for control_flat")
     return np.round(np.stack(means)).astype(np.uint8)
 
 

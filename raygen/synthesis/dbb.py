@@ -1,9 +1,10 @@
 """DBB: repaint the object of easy images as another class (Yazdan Parast et al., arXiv 2503.17226).
 
-Of each class the training images of lowest loss are taken, the ones that follow the bias; their object is repainted
-as another class, which gives pictures of that class where the bias does not hold. Pictures that the classifier still
-takes for the source class (psi), or whose change does not speak for the target class (rho), are pruned. The authors
-published no code; every choice that the paper leaves open is called an assumption here.
+Of each class the training images of lowest loss are taken, the ones that follow the bias; their object is
+repainted as another class, which gives pictures of that class where the bias does not hold. Pictures that the
+classifier still takes for the source class (psi), or whose change does not speak for the target class (rho),
+are pruned. The authors published no code; every choice that the paper leaves open is called an assumption
+here.
 """
 
 # N images, C classes
@@ -32,23 +33,27 @@ class DbbConfig(Strict):
     """What DBB generates and what it prunes.
 
     Attributes:
-        k: Images per class, lowest loss first: a count, a fraction of the class, or a list with one of them per class.
-            Waterbirds: [1300, 1112]; MetaShift: [400, 400] (paper, table 2). Assumption: half of each class.
-        target: Class to repaint an image as: "confused", the class with the highest mean softmax on the images of the
-            source class (with two classes: the other one); or a list, entry c for source class c.
-        mask: Where the object is: "truth", the dataset's mask; "box", its bounding box; "cam", where the classifier
-            looks. Differs: the paper asks LangSAM for the class name.
+        k: Images per class, lowest loss first: a count, a fraction of the class, or a list with one of them
+            per class. Waterbirds: [1300, 1112]; MetaShift: [400, 400] (paper, table 2). Assumption: half of
+            each class.
+        target: Class to repaint an image as: "confused", the class with the highest mean softmax on the
+            images of the source class (with two classes: the other one); or a list, entry c for source class
+            c.
+        mask: Where the object is: "truth", the dataset's mask; "box", its bounding box; "cam", where the
+            classifier looks. Differs: the paper asks LangSAM for the class name.
         dilation_px: Growth of the repaint region, pixels; 8 is the stride of Stable Diffusion's latents.
-        tau: Heat from which a pixel belongs to the object; only for mask "cam". Assumption: half of the maximum.
+        tau: Heat from which a pixel belongs to the object; only for mask "cam". Assumption: half of the
+            maximum.
         prune: Whether any candidate is pruned.
-        source_probability_test: Keep if psi < Psi: "train", Psi is the mean over all training images of the class,
-            eq. (3); "selected", over the k of them, as algorithm 2 passes them; "off".
+        source_probability_test: Keep if psi < Psi: "train", Psi is the mean over all training images of the
+            class, eq. (3); "selected", over the k of them, as algorithm 2 passes them; "off".
         attribution: How rho is computed: "exact", the logit difference, for composited pictures; "ig".
-        num_steps: Steps of "ig".
-        attribution_test: Keep if rho > P: "quantile", P is a quantile of the candidates' rho, per target class
-            (assumption: logits of one checkpoint mean nothing to another); "absolute", P in logits; "off".
-        attribution_threshold: The quantile or P: a number, or a list with one per target class. Paper, absolute:
-            Waterbirds [1, 1], MetaShift [0.3, 2], CelebA [2, 0.3]. Assumption: the quantile 0.25.
+        num_steps: Path points of "ig".
+        attribution_test: Keep if rho > P: "quantile", P is a quantile of the candidates' rho, per target
+            class (assumption: logits of one checkpoint mean nothing to another); "absolute", P in logits;
+            "off".
+        attribution_threshold: The quantile or P: a number, or a list with one per target class. Paper,
+            absolute: Waterbirds [1, 1], MetaShift [0.3, 2], CelebA [2, 0.3]. Assumption: the quantile 0.25.
     """
 
     name: Literal["dbb"] = "dbb"
@@ -96,8 +101,9 @@ def select(config: DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_see
     for label, (amount, count) in enumerate(zip(amounts_C, counts_C, strict=True)):
         if amount > count or not count:
             raise DataError(
-                f"class {label} ('{dataset.class_names[label]}') has {count} scored training image(s), but synthesis.k "
-                f"asks for {amount}; give a lower count, a fraction such as 0.5, or a list with one value per class"
+                f"class {label} ('{dataset.class_names[label]}') has {count} scored training image(s), "
+                f"but synthesis.k asks for {amount}; give a lower count, a fraction such as 0.5, or a list "
+                "with one value per class"
             )
     targets_C = target_labels(config, train, num_classes=num_classes)
     images = [
@@ -116,9 +122,7 @@ def num_selected(k: int | float | Sequence[int | float], counts_C: Sequence[int]
     """
     amounts = list(k) if isinstance(k, Sequence) else [k] * len(counts_C)
     if len(amounts) != len(counts_C):
-        raise ConfigError(
-            f"synthesis.k has {len(amounts)} entries, but the dataset has {len(counts_C)} classes"
-        )
+        raise ConfigError(f"synthesis.k has {len(amounts)} entries, but the dataset has {len(counts_C)} classes")
     return [
         max(1, round(amount * int(count))) if isinstance(amount, float) else amount
         for amount, count in zip(amounts, counts_C, strict=True)
@@ -131,10 +135,8 @@ def target_labels(config: DbbConfig, train: TrainScores, *, num_classes: int) ->
     Raises:
         ConfigError: `target` does not name another class for every class.
     """
-    if num_classes < 2:
-        raise DataError(
-            f"the dataset has {num_classes} class; repainting one class as another needs at least two"
-        )
+    if num_classes == 1:
+        raise DataError(f"the dataset has {num_classes} class; repainting one class as another needs at least two")
     if config.target != "confused":
         targets = list(config.target)
         valid = [0 <= target < num_classes and target != label for label, target in enumerate(targets)]
@@ -160,8 +162,8 @@ def thresholds(config: DbbConfig, scores: pa.Table, candidates: pa.Table) -> Pru
     Args:
         config: Which tests are on.
         scores: SCORE rows of the training split, by the classifier that scored the candidates.
-        candidates: CANDIDATE rows that take part in the fit, without pictures. A pool that was generated for a larger
-            k is filtered before (`loss_rank` below `num_selected`).
+        candidates: CANDIDATE rows that take part in the fit, without pictures. A pool that was generated for
+            a larger k is filtered before (`loss_rank` below `num_selected`).
 
     Raises:
         DataError: A candidate that is ok has no attribution.
@@ -189,9 +191,7 @@ def masker(config: DbbConfig) -> dict[str, Any]:
     }
 
 
-def _source_probability_thresholds(
-    config: DbbConfig, train: TrainScores, labels: Sequence[int]
-) -> dict[int, float]:
+def _source_probability_thresholds(config: DbbConfig, train: TrainScores, labels: Sequence[int]) -> dict[int, float]:
     if config.source_probability_test == "off":
         return {}
     used_N = np.ones(len(train.label_N), dtype=bool)
@@ -202,9 +202,7 @@ def _source_probability_thresholds(
     return mean_confidence(confidence_N[used_N], train.label_N[used_N], labels=labels)  # eq. (3)
 
 
-def _attribution_thresholds(
-    config: DbbConfig, candidates: pa.Table, labels: Sequence[int]
-) -> dict[int, float]:
+def _attribution_thresholds(config: DbbConfig, candidates: pa.Table, labels: Sequence[int]) -> dict[int, float]:
     if config.attribution_test == "off":
         return {}
     given = config.attribution_threshold
@@ -213,15 +211,11 @@ def _attribution_thresholds(
         return value
     ok = candidates.filter(pc.equal(candidates["status"], "ok"))
     if ok["attribution_inside"].null_count:
-        raise DataError(
-            f"{ok['attribution_inside'].null_count} candidate(s) are ok but have no attribution_inside"
-        )
+        raise DataError(f"{ok['attribution_inside'].null_count} candidate(s) are ok but have no attribution_inside")
     rho_N, target_N = ok["attribution_inside"].to_numpy().astype(np.float64), ok["target_label"].to_numpy()
     limits = {}
     for target in sorted({int(target) for target in target_N}):
         if target not in value:
-            raise ConfigError(
-                f"synthesis.attribution_threshold has {len(value)} entries, none for class {target}"
-            )
+            raise ConfigError(f"synthesis.attribution_threshold has {len(value)} entries, none for class {target}")
         limits[target] = float(np.quantile(rho_N[target_N == target], value[target]))
     return limits

@@ -1,4 +1,4 @@
-"""From scores to a plan: what every synthesis needs, whatever it selects by. No paper's choices stand here."""
+"""From scores to a plan: what every synthesis needs, whatever it selects by; no paper's choice."""
 
 # N training images, C classes, D features
 
@@ -43,12 +43,8 @@ class TrainScores:
         lists = self.table[column].take(pa.array(rows)).combine_chunks()
         lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
         if len(lengths) != 1 or lengths[0] is None:
-            raise DataError(
-                f"scores: '{column}' has lengths {lengths}; expected one length. Score the images again."
-            )
-        return np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.float64).reshape(
-            len(rows), -1
-        )
+            raise DataError(f"scores: '{column}' has lengths {lengths}; expected one length. Score the images again.")
+        return np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.float64).reshape(len(rows), -1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""SCGS: repaint around what fooled the classifier (Li et al., "Spurious-Correlated Guided Synthesis", arXiv 2412.19457).
+"""SCGS: keep what fooled the classifier, repaint the rest (Li et al., arXiv 2412.19457).
 
-Misclassified training images are clustered per class, a share of them is drawn per cluster by Gaussian weights, and
-from each a number of pictures is generated that keeps the pixels the wrong prediction rests on and shows the true
-class. The authors published no code; every choice that the paper leaves open is called an assumption here.
+Misclassified training images are clustered per class, a share of them is drawn per cluster by Gaussian
+weights, and from each a number of pictures is generated that keeps the pixels the wrong prediction rests on
+and shows the true class. The authors published no code; every choice that the paper leaves open is called an
+assumption here.
 """
 
 # N images of a class, D features, K clusters, C classes
@@ -25,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 Covariance = Literal["pca", "ledoit_wolf", "uniform", "full"]
 
-# Fewer have no spread to cluster or to weigh by, and one image would be the source of every picture of its class.
+# Fewer have no spread to cluster or to weigh by, and one image would be the source of every picture of its
+# class.
 MIN_MISCLASSIFIED = 2
 
 
@@ -33,21 +35,24 @@ class ScgsConfig(Strict):
     """What SCGS generates.
 
     Attributes:
-        mis_source: Which predictions decide what is misclassified: "epoch", those of an ERM classifier stopped
-            early. (At convergence no training image is misclassified; the paper does not say when it looks.)
+        mis_source: Which predictions decide what is misclassified: "epoch", those of an ERM classifier
+            stopped early. (At convergence no training image is misclassified; the paper does not say when it
+            looks.)
         mis_epoch: The epoch after which it is stopped, 0 = the first. MetaShift's logs suggest 0.
         num_clusters: K-means clusters per class: 2 for Waterbirds and CelebA, 4 for MetaShift (paper).
         sample_fraction: Share of a class's misclassified images that become sources (paper: 0.2).
-        covariance: Of the Gaussian of eq. (3). "pca" (assumption): full covariance in the first principal components;
-            "ledoit_wolf": shrunk, in all dimensions; "full": eq. (3) by pseudo-inverse, which gives equal weights as
-            soon as there are more features than images; "uniform": equal weights.
-        max_components: Components of "pca"; never more than a quarter of the cluster's images, since with all of them
-            the weights are equal again.
+        covariance: Of the Gaussian of eq. (3). "pca" (assumption): full covariance in the first principal
+            components; "ledoit_wolf": shrunk, in all dimensions; "full": eq. (3) by pseudo-inverse, which
+            gives equal weights as soon as there are more features than images; "uniform": equal weights.
+        max_components: Components of "pca"; never more than a quarter of the cluster's images, since with all
+            of them the weights are equal again.
         temperature: Divides the log-weights; larger is closer to equal.
         cam: Class activation map of the wrong prediction (paper: Grad-CAM++).
-        tau: Heat from which pixels are kept. Assumption: 0.7, where "red and orange" end in the usual colour maps.
+        tau: Heat from which pixels are kept. Assumption: 0.7, where "red and orange" end in the usual colour
+            maps.
         gen_ratio: Pictures generated for a class, as a share of `gen_ratio_base` (paper: 0.4; CelebA 0.2).
-        gen_ratio_base: "train_other": training images of the other classes; "mis_other": their misclassified ones.
+        gen_ratio_base: "train_other": training images of the other classes; "mis_other": their misclassified
+            ones.
     """
 
     name: Literal["scgs"] = "scgs"
@@ -65,7 +70,7 @@ class ScgsConfig(Strict):
 
 
 def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
-    """PLAN rows sorted by key: pictures of each class, spread round-robin over its sampled misclassified images.
+    """PLAN rows sorted by key: pictures of each class, round-robin over its sampled misclassified images.
 
     Args:
         config: What to generate.
@@ -79,16 +84,15 @@ def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_se
     train = read_scores(scores)
     num_classes = len(dataset.class_names)
     misclassified = [
-        np.flatnonzero((train.label_N == label) & (train.predicted_N != label))
-        for label in range(num_classes)
+        np.flatnonzero((train.label_N == label) & (train.predicted_N != label)) for label in range(num_classes)
     ]
     for label, rows in enumerate(misclassified):
         logger.info("class %d (%s): %d misclassified", label, dataset.class_names[label], len(rows))
         if len(rows) < MIN_MISCLASSIFIED:
             raise DataError(
-                f"class {label} ('{dataset.class_names[label]}') has {len(rows)} misclassified training image(s); SCGS "
-                f"needs at least {MIN_MISCLASSIFIED} per class. Look earlier in training (a lower synthesis.mis_epoch, "
-                "or a lower learning rate), or take another recipe, such as dbb."
+                f"class {label} ('{dataset.class_names[label]}') has {len(rows)} misclassified training "
+                f"image(s); SCGS needs at least {MIN_MISCLASSIFIED} per class. Look earlier in training (a lower "
+                "synthesis.mis_epoch, or a lower learning rate), or take another recipe, such as dbb."
             )
     mis_counts_C = np.array([len(rows) for rows in misclassified])
     base_C = train.class_counts(num_classes) if config.gen_ratio_base == "train_other" else mis_counts_C
@@ -133,8 +137,8 @@ def gaussian_log_weights(
     """Log of the normalised weights of one cluster's images, (N,) float64: eq. (3) up to its constant.
 
     log w = -m^2 / (2 T) + const, with m^2 the squared Mahalanobis distance from the cluster's mean, unbiased
-    covariance. In the first d principal components m_i^2 = (N - 1) sum_{j<=d} U_ij^2, where U holds the left singular
-    vectors of the centred features: no inverse and no density, which overflows in 2048 dimensions.
+    covariance. In the first d principal components m_i^2 = (N - 1) sum_{j<=d} U_ij^2, where U holds the left
+    singular vectors of the centred features: no inverse and no density, which overflows in 2048 dimensions.
 
     Args:
         features_ND: Features of the cluster's images, (N, D).
@@ -153,9 +157,7 @@ def gaussian_log_weights(
         left_Nd, scale_d, _ = np.linalg.svd(features_ND - features_ND.mean(axis=0), full_matrices=False)
         # Below this, numpy's matrix_rank calls a singular value 0; its singular vector is arbitrary.
         rank = int((scale_d > scale_d.max() * max(features_ND.shape) * np.finfo(np.float64).eps).sum())
-        components = (
-            rank if covariance == "full" else min(rank, pca_components(num_images, at_most=max_components))
-        )
+        components = rank if covariance == "full" else min(rank, pca_components(num_images, at_most=max_components))
         distance_N = (num_images - 1) * (left_Nd[:, :components] ** 2).sum(axis=1)
     log_weight_N = -0.5 * distance_N / temperature
     return np.asarray(log_weight_N - np.logaddexp.reduce(log_weight_N))
@@ -201,15 +203,13 @@ def _sample_sources(
             max_components=config.max_components,
             temperature=config.temperature,
         )
-        drawn = sample_without_replacement(
-            log_weight_N, num, np.random.default_rng([run_seed, label, cluster])
-        )
+        drawn = sample_without_replacement(log_weight_N, num, np.random.default_rng([run_seed, label, cluster]))
         sources += [(int(rows[members[i]]), cluster) for i in drawn]
     return sorted(sources)
 
 
 def _cluster(features_ND: np.ndarray, *, num_clusters: int, seed: int) -> np.ndarray:
-    """K-means cluster of each image, (N,) int; raw features, as many clusters as there are distinct images at most."""
+    """K-means cluster of each image, (N,) int; raw features, no more clusters than distinct images."""
     from sklearn.cluster import KMeans
 
     num_distinct = len(np.unique(features_ND, axis=0))

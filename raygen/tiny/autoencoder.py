@@ -84,7 +84,7 @@ def train_autoencoder(worker: Worker, work: Path, *, minutes: float, seed: int) 
         torch.manual_seed(row_seed(seed, f"vae-noise/{step}/{worker.rank}"))
         loss, squared_error = _reconstruction_loss(autoencoder, images_NCHW, weights_N1HW)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         worker.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -128,9 +128,7 @@ def _draw_batch(
     return to_tensor_NCHW(np.stack(images), device=device), torch.from_numpy(np.stack(weights))[:, None].to(device)
 
 
-def _reconstruction_loss(
-    autoencoder: AutoencoderKL, images_NCHW: Tensor, weights_N1HW: Tensor
-) -> tuple[Tensor, float]:
+def _reconstruction_loss(autoencoder: AutoencoderKL, images_NCHW: Tensor, weights_N1HW: Tensor) -> tuple[Tensor, float]:
     """Weighted absolute, squared and gradient error plus a little KL; and the plain mean squared error."""
     posterior = autoencoder.encode(images_NCHW).latent_dist
     decoded_NCHW = autoencoder.decode(posterior.sample()).sample

@@ -62,7 +62,9 @@ def write_card(folder: Path, work: Path, *, seed: int) -> None:
     rng = np.random.default_rng(row_seed(seed, "card"))
     holes_NHW = np.stack([draw_cam_like_mask(rng) for _ in scenes])
     by_mask = {
-        f"other class's silhouette, dilated by {DILATION_PX} px": _repaint(pipeline, world, silhouettes_NHW, scenes, seed),
+        f"other class's silhouette, dilated by {DILATION_PX} px": _repaint(
+            pipeline, world, silhouettes_NHW, scenes, seed
+        ),
         "all but a few blobs (50 to 92% anew)": _repaint(pipeline, world, holes_NHW, scenes, seed),
     }
     _save_grid(folder / "birds.jpg", list(by_mask.values()))
@@ -74,7 +76,11 @@ def write_card(folder: Path, work: Path, *, seed: int) -> None:
             logger.info(rows[-1])
     psnr, psnr_bird = peak_signal_to_noise(pipeline.vae, world, num_images=512)
     lines = [
-        *(f"Accuracy of the {n} oracle on held-out scenes: {accuracy(load_oracle(work, n), open_world(world_folder(work, n))):.1%}." for n in ORACLES),
+        *(
+            f"Accuracy of the {n} oracle on held-out scenes: "
+            f"{accuracy(load_oracle(work, n), open_world(world_folder(work, n))):.1%}."
+            for n in ORACLES
+        ),
         f"Autoencoder, encode and decode: {psnr:.1f} dB on whole pictures, {psnr_bird:.1f} dB on the birds.",
         f"Speed: {next(iter(by_mask.values())).images_per_s:.1f} images/s at {NUM_INFERENCE_STEPS} steps with guidance "
         f"{GUIDANCE_SCALE}, batches of 32, {torch.get_num_threads()} CPU threads.",

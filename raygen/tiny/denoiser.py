@@ -27,7 +27,7 @@ from raygen.tiny.world import TEMPLATES, World, dilate, open_world
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 32  # per worker
-LEARNING_RATE = 1.5e-3
+MUON_LEARNING_RATE, ADAM_LEARNING_RATE = 2.5e-3, 1.5e-3
 WEIGHT_DECAY = 0.01
 # Every entry of the bank is used BATCH_SIZE / RENEWALS_PER_STEP = 4 times on average.
 BANK_SIZE, RENEWALS_PER_STEP = 1536, 8
@@ -63,12 +63,12 @@ class Denoiser(nn.Module):
 
 
 def train_denoiser(worker: Worker, work: Path, *, minutes: float, seed: int) -> None:
-    """Trains for `minutes` and saves the averaged weights as the model work/export_latest, then marks work/unet.done."""
+    """Trains for `minutes`, saves the averaged weights as the model work/export_latest, and marks work/unet.done."""
     torch.manual_seed(seed)
     tokenizer, world = build_tokenizer(), open_world(work / "world")
     autoencoder = AutoencoderKL.from_pretrained(work / "vae").to(worker.device, memory_format=torch.channels_last)
     autoencoder.requires_grad_(False)
-    denoiser = Denoiser(tokenizer).to(worker.device, memory_format=torch.channels_last)
+    denoiser = Denoiser(tokenizer).to(worker.device).to(memory_format=torch.channels_last)
     average = copy.deepcopy(denoiser).requires_grad_(False)
     optimizers = build_optimizers(denoiser)
     checkpoint = work / "unet.pt"
@@ -85,7 +85,7 @@ def train_denoiser(worker: Worker, work: Path, *, minutes: float, seed: int) -> 
         _set_learning_rate(optimizers, warm_up_then_decay(fraction, warm_up=0.02, hold=0.35))
         loss = velocity_loss(denoiser, scheduler, bank.draw(BATCH_SIZE))
         denoiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         worker.average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
@@ -135,15 +135,16 @@ def build_optimizers(denoiser: Denoiser) -> list[torch.optim.Optimizer]:
     ids = {id(p) for p in inside}
     rest = [p for p in denoiser.parameters() if id(p) not in ids]
     return [
-        Muon(inside, lr=LEARNING_RATE, momentum=0.95, weight_decay=WEIGHT_DECAY),
-        torch.optim.AdamW(rest, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98), fused=True),
+        Muon(inside, lr=MUON_LEARNING_RATE, momentum=0.95, weight_decay=WEIGHT_DECAY),
+        torch.optim.AdamW(rest, lr=ADAM_LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98), fused=True),
     ]
 
 
 def _set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * factor
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * factor
 
 
 @torch.no_grad()
@@ -152,7 +153,12 @@ def _update_average(average: nn.Module, denoiser: nn.Module, *, decay: float) ->
 
 
 def _state(
-    denoiser: nn.Module, average: nn.Module, optimizers: list[torch.optim.Optimizer], *, step: int, clock: Clock
+    denoiser: nn.Module,
+    average: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    *,
+    step: int,
+    clock: Clock,
 ) -> dict[str, Any]:
     return {
         "model": denoiser.state_dict(),
@@ -181,9 +187,7 @@ def _resume(
     return state["step"], Clock(budget_s, spent_s=state["spent_s"])
 
 
-def _export(
-    work: Path, autoencoder: AutoencoderKL, average: Denoiser, tokenizer: CLIPTokenizer, world: World
-) -> None:
+def _export(work: Path, autoencoder: AutoencoderKL, average: Denoiser, tokenizer: CLIPTokenizer, world: World) -> None:
     """Saves the averaged weights as a pipeline, and a sheet: scenes above, repainted as the other class below."""
     folder = work / "export_latest"
     parts = {"text_encoder": average.text_encoder, "unet": average.unet}

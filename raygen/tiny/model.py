@@ -1,4 +1,4 @@
-"""The parts of the tiny model and the folder they are shipped in: a StableDiffusionInpaintPipeline in half precision."""
+"""The tiny model's parts, and the folder they are shipped in: a StableDiffusionInpaintPipeline in half precision."""
 
 import copy
 import os

@@ -41,6 +41,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride=2)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
+        """The block's output."""
         inner_NCHW = F.relu(self.first_norm(self.first(x_NCHW)))
         return F.relu(self.second_norm(self.second(inner_NCHW)) + self.shortcut(x_NCHW))
 
@@ -59,11 +60,13 @@ class Oracle(nn.Module):
         self.head = nn.Linear(4 * width, len(CLASS_NAMES))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits, (N, 2)."""
         logits_NC: Tensor = self.head(self.blocks(images_NCHW).mean((2, 3)))
         return logits_NC
 
 
 def world_folder(work: Path, name: str) -> Path:
+    """Folder of the scenes that an oracle is trained on."""
     return work / f"world_{name}"
 
 
@@ -73,7 +76,7 @@ def held_out_scenes() -> range:
 
 
 def train_oracles(worker: Worker, work: Path, *, seed: int) -> None:
-    """Trains the oracles whose weights are not there yet, one a worker at a time, and saves work/oracle_{name}.safetensors."""
+    """Trains the oracles that are not there yet, one a worker at a time; saves work/oracle_{name}.safetensors."""
     for name in list(ORACLES)[worker.rank :: worker.num_workers]:
         path = work / f"oracle_{name}.safetensors"
         if not path.exists():
@@ -82,6 +85,7 @@ def train_oracles(worker: Worker, work: Path, *, seed: int) -> None:
 
 
 def load_oracle(work: Path, name: str) -> Oracle:
+    """A trained oracle, in evaluation mode."""
     oracle = Oracle()
     oracle.load_state_dict(load_file(work / f"oracle_{name}.safetensors"))
     return oracle.eval()
@@ -98,7 +102,7 @@ def predict(oracle: Oracle, images_NHWC: np.ndarray) -> np.ndarray:
 def _train(world: World, *, device: torch.device, seed: int) -> Oracle:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    oracle = Oracle().to(device, memory_format=torch.channels_last)
+    oracle = Oracle().to(device).to(memory_format=torch.channels_last)
     num_steps = NUM_TRAINING_SCENES // BATCH_SIZE
     optimizer = torch.optim.AdamW(oracle.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=NUM_EPOCHS * num_steps)
@@ -109,7 +113,7 @@ def _train(world: World, *, device: torch.device, seed: int) -> Oracle:
             labels_N = torch.tensor([world.label(int(i)) for i in indices], device=device)
             loss = F.cross_entropy(oracle(images_NCHW), labels_N)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
         oracle.eval()
@@ -126,7 +130,11 @@ def accuracy(oracle: Oracle, world: World) -> float:
 
 def _augment(rng: np.random.Generator, images_NCHW: Tensor) -> Tensor:
     """Flips half of the batch and shifts all of it by the same few pixels; edges are repeated."""
-    images_NCHW = torch.where(torch.from_numpy(rng.random(len(images_NCHW)) < 0.5).to(images_NCHW.device)[:, None, None, None], images_NCHW.flip(-1), images_NCHW)
+    images_NCHW = torch.where(
+        torch.from_numpy(rng.random(len(images_NCHW)) < 0.5).to(images_NCHW.device)[:, None, None, None],
+        images_NCHW.flip(-1),
+        images_NCHW,
+    )
     top, left = (int(v) for v in rng.integers(0, 2 * MAX_SHIFT_PX + 1, 2))
     padded_NCHW = F.pad(images_NCHW, (MAX_SHIFT_PX,) * 4, mode="replicate")
     height, width = images_NCHW.shape[2:]

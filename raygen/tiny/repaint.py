@@ -15,7 +15,7 @@ NUM_INFERENCE_STEPS = 12
 GUIDANCE_SCALE = 3.0
 
 
-def repaint(  # noqa: PLR0913 (two arrays, the prompts and the settings of the pipeline)
+def repaint(
     pipeline: StableDiffusionInpaintPipeline,
     images_NHWC: np.ndarray,
     masks_NHW: np.ndarray,

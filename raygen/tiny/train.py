@@ -1,4 +1,4 @@
-"""Trains the tiny inpainting model from nothing: world, autoencoder, denoiser, oracles, model card.
+"""Trains the tiny inpainting model from nothing: world, autoencoder, denoiser, decoder, oracles, model card.
 
     python -m raygen.tiny.train --work DIR --out DIR
 
@@ -7,43 +7,52 @@ Every part leaves a file or folder in --work and is skipped when that exists, so
 
 import argparse
 import logging
+import shutil
 from pathlib import Path
 
 from raygen.datasets.scenes import Plumage
 from raygen.tiny.autoencoder import train_autoencoder
+from raygen.tiny.card import write_card
 from raygen.tiny.denoiser import train_denoiser
-from raygen.tiny.workers import Worker, run_workers
+from raygen.tiny.oracle import NUM_HELD_OUT_SCENES, NUM_TRAINING_SCENES, ORACLES, train_oracles, world_folder
+from raygen.tiny.workers import Start, Worker, run_workers
 from raygen.tiny.world import create_world, finish_world, is_finished, render_part
-
-logger = logging.getLogger(__name__)
 
 NUM_SCENES = 24_000
 
 
 def main() -> None:
-    """Trains what --work does not hold yet."""
+    """Trains what --work does not hold yet, then writes the model and its card to --out."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     arguments = _parse()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    start = {"work": work, "num_workers": arguments.workers, "device": arguments.device}
-    make_world(work / "world", name="tiny", plumage="hinted", num_scenes=NUM_SCENES, seed=arguments.seed, start=start)
+    start = Start(work, num_workers=arguments.workers, device=arguments.device)
+    seed: int = arguments.seed
+    _make_world(work / "world", start, name="tiny", plumage="hinted", num_scenes=NUM_SCENES, seed=seed)
     if not (work / "vae").exists():
-        run_workers(train_autoencoder, minutes=arguments.vae_minutes, seed=arguments.seed, **start)
+        run_workers(train_autoencoder, start, minutes=arguments.vae_minutes, seed=seed)
     if not (work / "unet.done").exists():
-        run_workers(train_denoiser, minutes=arguments.unet_minutes, seed=arguments.seed, **start)
+        run_workers(train_denoiser, start, minutes=arguments.unet_minutes, seed=seed)
+    for name, plumage in ORACLES.items():
+        folder, num_scenes = world_folder(work, name), NUM_TRAINING_SCENES + NUM_HELD_OUT_SCENES
+        _make_world(folder, start, name=f"tiny-oracle/{name}", plumage=plumage, num_scenes=num_scenes, seed=seed)
+    if not all((work / f"oracle_{name}.safetensors").exists() for name in ORACLES):
+        run_workers(train_oracles, start, seed=seed)
+    shutil.copytree(work / "export_latest", arguments.out, dirs_exist_ok=True)
+    write_card(arguments.out, work, seed=seed)
 
 
-def make_world(folder: Path, *, name: str, plumage: Plumage, num_scenes: int, seed: int, start: dict) -> None:
-    """Renders a world unless it is there."""
+def _make_world(folder: Path, start: Start, *, name: str, plumage: Plumage, num_scenes: int, seed: int) -> None:
     if is_finished(folder):
         return
     create_world(folder, num_scenes=num_scenes)
-    run_workers(_render, folder=folder, name=name, plumage=plumage, seed=seed, **start)
+    run_workers(_render, start, folder=folder, name=name, plumage=plumage, seed=seed)
     finish_world(folder)
 
 
 def _render(worker: Worker, work: Path, *, folder: Path, name: str, plumage: Plumage, seed: int) -> None:
+    del work  # every job gets it; the world's folder is named in full
     render_part(folder, name=name, plumage=plumage, seed=seed, rank=worker.rank, num_workers=worker.num_workers)
 
 
@@ -51,12 +60,15 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m raygen.tiny.train", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints; continued if it has any")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights", help="folder of the model")
-    parser.add_argument("--vae-minutes", type=float, default=10)
+    parser.add_argument("--vae-minutes", type=float, default=20)
     parser.add_argument("--unet-minutes", type=float, default=75)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes; with --device cuda give 1")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and arguments.workers != 1:
+        parser.error(f"--device cuda trains in one process; found --workers {arguments.workers}, give --workers 1")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class Worker:
 
     @property
     def leads(self) -> bool:
+        """Whether this worker logs and saves."""
         return self.rank == 0
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
@@ -59,37 +60,43 @@ class Clock:
 
     @property
     def spent_s(self) -> float:
+        """Seconds used so far."""
         return time.monotonic() - self._start_s
 
     @property
     def fraction(self) -> float:
+        """Share of the budget used so far; 1 or more when it is used up."""
         return self.spent_s / self._budget_s
 
 
-def run_workers(job: Callable[..., None], *, work: Path, num_workers: int, device: str, **arguments: Any) -> None:
-    """Runs job(worker, work, **arguments) in `num_workers` new processes and waits for all of them."""
-    rendezvous = work / f"rendezvous-{job.__name__}"
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How jobs are started: the folder they work in, the number of processes, and "cpu" or "cuda"."""
+
+    work: Path
+    num_workers: int
+    device: str
+
+
+def run_workers(job: Callable[..., None], start: Start, **arguments: Any) -> None:
+    """Runs job(worker, work, **arguments) in new processes and waits for all of them."""
+    rendezvous = start.work / f"rendezvous-{job.__name__}"
     rendezvous.unlink(missing_ok=True)
-    mp.spawn(_run_one, args=(job, work, num_workers, device, rendezvous, arguments), nprocs=num_workers)  # type: ignore[no-untyped-call]
+    mp.spawn(  # type: ignore[attr-defined]
+        _run_one, args=(job, start, rendezvous, arguments), nprocs=start.num_workers
+    )
     rendezvous.unlink(missing_ok=True)
 
 
-def _run_one(
-    rank: int,
-    job: Callable[..., None],
-    work: Path,
-    num_workers: int,
-    device: str,
-    rendezvous: Path,
-    arguments: dict[str, Any],
-) -> None:
+def _run_one(rank: int, job: Callable[..., None], start: Start, rendezvous: Path, arguments: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if device == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_workers))
-    if num_workers > 1:
-        dist.init_process_group("gloo", init_method=rendezvous.as_uri(), rank=rank, world_size=num_workers)
-    job(Worker(rank, num_workers, torch.device(device)), work, **arguments)
-    if num_workers > 1:
+    if start.device == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // start.num_workers))
+    if start.num_workers > 1:
+        address = rendezvous.resolve().as_uri()
+        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=start.num_workers)
+    job(Worker(rank, start.num_workers, torch.device(start.device)), start.work, **arguments)
+    if start.num_workers > 1:
         dist.destroy_process_group()
 
 
@@ -101,6 +108,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
+    """A state written by `save_state`."""
     return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 

@@ -47,22 +47,29 @@ class World:
         return len(self.images_NHWC)
 
     def label(self, index: int) -> int:
+        """Class of a scene."""
         return index % len(CLASS_NAMES)
 
     def attribute(self, index: int) -> int:
+        """Background of a scene."""
         return index // len(CLASS_NAMES) % len(ATTRIBUTE_NAMES)
 
     def object_HW(self, index: int) -> np.ndarray:
+        """Where the bird is, (64, 64) bool."""
         return np.asarray(self.masks_NHW[index] & _OBJECT_BIT, dtype=bool)
 
     def counterpart_HW(self, index: int) -> np.ndarray:
+        """Where a bird of the other class would be, (64, 64) bool."""
         return np.asarray(self.masks_NHW[index] & _COUNTERPART_BIT, dtype=bool)
 
 
 def create_world(folder: Path, *, num_scenes: int) -> None:
     """Lays out the arrays of a world that `render_part` fills."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, shape in (("images", (num_scenes, SIZE_PX, SIZE_PX, 3)), ("masks", (num_scenes, SIZE_PX, SIZE_PX))):
+    for name, shape in (
+        ("images", (num_scenes, SIZE_PX, SIZE_PX, 3)),
+        ("masks", (num_scenes, SIZE_PX, SIZE_PX)),
+    ):
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
 
 
@@ -84,11 +91,13 @@ def finish_world(folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
+    """Whether a world is wholly rendered."""
     return (folder / "finished").exists()
 
 
 def open_world(folder: Path, *, mode: str = "r") -> World:
-    return World(*(np.load(folder / f"{name}.npy", mmap_mode=mode) for name in ("images", "masks")))  # type: ignore[call-overload]
+    """A rendered world, mapped into memory."""
+    return World(*(np.load(folder / f"{name}.npy", mmap_mode=mode) for name in ("images", "masks")))  # type: ignore[arg-type]
 
 
 def draw_caption(rng: np.random.Generator, *, label: int, attribute: int) -> str:
@@ -109,7 +118,9 @@ def dilate(mask_HW: np.ndarray, radius_px: float) -> np.ndarray:
     return np.asarray(ndimage.distance_transform_edt(~mask_HW) <= radius_px)
 
 
-def draw_mask(rng: np.random.Generator, *, object_HW: np.ndarray, counterpart_HW: np.ndarray) -> np.ndarray:
+def draw_mask(  # noqa: PLR0911 (one return per kind of mask)
+    rng: np.random.Generator, *, object_HW: np.ndarray, counterpart_HW: np.ndarray
+) -> np.ndarray:
     """A repaint mask to train on, (64, 64) bool, True = generated anew.
 
     Most masks hold the silhouettes of both kinds of bird: of a mask that follows its own bird only, the model would
@@ -149,7 +160,13 @@ def _euclidean(mask_HW: np.ndarray) -> np.ndarray:
 
 
 # Maskers differ in the structuring element of their dilation: disc, square or diamond. Discs are the commonest.
-_DISTANCES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (_euclidean, _euclidean, _euclidean, _chessboard, _taxicab)
+_DISTANCES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+    _euclidean,
+    _euclidean,
+    _euclidean,
+    _chessboard,
+    _taxicab,
+)
 
 
 def _widen(rng: np.random.Generator, mask_HW: np.ndarray, low_px: int, high_px: int) -> np.ndarray:

@@ -75,7 +75,12 @@ def _write_data(folder: Path, *, has_attributes: bool) -> list[dict]:
             for i in range(count):
                 seed = len(rows)
                 scene = render_scene(seed, label=label, attribute=attribute)
-                row = {"image_id": f"{split}/{group}/{i:03d}", "label": label, "split": split, "role": "source"}
+                row = {
+                    "image_id": f"{split}/{group}/{i:03d}",
+                    "label": label,
+                    "split": split,
+                    "role": "source",
+                }
                 row["attribute"] = attribute if has_attributes else None
                 row["image_png"] = encode_image(scene.image_HWC)
                 row["object_png"] = encode_mask(scene.object_HW)

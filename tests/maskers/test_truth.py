@@ -1,0 +1,49 @@
+import numpy as np
+import oracles
+import pytest
+from scipy.ndimage import distance_transform_edt
+
+from raygen.errors import RowError
+from raygen.maskers.truth import TruthConfig, TruthMasker, dilate
+
+IMAGE = np.zeros((12, 14, 3), dtype=np.uint8)
+
+
+def blob(*pixels: tuple[int, int]) -> np.ndarray:
+    mask_HW = np.zeros((12, 14), dtype=bool)
+    for pixel in pixels:
+        mask_HW[pixel] = True
+    return mask_HW
+
+
+@pytest.mark.parametrize("radius_px", [0, 1, 2, 3, 5])
+def test_dilation_reaches_every_pixel_within_the_radius(radius_px):
+    mask_HW = blob((0, 0), (6, 7), (6, 8), (11, 3))
+    np.testing.assert_array_equal(dilate(mask_HW, radius_px=radius_px), oracles.dilate(mask_HW, radius_px))
+
+
+def test_dilation_by_the_default_equals_the_distance_transform():
+    mask_HW = np.random.default_rng(0).random((64, 50)) > 0.995
+    np.testing.assert_array_equal(dilate(mask_HW, radius_px=8), distance_transform_edt(~mask_HW) <= 8)
+
+
+def test_repaint_mask_is_the_dilated_object():
+    (repaint_HW,) = TruthMasker(TruthConfig(dilation_px=2))([IMAGE], [blob((6, 7))], [0])
+    np.testing.assert_array_equal(repaint_HW, oracles.dilate(blob((6, 7)), 2))
+
+
+@pytest.mark.parametrize(
+    ("object_HW", "reason"),
+    [
+        (None, "no object mask"),
+        (blob(), "selects no pixel"),
+        (np.ones((14, 12), dtype=bool), "14 x 12 but the picture is 12 x 14"),
+    ],
+)
+def test_row_without_a_usable_object_mask_says_why_and_leaves_its_neighbours_alone(object_HW, reason):
+    good = blob((6, 7))
+    masks = TruthMasker(TruthConfig())([IMAGE, IMAGE, IMAGE], [good, object_HW, good], [0, 0, 0])
+    assert isinstance(masks[1], RowError)
+    assert reason in str(masks[1])
+    assert isinstance(masks[0], np.ndarray)
+    assert isinstance(masks[2], np.ndarray)

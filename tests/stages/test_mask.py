@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import toy_classifiers
+
+from raygen.classifier import save_classifier
+from raygen.images import decode_mask, encode_image, encode_mask
+from raygen.maskers import load_masker
+from raygen.maskers.cam import CamConfig
+from raygen.maskers.truth import dilate
+from raygen.stages.mask import MaskStage
+from raygen.stages.spec import object_column
+
+SIZE_PX = 24
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=(SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+
+
+def blob(row: int) -> np.ndarray:
+    mask_HW = np.zeros((SIZE_PX, SIZE_PX), dtype=bool)
+    mask_HW[row, 10:13] = True
+    return mask_HW
+
+
+def unit(images, objects, *, predicted=0, source=0):
+    num = len(images)
+    return {
+        "image_png": object_column(images),
+        "object_png": object_column(objects),
+        "predicted_label": np.full(num, predicted),
+        "source_label": np.full(num, source),
+        "status": object_column(["ok"] * num),
+        "error": object_column([None] * num),
+    }
+
+
+def test_truth_masks_are_stored_with_their_share_of_the_picture():
+    batch = unit([encode_image(picture(n)) for n in range(3)], [encode_mask(blob(n + 8)) for n in range(3)])
+    stage = MaskStage(masker={"name": "truth", "dilation_px": 2}, classifier_folder="", batch_size=2)
+    masked = stage(batch)
+    for n in range(3):
+        expected_HW = dilate(blob(n + 8), radius_px=2)
+        np.testing.assert_array_equal(decode_mask(masked["repaint_png"][n]), expected_HW)
+        assert masked["repaint_fraction"][n] == pytest.approx(expected_HW.sum() / SIZE_PX**2)
+
+
+def test_rows_without_picture_or_usable_mask_keep_their_place_and_say_why():
+    image, empty = encode_image(picture(0)), encode_mask(np.zeros((SIZE_PX, SIZE_PX), dtype=bool))
+    batch = unit([image, b"damaged", image, image, image], [encode_mask(blob(9)), None, None, empty, b"damaged"])
+    masked = MaskStage(masker={"name": "box"}, classifier_folder="", batch_size=4)(batch)
+    assert masked["status"].tolist() == ["ok"] + ["failed"] * 4
+    reasons = ["image_png", "no object mask", "selects no pixel", "object_png"]
+    for n, reason in enumerate(reasons, start=1):
+        assert reason in masked["error"][n]
+        assert masked["repaint_png"][n] is None
+        assert masked["repaint_fraction"][n] is None
+
+
+@pytest.mark.parametrize(("explain", "label"), [("predicted_label", 1), ("source_label", 0)])
+def test_cam_explains_the_label_of_the_column_that_the_masker_names(tmp_path, explain, label):
+    save_classifier(toy_classifiers.small_resnet(seed=3), tmp_path)
+    images = [picture(n) for n in range(2)]
+    fields = {"name": "cam", "tau": 0.5, "explain": explain, "dilation_px": 0}
+    stage = MaskStage(masker=fields, classifier_folder=str(tmp_path), batch_size=2)
+    masked = stage(unit([encode_image(image) for image in images], [None, None], predicted=1, source=0))
+    expected = load_masker(CamConfig(**fields), str(tmp_path))(images, [None, None], [label, label])
+    for n in range(2):
+        np.testing.assert_array_equal(decode_mask(masked["repaint_png"][n]), expected[n])

@@ -1,0 +1,149 @@
+import contextlib
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops
+
+from raygen import images
+from raygen.errors import RowError
+from raygen.images import decode_image, decode_mask, encode_image, encode_mask, resize_image, resize_mask
+
+
+def picture(height: int = 12, width: int = 17) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, file_format, **options)
+    return out.getvalue()
+
+
+def test_png_round_trip_is_exact():
+    image_HWC = picture()
+    mask_HW = image_HWC[..., 0] > 128
+    np.testing.assert_array_equal(decode_image(encode_image(image_HWC)), image_HWC)
+    np.testing.assert_array_equal(decode_mask(encode_mask(mask_HW)), mask_HW)
+
+
+def test_text_chunks_keep_any_letters():
+    data = encode_image(picture(), text={"prompt": "ein Vögelchen \N{BIRD}", "synthetic": "true"})
+    assert Image.open(io.BytesIO(data)).text == {"prompt": "ein Vögelchen \N{BIRD}", "synthetic": "true"}
+
+
+def test_mask_threshold_is_128():
+    grey = np.array([[0, 127, 128, 255]], dtype=np.uint8)
+    assert decode_mask(encoded(Image.fromarray(grey))).tolist() == [[False, False, True, True]]
+
+
+def test_sixteen_bits_are_scaled_not_cut():
+    grey = np.array([[0, 300, 32767, 32768, 65535]], dtype=np.uint16)
+    data = encoded(Image.fromarray(grey))
+    assert decode_image(data)[0, :, 0].tolist() == [0, 1, 127, 128, 255]
+    assert decode_mask(data).tolist() == [[False, False, False, True, True]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "RGB"])
+def test_every_mode_becomes_rgb(mode):
+    source = Image.fromarray(picture()).convert(mode)
+    file_format = "TIFF" if mode == "CMYK" else "PNG"
+    decoded = decode_image(encoded(source, file_format))
+    np.testing.assert_array_equal(decoded, np.asarray(source.convert("RGB")))
+    assert decoded.dtype == np.uint8
+
+
+def test_transparency_lies_over_black():
+    rgba = np.zeros((1, 3, 4), dtype=np.uint8)
+    rgba[0, :, 0], rgba[0, :, 3] = 200, (0, 51, 255)
+    # 51 / 255 is a fifth.
+    assert decode_image(encoded(Image.fromarray(rgba)))[0, :, 0].tolist() == [0, 40, 200]
+    grey_alpha = Image.fromarray(np.array([[[90, 0], [90, 255]]], dtype=np.uint8), mode="LA")
+    assert decode_image(encoded(grey_alpha))[0].tolist() == [[0, 0, 0], [90, 90, 90]]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([250, 0, 0, 0, 250, 0])
+    palette.putpixel((1, 0), 1)
+    assert decode_image(encoded(palette, transparency=0))[0].tolist() == [[0, 0, 0], [0, 250, 0]]
+
+
+def test_exif_orientation_is_applied():
+    image_HWC = picture(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn a quarter clockwise to view
+    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(image_HWC), exif=exif)), np.rot90(image_HWC, -1))
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+def test_other_bytes_are_refused(data):
+    for decode in (decode_image, decode_mask):
+        with pytest.raises(RowError, match="not a picture"):
+            decode(data)
+
+
+def test_eps_never_reaches_ghostscript():
+    data = encoded(Image.fromarray(picture()), "EPS")
+    with pytest.raises(RowError, match="not a picture"):
+        decode_image(data)
+
+
+def test_cut_off_picture_is_refused():
+    for file_format in ("PNG", "JPEG"):
+        data = encoded(Image.fromarray(picture(64, 64)), file_format)
+        with pytest.raises(RowError, match=r"damaged or cut off|not a picture"):
+            decode_image(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_flipped_bytes_give_a_picture_or_a_row_error(file_format):
+    """A damaged file must fail one row, never the actor."""
+    rng = np.random.default_rng(0)
+    data = encoded(Image.fromarray(picture(16, 16)), file_format)
+    for _ in range(150):
+        damaged = bytearray(data)
+        for place in rng.integers(0, len(data), 4):
+            damaged[place] = rng.integers(0, 256)
+        for decode in (decode_image, decode_mask):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with contextlib.suppress(RowError):
+                    assert decode(bytes(damaged)).shape[0] > 0
+
+
+def test_too_large_picture_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 12 * 17 - 1)
+    with pytest.raises(RowError, match="17 x 12"):
+        decode_image(encode_image(picture()))
+
+
+def test_decompression_bomb_is_a_row_error():
+    """13,500 x 13,500 pixels of one colour are some kB on disk; Pillow warns, or errs where warnings are errors."""
+    data = encoded(Image.new("1", (13_500, 13_500)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RowError):
+            decode_image(data)
+
+
+def test_resizing_to_the_same_size_changes_nothing():
+    image_HWC = picture()
+    assert resize_image(image_HWC, height=12, width=17) is image_HWC
+    mask_HW = image_HWC[..., 0] > 128
+    assert resize_mask(mask_HW, height=12, width=17) is mask_HW
+
+
+def test_mask_is_enlarged_by_whole_pixels():
+    mask_HW = np.array([[True, False], [False, True]])
+    expected = np.kron(mask_HW, np.ones((3, 5), dtype=bool))
+    np.testing.assert_array_equal(resize_mask(mask_HW, height=6, width=10), expected)
+
+
+def test_height_and_width_are_not_swapped():
+    assert resize_image(picture(), height=5, width=9).shape == (5, 9, 3)
+    assert resize_mask(np.ones((3, 4), dtype=bool), height=5, width=9).shape == (5, 9)
+
+
+def test_flat_picture_stays_flat():
+    image_HWC = np.full((30, 20, 3), 77, dtype=np.uint8)
+    resized = Image.fromarray(resize_image(image_HWC, height=13, width=41))
+    assert ImageChops.difference(resized, Image.new("RGB", (41, 13), (77, 77, 77))).getbbox() is None

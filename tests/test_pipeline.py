@@ -1,0 +1,179 @@
+"""One unit, one block, one part: whatever the engine, the actors or the interruptions."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from raygen import pipeline
+from raygen.config import PoolConfig, PoolsConfig
+from raygen.errors import DataError, ModelError, ResourceError, RowError, RunFolderError, TooManyFailedRowsError
+from raygen.images import decode_image
+from raygen.rows import RowIndex
+from raygen.stages.spec import Batch, StageSpec, fail_row, object_column, ok_rows, with_own_status
+from raygen.units import Job, Parts, read_parts
+
+RESULT = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("label", pa.int32()),
+        ("cluster", pa.int32()),
+        ("digest", pa.string()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+
+class Digest:
+    """Hashes each picture; fails the rows it is told to."""
+
+    reads: ClassVar = frozenset({"image_id", "image_png", "status", "error"})
+    writes: ClassVar = frozenset({"digest"})
+
+    def __init__(self, *, bad: tuple[str, ...] = ()) -> None:
+        self._bad = bad
+
+    def __call__(self, batch: Batch) -> Batch:
+        batch = with_own_status(batch)
+        digests: list[str | None] = [None] * len(batch["status"])
+        for i in ok_rows(batch):
+            if batch["image_id"][i] in self._bad:
+                fail_row(batch, i, RowError("told to fail"))
+            else:
+                digests[i] = hashlib.sha256(decode_image(batch["image_png"][i]).tobytes()).hexdigest()
+        return {**batch, "digest": object_column(digests)}
+
+
+class NoModel:
+    """A stage whose actors cannot start."""
+
+    reads: ClassVar = frozenset({"status", "error"})
+    writes: ClassVar = frozenset({"digest"})
+
+    def __init__(self) -> None:
+        raise ModelError("model 'x' is not there")
+
+    def __call__(self, batch: Batch) -> Batch:
+        return batch
+
+
+def make_job(data: Path, out: Path, **changes: Any) -> Job:
+    out.mkdir(parents=True, exist_ok=True)
+    table = RowIndex.open(data).split("train").select(["image_id", "label"])
+    cluster = pa.array([None if i % 3 else i for i in range(table.num_rows)], pa.int32())
+    table = table.append_column("cluster", cluster)
+    options = {
+        "table": table,
+        "data_folder": data,
+        "source_columns": ("image_png",),
+        "specs": [StageSpec(Digest, "scorer")],
+        "pools": PoolsConfig(scorer=PoolConfig(num_cpus=0.5)),
+        "unit_rows": 24,  # 160 rows: the last unit is padded
+        "parts": Parts(out, RESULT, "abc", table.num_rows, 0.05),
+    }
+    return Job(**{**options, **changes})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_local_engine_writes_every_row_once(scenes_folder: Path, tmp_path: Path) -> None:
+    job = make_job(scenes_folder, tmp_path / "out")
+    assert pipeline.run(job, engine="local") == {"ok": 160, "failed": 0}
+    result = read_parts(tmp_path / "out")
+    assert result["image_id"].to_pylist() == job.table["image_id"].to_pylist()
+    assert result["cluster"].to_pylist() == job.table["cluster"].to_pylist()  # null stays null, never NaN
+    pictures = RowIndex.open(scenes_folder).fetch(result["image_id"].to_pylist(), ["image_png"])["image_png"]
+    expected = [hashlib.sha256(decode_image(data).tobytes()).hexdigest() for data in pictures.to_pylist()]
+    assert result["digest"].to_pylist() == expected
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_ray_writes_the_same_bytes_with_one_actor_and_with_three(scenes_folder: Path, tmp_path: Path) -> None:
+    pipeline.run(make_job(scenes_folder, tmp_path / "local"), engine="local")
+    for actors in (1, 3):
+        pools = PoolsConfig(scorer=PoolConfig(actors=actors, num_cpus=0.5))
+        pipeline.run(make_job(scenes_folder, tmp_path / f"ray{actors}", pools=pools), engine="ray")
+        assert contents(tmp_path / f"ray{actors}") == contents(tmp_path / "local")
+
+
+def test_resume_does_only_what_is_missing(scenes_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pipeline.run(make_job(scenes_folder, out), engine="local")
+    before = contents(out)
+    kept = (out / "part-000000.parquet").stat().st_mtime_ns
+    (out / "part-000003.parquet").unlink()
+    (out / ".part-000004.parquet.99.tmp").write_bytes(b"half a part")
+    pipeline.run(make_job(scenes_folder, out), engine="local")
+    assert contents(out) == before
+    assert (out / "part-000000.parquet").stat().st_mtime_ns == kept
+
+
+def test_parts_of_another_job_are_refused(scenes_folder: Path, tmp_path: Path) -> None:
+    job = make_job(scenes_folder, tmp_path / "out")
+    pipeline.run(job, engine="local")
+    other = make_job(scenes_folder, tmp_path / "out", parts=Parts(tmp_path / "out", RESULT, "other", 160, 0.05))
+    with pytest.raises(RunFolderError, match="made with other settings"):
+        pipeline.run(other, engine="local")
+
+
+def test_failed_rows_keep_their_place_and_reason(scenes_folder: Path, tmp_path: Path) -> None:
+    bad = ("train-000003", "train-000007")
+    job = make_job(scenes_folder, tmp_path / "out", specs=[StageSpec(Digest, "scorer", {"bad": bad})])
+    assert pipeline.run(job, engine="local") == {"ok": 158, "failed": 2}
+    result = read_parts(tmp_path / "out")
+    failed = result.filter(pc.equal(result["status"], "failed"))
+    assert failed["image_id"].to_pylist() == list(bad)
+    assert failed["error"].to_pylist() == ["told to fail"] * 2
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_too_many_failed_rows_stop_the_job_with_the_reasons(scenes_folder: Path, tmp_path: Path, engine: Any) -> None:
+    bad = tuple(f"train-{i:06d}" for i in range(20))
+    job = make_job(scenes_folder, tmp_path / "out", specs=[StageSpec(Digest, "scorer", {"bad": bad})])
+    with pytest.raises(TooManyFailedRowsError, match="20 x told to fail"):
+        pipeline.run(job, engine=engine)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_actor_that_cannot_start_gives_its_own_error(scenes_folder: Path, tmp_path: Path) -> None:
+    job = make_job(scenes_folder, tmp_path / "out", specs=[StageSpec(NoModel, "scorer")])
+    with pytest.raises(ModelError, match="model 'x' is not there"):
+        pipeline.run(job, engine="ray")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_gpu_that_the_cluster_does_not_have_is_refused_before_work(scenes_folder: Path, tmp_path: Path) -> None:
+    pools = PoolsConfig(scorer=PoolConfig(num_gpus=1))
+    with pytest.raises(ResourceError, match="need 1 GPUs and the cluster has 0"):
+        pipeline.run(make_job(scenes_folder, tmp_path / "out", pools=pools), engine="ray")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_stage_that_reads_what_nobody_writes_is_a_bug(scenes_folder: Path, tmp_path: Path) -> None:
+    job = make_job(scenes_folder, tmp_path / "out", source_columns=())
+    with pytest.raises(AssertionError, match="image_png"):
+        pipeline.run(job, engine="local")
+
+
+def test_an_empty_table_is_refused(scenes_folder: Path, tmp_path: Path) -> None:
+    job = make_job(scenes_folder, tmp_path / "out")
+    empty = make_job(scenes_folder, tmp_path / "out", table=job.table.slice(0, 0))
+    with pytest.raises(DataError, match="nothing to do"):
+        pipeline.run(empty, engine="local")
+
+
+def test_a_part_is_readable_by_plain_pyarrow(scenes_folder: Path, tmp_path: Path) -> None:
+    pipeline.run(make_job(scenes_folder, tmp_path / "out"), engine="local")
+    table = pq.read_table(tmp_path / "out" / "part-000006.parquet")
+    assert table.num_rows == 160 - 6 * 24
+    assert table.schema.equals(RESULT)
+    assert np.all(table["status"].to_numpy(zero_copy_only=False) == "ok")
