@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -86,4 +84,4 @@ def test_difference_interval_is_antisymmetric():
     a, b = (0.7, wilson_interval(7, 10)), (0.4, wilson_interval(8, 20))
     low, high = difference_interval(*a, *b)
     assert difference_interval(*b, *a) == pytest.approx((-high, -low))
-    assert math.isclose((low + high) / 2, 0.3, abs_tol=0.05)
+    assert low < 0.7 - 0.4 < high

@@ -51,7 +51,7 @@ class Repainted:
 
 
 def write_card(folder: Path, work: Path, *, seed: int) -> None:
-    """Measures the model in `folder` and writes its README.md and birds.jpg.
+    """Measures the model in `folder` and writes its README.md and birds.png.
 
     The scenes are those of the colour oracle's world (the benchmark's plumage) that no training has seen.
     """
@@ -67,7 +67,7 @@ def write_card(folder: Path, work: Path, *, seed: int) -> None:
         ),
         "all but a few blobs (50 to 92% anew)": _repaint(pipeline, world, holes_NHW, scenes, seed),
     }
-    _save_grid(folder / "birds.jpg", list(by_mask.values()))
+    _save_grid(folder / "birds.png", list(by_mask.values()))
     rows = []
     for mask, repainted in by_mask.items():
         for name in ORACLES:
@@ -111,8 +111,9 @@ def _save_grid(path: Path, repainted: list[Repainted]) -> None:
         for start in (0, GRID_COLUMNS):
             part = slice(start, start + GRID_COLUMNS)
             rows += [result.sources_NHWC[part], result.painted_NHWC[part]]
-    picture: Image.Image = sheet(np.concatenate(rows), num_columns=GRID_COLUMNS, zoom=2)
-    picture.save(path, quality=80)
+    picture = sheet(np.concatenate(rows), num_columns=GRID_COLUMNS, zoom=2)
+    # 256 colours: true colour would take three times the space, more than the model's text encoder.
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 _CARD = """# The tiny inpainting model
@@ -137,7 +138,7 @@ benchmark's plumage. Share of the pictures in which it sees the class asked for:
 
 {lines}
 
-![sources above, results below](birds.jpg)
+![sources above, results below](birds.png)
 
 Odd rows: sources; even rows: results. Rows 1 to 4: the first kind of mask; rows 5 to 8: the second.
 

@@ -76,7 +76,7 @@ def build_training_scheduler() -> DDPMScheduler:
 
 def build_sampling_scheduler() -> DPMSolverMultistepScheduler:
     """The scheduler in the model's folder, for 12 to 15 steps; "trailing" starts at the noisiest time step."""
-    return DPMSolverMultistepScheduler(**NOISE, solver_order=2, timestep_spacing="trailing")
+    return DPMSolverMultistepScheduler(**NOISE, solver_order=2, timestep_spacing="trailing", steps_offset=1)
 
 
 def save_model(
@@ -113,7 +113,7 @@ def save_model(
 
 def load_model(folder: Path, *, device: str) -> StableDiffusionInpaintPipeline:
     """The shipped pipeline, run in single precision."""
-    pipeline = StableDiffusionInpaintPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=torch.float32)
+    pipeline = StableDiffusionInpaintPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)

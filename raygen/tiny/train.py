@@ -1,4 +1,4 @@
-"""Trains the tiny inpainting model from nothing: world, autoencoder, denoiser, decoder, oracles, model card.
+"""Trains the tiny inpainting model from nothing: world, autoencoder, denoiser, oracles, model card.
 
     python -m raygen.tiny.train --work DIR --out DIR
 

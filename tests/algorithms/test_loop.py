@@ -1,0 +1,95 @@
+"""Fits: the same twice, the same after an interruption, and good enough to learn."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raygen import algorithms
+from raygen.algorithms import loop
+from raygen.algorithms.balanced import BalancedConfig
+from raygen.algorithms.erm import ErmConfig
+from raygen.algorithms.reweighted import ReweightedConfig
+from raygen.algorithms.training_set import ExtraImage, TrainingSet
+from raygen.classifier import Classifier, ClassifierConfig, build_classifier
+from raygen.errors import DataError
+from raygen.rows import RowIndex
+from raygen.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def sets(scenes_folder: Path) -> tuple[TrainingSet, TrainingSet]:
+    index = RowIndex.open(scenes_folder)
+    extra = [ExtraImage(np.full((64, 64, 3), 200, np.uint8), 1)] * 6
+    return TrainingSet(index, "train", size_px=64, extra=extra), TrainingSet(index, "val", size_px=64)
+
+
+def fit(sets: tuple[TrainingSet, TrainingSet], folder: Path, *, seed: int = 0, epochs: int = 2) -> Classifier:
+    folder.mkdir(exist_ok=True)
+    torch.set_num_threads(1)
+    classifier = build_classifier(ClassifierConfig(width=8), 2, seed=seed)
+    config = BalancedConfig(epochs=epochs, schedule="constant", select="last")
+    algorithms.fit(config, classifier, *sets, seed=seed, worker=Worker(0, 1, "cpu", folder))
+    return classifier
+
+
+def equal(a: Classifier, b: Classifier) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_the_same_seed_gives_the_same_weights(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:
+    first = fit(sets, tmp_path / "a")
+    assert equal(first, fit(sets, tmp_path / "b"))
+    assert not equal(first, fit(sets, tmp_path / "c", seed=1))
+
+
+def test_a_fit_that_goes_on_from_a_checkpoint_ends_the_same(
+    sets: tuple[TrainingSet, TrainingSet], tmp_path: Path
+) -> None:
+    whole = fit(sets, tmp_path / "whole", epochs=3)
+    fit(sets, tmp_path / "parts", epochs=1)  # leaves a checkpoint after one epoch
+    assert equal(whole, fit(sets, tmp_path / "parts", epochs=3))
+
+
+def test_a_training_set_of_files_on_disk_gives_the_same_pictures(scenes_folder: Path) -> None:
+    index = RowIndex.open(scenes_folder)
+    cached = TrainingSet(index, "train", size_px=48)
+    lazy = TrainingSet(index, "train", size_px=48, max_cached_bytes=0)
+    positions = np.array([5, 0, 159, 5])
+    assert torch.equal(cached.images_NCHW(positions), lazy.images_NCHW(positions))
+
+
+def test_extra_pictures_belong_to_no_group(sets: tuple[TrainingSet, TrainingSet]) -> None:
+    train, _ = sets
+    assert len(train) == 166
+    assert train.generated_N.sum() == 6
+    assert train.group_N is not None
+    assert np.bincount(train.group_N[~train.generated_N]).tolist() == [100, 20, 10, 30]
+    assert set(train.group_N[train.generated_N]) == {-1}
+
+
+def test_reweighting_without_attributes_is_refused(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:
+    train, val = sets
+    classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
+    without = TrainingSet.__new__(TrainingSet)
+    without.__dict__.update({**train.__dict__, "group_N": None})
+    with pytest.raises(DataError, match="needs the attribute"):
+        algorithms.fit(ReweightedConfig(), classifier, without, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
+
+
+def test_augmentation_moves_and_mirrors_but_invents_nothing() -> None:
+    images = torch.rand(20, 3, 16, 16)
+    result = loop.augment_flip_shift(images, np.random.default_rng(0))
+    assert result.shape == images.shape
+    for before, after in zip(images, result, strict=True):
+        assert set(after.flatten().tolist()) <= set(before.flatten().tolist())
+
+
+def test_erm_learns_an_easy_split(scenes_folder: Path, tmp_path: Path) -> None:
+    index = RowIndex.open(scenes_folder)
+    train, val = (TrainingSet(index, split, size_px=64) for split in ("train", "val"))
+    classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
+    config = ErmConfig(epochs=4, select="last")
+    history = algorithms.fit(config, classifier, train, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
+    assert history[-1]["loss"] < history[0]["loss"]

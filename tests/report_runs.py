@@ -1,0 +1,148 @@
+"""A finished run on disk, made without fitting anything: real columns, real classifiers, invented predictions."""
+
+# N rows of the dataset
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raygen.classifier import ClassifierConfig, build_classifier, save_classifier
+from raygen.datasets.scenes import ATTRIBUTE_NAMES, CLASS_NAMES, SIZE_PX, render_scene
+from raygen.datasets.table import DatasetInfo, write_source
+from raygen.images import encode_image, encode_mask
+from raygen.runs import RunFolder, write_json
+from raygen.schema import CANDIDATE, PLAN, cast, plan_key
+
+PROMPTS = tuple(f"a photo of a {name}" for name in CLASS_NAMES)
+# Rows per (label, attribute) and how many of them each result gets right, in the order of the group index.
+EVALUATION = {"val": (8, 6, 5, 4), "test": (10, 8, 6, 4)}
+CORRECT = {
+    "erm": {"val": (8, 3, 2, 4), "test": (10, 5, 1, 4)},
+    "dbb": {"val": (7, 5, 4, 4), "test": (9, 6, 5, 4)},
+    "control_flat": {"val": (7, 4, 3, 4), "test": (9, 6, 3, 4)},
+}
+TRAIN = (12, 2, 1, 5)
+THRESHOLDS = {"source_probability_below": {"0": 0.8, "1": 0.7}, "attribution_above": {"0": 0.5, "1": 1.0}}
+# (psi, rho, verdict) of the candidates; psi None is a failed row. Source 0 first: Psi 0.8, P of target 1 = 1.0.
+SCORES_OF_LANDBIRDS = (
+    (0.10, 3.0, "kept"),
+    (0.50, 1.5, "kept"),
+    (0.90, 2.0, "source_probability"),
+    (0.20, 0.4, "attribution_inside"),
+    (0.85, -1.0, "source_probability+attribution_inside"),
+    (0.80, 2.0, "source_probability"),  # the threshold itself is not below
+    (None, None, "failed"),
+)
+
+
+def write_run(
+    run: Path,
+    *,
+    recipe: str = "dbb",
+    seed: int = 0,
+    has_attributes: bool = True,
+    correct: dict[str, dict[str, tuple[int, ...]]] | None = None,
+    error: str = "the repaint mask is empty",
+) -> Path:
+    """Writes a finished run; `recipe` "erm" has no synthesis."""
+    folder = RunFolder(run)
+    config = {"recipe": recipe, "seed": seed, "dataset": {"name": "scenes"}}
+    folder.claim(config, identity=config, fresh=False)
+    folder.log("command", argv=["raygen", "run", recipe, "--set", f"seed={seed}"])
+    folder.log("step", step="erm", seconds=12.5)
+    rows = _write_data(run / "data", has_attributes=has_attributes)
+    names = correct or {name: CORRECT[name] for name in (CORRECT if recipe == "dbb" else ("erm",))}
+    _write_predictions(run, rows, names)
+    config_small = ClassifierConfig(width=4)
+    save_classifier(build_classifier(config_small, 2, seed=0), run / "erm")
+    if recipe == "dbb":
+        folder.log("step", step="synthesis", seconds=125.0)
+        save_classifier(build_classifier(config_small, 2, seed=1), run / "fit" / "dbb")
+        write_json(run / "fit" / "thresholds.json", THRESHOLDS)
+        _write_candidates(run, rows, error=error)
+    return run
+
+
+def _write_data(folder: Path, *, has_attributes: bool) -> list[dict]:
+    folder.mkdir()
+    rows = []
+    for split, counts in {"train": TRAIN, **EVALUATION}.items():
+        for group, count in enumerate(counts):
+            label, attribute = divmod(group, 2)
+            for i in range(count):
+                seed = len(rows)
+                scene = render_scene(seed, label=label, attribute=attribute)
+                row = {
+                    "image_id": f"{split}/{group}/{i:03d}",
+                    "label": label,
+                    "split": split,
+                    "role": "source",
+                }
+                row["attribute"] = attribute if has_attributes else None
+                row["image_png"] = encode_image(scene.image_HWC)
+                row["object_png"] = encode_mask(scene.object_HW)
+                rows.append(row)
+    rows.sort(key=lambda row: row["image_id"])
+    info = DatasetInfo("scenes", CLASS_NAMES, ATTRIBUTE_NAMES if has_attributes else (), PROMPTS)
+    write_source(rows, info, folder)
+    return rows
+
+
+def _write_predictions(run: Path, rows: list[dict], correct: dict[str, dict[str, tuple[int, ...]]]) -> None:
+    evaluated = [row for row in rows if row["split"] != "train"]
+    columns = {
+        "image_id": pa.array([row["image_id"] for row in evaluated]),
+        "label": pa.array([row["label"] for row in evaluated], pa.int32()),
+        "attribute": pa.array([row["attribute"] for row in evaluated], pa.int32()),
+        "split": pa.array([row["split"] for row in evaluated]),
+    }
+    for name, by_split in correct.items():
+        predicted = []
+        for row in evaluated:
+            _, group, number = row["image_id"].split("/")
+            is_right = int(number) < by_split[row["split"]][int(group)]
+            predicted.append(row["label"] if is_right else 1 - row["label"])
+        columns[name] = pa.array(predicted, pa.int32())
+    (run / "evaluation").mkdir()
+    pq.write_table(pa.table(columns), run / "evaluation" / "predictions.parquet")
+
+
+def _write_candidates(run: Path, rows: list[dict], *, error: str) -> None:
+    landbirds = [row for row in rows if row["split"] == "train" and row["label"] == 0]
+    candidates = []
+    for i, (psi, rho, _) in enumerate(SCORES_OF_LANDBIRDS):
+        source = landbirds[i]["image_id"]
+        is_ok = psi is not None
+        repaint_HW = np.zeros((SIZE_PX, SIZE_PX), dtype=bool)
+        repaint_HW[16:48, 8:56] = True
+        candidates.append(
+            {
+                "key": plan_key(source, target_label=1, sample=0),
+                "image_id": source,
+                "sample": 0,
+                "source_label": 0,
+                "target_label": 1,
+                "prompt": PROMPTS[1],
+                "seed": i,
+                "loss_rank": i,
+                "predicted_label": 0,
+                "repaint_png": encode_mask(repaint_HW) if is_ok else None,
+                "generated_png": encode_image(render_scene(i, label=1, attribute=0).image_HWC) if is_ok else None,
+                "repaint_fraction": float(repaint_HW.mean()) if is_ok else None,
+                "source_probability": psi,
+                "attribution_inside": rho,
+                "status": "ok" if is_ok else "failed",
+                "error": None if is_ok else error,
+                "model_id": "tiny",
+                "model_revision": "1",
+            }
+        )
+    candidates.sort(key=lambda row: row["key"])
+    (run / "plan").mkdir()
+    (run / "candidates").mkdir()
+    table = cast(pa.Table.from_pylist(candidates, schema=CANDIDATE), CANDIDATE, what="candidates")
+    pq.write_table(cast(table.select(PLAN.names), PLAN, what="plan"), run / "plan" / "plan.parquet")
+    pq.write_table(table.slice(0, 4), run / "candidates" / "part-00000.parquet")
+    pq.write_table(table.slice(4), run / "candidates" / "part-00001.parquet")

@@ -1,0 +1,135 @@
+import datetime
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, model_validator
+
+from raygen.config import (
+    PoolConfig,
+    PoolsConfig,
+    Strict,
+    apply_overrides,
+    differing_fields,
+    fingerprint,
+    load_yaml,
+    validate,
+)
+from raygen.errors import ConfigError
+
+
+class Scgs(Strict):
+    name: Literal["scgs"]
+    tau: float = 0.7
+
+
+class Dbb(Strict):
+    name: Literal["dbb"]
+    k: int | float = 1.0
+    learning_rate: float = 1e-4
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "Dbb":
+        if self.learning_rate > 5:
+            raise ValueError("learning_rate is above 5")
+        return self
+
+
+class Config(Strict):
+    synthesis: Annotated[Scgs | Dbb, Field(discriminator="name")]
+    pools: PoolsConfig = PoolsConfig()
+    seed: int = 0
+
+
+def lines_of(data: dict) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        validate(Config, data, where="config.yaml")
+    first, *lines = str(error.value).splitlines()
+    assert first == f"config.yaml: {len(lines)} wrong field(s)"
+    return [line.strip() for line in lines]
+
+
+def test_unknown_field_gets_the_nearest_name():
+    assert lines_of({"synthesis": {"name": "dbb", "learning_rat": 1}}) == [
+        "synthesis.learning_rat: unknown field; did you mean 'learning_rate'?"
+    ]
+
+
+def test_fields_are_named_as_the_user_wrote_them():
+    """Pydantic puts "dbb" and "constrained-int" into the location, which stand nowhere in the user's file."""
+    found = lines_of(
+        {
+            "synthesis": {"name": "dbb", "learning_rate": 9},
+            "pools": {"scorer": {"actors": 0}, "masker": {"actors": [3, 1]}},
+            "seed": "x",
+        }
+    )
+    assert [line.partition(":")[0] for line in found] == ["synthesis", "pools.scorer.actors", "pools.masker", "seed"]
+    assert "learning_rate is above 5" in found[0]
+    assert "found 0" in found[1]
+    assert "[3, 1]; the first number is the least" in found[2]
+
+
+def test_missing_field_is_named():
+    assert lines_of({}) == ["synthesis: is required and missing"]
+    assert "unable to extract tag" in lines_of({"synthesis": {}})[0].lower()
+
+
+def test_number_with_exponent_is_a_number():
+    """YAML 1.1 reads 1e-4, without a dot, as a word."""
+    data = apply_overrides({"synthesis": {"name": "dbb"}}, ["synthesis.learning_rate=1e-4"])
+    assert validate(Config, data, where="config").synthesis.learning_rate == 1e-4
+
+
+def test_override_goes_deep_and_leaves_the_original():
+    data = {"pools": {"scorer": {"actors": 1}}}
+    changed = apply_overrides(data, ["pools.scorer.actors=[1,3]", "pools.masker.num_cpus=0.5", "seed=7"])
+    assert changed == {"pools": {"scorer": {"actors": [1, 3]}, "masker": {"num_cpus": 0.5}}, "seed": 7}
+    assert data == {"pools": {"scorer": {"actors": 1}}}
+
+
+def test_later_override_wins():
+    assert apply_overrides({}, ["a.b=1", "a.b=2"]) == {"a": {"b": 2}}
+
+
+@pytest.mark.parametrize("override", ["seed", "=1", "a..b=1", ".a=1", "seed.x=1", "a=[1"])
+def test_wrong_override_is_an_error(override):
+    with pytest.raises(ConfigError, match="--set"):
+        apply_overrides({"seed": 0}, [override])
+
+
+def test_date_in_a_config_is_a_word():
+    data = apply_overrides({"dataset": {"name": datetime.date(2026, 1, 31)}}, [])
+    assert data == {"dataset": {"name": "2026-01-31"}}
+
+
+def test_pool_bounds():
+    assert (PoolConfig(actors=2).min_actors, PoolConfig(actors=2).max_actors) == (2, 2)
+    assert (PoolConfig(actors=(1, 3)).min_actors, PoolConfig(actors=(1, 3)).max_actors) == (1, 3)
+
+
+def test_fingerprint_ignores_order_and_sees_values():
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    values = [{"a": 1}, {"a": 2}, {"a": None}, {"a": "1"}, {"a": [1]}, {"b": 1}, {"a": 1, "b": None}, {}]
+    assert len({fingerprint(value) for value in values}) == len(values)
+
+
+def test_differing_fields_are_leaves():
+    old, new = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "e": 4}
+    assert differing_fields(old, new) == ["a.c: 2 -> 5", "d: 3 -> '(absent)'", "e: '(absent)' -> 4"]
+    assert differing_fields(new, new) == []
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2\n", "a: [1\n", "", "\tx: 1\n"])
+def test_yaml_that_is_no_mapping_is_an_error(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        load_yaml(path)
+
+
+def test_yaml_file_that_cannot_be_read_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_yaml(tmp_path / "absent.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_yaml(tmp_path / "binary.yaml")

@@ -1,0 +1,170 @@
+"""The whole job on real parts at small size: four pools on Ray, diffusers classes with random weights, real fits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from tiny_pipelines import save_pipeline
+from typer.testing import CliRunner
+
+from raygen import recipes
+from raygen.cli import app
+from raygen.errors import ConfigError, DataError, ModelError, RunFolderError
+from raygen.images import decode_image, decode_mask
+from raygen.report.collect import write_summary
+from raygen.report.html import write_report
+from raygen.rows import RowIndex
+from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
+from raygen.units import read_parts
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("model") / "inpaint", scheduler="dpm")
+
+
+def small(recipe: str, model: Path, **changes: Any) -> recipes.RunConfig:
+    counts = {"train_counts": [60, 6, 6, 30], "val_counts": [10] * 4, "test_counts": [12] * 4}
+    data = {
+        "recipe": recipe,
+        "dataset": {"name": "scenes", **counts},
+        "erm": {"epochs": 2},
+        "algorithm": {"epochs": 1},
+        "inpainter": {"model": str(model), "num_inference_steps": 2},
+        "pools": {name: {"num_cpus": 0.25, "batch_size": 8} for name in ("scorer", "masker", "inpainter", "pruner")},
+        "fit": {"num_cpus": 1},
+        "unit_rows": 8,
+    }
+    return recipes.make_config({**data, **changes}, [], where="test")
+
+
+DBB = {"k": 10, "source_probability_test": "off"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, model: Path, ray_session: None) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "dbb"
+    recipes.run(small("dbb", model, synthesis=DBB), out, fresh=False, command="raygen run dbb", say=lambda line: None)
+    write_summary(out)
+    write_report(out)
+    return out
+
+
+def test_the_run_folder_holds_what_it_should(finished: Path) -> None:
+    assert read_parts(finished / "data").schema.names == SOURCE.names
+    assert read_parts(finished / "scores").schema.names == SCORE.names
+    assert pq.read_table(finished / "plan" / "plan.parquet").schema.names == PLAN.names
+    candidates = read_parts(finished / "candidates")
+    assert candidates.schema.names == CANDIDATE.names
+    assert candidates.num_rows == 20
+    assert candidates["key"].to_pylist() == sorted(candidates["key"].to_pylist())
+    steps = ("data", "erm", "scores", "plan", "candidates", "fit/dbb", "fit/control_flat", "evaluation")
+    assert all((finished / step / "manifest.json").is_file() for step in steps)
+
+
+def test_generated_pictures_equal_their_source_outside_the_mask(finished: Path) -> None:
+    index = RowIndex.open(finished / "data")
+    for row in read_parts(finished / "candidates").to_pylist():
+        source = decode_image(index.fetch([row["image_id"]], ["image_png"])["image_png"][0].as_py())
+        repaint = decode_mask(row["repaint_png"])
+        generated = decode_image(row["generated_png"])
+        assert (generated[~repaint] == source[~repaint]).all()
+        assert row["repaint_fraction"] == pytest.approx(repaint.mean())
+        assert row["status"] == "ok"
+
+
+def test_the_summary_has_the_agreed_names(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert {"recipe", "dataset", "seed", "versions", "seconds", "synthesis", "results"} <= set(summary)
+    assert set(summary["results"]) == {"erm", "dbb", "control_duplicate", "control_hole", "control_flat"}
+    test = summary["results"]["dbb"]["test"]
+    assert {"average", "adjusted_average", "worst_group", "worst_group_ci", "groups"} <= set(test)
+    assert [group["n"] for group in test["groups"]] == [12] * 4
+    counts = summary["synthesis"]
+    assert counts["planned"] == counts["generated"] == counts["kept"] + sum(counts["pruned"].values()) == 20
+    page = (finished / "report.html").read_text()
+    assert "<img" in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+def test_every_fit_had_as_many_extra_rows(finished: Path) -> None:
+    kept = json.loads((finished / "summary.json").read_text())["synthesis"]["kept"]
+    for name in ("dbb", "control_duplicate", "control_hole", "control_flat"):
+        assert json.loads((finished / "fit" / name / "manifest.json").read_text())["counts"]["extra"] == kept > 0
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_running_again_does_nothing(finished: Path, model: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.parquet")}
+    said: list[str] = []
+    recipes.run(small("dbb", model, synthesis=DBB), finished, fresh=False, command="again", say=said.append)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.parquet")}
+    assert all(line.endswith("done before") for line in said)
+
+
+def test_another_config_is_refused_with_the_fields_that_differ(finished: Path, model: Path) -> None:
+    with pytest.raises(RunFolderError, match="seed: 0 -> 1"):
+        recipes.run(small("dbb", model, synthesis=DBB, seed=1), finished, fresh=False, command="", say=print)
+
+
+def test_the_local_engine_generates_the_same_bytes(finished: Path, model: Path, tmp_path: Path) -> None:
+    config = small("dbb", model, synthesis=DBB, engine="local", controls=[])
+    recipes.run(config, tmp_path / "local", fresh=False, command="", say=lambda line: None)
+    # ERM is fitted with as many threads, so that the candidates' pictures follow from the same classifier.
+    ours, theirs = read_parts(tmp_path / "local" / "candidates"), read_parts(finished / "candidates")
+    assert ours.equals(theirs)
+
+
+def test_the_saved_config_repeats_the_run(finished: Path) -> None:
+    from raygen.config import load_yaml
+
+    again = recipes.make_config(load_yaml(finished / "config.yaml"), [], where="config.yaml")
+    assert again.synthesis is not None
+    assert again.model_dump(mode="json") == load_yaml(finished / "config.yaml")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_scgs_runs_too(model: Path, tmp_path: Path) -> None:
+    config = small("scgs", model, synthesis={"gen_ratio": 0.1, "tau": 0.3}, engine="local", controls=[])
+    recipes.run(config, tmp_path / "scgs", fresh=False, command="", say=lambda line: None)
+    candidates = read_parts(tmp_path / "scgs" / "candidates")
+    assert candidates["source_label"].to_pylist() == candidates["target_label"].to_pylist()
+    assert None not in candidates["cluster"].to_pylist()
+
+
+def test_more_images_than_the_class_has_is_refused(model: Path, tmp_path: Path) -> None:
+    config = small("dbb", model, synthesis={"k": 5000}, engine="local")
+    with pytest.raises((DataError, ConfigError), match="5000"):
+        recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
+    assert (tmp_path / "run" / "scores" / "manifest.json").is_file()
+
+
+def test_a_model_that_cannot_inpaint_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    config = small("dbb", tmp_path / "model", synthesis=DBB)
+    with pytest.raises(ModelError, match=r"no model_index\.json"):
+        recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "dbbb"], "known: dbb, erm"),
+        (["run", "dbb", "--set", "synthesis.kk=3"], "did you mean 'k'"),
+        (["run", "dbb", "--set", "inpainter.strength=2"], "inpainter.strength"),
+        (["run", "dbb", "--set", "unit_rows=17"], "not a multiple"),
+        (["run", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "dbb", "--set", "seed"], "expected field=value"),
+        (["data", "make", "nowhere", "--out", "x"], "does not exist"),
+    ],
+)
+def test_the_users_mistakes_are_named(arguments: list[str], message: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exception is not None
+    assert getattr(result.exception, "exit_code", None) == 2
+    assert message in str(result.exception)

@@ -1,0 +1,167 @@
+import json
+
+import pytest
+import yaml
+
+from raygen.errors import RunFolderError
+from raygen.runs import FORMAT_VERSION, MANIFEST, RunFolder, Step, read_manifest, write_json, write_text
+
+IDENTITY = {"recipe": "dbb", "synthesis": {"k": 3}}
+
+
+def finished_step(folder, depends=None) -> Step:
+    step = Step(folder, depends or {"seed": 1})
+    step.begin()
+    (step.folder / "inner").mkdir()
+    write_text(step.folder / "rows.txt", "abc")
+    write_text(step.folder / "inner" / "more.txt", "defgh")
+    step.finish({"rows": 3})
+    return step
+
+
+def test_step_is_complete_only_after_its_manifest(tmp_path):
+    step = Step(tmp_path / "plan", {"seed": 1})
+    assert not step.is_complete
+    write_text(step.begin() / "rows.txt", "abc")
+    assert not step.is_complete
+    step.finish({"rows": 1})
+    assert step.is_complete
+    assert read_manifest(step.folder)["counts"] == {"rows": 1}
+
+
+def test_manifest_lists_every_file_with_its_size(tmp_path):
+    step = finished_step(tmp_path / "plan")
+    assert read_manifest(step.folder)["files"] == {"inner/more.txt": 5, "rows.txt": 3}
+
+
+def test_other_dependencies_make_the_step_again(tmp_path):
+    finished_step(tmp_path / "plan", {"seed": 1})
+    assert Step(tmp_path / "plan", {"seed": 1}).is_complete
+    assert not Step(tmp_path / "plan", {"seed": 2}).is_complete
+    # Tuples and lists are the same in JSON.
+    assert Step(tmp_path, {"k": (1, 2)}).fingerprint == Step(tmp_path, {"k": [1, 2]}).fingerprint
+
+
+def test_beginning_again_empties_the_folder_unless_parts_are_kept(tmp_path):
+    step = finished_step(tmp_path / "plan")
+    step.begin(keep_parts=True)
+    assert (step.folder / "rows.txt").is_file()
+    assert not step.is_complete
+    step.begin()
+    assert list(step.folder.iterdir()) == []
+
+
+def test_file_that_is_gone_or_changed_is_an_error(tmp_path):
+    step = finished_step(tmp_path / "plan")
+    (step.folder / "rows.txt").write_text("abcd")
+    with pytest.raises(RunFolderError, match="has 4 bytes.*says 3 bytes"):
+        _ = step.is_complete
+    (step.folder / "rows.txt").unlink()
+    with pytest.raises(RunFolderError, match="is gone"):
+        _ = step.is_complete
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"depends": {"format_version": 1}}',
+        '{"depends": {"format_version": "x"}, "fingerprint": "a", "files": {}}',
+        '{"depends": {"format_version": 1}, "fingerprint": "a", "files": []}',
+    ],
+)
+def test_damaged_manifest_is_an_error(tmp_path, text):
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(RunFolderError, match="damaged"):
+        read_manifest(tmp_path)
+
+
+def test_newer_format_is_refused(tmp_path):
+    manifest = {"depends": {"format_version": FORMAT_VERSION + 1}, "fingerprint": "a", "files": {}}
+    write_json(tmp_path / MANIFEST, manifest)
+    with pytest.raises(RunFolderError, match="newer raygen"):
+        read_manifest(tmp_path)
+
+
+def test_folder_belongs_to_its_config(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim({**IDENTITY, "engine": "ray"}, identity=IDENTITY, fresh=False)
+    folder.claim({**IDENTITY, "engine": "local"}, identity=IDENTITY, fresh=False)
+    assert yaml.safe_load((folder.path / "config.yaml").read_text())["engine"] == "local"
+    other = {"recipe": "dbb", "synthesis": {"k": 4}}
+    with pytest.raises(RunFolderError, match=r"synthesis\.k: 3 -> 4"):
+        folder.claim(other, identity=other, fresh=False)
+    assert yaml.safe_load((folder.path / "config.yaml").read_text())["synthesis"] == {"k": 3}
+
+
+def test_fresh_deletes_a_run_and_nothing_else(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(IDENTITY, identity=IDENTITY, fresh=False)
+    (folder.path / "old.txt").write_text("old")
+    folder.claim({"recipe": "erm"}, identity={"recipe": "erm"}, fresh=True)
+    assert not (folder.path / "old.txt").exists()
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "chapter1.tex").write_text("x")
+    with pytest.raises(RunFolderError, match="not a raygen run"):
+        RunFolder(foreign).claim(IDENTITY, identity=IDENTITY, fresh=True)
+    assert (foreign / "chapter1.tex").is_file()
+
+
+def test_file_in_the_place_of_the_folder_is_an_error(tmp_path):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(RunFolderError, match="is a file"):
+        RunFolder(tmp_path / "run").claim(IDENTITY, identity=IDENTITY, fresh=False)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_damaged_marker_is_an_error_and_fresh_mends_it(tmp_path, text):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(IDENTITY, identity=IDENTITY, fresh=False)
+    (folder.path / ".raygen.json").write_text(text)
+    with pytest.raises(RunFolderError, match="damaged"):
+        folder.claim(IDENTITY, identity=IDENTITY, fresh=False)
+    folder.claim(IDENTITY, identity=IDENTITY, fresh=True)
+
+
+def test_newest_seconds_of_each_step_count(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.seconds() == {}
+    folder.log("step", step="erm", seconds=9.0)
+    folder.log("command", argv="raygen demo")
+    with folder.timed("scores"):
+        pass
+    folder.log("step", step="erm", seconds=4.0)
+    seconds = folder.seconds()
+    assert seconds["erm"] == 4.0
+    assert 0 <= seconds["scores"] < 1
+    assert list(seconds) == ["erm", "scores"]
+
+
+def test_failed_step_logs_no_time(tmp_path):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RuntimeError), folder.timed("scores"):
+        raise RuntimeError
+    assert folder.seconds() == {}
+
+
+def test_line_cut_off_by_a_crash_is_left_out(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.log("step", step="erm", seconds=1.0)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"time": 1, "event": "st')
+    folder.log("step", step="scores", seconds=2.0)
+    folder.log("step", step="plan", seconds=3.0)
+    # The line after the cut one is lost with it; the others count.
+    assert folder.seconds() == {"erm": 1.0, "plan": 3.0}
+
+
+def test_writing_leaves_no_temporary_file(tmp_path):
+    write_json(tmp_path / "a.json", {"ü": 1})
+    write_json(tmp_path / "a.json", {"ü": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"ü": 2}
