@@ -1,5 +1,11 @@
 """One local Ray for the whole session, and the small real things that tests share."""
 
+import os
+
+# Before torch is imported: the models are tiny, and threads that wait for each other on a busy machine make them a
+# hundred times slower. Workers of Ray take it over.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -54,7 +54,7 @@ def test_beginning_again_empties_the_folder_unless_parts_are_kept(tmp_path):
 def test_file_that_is_gone_or_changed_is_an_error(tmp_path):
     step = finished_step(tmp_path / "plan")
     (step.folder / "rows.txt").write_text("abcd")
-    with pytest.raises(RunFolderError, match="has 4 bytes.*says 3 bytes"):
+    with pytest.raises(RunFolderError, match=r"has 4 bytes.*says 3 bytes"):
         _ = step.is_complete
     (step.folder / "rows.txt").unlink()
     with pytest.raises(RunFolderError, match="is gone"):

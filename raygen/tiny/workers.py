@@ -1,4 +1,4 @@
-"""One training process per core: start them, keep their gradients equal, and stop them by the clock.
+"""One training process per core: start them, keep their gradients equal, and stop them in time.
 
 With one worker nothing is exchanged. On a CPU, two one-thread workers waste less than one worker with two threads.
 """
@@ -53,15 +53,23 @@ class Worker:
 
 
 class Clock:
-    """Fraction of a time budget that is used up, counted over restarts."""
+    """Share of a time budget that is used up, counted over restarts.
+
+    Counts processor time per thread: on an idle machine that is the time on the wall; on a busy machine, or when the
+    processes are stopped for a while, training takes longer on the wall instead of ending half-done.
+    """
 
     def __init__(self, budget_s: float, *, spent_s: float) -> None:
-        self._budget_s, self._start_s = budget_s, time.monotonic() - spent_s
+        self._budget_s, self._start_s = budget_s, self._now_s() - spent_s
+
+    @staticmethod
+    def _now_s() -> float:
+        return time.process_time() / torch.get_num_threads()
 
     @property
     def spent_s(self) -> float:
         """Seconds used so far."""
-        return time.monotonic() - self._start_s
+        return self._now_s() - self._start_s
 
     @property
     def fraction(self) -> float:

@@ -37,7 +37,8 @@ def panel(**changes) -> ScorePanel:
 def test_dots_and_intervals_stand_at_their_values():
     svg = ET.fromstring(estimate_rows([Estimate("before", "erm", 0.4, 0.3, 0.55), Estimate("after", "dbb", 1, 0.9, 1)]))
     dots = [share(dot.get("cx")) for dot in svg.iter("circle")]
-    whiskers = [(share(l.get("x1")), share(l.get("x2"))) for l in svg.iter("line") if l.get("class") == "whisker"]
+    lines = [line for line in svg.iter("line") if line.get("class") == "whisker"]
+    whiskers = [(share(line.get("x1")), share(line.get("x2"))) for line in lines]
     assert dots == pytest.approx([0.4, 1.0], abs=1e-3)
     assert np.array(whiskers) == pytest.approx(np.array([[0.3, 0.55], [0.9, 1.0]]), abs=1e-3)
     assert svg.get("aria-label") == "erm 40.0%, interval 30.0% to 55.0%; dbb 100.0%, interval 90.0% to 100.0%"

@@ -1,0 +1,169 @@
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+from score_tables import dataset, score_table, shuffled, with_failed_rows
+
+from raygen.errors import ConfigError, DataError
+from raygen.pruners import PruneThresholds, verdicts
+from raygen.synthesis.dbb import DbbConfig, num_selected, select, thresholds
+
+
+def random_scores(counts: tuple[int, ...], *, seed: int = 0) -> pa.Table:
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    return score_table(labels, np.random.default_rng(seed).normal(size=(len(labels), len(counts))) * 3)
+
+
+def candidates(*rows: tuple[int, float | None, str]) -> pa.Table:
+    return pa.table(
+        {
+            "target_label": [row[0] for row in rows],
+            "source_label": [1 - row[0] for row in rows],
+            "source_probability": pa.array([0.0] * len(rows)),
+            "attribution_inside": pa.array([row[1] for row in rows], pa.float32()),
+            "status": [row[2] for row in rows],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [
+        (7, [7, 7]),
+        (1, [1, 1]),
+        (1.0, [40, 25]),
+        (0.5, [20, 12]),
+        (0.001, [1, 1]),
+        ((30, 25), [30, 25]),
+        ((0.25, 3), [10, 3]),
+    ],
+)
+def test_amount_is_a_count_a_fraction_or_one_of_them_per_class(k, expected):
+    config = DbbConfig(k=k)
+    assert num_selected(config.k, [40, 25]) == expected
+    plan = select(config, random_scores((40, 25)), dataset=dataset(), run_seed=0)
+    assert Counter(plan["source_label"].to_pylist()) == dict(enumerate(expected))
+
+
+def test_the_papers_counts_follow_from_its_fractions():
+    assert num_selected([1300, 1.0], [3682, 1113]) == [1300, 1113]  # Waterbirds
+
+
+def test_selected_are_the_lowest_losses_of_each_class_and_become_the_other_class():
+    scores = random_scores((40, 25))
+    plan = select(DbbConfig(k=10), scores, dataset=dataset(), run_seed=0).to_pylist()
+    for label in (0, 1):
+        of_class = sorted((row["loss"], row["image_id"]) for row in scores.to_pylist() if row["label"] == label)
+        chosen = {row["image_id"]: row["loss_rank"] for row in plan if row["source_label"] == label}
+        assert chosen == {image_id: rank for rank, (_, image_id) in enumerate(of_class[:10])}
+    for row in plan:
+        assert row["target_label"] == 1 - row["source_label"]
+        assert row["prompt"] == dataset().prompts[row["target_label"]]
+        assert row["cluster"] is None
+
+
+def test_equal_losses_are_taken_in_order_of_id():
+    scores = score_table([0, 0, 0, 1], np.zeros((4, 2)), image_ids=["c", "a", "b", "d"])
+    plan = select(DbbConfig(k=(2, 1)), scores, dataset=dataset(), run_seed=0)
+    assert plan["image_id"].to_pylist() == ["a", "b", "d"]
+
+
+def test_plan_does_not_depend_on_the_order_of_rows_or_on_failed_ones():
+    scores = random_scores((40, 25))
+    plan = select(DbbConfig(), scores, dataset=dataset(), run_seed=0)
+    other = with_failed_rows(shuffled(scores, seed=1), ["a", "zz"])
+    assert select(DbbConfig(), other, dataset=dataset(), run_seed=0).equals(plan)
+
+
+def test_a_smaller_k_is_the_start_of_a_larger_one():
+    """So that one pool, generated for the largest k, serves every k."""
+    scores = random_scores((40, 25))
+    large = select(DbbConfig(k=20), scores, dataset=dataset(), run_seed=0).to_pylist()
+    small = select(DbbConfig(k=5), scores, dataset=dataset(), run_seed=0).to_pylist()
+    assert [row for row in large if row["loss_rank"] < 5] == small
+
+
+def test_class_with_too_few_images_is_named():
+    with pytest.raises(DataError, match=r"'dog'\) has 25 scored .* asks for 30"):
+        select(DbbConfig(k=30), random_scores((40, 25)), dataset=dataset(), run_seed=0)
+    with pytest.raises(DataError, match=r"'cow'\) has 0 scored"):
+        select(DbbConfig(k=0.5), random_scores((4, 4)), dataset=dataset(3), run_seed=0)
+
+
+def test_list_that_does_not_fit_the_classes_is_an_error():
+    with pytest.raises(ConfigError, match="3 entries, but the dataset has 2 classes"):
+        select(DbbConfig(k=(1, 1, 1)), random_scores((4, 4)), dataset=dataset(), run_seed=0)
+
+
+def test_most_confused_class_has_the_highest_mean_softmax():
+    """Class 0 is never predicted as 1, though 1 has the larger mean logit outside class 0."""
+    logits_NC = np.array([[9.0, 5.0, -90.0], [9.0, 0.0, 8.9], [0.0, 9.0, 1.0], [0.0, 1.0, 9.0]])
+    plan = select(DbbConfig(k=1.0), score_table([0, 0, 1, 2], logits_NC), dataset=dataset(3), run_seed=0)
+    targets = dict(zip(plan["source_label"].to_pylist(), plan["target_label"].to_pylist(), strict=True))
+    assert targets == {0: 2, 1: 2, 2: 1}
+
+
+def test_targets_can_be_given_and_must_be_other_classes():
+    scores = random_scores((4, 4, 4))
+    plan = select(DbbConfig(k=2, target=(1, 2, 0)), scores, dataset=dataset(3), run_seed=0).to_pylist()
+    assert {(row["source_label"], row["target_label"]) for row in plan} == {(0, 1), (1, 2), (2, 0)}
+    for target in [(1, 0), (0, 2, 1), (1, 2, 3)]:
+        with pytest.raises(ConfigError, match=r"synthesis\.target"):
+            select(DbbConfig(k=2, target=target), scores, dataset=dataset(3), run_seed=0)
+
+
+@pytest.mark.parametrize("bad", [{"k": 0}, {"k": 1.5}, {"attribution_threshold": 1.0}, {"attribution_threshold": -1}])
+def test_values_out_of_range_are_refused(bad):
+    with pytest.raises(ValidationError):
+        DbbConfig(**bad)
+
+
+def test_resolved_config_can_be_given_back():
+    for config in (DbbConfig(k=(3, 0.5), target=(1, 0)), DbbConfig(k=1.0), DbbConfig(k=1)):
+        again = DbbConfig.model_validate(config.model_dump(mode="json"))
+        assert num_selected(again.k, [10, 10]) == num_selected(config.k, [10, 10])
+        assert again == config
+
+
+def test_psi_is_the_mean_confidence_of_all_or_of_the_selected_images():
+    scores = random_scores((40, 25))
+    rows = scores.to_pylist()
+    for scope, num in (("train", None), ("selected", 10)):
+        config = DbbConfig(k=10, source_probability_test=scope, attribution_test="off")
+        found = thresholds(config, shuffled(scores, seed=2), candidates())
+        for label in (0, 1):
+            confidence = sorted((row["confidence"] for row in rows if row["label"] == label), reverse=True)[:num]
+            expected = sum(confidence) / len(confidence)
+            assert found.source_probability_below[label] == pytest.approx(expected)
+        assert found.attribution_above == {}
+
+
+def test_quantile_threshold_prunes_that_share_of_each_target_class():
+    rows = [(target, target * 100 + rho, "ok") for target in (0, 1) for rho in range(8)]
+    table = candidates(*rows, (0, None, "failed"))
+    config = DbbConfig(source_probability_test="off", attribution_threshold=(0.25, 0.5))
+    kept_N, reasons = verdicts(table, thresholds(config, random_scores((4, 4)), table))
+    assert kept_N.tolist() == [False] * 2 + [True] * 6 + [False] * 4 + [True] * 4 + [False]
+    assert Counter(reasons) == {None: 10, "attribution_inside": 6, "failed": 1}
+
+
+def test_absolute_thresholds_are_per_target_class():
+    scores = random_scores((4, 4))
+    config = DbbConfig(attribution_test="absolute", attribution_threshold=(0.3, 2.0))
+    assert thresholds(config, scores, candidates()).attribution_above == {0: 0.3, 1: 2.0}
+    config = DbbConfig(attribution_test="absolute", attribution_threshold=1.0)
+    assert thresholds(config, scores, candidates()).attribution_above == {0: 1.0, 1: 1.0}
+
+
+def test_tests_can_be_switched_off():
+    scores, table = random_scores((4, 4)), candidates((0, 1.0, "ok"))
+    assert thresholds(DbbConfig(prune=False), scores, table) == PruneThresholds()
+    both_off = DbbConfig(source_probability_test="off", attribution_test="off")
+    assert thresholds(both_off, scores, table) == PruneThresholds()
+
+
+def test_candidate_without_attribution_is_an_error_not_a_test_that_passes():
+    with pytest.raises(DataError, match="no attribution_inside"):
+        thresholds(DbbConfig(), random_scores((4, 4)), candidates((0, None, "ok")))
