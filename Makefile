@@ -24,8 +24,11 @@ demo: $(STAMP)
 	$(BIN)/raygen demo $(ARGS)
 	@[ -n '$(ARGS)' ] || echo 'Report: $(CURDIR)/runs/demo/report.html'
 
+# Two processes: with diffusers' tests and those of the class activation maps in one, the allocator sometimes aborts
+# (heap corruption inside a native library; not tracked down yet).
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not network' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not network' tests/inpainters $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not network' --ignore=tests/inpainters $(ARGS)
 
 # Tests marked gpu or network skip themselves where there is none.
 test-all: $(STAMP)

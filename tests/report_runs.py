@@ -55,7 +55,7 @@ def write_run(
     rows = _write_data(run / "data", has_attributes=has_attributes)
     names = correct or {name: CORRECT[name] for name in (CORRECT if recipe == "dbb" else ("erm",))}
     _write_predictions(run, rows, names)
-    config_small = ClassifierConfig(width=8)
+    config_small = ClassifierConfig()
     save_classifier(build_classifier(config_small, 2, seed=0), run / "erm")
     if recipe == "dbb":
         folder.log("step", step="synthesis", seconds=125.0)

@@ -63,9 +63,10 @@ def render(template: str, context: Mapping[str, Any]) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as text: "8.4 s", "3 min 05 s", "2 h 14 min"."""
-    if seconds < _MINUTE_S:
+    # Compared as rounded, so that nothing reads "60.0 s" or "60 min".
+    if round(seconds, 1) < _MINUTE_S:
         return f"{seconds:.1f} s"
-    if seconds < _HOUR_S:
+    if round(seconds) < _HOUR_S:
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(round(seconds / 60), 60)
