@@ -24,13 +24,8 @@ demo: $(STAMP)
 	$(BIN)/raygen demo $(ARGS)
 	@[ -n '$(ARGS)' ] || echo 'Report: $(CURDIR)/runs/demo/report.html'
 
-# A process for each part: with tests of several in one, the allocator sometimes aborts (heap corruption inside a
-# native library; not tracked down yet).
 test: $(STAMP)
-	@set -e; for part in tests/*/ tests/test_*.py; do \
-		ls $$part | grep -q 'test_.*py' || continue; \
-		$(BIN)/python -m pytest -q -m 'not slow and not gpu and not network' $$part $(ARGS); \
-	done
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not network' $(ARGS)
 
 # Tests marked gpu or network skip themselves where there is none.
 test-all: $(STAMP)

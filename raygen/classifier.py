@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import Field, ValidationError
 from torch import nn
 
-from raygen.config import PositiveInt, Strict
+from raygen.config import Strict
 from raygen.errors import ConfigError, ModelError
 from raygen.runs import write_json
 from raygen.small_resnet import SmallResNet
@@ -46,14 +46,15 @@ class ClassifierConfig(Strict):
     Attributes:
         architecture: "small_resnet", or the name of a torchvision classifier such as "resnet50".
         image_size_px: Side of the square to which pictures are squashed: 64 for scenes, 224 for ImageNet's.
-        width: Channels of the first stage of small_resnet; other architectures have their own.
+        width: Channels of the first stage of small_resnet, at least 8; other architectures have their own. (With
+            fewer, oneDNN's gradient of a channels_last convolution writes beyond its buffer: torch 2.15, AVX2.)
         weights: None starts from random numbers; "imagenet" takes torchvision's ImageNet weights (from its
             cache, or downloaded); anything else is the path of a .safetensors, .pth or .pt state dict.
     """
 
     architecture: str = SMALL_RESNET
     image_size_px: int = Field(64, ge=16)
-    width: PositiveInt = 16
+    width: int = Field(16, ge=8)
     weights: str | None = None
 
 

@@ -42,6 +42,6 @@ def linear(*, num_classes: int = 2, seed: int = 0) -> Classifier:
 
 
 def small_resnet(*, num_classes: int = 2, seed: int = 0) -> Classifier:
-    """The embedded architecture, four channels wide, with random weights."""
-    config = ClassifierConfig(image_size_px=SIZE_PX, width=4)
+    """The embedded architecture, eight channels wide, with random weights."""
+    config = ClassifierConfig(image_size_px=SIZE_PX, width=8)
     return build_classifier(config, num_classes, seed=seed).eval()

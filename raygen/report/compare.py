@@ -86,7 +86,7 @@ def _row(recipe: str, dataset: str, split: str, result: str, found: list[tuple[A
     row |= {"num_runs": len(found), "seeds": sorted((seed for seed, _ in found), key=str)}
     for measure in MEASURES:
         values = [entry[measure] for _, entry in found]
-        std = statistics.pstdev(values) if len(values) > 1 else None
+        std = statistics.stdev(values) if len(values) > 1 else None
         row[measure] = {"mean": statistics.fmean(values), "std": std, "min": min(values), "max": max(values)}
     return row
 

@@ -70,7 +70,7 @@ def train_denoiser(worker: Worker, work: Path, *, minutes: float, seed: int) -> 
     autoencoder.requires_grad_(False)
     denoiser = Denoiser(tokenizer).to(worker.device).to(memory_format=torch.channels_last)
     average = copy.deepcopy(denoiser).requires_grad_(False)
-    optimizers = build_optimizers(denoiser)
+    optimizers = build_optimizers(denoiser, worker)
     checkpoint = work / "unet.pt"
     step, clock = _resume(checkpoint, denoiser, average, optimizers, budget_s=minutes * 60)
     bank_rng = np.random.default_rng(row_seed(seed, f"bank/{step}/{worker.rank}"))
@@ -116,8 +116,11 @@ def velocity_loss(denoiser: nn.Module, scheduler: DDPMScheduler, batch: Batch) -
     noise_BCHW = torch.randn_like(latents_BCHW)
     # Stratified times: one from each of B equal parts of [0, 1000), which makes the loss less noisy.
     num_times, num_samples = scheduler.config.num_train_timesteps, len(latents_BCHW)
-    places_B = torch.arange(num_samples) + torch.rand(num_samples)
-    times_B = (places_B / num_samples * num_times).long().clamp(max=num_times - 1).to(latents_BCHW.device)
+    places_B = (torch.arange(num_samples) + torch.rand(num_samples)) / num_samples
+    # Half uniform, half logit-normal (Esser et al. 2024, arXiv 2403.03206): shapes are settled at middle noise.
+    middle_B = torch.sigmoid(torch.special.ndtri(places_B.clamp(1e-4, 1 - 1e-4)))
+    places_B = torch.where(torch.rand(num_samples) < 0.5, middle_B, places_B)
+    times_B = (places_B * num_times).long().clamp(max=num_times - 1).to(latents_BCHW.device)
     noisy_BCHW = scheduler.add_noise(latents_BCHW, noise_BCHW, times_B)
     velocity_BCHW = scheduler.get_velocity(latents_BCHW, noise_BCHW, times_B)
     inputs_BCHW = torch.cat([noisy_BCHW, batch.mask_B1HW, batch.kept_BCHW], dim=1)
@@ -127,15 +130,16 @@ def velocity_loss(denoiser: nn.Module, scheduler: DDPMScheduler, batch: Batch) -
     return error_BCHW.sum() / (weights_B1HW.sum() * latents_BCHW.shape[1])
 
 
-def build_optimizers(denoiser: Denoiser) -> list[torch.optim.Optimizer]:
+def build_optimizers(denoiser: Denoiser, worker: Worker) -> list[torch.optim.Optimizer]:
     """Muon for the weights inside, AdamW for embeddings, norms, biases, the first and the last convolution."""
     outer = {id(p) for m in (denoiser.unet.conv_in, denoiser.unet.conv_out) for p in m.parameters()}
     outer |= {id(m.weight) for m in denoiser.modules() if isinstance(m, nn.Embedding)}
     inside = [p for p in denoiser.parameters() if p.ndim > 1 and id(p) not in outer]
     ids = {id(p) for p in inside}
     rest = [p for p in denoiser.parameters() if id(p) not in ids]
+    shared: dict[str, Any] = {"rank": worker.rank, "num_workers": worker.num_workers, "add_up": worker.add_up}
     return [
-        Muon(inside, lr=MUON_LEARNING_RATE, momentum=0.95, weight_decay=WEIGHT_DECAY),
+        Muon(inside, lr=MUON_LEARNING_RATE, momentum=0.95, weight_decay=WEIGHT_DECAY, **shared),
         torch.optim.AdamW(rest, lr=ADAM_LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98), fused=True),
     ]
 

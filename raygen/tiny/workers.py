@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +38,16 @@ class Worker:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([g.reshape(-1) for g in gradients])
-        dist.all_reduce(flat)
-        flat /= self.num_workers
+        flat = self.add_up(flat) / self.num_workers
         for p, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
             if p.grad is not None:
                 p.grad.copy_(part.view_as(p))
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over the workers, in place."""
+        if self.num_workers > 1:
+            dist.all_reduce(tensor)
+        return tensor
 
     def agree(self, value: float) -> float:
         """Rank 0's value, on every worker."""
