@@ -81,7 +81,7 @@ def train_oracles(worker: Worker, work: Path, *, seed: int) -> None:
         path = work / f"oracle_{name}.safetensors"
         if not path.exists():
             oracle = _train(open_world(world_folder(work, name)), device=worker.device, seed=row_seed(seed, name))
-            save_file(oracle.state_dict(), path)
+            save_file({key: tensor.contiguous() for key, tensor in oracle.state_dict().items()}, path)
 
 
 def load_oracle(work: Path, name: str) -> Oracle:
