@@ -26,7 +26,7 @@ data_app = typer.Typer(name="data", help="Make and check datasets.", no_args_is_
 app.add_typer(data_app)
 
 # Enough to cure the scenes' bias, and generated in some minutes on two cores.
-DEMO_IMAGES_PER_CLASS = 400
+DEMO_IMAGES_PER_CLASS = 500
 
 Out = Annotated[Path, typer.Option("--out", help="Run folder; an unfinished run in it is resumed.")]
 Set = Annotated[

@@ -64,7 +64,8 @@ class PoolsConfig(Strict):
 
     scorer: PoolConfig = PoolConfig(num_cpus=1, batch_size=64)
     masker: PoolConfig = PoolConfig(num_cpus=0.25, batch_size=16)
-    inpainter: PoolConfig = PoolConfig(num_cpus=1, batch_size=16)
+    # Two actors of one thread each fill two cores better than one actor with two threads.
+    inpainter: PoolConfig = PoolConfig(actors=(1, 2), num_cpus=0.5, batch_size=16)
     pruner: PoolConfig = PoolConfig(num_cpus=0.25, batch_size=16)
 
 

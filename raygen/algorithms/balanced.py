@@ -26,8 +26,8 @@ class BalancedConfig(LoopConfig):
     """
 
     name: Literal["balanced"] = "balanced"
-    epochs: int = Field(6, ge=1)
-    learning_rate: float = Field(0.03, gt=0)
+    epochs: int = Field(10, ge=1)
+    learning_rate: float = Field(0.1, gt=0)
     gamma: float | tuple[float, ...] = 1.0
     ce_over: Literal["batch", "original"] = "batch"
     init: Literal["scratch", "erm"] = "erm"

@@ -22,7 +22,7 @@ class InpainterConfig(Strict):
         dtype: Numbers of the model: float32 on CPUs; float16 or bfloat16 on GPUs.
         num_inference_steps: Denoising steps at strength 1. The tiny model wants 12; Stable Diffusion 20 to 50.
         guidance_scale: Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598); 1 switches it off. Stable
-            Diffusion's default is 7.5, the tiny model's 2.5.
+            Diffusion's default is 7.5, the tiny model's 3.0.
         strength: 1 paints the region from pure noise; less keeps something of what is there, in (0, 1].
         negative_prompt: What guidance steers away from.
         composite: Put the pixels outside the repaint mask back after decoding, so that they are equal to the bit.
@@ -36,7 +36,7 @@ class InpainterConfig(Strict):
     variant: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     num_inference_steps: int = Field(12, ge=1, le=1000)
-    guidance_scale: float = Field(2.5, ge=1, le=50)
+    guidance_scale: float = Field(3.0, ge=1, le=50)
     strength: float = Field(1.0, gt=0, le=1)
     negative_prompt: str = ""
     composite: bool = True

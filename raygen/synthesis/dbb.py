@@ -45,8 +45,9 @@ class DbbConfig(Strict):
         tau: Heat from which a pixel belongs to the object; only for mask "cam". Assumption: half of the
             maximum.
         prune: Whether any candidate is pruned.
-        source_probability_test: Keep if psi < Psi: "train", Psi is the mean over all training images of the
-            class, eq. (3); "selected", over the k of them, as algorithm 2 passes them; "off".
+        source_probability_test: Keep if psi < Psi: "selected", Psi is the mean over the k images of the class, as
+            algorithm 2 passes them; "train", over all its training images, eq. (3), which is stricter: where the
+            bias is strong it throws away the very pictures that contradict it; "off".
         attribution: How rho is computed: "exact", the logit difference, for composited pictures; "ig".
         num_steps: Path points of "ig".
         attribution_test: Keep if rho > P: "quantile", P is a quantile of the candidates' rho, per target
@@ -63,7 +64,7 @@ class DbbConfig(Strict):
     dilation_px: int = Field(8, ge=0)
     tau: float = Field(0.5, gt=0, le=1)
     prune: bool = True
-    source_probability_test: Literal["train", "selected", "off"] = "train"
+    source_probability_test: Literal["selected", "train", "off"] = "selected"
     attribution: Literal["exact", "ig"] = "exact"
     num_steps: int = Field(200, ge=1)
     attribution_test: Literal["quantile", "absolute", "off"] = "quantile"

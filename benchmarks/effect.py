@@ -1,0 +1,103 @@
+"""Worst-group accuracy of the recipes, their controls and plain ERM on the scenes, over seeds.
+
+Every seed draws another dataset, other weights and other pictures: one `raygen run` each, with all the controls, and
+for `dbb` also without pruning. An interrupted study goes on where it stopped.
+
+    python benchmarks/effect.py                              # runs/effect, five seeds, about three hours on two cores
+    python benchmarks/effect.py --recipes dbb --seeds 2
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+IMAGES_PER_CLASS = 500  # those of `raygen demo`
+OVERRIDES = {
+    "dbb": [f"synthesis.k={IMAGES_PER_CLASS}", "unpruned=true"],
+    "scgs": [],
+    "erm_reweighted": [],
+}
+
+
+def main() -> None:
+    """Runs what is missing, then prints and writes the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/effect"))
+    parser.add_argument("--recipes", nargs="+", choices=OVERRIDES, default=list(OVERRIDES))
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    tables = []
+    for recipe in arguments.recipes:
+        summaries = [run(recipe, seed, arguments.out / f"{recipe}_{seed}") for seed in range(arguments.seeds)]
+        tables.append(table(recipe, summaries))
+        print(tables[-1], flush=True)
+    (arguments.out / "effect.md").write_text("\n".join(tables), encoding="utf-8")
+
+
+def run(recipe: str, seed: int, folder: Path) -> dict:
+    """The summary of one run, made if it is not there."""
+    raygen = Path(sys.executable).with_name("raygen")
+    command = [str(raygen), "run", recipe, "--dataset", "scenes", "--out", str(folder)]
+    for override in [*OVERRIDES[recipe], f"seed={seed}"]:
+        command += ["--set", override]
+    if not (folder / "summary.json").is_file():
+        print("$", " ".join(command), flush=True)
+        subprocess.run(command, check=True)
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def table(recipe: str, summaries: list[dict]) -> str:
+    """Markdown: mean, standard deviation and range over the seeds, then the gains with their pairs."""
+    worst, average = defaultdict(list), defaultdict(list)
+    for summary in summaries:
+        for name, splits in summary["results"].items():
+            worst[name].append(100 * splits["test"]["worst_group"])
+            average[name].append(100 * splits["test"]["average"])
+    lines = [
+        f"### {recipe}, {len(summaries)} seeds",
+        "",
+        "| result | worst-group accuracy, % | range | average accuracy, % |",
+        "|---|---|---|---|",
+    ]
+    for name, values in worst.items():
+        low, high = min(values), max(values)
+        lines.append(f"| {name} | {spread(values)} | {low:.1f} to {high:.1f} | {spread(average[name])} |")
+    lines += ["", *gains(recipe, worst, average)]
+    if "synthesis" in summaries[0]:
+        counts = [summary["synthesis"] for summary in summaries]
+        kept = statistics.mean(count["kept"] / max(1, count["generated"]) for count in counts)
+        lines.append(f"- pictures: {statistics.mean(c['generated'] for c in counts):.0f} generated, {kept:.0%} kept")
+    seconds = statistics.mean(sum(summary["seconds"].values()) for summary in summaries)
+    return "\n".join([*lines, f"- time: {seconds:.0f} s a run", ""])
+
+
+def gains(recipe: str, worst: dict[str, list[float]], average: dict[str, list[float]]) -> list[str]:
+    """Differences within a seed, averaged: they leave out what a seed does to all of its fits."""
+    lines = []
+    for name in (recipe, f"{recipe}_unpruned"):
+        if name not in worst:
+            continue
+        controls = [values for other, values in worst.items() if other.startswith("control_")]
+        over_erm = [a - b for a, b in zip(worst[name], worst["erm"], strict=True)]
+        average_gain = [a - b for a, b in zip(average[name], average["erm"], strict=True)]
+        line = f"- {name}: {spread(over_erm)} points of worst-group accuracy over ERM"
+        if controls:
+            best = [max(values) for values in zip(*controls, strict=True)]
+            over_best = [a - b for a, b in zip(worst[name], best, strict=True)]
+            line += f", {spread(over_best)} over the seed's best control"
+        lines.append(f"{line}; average accuracy {spread(average_gain)}")
+    return lines
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
+
+
+if __name__ == "__main__":
+    main()
