@@ -1,0 +1,126 @@
+"""What the scenes benchmark can be solved by, over seeds.
+
+Shape must be learnable from balanced data; the bias must win on biased data; colour and background alone must not be
+enough. Classifiers are fitted by `raygen run erm`; an interrupted study goes on where it stopped.
+
+    python benchmarks/scenes.py                       # runs/scenes_study, three seeds, about forty minutes on two cores
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from raygen.datasets.scenes import ATTRIBUTE_NAMES, CLASS_NAMES, SIZE_PX, Scene, render_scene
+from raygen.datasets.table import DatasetInfo, write_source
+from raygen.images import encode_image
+from raygen.seeding import row_seed
+
+BALANCED = ["dataset.train_counts=[2400,2400,2400,2400]", "dataset.test_counts=[1000,1000,1000,1000]", "erm.epochs=12"]
+GREY = 128
+PROMPTS = tuple(f"a photo of a {name}" for name in CLASS_NAMES)
+
+
+def main() -> None:
+    """Runs what is missing, then prints and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/scenes_study"))
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    out, seeds = arguments.out, range(arguments.seeds)
+    out.mkdir(parents=True, exist_ok=True)
+    shape = [*BALANCED, "dataset.plumage=independent"]
+    rows = {
+        "as shipped, biased": [fit("scenes", out / f"biased_{seed}", [], seed) for seed in seeds],
+        "balanced": [fit("scenes", out / f"balanced_{seed}", BALANCED, seed) for seed in seeds],
+        "balanced, colours independent (shape oracle)": [fit("scenes", out / f"shape_{s}", shape, s) for s in seeds],
+        "balanced, object greyed (background only)": [background(out, seed) for seed in seeds],
+    }
+    lines = ["| trained on | worst-group accuracy, % | average accuracy, % |", "|---|---|---|"]
+    for name, results in rows.items():
+        lines.append(f"| {name} | {values(results, 'worst_group')} | {values(results, 'average')} |")
+    colour = " ".join(f"{100 * colour_accuracy(seed):.1f}" for seed in seeds)
+    lines.append(f"| mean and spread of the object's colour (boosted trees) | | {colour} |")
+    text = "\n".join(lines) + "\n"
+    (out / "scenes.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def fit(dataset: str, folder: Path, overrides: list[str], seed: int) -> dict[str, Any]:
+    """Test accuracies of a classifier fitted by ERM."""
+    command = [str(Path(sys.executable).with_name("raygen")), "run", "erm", "--dataset", dataset, "--out", str(folder)]
+    for override in [*overrides, f"seed={seed}"]:
+        command += ["--set", override]
+    if not (folder / "summary.json").is_file():
+        print("$", " ".join(command), flush=True)
+        subprocess.run(command, check=True)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return dict(summary["results"]["erm"]["test"])
+
+
+def background(out: Path, seed: int) -> dict[str, Any]:
+    """Test accuracies of a classifier that sees only what is around the bird."""
+    folder = out / f"greyed_{seed}"
+    if not (folder / "dataset.json").is_file():
+        folder.mkdir(exist_ok=True)
+        info = DatasetInfo("greyed scenes", CLASS_NAMES, ATTRIBUTE_NAMES, PROMPTS)
+        write_source(greyed_rows(seed), info, folder)
+    return fit(str(folder), out / f"background_{seed}", ["erm.epochs=12"], seed)
+
+
+def greyed_rows(seed: int) -> Iterator[dict[str, Any]]:
+    """Balanced scenes whose bird is under a grey box that would hold a bird of either kind."""
+    for split, num in (("test", 4000), ("train", 9600), ("val", 1200)):
+        for i in range(num):
+            label, attribute = i % 2, i // 2 % 2
+            scene = render_scene(row_seed(seed, f"greyed/{split}/{i}"), label=label, attribute=attribute)
+            yield {
+                "image_id": f"{split}-{i:06d}",
+                "image_png": encode_image(greyed(scene)),
+                "label": label,
+                "attribute": attribute,
+                "split": split,
+                "role": "source",
+            }
+
+
+def greyed(scene: Scene) -> np.ndarray:
+    """The picture with a grey box over both silhouettes and a pixel around them, (64, 64, 3) uint8."""
+    rows, columns = np.nonzero(scene.object_HW | scene.counterpart_HW)
+    top, left = max(0, rows.min() - 1), max(0, columns.min() - 1)
+    bottom, right = min(SIZE_PX, rows.max() + 2), min(SIZE_PX, columns.max() + 2)
+    image_HWC = scene.image_HWC.copy()
+    image_HWC[top:bottom, left:right] = GREY
+    return image_HWC
+
+
+def colour_accuracy(seed: int, *, num_train: int = 9600, num_test: int = 4000) -> float:
+    """Accuracy of the best guess from the mean and standard deviation of the object's RGB."""
+    splits = []
+    for split, num in (("train", num_train), ("test", num_test)):
+        labels = np.arange(num) % 2
+        features = []
+        for i in range(num):
+            scene = render_scene(row_seed(seed, f"colour/{split}/{i}"), label=i % 2, attribute=i // 2 % 2)
+            pixels = scene.image_HWC[scene.object_HW].astype(float)
+            features.append(np.concatenate([pixels.mean(0), pixels.std(0)]))
+        splits.append((np.array(features), labels))
+    classifier = HistGradientBoostingClassifier(random_state=seed).fit(*splits[0])
+    return float(classifier.score(*splits[1]))
+
+
+def values(results: list[dict[str, Any]], name: str) -> str:
+    """One number per seed, then their mean."""
+    numbers = [100 * result[name] for result in results]
+    return " ".join(f"{number:.1f}" for number in numbers) + f" (mean {statistics.mean(numbers):.1f})"
+
+
+if __name__ == "__main__":
+    main()

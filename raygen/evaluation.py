@@ -1,0 +1,62 @@
+"""Predictions of fitted classifiers on the held-out splits, through the scorer pool."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raygen import pipeline
+from raygen.config import PoolsConfig
+from raygen.pipeline import Engine
+from raygen.rows import RowIndex
+from raygen.stages.score import PredictStage
+from raygen.stages.spec import StageSpec
+from raygen.units import Job, Parts, read_parts
+
+
+def held_out(index: RowIndex) -> pa.Table:
+    """image_id, label, attribute and split of the validation and test images."""
+    table = index.table.select(["image_id", "label", "attribute", "split"])
+    return table.filter(pc.is_in(table["split"], pa.array(["val", "test"])))
+
+
+def predict(
+    index: RowIndex,
+    table: pa.Table,
+    classifiers: dict[str, str],
+    folder: Path,
+    pools: PoolsConfig,
+    step_fingerprint: str,
+    max_failed_fraction: float,
+    engine: Engine,
+) -> pa.Table:
+    """Predicted labels of several classifiers, one int32 column each, beside the columns of `table`.
+
+    Args:
+        index: The dataset.
+        table: The images; see `held_out`.
+        classifiers: Classifier folders by the name of their column.
+        folder: An existing folder for the pass's parts.
+        pools: The scorer pool is used.
+        step_fingerprint: Marks the parts.
+        max_failed_fraction: More unreadable pictures than this share are an error.
+        engine: Where it runs.
+    """
+    batch_size = pools.scorer.batch_size
+    kwargs = {
+        "classifier_folders": classifiers,
+        "batch_size": batch_size,
+        "device": torch_device(pools.scorer.num_gpus),
+    }
+    spec = StageSpec(PredictStage, "scorer", kwargs)
+    names = [pa.field(name, pa.int32()) for name in classifiers]
+    schema = pa.schema([*table.schema, *names, pa.field("status", pa.string()), pa.field("error", pa.string())])
+    parts = Parts(folder.resolve(), schema, step_fingerprint, table.num_rows, max_failed_fraction)
+    # Eight model calls a unit: with fewer, Ray's cost per block shows beside so short a stage.
+    pipeline.run(Job(table, index.folder, ("image_png",), [spec], pools, 8 * batch_size, parts), engine=engine)
+    return read_parts(folder).select([*table.column_names, *classifiers])
+
+
+def torch_device(num_gpus: float) -> str:
+    """The device of a pool's models: from the config, never from what the driver sees, which may have no GPU."""
+    return "cuda" if num_gpus > 0 else "cpu"

@@ -1,0 +1,119 @@
+"""What a run does: the recipes, and the config of one run with everything it may set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from raygen.algorithms import AlgorithmConfig
+from raygen.algorithms.erm import ErmConfig
+from raygen.classifier import ClassifierConfig
+from raygen.config import PoolsConfig, PositiveInt, Strict, apply_overrides, validate
+from raygen.datasets import DatasetConfig
+from raygen.datasets.scenes import ScenesConfig
+from raygen.errors import ConfigError
+from raygen.inpainters import InpainterConfig
+from raygen.pipeline import Engine
+from raygen.synthesis import SynthesisConfig
+from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
+from raygen.training import FitConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A named pair.
+
+    Attributes:
+        synthesis: Name of the synthesis, or None.
+        algorithm: Name of the algorithm.
+        paper: Where it comes from.
+    """
+
+    synthesis: str | None
+    algorithm: str
+    paper: str
+
+
+RECIPES = {
+    "erm": Recipe(None, "erm", "empirical risk minimization"),
+    "erm_reweighted": Recipe(None, "reweighted", "group-reweighted ERM (Sagawa et al. 2020, arXiv 1911.08731)"),
+    "scgs": Recipe("scgs", "erm", "SCGS (Li et al., arXiv 2412.19457)"),
+    "dbb": Recipe("dbb", "balanced", "DBB (Yazdan Parast et al., arXiv 2503.17226)"),
+}
+
+
+class RunConfig(Strict):
+    """One run: a recipe on a dataset with one seed.
+
+    Attributes:
+        recipe: One of `RECIPES`.
+        seed: Seed of everything that is drawn: dataset, fits, selection, pictures.
+        engine: "ray" streams through actor pools; "local" does the same in one process, for debugging.
+        dataset: What to debias on.
+        classifier: The classifier's architecture.
+        erm: The first fit, which falls for the bias.
+        synthesis: What is generated; null for none.
+        algorithm: How the classifier is fitted at the end.
+        inpainter: The inpainting model.
+        pools: Actors, CPUs, GPUs and batch sizes of the four pools.
+        fit: Workers of a fit.
+        controls: Which controls are fitted beside the recipe, with as many extra rows from the same sources.
+        unpruned: Also fit with every generated picture, kept or pruned, as "<recipe>_unpruned".
+        unit_rows: Rows that are committed at once; a multiple of pools.inpainter.batch_size.
+        max_failed_fraction: A pass stops when more than this share of its rows fails.
+    """
+
+    recipe: Literal["erm", "erm_reweighted", "scgs", "dbb"]
+    seed: int = Field(0, ge=0)
+    engine: Engine = "ray"
+    dataset: DatasetConfig = ScenesConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+    erm: ErmConfig = ErmConfig()
+    synthesis: SynthesisConfig | None = None
+    algorithm: AlgorithmConfig
+    inpainter: InpainterConfig = InpainterConfig()
+    pools: PoolsConfig = PoolsConfig()
+    fit: FitConfig = FitConfig()
+    controls: tuple[ControlKind, ...] = CONTROL_KINDS
+    unpruned: bool = False
+    unit_rows: PositiveInt = 64
+    max_failed_fraction: float = Field(0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _units_hold_whole_batches(self) -> "RunConfig":
+        rows = self.pools.inpainter.batch_size
+        if self.unit_rows % rows:
+            raise ValueError(f"unit_rows is {self.unit_rows}, not a multiple of pools.inpainter.batch_size ({rows})")
+        return self
+
+
+def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -> RunConfig:
+    """The config of a recipe's name and whatever else is given, with overrides applied.
+
+    Raises:
+        ConfigError: An unknown recipe, or any wrong field; all of them are named.
+    """
+    data = apply_overrides(data, overrides)
+    name = data.get("recipe")
+    if name not in RECIPES:
+        raise ConfigError(f"{where}: recipe is {name!r}; known: {', '.join(sorted(RECIPES))}")
+    recipe = RECIPES[name]
+    data["algorithm"] = {"name": recipe.algorithm, **(data.get("algorithm") or {})}
+    if recipe.synthesis is not None:
+        data["synthesis"] = {"name": recipe.synthesis, **(data.get("synthesis") or {})}
+    if isinstance(data.get("dataset"), str):
+        data["dataset"] = {"name": data["dataset"]}
+    if isinstance(data.get("dataset"), dict):
+        data["dataset"] = {"name": "scenes", **data["dataset"]}
+    return validate(RunConfig, data, where=where)
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """The part of a config that decides results: without the engine, and without where and how often actors run."""
+    data = config.model_dump(mode="json")
+    data.pop("engine")
+    for pool in data["pools"].values():
+        for name in ("actors", "num_cpus", "num_gpus"):
+            pool.pop(name)
+    return data

@@ -1,0 +1,288 @@
+"""The steps of a run: each is skipped when its folder holds the output of the same config and inputs."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raygen import fits, pipeline
+from raygen.algorithms import AnyAlgorithm
+from raygen.config import fingerprint
+from raygen.datasets import write_dataset
+from raygen.errors import DataError
+from raygen.evaluation import held_out, predict, torch_device
+from raygen.inpainters.model_folder import model_revision, resolve_model
+from raygen.pruners import PruneThresholds, verdicts
+from raygen.rows import RowIndex
+from raygen.run_config import RunConfig
+from raygen.runs import RunFolder, Step, write_json
+from raygen.schema import CANDIDATE, SCORE
+from raygen.stages.inpaint import InpaintStage
+from raygen.stages.mask import MaskStage
+from raygen.stages.prune import PruneStage
+from raygen.stages.score import ScoreStage
+from raygen.stages.spec import StageSpec
+from raygen.synthesis import attribution, identification_epochs, masker, select, thresholds
+from raygen.synthesis.controls import ControlKind
+from raygen.units import Job, Parts, read_parts
+
+Say = Callable[[str], Any]
+# Columns of a candidate that are small: everything but the two pictures.
+SCORES_OF_CANDIDATES = tuple(name for name in CANDIDATE.names if not name.endswith("_png"))
+
+
+class Steps:
+    """One run in progress: every method is a step that is skipped when its folder is complete."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, say: Say) -> None:
+        self._config, self._folder, self._say = config, folder, say
+
+    def load_rows(self) -> Step:
+        """The dataset's rows, as SOURCE Parquet in data/."""
+        config = self._config
+        step = self._folder.step("data", {"dataset": config.dataset.model_dump(mode="json"), "seed": config.seed})
+        if self._needed(step, "data", f"writing the rows of {config.dataset.name}"):
+            with self._folder.timed("data"):
+                step.finish(write_dataset(config.dataset, step.begin(), run_seed=config.seed))
+        return step
+
+    def fit_erm(self, data: Step) -> Step:
+        """The biased classifier, in erm/."""
+        return self._fit("erm", "erm", self._config.erm, data, init=None, extra=None)
+
+    def fit_identifier(self, data: Step, erm: Step) -> Step:
+        """The classifier whose mistakes are selected by: ERM, or ERM stopped early, in identification/."""
+        config = self._config
+        epochs = None if config.synthesis is None else identification_epochs(config.synthesis)
+        if epochs is None:
+            return erm
+        early = config.erm.model_copy(update={"epochs": epochs, "select": "last"})
+        return self._fit("identification", "identification", early, data, init=None, extra=None)
+
+    def fit(self, name: str, data: Step, erm: Step, *, extra: fits.ExtraRows | None) -> Step:
+        """A classifier by the recipe's algorithm, in fit/<name>/."""
+        return self._fit(f"fit/{name}", name, self._config.algorithm, data, init=erm, extra=extra)
+
+    def score(self, data: Step, erm: Step) -> Step:
+        """Logits, losses and features of the training images under ERM, in scores/."""
+        config = self._config
+        step = self._folder.step("scores", {"erm": erm.fingerprint, "batch_size": config.pools.scorer.batch_size})
+        if not self._needed(step, "scores", "scoring the training images"):
+            return step
+        with self._folder.timed("scores"):
+            index = RowIndex.open(data.folder)
+            table = index.split("train").select(["image_id", "label"])
+            spec = StageSpec(
+                ScoreStage,
+                "scorer",
+                {
+                    "classifier_folder": str(erm.folder.resolve()),
+                    "batch_size": config.pools.scorer.batch_size,
+                    "device": torch_device(config.pools.scorer.num_gpus),
+                },
+            )
+            folder = step.begin(keep_parts=True)
+            counts = pipeline.run(
+                self._job(table, index, ("image_png",), [spec], SCORE, folder, step), engine=config.engine
+            )
+            step.finish(counts)
+        return step
+
+    def plan(self, scores: Step) -> Step:
+        """What to generate, in plan/plan.parquet."""
+        config = self._config
+        assert config.synthesis is not None
+        depends = {
+            "scores": scores.fingerprint,
+            "synthesis": config.synthesis.model_dump(mode="json"),
+            "seed": config.seed,
+        }
+        step = self._folder.step("plan", depends)
+        if self._needed(step, "plan", f"choosing what to generate ({config.synthesis.name})"):
+            with self._folder.timed("plan"):
+                table = read_parts(scores.folder)
+                index = RowIndex.open(self._folder.path / "data")
+                plan = select(config.synthesis, table, dataset=index.dataset, run_seed=config.seed)
+                pq.write_table(plan, step.begin() / "plan.parquet")
+                step.finish({"planned": plan.num_rows})
+        return step
+
+    def synthesize(self, plan: Step, data: Step, erm: Step) -> Step:
+        """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
+        config = self._config
+        pools = config.pools
+        assert config.synthesis is not None
+        masks, (method, num_steps) = masker(config.synthesis), attribution(config.synthesis)
+        depends = {
+            "plan": plan.fingerprint,
+            "erm": erm.fingerprint,
+            "masker": masks,
+            "inpainter": config.inpainter.model_dump(mode="json"),
+            "model_revision": _model_revision(config),
+            "unit_rows": config.unit_rows,
+            "num_rows": pools.inpainter.batch_size,
+            "attribution": [method, num_steps],
+        }
+        step = self._folder.step("candidates", depends)
+        if not self._needed(step, "candidates", "generating: masker, inpainter and pruner pools"):
+            return step
+        classifier = str(erm.folder.resolve())
+        specs = [
+            StageSpec(
+                MaskStage,
+                "masker",
+                {
+                    "masker": masks,
+                    "classifier_folder": classifier,
+                    "batch_size": pools.masker.batch_size,
+                    "device": torch_device(pools.masker.num_gpus),
+                },
+            ),
+            StageSpec(
+                InpaintStage,
+                "inpainter",
+                {
+                    "inpainter": config.inpainter.model_dump(mode="json"),
+                    "num_rows": pools.inpainter.batch_size,
+                    "device": torch_device(pools.inpainter.num_gpus),
+                },
+            ),
+            StageSpec(
+                PruneStage,
+                "pruner",
+                {
+                    "classifier_folder": classifier,
+                    "attribution": method,
+                    "num_steps": num_steps,
+                    "batch_size": pools.pruner.batch_size,
+                    "device": torch_device(pools.pruner.num_gpus),
+                },
+            ),
+        ]
+        with self._folder.timed("candidates"):
+            table = pq.read_table(plan.folder / "plan.parquet")
+            folder = step.begin(keep_parts=True)
+            index = RowIndex.open(data.folder)
+            job = self._job(table, index, ("image_png", "object_png"), specs, CANDIDATE, folder, step)
+            step.finish(pipeline.run(job, engine=config.engine))
+        return step
+
+    def fit_all(self, data: Step, scores: Step, candidates: Step, erm: Step) -> dict[str, Step]:
+        """Prunes, then fits the recipe, its unpruned twin and its controls; gives back the fits by name."""
+        config = self._config
+        assert config.synthesis is not None
+        table = read_parts(candidates.folder, columns=SCORES_OF_CANDIDATES)
+        limits = thresholds(config.synthesis, read_parts(scores.folder), table)
+        (self._folder.path / "fit").mkdir(exist_ok=True)
+        write_json(self._folder.path / "fit" / "thresholds.json", limits.model_dump(mode="json"))
+        kept = _keys(table, limits)
+        if not kept:
+            raise DataError(
+                f"pruning left none of {table.num_rows} generated pictures; loosen synthesis.attribution_threshold or "
+                "switch synthesis.prune off"
+            )
+        sources: dict[str, tuple[Literal["generated"] | ControlKind, list[str]]] = {config.recipe: ("generated", kept)}
+        if config.unpruned:
+            sources[f"{config.recipe}_unpruned"] = ("generated", _keys(table, PruneThresholds()))
+        sources |= {f"control_{kind}": (kind, kept) for kind in config.controls}
+        fitted = {}
+        for name, (kind, keys) in sources.items():
+            extra = fits.ExtraRows(kind=kind, keys=tuple(keys), candidates=str(candidates.folder.resolve()))
+            fitted[name] = self.fit(name, data, erm, extra=extra)
+        return fitted
+
+    def evaluate(self, data: Step, fitted: dict[str, Step]) -> Step:
+        """Predicted labels of every fit on the validation and test splits, in evaluation/predictions.parquet."""
+        config = self._config
+        step = self._folder.step("evaluation", {name: fit.fingerprint for name, fit in fitted.items()})
+        if self._needed(step, "evaluation", "evaluating on validation and test"):
+            with self._folder.timed("evaluation"):
+                parts = step.begin() / "parts"
+                parts.mkdir()
+                index = RowIndex.open(data.folder)
+                folders = {name: str(fit.folder.resolve()) for name, fit in fitted.items()}
+                predictions = predict(
+                    index,
+                    held_out(index),
+                    folders,
+                    parts,
+                    config.pools,
+                    step.fingerprint,
+                    config.max_failed_fraction,
+                    config.engine,
+                )
+                pq.write_table(predictions, step.folder / "predictions.parquet")
+                shutil.rmtree(parts)
+                step.finish({"images": predictions.num_rows})
+        return step
+
+    def _fit(
+        self,
+        folder: str,
+        name: str,
+        algorithm: AnyAlgorithm,
+        data: Step,
+        *,
+        init: Step | None,
+        extra: fits.ExtraRows | None,
+    ) -> Step:
+        config = self._config
+        request = fits.FitRequest(
+            data=str(data.folder.resolve()),
+            classifier=config.classifier.model_dump(mode="json"),
+            algorithm=algorithm.model_dump(mode="json"),
+            seed=config.seed,
+            init=None if init is None else str(init.folder.resolve()),
+            extra=extra,
+            max_failed_fraction=config.max_failed_fraction,
+        )
+        depends = {
+            "data": data.fingerprint,
+            "init": None if init is None else init.fingerprint,
+            "classifier": request.classifier,
+            "algorithm": request.algorithm,
+            "seed": config.seed,
+            "num_workers": config.fit.num_workers,
+            "extra": None if extra is None else [extra.kind, fingerprint(list(extra.keys))],
+        }
+        step = self._folder.step(folder, depends)
+        count = "" if extra is None else f" with {len(extra.keys)} extra images"
+        if self._needed(step, f"fit {name}", f"fitting {name}{count}"):
+            with self._folder.timed(f"fit {name}"):
+                counts = fits.fit(request, step.begin(keep_parts=True), resources=config.fit, engine=config.engine)
+                step.finish(counts)
+        return step
+
+    def _job(
+        self,
+        table: pa.Table,
+        index: RowIndex,
+        columns: tuple[str, ...],
+        specs: list[StageSpec],
+        schema: pa.Schema,
+        folder: Path,
+        step: Step,
+    ) -> Job:
+        config = self._config
+        parts = Parts(folder.resolve(), schema, step.fingerprint, table.num_rows, config.max_failed_fraction)
+        return Job(table, index.folder, columns, specs, config.pools, config.unit_rows, parts)
+
+    def _needed(self, step: Step, name: str, doing: str) -> bool:
+        if step.is_complete:
+            self._say(f"{name}: done before")
+            return False
+        self._say(f"{name}: {doing}")
+        return True
+
+
+def _keys(candidates: pa.Table, limits: PruneThresholds) -> list[str]:
+    kept_N, _ = verdicts(candidates, limits)
+    return [key for key, kept in zip(candidates["key"].to_pylist(), kept_N, strict=True) if kept]
+
+
+def _model_revision(config: RunConfig) -> str | None:
+    folder = Path(resolve_model(config.inpainter.model))
+    return model_revision(folder) if folder.is_dir() else config.inpainter.revision
