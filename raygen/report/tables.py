@@ -7,6 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 
+# More of them do not fit a terminal; the report has them all.
+MAX_GROUP_COLUMNS = 6
+
+
 def print_results(summary: Mapping[str, Any]) -> None:
     """Test accuracies of every result (validation where there is no test), and what became of the pictures.
 
@@ -14,16 +18,20 @@ def print_results(summary: Mapping[str, Any]) -> None:
         summary: The content of `summary.json`, or a part of it with `results`.
     """
     console = Console()
-    table = Table(title="accuracy, %")
-    for name in ("result", "split", "average", "worst group", "95% interval", "groups"):
-        table.add_column(name, justify="left" if name in {"result", "split"} else "right", no_wrap=name != "groups")
-    for name, splits in summary["results"].items():
-        split = "test" if "test" in splits else next(iter(splits))
+    results = summary["results"]
+    split = "test" if all("test" in splits for splits in results.values()) else "val"
+    groups = sorted({group["group"] for splits in results.values() for group in splits[split]["groups"]})
+    shown = groups if len(groups) <= MAX_GROUP_COLUMNS else []
+    table = Table(title=f"accuracy on the {split} split, % (worst group with its 95% interval; g0, g1 …: groups)")
+    table.add_column("result", no_wrap=True)
+    for name in ("average", "worst group", *(f"g{group}" for group in shown)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, splits in results.items():
         found = splits[split]
         low, high = found["worst_group_ci"]
-        groups = " / ".join(_percent(group["accuracy"]) for group in found["groups"])
-        interval = f"{_percent(low)} to {_percent(high)}"
-        table.add_row(name, split, _percent(found["average"]), _percent(found["worst_group"]), interval, groups)
+        accuracy = {group["group"]: _percent(group["accuracy"]) for group in found["groups"]}
+        worst = f"{_percent(found['worst_group'])} ({_percent(low)}-{_percent(high)})"
+        table.add_row(name, _percent(found["average"]), worst, *(accuracy.get(group, "") for group in shown))
     console.print(table)
     counts = summary.get("synthesis")
     if counts:
