@@ -15,12 +15,19 @@ from raygen.inpainters import InpainterConfig
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter, inpaint
 from raygen.maskers.truth import dilate
 
-scene = render_scene(7, label=1, attribute=1)
-repaint_HW = dilate(scene.object_HW | scene.counterpart_HW, radius_px=6)
-inpainter = StableDiffusionInpainter(InpainterConfig(model="tiny"), num_rows=1, device="cpu")
-prompts = ["a photo of a landbird"]
-(painted,) = inpaint(inpainter, [scene.image_HWC], [repaint_HW], prompts=prompts, seeds=[0])
-if isinstance(painted, Exception):
-    raise painted
-assert (painted[~repaint_HW] == scene.image_HWC[~repaint_HW]).all(), "pixels outside the mask are never touched"
-Image.fromarray(np.hstack([scene.image_HWC, painted])).resize((512, 256), Image.Resampling.NEAREST).save(sys.argv[1])
+
+def main(path: str) -> None:
+    """Writes the scene and the repainted scene side by side."""
+    scene = render_scene(7, label=1, attribute=1)
+    repaint_HW = dilate(scene.object_HW | scene.counterpart_HW, radius_px=6)
+    inpainter = StableDiffusionInpainter(InpainterConfig(model="tiny"), num_rows=1, device="cpu")
+    prompts = ["a photo of a landbird"]
+    (painted,) = inpaint(inpainter, [scene.image_HWC], [repaint_HW], prompts=prompts, seeds=[0])
+    if isinstance(painted, Exception):
+        raise painted
+    assert (painted[~repaint_HW] == scene.image_HWC[~repaint_HW]).all(), "pixels outside the mask are never touched"
+    Image.fromarray(np.hstack([scene.image_HWC, painted])).resize((512, 256), Image.Resampling.NEAREST).save(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

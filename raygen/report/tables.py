@@ -6,7 +6,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-
 # More of them do not fit a terminal; the report has them all.
 MAX_GROUP_COLUMNS = 6
 
