@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
-from raygen import algorithms, pipeline, training
+from raygen import algorithms, training
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier, load_classifier, save_classifier
@@ -73,8 +73,6 @@ def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str)
     Raises:
         RaygenError: See `raygen.training.run` and the algorithms.
     """
-    if engine == "ray":
-        pipeline.connect()
     training.run(fit_job, asdict(request), folder=folder, resources=resources, engine=engine)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     counts: dict[str, Any] = json.loads((folder / "history.json").read_text(encoding="utf-8"))["counts"]

@@ -8,12 +8,10 @@ Not for choosing what to generate (that is `raygen.synthesis`), nor for fits (`r
 """
 
 import logging
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -22,6 +20,7 @@ from ray.data import ActorPoolStrategy, DataContext, Datasink, Datasource, ReadT
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.exceptions import RayError
 
+from raygen import cluster
 from raygen.config import PoolConfig, PoolsConfig
 from raygen.errors import (
     ConfigError,
@@ -32,7 +31,7 @@ from raygen.errors import (
     RunFolderError,
     StageError,
 )
-from raygen.stages.spec import StageSpec, check_columns
+from raygen.stages.spec import check_columns
 from raygen.units import ACTORS, Job, Parts, Unit, cut, load, num_threads, run_local
 
 logger = logging.getLogger(__name__)
@@ -69,57 +68,30 @@ def run(job: Job, *, engine: Engine) -> Counter[str]:
     return job.parts.check_failures()
 
 
-def connect() -> None:
-    """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine; does nothing when that is done."""
-    if ray.is_initialized():
-        return
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if "RAY_ADDRESS" not in os.environ:
-        options["include_dashboard"] = False
-    ray.init(**options)
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file():  # Ray writes it readable for everybody.
-        token.chmod(0o600)
-
-
-def check_resources(specs: Sequence[StageSpec], pools: PoolsConfig) -> None:
-    """Checks that the least number of actors of every pool fits the cluster, with its tasks for reading and writing.
-
-    On a cluster that grows, what counts is its limit, not what runs now.
+def check_pools(names: Sequence[str], pools: PoolsConfig) -> None:
+    """Checks that the least number of actors of pools that run at once fits the cluster, with reading and writing.
 
     Raises:
         ResourceError: It does not fit; the job would wait for ever.
     """
-    available = _cluster_limit()
     needed = {"CPU": 2 * IO_CPUS, "GPU": 0.0}
     parts = []
-    for spec in specs:
-        pool: PoolConfig = getattr(pools, spec.pool)
+    for name in names:
+        pool: PoolConfig = getattr(pools, name)
         needed["CPU"] += pool.min_actors * pool.num_cpus
         needed["GPU"] += pool.min_actors * pool.num_gpus
-        parts.append(f"pools.{spec.pool}: {pool.min_actors} x (num_cpus {pool.num_cpus:g}, num_gpus {pool.num_gpus:g})")
-    for name, amount in needed.items():
-        if amount > available.get(name, 0) + 1e-6:
-            raise ResourceError(
-                f"the pools need {amount:g} {name}s and the cluster has {available.get(name, 0):g}: "
-                f"{'; '.join(parts)}; "
-                f"{2 * IO_CPUS:g} CPUs for reading and writing. Lower pools.*.actors, num_cpus "
-                "or num_gpus, or add nodes."
-            )
-
-
-def _cluster_limit() -> dict[str, float]:
-    from ray._private.state import state
-
-    # There is no public call for an autoscaling cluster's limits; Ray Data's own autoscaler asks here too.
-    limit = state.get_max_resources_from_cluster_config() or {}
-    now = ray.cluster_resources()
-    return {name: max(float(now.get(name, 0)), float(limit.get(name, 0))) for name in {*now, *limit}}
+        parts.append(f"pools.{name}: {pool.min_actors} x (num_cpus {pool.num_cpus:g}, num_gpus {pool.num_gpus:g})")
+    cluster.require(
+        needed,
+        what="the pools need",
+        advice=f"{'; '.join(parts)}; {2 * IO_CPUS:g} CPUs for reading and writing. Lower pools.*.actors, num_cpus or "
+        "num_gpus, or add nodes.",
+    )
 
 
 def _run_ray(job: Job, units: list[Unit]) -> None:
-    connect()
-    check_resources(job.specs, job.pools)
+    cluster.connect()
+    check_pools([spec.pool for spec in job.specs], job.pools)
     context = DataContext.get_current().copy()
     context.target_max_block_size = None  # a unit is never split, however large its pictures
     context.enable_progress_bars = sys.stderr.isatty()

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raygen import fits
+import torch
+
+from raygen import cluster, fits, pipeline, training
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
 from raygen.datasets import DatasetConfig, write_dataset
-from raygen.errors import DataError
+from raygen.errors import DataError, ResourceError
 from raygen.evaluation import held_out, predict
 from raygen.inpainters.model_folder import check_model_folder, resolve_model
 from raygen.rows import RowIndex
@@ -36,6 +38,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say) ->
         RaygenError: See the steps; what was complete stays complete.
     """
     _check_model(config)
+    _check_resources(config)
     folder = RunFolder(out)
     folder.claim(config.model_dump(mode="json"), identity=identity(config), fresh=fresh)
     folder.log("command", argv=command)
@@ -104,3 +107,18 @@ def _check_model(config: RunConfig) -> None:
         folder = Path(resolve_model(config.inpainter.model))
         if folder.is_dir():
             check_model_folder(folder)
+
+
+def _check_resources(config: RunConfig) -> None:
+    # Before anything starts: a first fit of an hour must not end at a pool that can never start.
+    pools = ["scorer"] if config.synthesis is None else ["masker", "inpainter", "pruner"]
+    if config.engine == "local":
+        wanted = [f"pools.{name}" for name in ("scorer", *pools) if getattr(config.pools, name).num_gpus]
+        wanted += ["fit"] if config.fit.num_gpus else []
+        if wanted and not torch.cuda.is_available():
+            raise ResourceError(f"this machine has no CUDA device, but {wanted[0]}.num_gpus is above 0; set it to 0")
+        return
+    cluster.connect()
+    pipeline.check_pools(["scorer"], config.pools)
+    pipeline.check_pools(pools, config.pools)
+    training.check_workers(config.fit)

@@ -17,8 +17,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from raygen import cluster
 from raygen.config import PositiveInt, Strict
-from raygen.errors import RaygenError, ResourceError, StageError
+from raygen.errors import RaygenError, StageError
 from raygen.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ def run(job: Job, payload: dict[str, Any], *, folder: Path, resources: FitConfig
         torch.set_num_threads(max(1, int(resources.num_cpus)))
         job(Worker(0, 1, "cuda" if resources.num_gpus else "cpu", folder), payload)
         return
-    _check_resources(resources)
+    cluster.connect()
+    check_workers(resources)
     scratch = folder / "ray_train"
     trainer = TorchTrainer(
         _on_worker,
@@ -95,6 +97,21 @@ def run(job: Job, payload: dict[str, Any], *, folder: Path, resources: FitConfig
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def check_workers(resources: FitConfig) -> None:
+    """Checks that a fit's workers fit the cluster.
+
+    Raises:
+        ResourceError: They do not; the fit would wait for ever.
+    """
+    num = resources.num_workers
+    cluster.require(
+        {"CPU": num * resources.num_cpus, "GPU": num * resources.num_gpus},
+        what="a fit needs",
+        advice=f"fit.num_workers {num} x (num_cpus {resources.num_cpus:g}, num_gpus {resources.num_gpus:g}). Lower "
+        "fit.num_workers, fit.num_cpus or fit.num_gpus, or add nodes.",
+    )
+
+
 def _on_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     torch.set_num_threads(max(1, int(config["num_cpus"])))
@@ -106,17 +123,6 @@ def _on_worker(config: dict[str, Any]) -> None:
         folder=Path(config["folder"]),
     )
     config["job"](worker, config["payload"])
-
-
-def _check_resources(resources: FitConfig) -> None:
-    available = ray.cluster_resources()
-    for name, each in (("CPU", resources.num_cpus), ("GPU", resources.num_gpus)):
-        needed = each * resources.num_workers
-        if needed > available.get(name, 0):
-            raise ResourceError(
-                f"a fit needs {needed:g} {name}s (fit.num_workers {resources.num_workers} x {each:g}) and the cluster "
-                f"has {available.get(name, 0):g}. Lower fit.num_workers or fit.num_{name.lower()}s, or add nodes."
-            )
 
 
 def _unwrapped(error: Any) -> RaygenError:

@@ -1,0 +1,40 @@
+"""What is asked for is checked against the cluster before any work starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raygen import recipes
+from raygen.errors import ResourceError
+
+
+def config(**changes: Any) -> recipes.RunConfig:
+    data: dict[str, Any] = {"recipe": "dbb", "dataset": {"name": "scenes", "scale": 0.01}}
+    return recipes.make_config({**data, **changes}, [], where="test")
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pools": {"inpainter": {"num_gpus": 64}}}, r"the pools need 64 GPUs and the cluster has .*pools\.inpainter"),
+        ({"pools": {"masker": {"actors": 400}}}, r"the pools need .* CPUs and the cluster has 4.*pools\.masker: 400"),
+        ({"pools": {"scorer": {"num_gpus": 64}}}, r"the pools need 64 GPUs"),
+        ({"fit": {"num_workers": 64, "num_gpus": 1}}, r"a fit needs 64 GPUs .*num_workers 64"),
+        ({"fit": {"num_cpus": 999}}, r"a fit needs 999 CPUs and the cluster has 4"),
+        pytest.param(
+            {"engine": "local", "pools": {"pruner": {"num_gpus": 1}}},
+            r"no CUDA device, but pools\.pruner",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+    ],
+)
+def test_more_than_there_is_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ResourceError, match=message) as caught:
+        recipes.run(config(**changes), tmp_path / "run", fresh=False, command="", say=lambda line: None)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
