@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from raygen import pipeline
 from raygen.config import PoolsConfig
 from raygen.pipeline import Engine
+from raygen.results import HELD_OUT_SPLITS
 from raygen.rows import RowIndex
 from raygen.stages.score import PredictStage
 from raygen.stages.spec import StageSpec
@@ -17,7 +18,7 @@ from raygen.units import Job, Parts, read_parts
 def held_out(index: RowIndex) -> pa.Table:
     """image_id, label, attribute and split of the validation and test images."""
     table = index.table.select(["image_id", "label", "attribute", "split"])
-    return table.filter(pc.is_in(table["split"], pa.array(["val", "test"])))
+    return table.filter(pc.is_in(table["split"], pa.array(HELD_OUT_SPLITS)))
 
 
 def predict(

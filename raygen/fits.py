@@ -14,10 +14,7 @@ from raygen import algorithms, training
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier, load_classifier, save_classifier
-from raygen.datasets.table import DatasetInfo
-from raygen.groups import group_index
 from raygen.images import decode_image, decode_mask
-from raygen.metrics import group_accuracies
 from raygen.rows import RowIndex
 from raygen.runs import write_json
 from raygen.synthesis.controls import ControlKind, control_label, control_picture, draw_colour, object_colours
@@ -123,34 +120,6 @@ def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> list[Extr
         picture = control_picture(kind, decode_image(data), decode_mask(row["repaint_png"]), colour=colour)
         images.append(ExtraImage(picture, control_label(kind, source_label=source, target_label=target)))
     return images
-
-
-def accuracies(predictions: pa.Table, split: str, name: str, dataset: DatasetInfo) -> dict[str, Any]:
-    """Average, worst group and groups of one result on one split, in the form of summary.json."""
-    part = predictions.filter(pc.and_(pc.equal(predictions["split"], split), predictions[name].is_valid()))
-    label_N = part["label"].to_numpy()
-    has_groups = bool(dataset.attribute_names) and not part["attribute"].null_count
-    num_attributes = len(dataset.attribute_names) if has_groups else 1
-    attribute_N = part["attribute"].to_numpy() if has_groups else np.zeros_like(label_N)
-    group_N = group_index(label_N, attribute_N, num_attributes=num_attributes)
-    correct_N = part[name].to_numpy() == label_N
-    groups = group_accuracies(correct_N, group_N, num_groups=len(dataset.class_names) * num_attributes)
-    worst = min(groups, key=lambda group: group.accuracy)
-    return {
-        "average": float(correct_N.mean()),
-        "worst_group": worst.accuracy,
-        "worst_group_ci": list(worst.interval),
-        "groups": [
-            {
-                "group": g.group,
-                "label": g.group // num_attributes,
-                "attribute": g.group % num_attributes if has_groups else None,
-                "n": g.num,
-                "accuracy": g.accuracy,
-            }
-            for g in groups
-        ],
-    }
 
 
 def _colours(index: RowIndex, seed: int) -> dict[int, np.ndarray]:

@@ -4,10 +4,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from raygen.errors import DataError
+from raygen.groups import group_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,57 @@ def adjusted_average_accuracy(groups: list[GroupAccuracy], *, train_counts_G: np
         return None
     weights = np.asarray(train_counts_G, dtype=float) / float(np.sum(train_counts_G))
     return float(sum(weights[g] * accuracy[int(g)] for g in present))
+
+
+def evaluate_predictions(
+    label_N: np.ndarray,
+    predicted_N: np.ndarray,
+    attribute_N: np.ndarray,
+    *,
+    num_classes: int,
+    num_attributes: int,
+    train_counts_G: np.ndarray | None,
+) -> dict[str, Any]:
+    """One result on one split, in the form of summary.json.
+
+    Args:
+        label_N: True labels, (N,) int.
+        predicted_N: Predicted labels, (N,) int.
+        attribute_N: Attributes, (N,) int; an image of which none is known has -1, and counts in the average only.
+        num_classes: Number of labels.
+        num_attributes: Number of attribute values; 0 where there are none: then the groups are the classes.
+        train_counts_G: Training images per group, for the adjusted average; None where that is not known.
+
+    Raises:
+        DataError: No image at all.
+    """
+    correct_N, known_N = label_N == predicted_N, attribute_N >= 0
+    has_groups = bool(num_attributes) and bool(known_N.any())
+    if has_groups:
+        group_N = group_index(label_N[known_N], attribute_N[known_N], num_attributes=num_attributes)
+        groups = group_accuracies(correct_N[known_N], group_N, num_groups=num_classes * num_attributes)
+    else:
+        groups = group_accuracies(correct_N, label_N, num_groups=num_classes)
+    adjusted = None
+    if has_groups and train_counts_G is not None:
+        adjusted = adjusted_average_accuracy(groups, train_counts_G=train_counts_G)
+    worst = min(groups, key=lambda group: group.accuracy)
+    return {
+        "average": float(correct_N.mean()),
+        "adjusted_average": adjusted,
+        "worst_group": worst.accuracy,
+        "worst_group_ci": list(worst.interval),
+        "groups": [
+            {
+                "group": group.group,
+                "label": group.group // num_attributes if has_groups else group.group,
+                "attribute": group.group % num_attributes if has_groups else None,
+                "n": group.num,
+                "accuracy": group.accuracy,
+            }
+            for group in groups
+        ],
+    }
 
 
 def wilson_interval(correct: int, num: int, *, z: float = 1.959964) -> tuple[float, float]:

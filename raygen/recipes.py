@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from raygen import cluster, fits, pipeline, training
+from raygen import cluster, pipeline, training
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
 from raygen.datasets import DatasetConfig, write_dataset
 from raygen.errors import DataError, ResourceError
 from raygen.evaluation import held_out, predict
 from raygen.inpainters.model_folder import check_model_folder, resolve_model
+from raygen.results import results
 from raygen.rows import RowIndex
 from raygen.run_config import RECIPES, Recipe, RunConfig, identity, make_config
 from raygen.runs import RunFolder
@@ -92,14 +93,14 @@ def evaluate_classifier(classifier: Path, data: dict[str, Any], *, seed: int) ->
         predictions = predict(
             index,
             table,
-            {"correct": str(classifier)},
+            {"predicted": str(classifier)},
             folder / "parts",
             PoolsConfig(),
             "evaluate",
             1.0,
             "local",
         )
-        return {split: fits.accuracies(predictions, split, "correct", index.dataset) for split in ("val", "test")}
+        return results(predictions, index, names=["predicted"])["predicted"]
 
 
 def _check_model(config: RunConfig) -> None:

@@ -22,13 +22,11 @@ import pyarrow.parquet as pq
 import raygen
 from raygen.config import load_yaml
 from raygen.errors import RunFolderError
-from raygen.groups import group_index
-from raygen.metrics import GroupAccuracy, adjusted_average_accuracy, group_accuracies
 from raygen.pruners import PruneThresholds, verdicts
+from raygen.results import results
 from raygen.rows import RowIndex
 from raygen.runs import RunFolder, write_json
 
-SPLITS = ("val", "test")
 CONTROLS = ("control_duplicate", "control_hole", "control_flat")
 PACKAGES = ("ray", "torch", "torchvision", "diffusers", "transformers", "numpy", "pillow")
 _NO_THRESHOLDS = PruneThresholds.model_validate({"source_probability_below": {}, "attribution_above": {}})
@@ -67,14 +65,6 @@ def summarize(run: Path) -> dict[str, Any]:
     rows = RowIndex.open(run / "data")
     recipe = recipe_name(config)
     predictions = load_predictions(run)
-    train_counts_G = _train_group_counts(rows)
-    results: dict[str, dict[str, Any]] = {name: {} for name in order_results(result_names(predictions), recipe)}
-    for name, by_split in results.items():
-        for split in SPLITS:
-            part = predictions.filter(pc.equal(predictions["split"], split))
-            part = part.filter(part[name].is_valid())
-            if part.num_rows:
-                by_split[split] = _evaluate(part, name, rows=rows, train_counts_G=train_counts_G)
     return {
         "recipe": recipe,
         "dataset": rows.dataset.name,
@@ -82,7 +72,7 @@ def summarize(run: Path) -> dict[str, Any]:
         "versions": versions(),
         "seconds": RunFolder(run).seconds(),
         "synthesis": _synthesis_counts(run),
-        "results": results,
+        "results": results(predictions, rows, names=order_results(result_names(predictions), recipe)),
     }
 
 
@@ -204,50 +194,3 @@ def _synthesis_counts(run: Path) -> dict[str, Any] | None:
         counts["generated"] = candidates.num_rows - counts["failed"]
         counts["kept"], counts["pruned"] = int(kept_N.sum()), dict(sorted(pruned.items()))
     return counts
-
-
-def _evaluate(part: pa.Table, name: str, *, rows: RowIndex, train_counts_G: np.ndarray | None) -> dict[str, Any]:
-    """One result on one split. Rows without an attribute count in the average and in no group."""
-    label_N = part["label"].to_numpy()
-    correct_N = part[name].to_numpy() == label_N
-    known_N = part["attribute"].is_valid().to_numpy()
-    num_attributes = len(rows.dataset.attribute_names)
-    if num_attributes and known_N.any():
-        attribute_N = pc.fill_null(part["attribute"], 0).to_numpy()
-        group_N = group_index(label_N, attribute_N, num_attributes=num_attributes)
-        num_groups = rows.num_classes * num_attributes
-        groups = group_accuracies(correct_N[known_N], group_N[known_N], num_groups=num_groups)
-        adjusted = None if train_counts_G is None else adjusted_average_accuracy(groups, train_counts_G=train_counts_G)
-    else:
-        num_attributes, adjusted = 0, None
-        groups = group_accuracies(correct_N, label_N, num_groups=rows.num_classes)
-    worst = min(groups, key=lambda g: g.accuracy)
-    return {
-        "average": float(correct_N.mean()),
-        "adjusted_average": adjusted,
-        "worst_group": worst.accuracy,
-        "worst_group_ci": list(worst.interval),
-        "groups": [_group_entry(group, num_attributes) for group in groups],
-    }
-
-
-def _group_entry(group: GroupAccuracy, num_attributes: int) -> dict[str, Any]:
-    label, attribute = divmod(group.group, num_attributes) if num_attributes else (group.group, None)
-    return {
-        "group": group.group,
-        "label": label,
-        "attribute": attribute,
-        "n": group.num,
-        "accuracy": group.accuracy,
-    }
-
-
-def _train_group_counts(rows: RowIndex) -> np.ndarray | None:
-    """Training images per group, (G,) int; None when an attribute is unknown."""
-    train = rows.split("train")
-    train = train.filter(pc.equal(train["role"], "source"))
-    num_attributes = len(rows.dataset.attribute_names)
-    if not num_attributes or not train.num_rows or train["attribute"].null_count:
-        return None
-    group_N = group_index(train["label"].to_numpy(), train["attribute"].to_numpy(), num_attributes=num_attributes)
-    return np.bincount(group_N, minlength=rows.num_classes * num_attributes)

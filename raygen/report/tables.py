@@ -21,7 +21,7 @@ def print_results(summary: Mapping[str, Any]) -> None:
     split = "test" if all("test" in splits for splits in results.values()) else "val"
     groups = sorted({group["group"] for splits in results.values() for group in splits[split]["groups"]})
     shown = groups if len(groups) <= MAX_GROUP_COLUMNS else []
-    table = Table(title=f"accuracy on the {split} split, % (worst group with its 95% interval; g0, g1 …: groups)")
+    table = Table(title=f"{split} accuracy, % (worst group: 95% interval; g0, g1 …: groups)")
     table.add_column("result", no_wrap=True)
     for name in ("average", "worst group", *(f"g{group}" for group in shown)):
         table.add_column(name, justify="right", no_wrap=True)
