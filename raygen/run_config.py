@@ -52,7 +52,7 @@ class RunConfig(Strict):
         engine: "ray" streams through actor pools; "local" does the same in one process, for debugging.
         dataset: What to debias on.
         classifier: The classifier's architecture.
-        erm: The first fit, which falls for the bias.
+        erm: The first fit, which falls for the bias; its last epoch is taken, unless `erm.select` says otherwise.
         synthesis: What is generated; null for none.
         algorithm: How the classifier is fitted at the end.
         inpainter: The inpainting model.
@@ -69,7 +69,7 @@ class RunConfig(Strict):
     engine: Engine = "ray"
     dataset: DatasetConfig = ScenesConfig()
     classifier: ClassifierConfig = ClassifierConfig()
-    erm: ErmConfig = ErmConfig()
+    erm: ErmConfig = ErmConfig(select="last")
     synthesis: SynthesisConfig | None = None
     algorithm: AlgorithmConfig
     inpainter: InpainterConfig = InpainterConfig()
@@ -99,6 +99,8 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -
     if name not in RECIPES:
         raise ConfigError(f"{where}: recipe is {name!r}; known: {', '.join(sorted(RECIPES))}")
     recipe = RECIPES[name]
+    # "Fitted as usual" uses no groups, and where the worst group is at 0 its accuracy would choose an epoch by chance.
+    data["erm"] = {"select": "last", **(data.get("erm") or {})}
     data["algorithm"] = {"name": recipe.algorithm, **(data.get("algorithm") or {})}
     if recipe.synthesis is not None:
         data["synthesis"] = {"name": recipe.synthesis, **(data.get("synthesis") or {})}
