@@ -100,15 +100,20 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -
         raise ConfigError(f"{where}: recipe is {name!r}; known: {', '.join(sorted(RECIPES))}")
     recipe = RECIPES[name]
     # "Fitted as usual" uses no groups, and where the worst group is at 0 its accuracy would choose an epoch by chance.
-    data["erm"] = {"select": "last", **(data.get("erm") or {})}
-    data["algorithm"] = {"name": recipe.algorithm, **(data.get("algorithm") or {})}
+    data["erm"] = _with_defaults(data.get("erm"), select="last")
+    data["algorithm"] = _with_defaults(data.get("algorithm"), name=recipe.algorithm)
     if recipe.synthesis is not None:
-        data["synthesis"] = {"name": recipe.synthesis, **(data.get("synthesis") or {})}
+        data["synthesis"] = _with_defaults(data.get("synthesis"), name=recipe.synthesis)
     if isinstance(data.get("dataset"), str):
         data["dataset"] = {"name": data["dataset"]}
     if isinstance(data.get("dataset"), dict):
         data["dataset"] = {"name": "scenes", **data["dataset"]}
     return validate(RunConfig, data, where=where)
+
+
+def _with_defaults(value: Any, **defaults: Any) -> Any:
+    # What is not a mapping stays, for pydantic to complain about it by name.
+    return {**defaults, **(value or {})} if value is None or isinstance(value, dict) else value
 
 
 def identity(config: RunConfig) -> dict[str, Any]:

@@ -159,6 +159,8 @@ def test_a_model_that_cannot_inpaint_is_refused_before_anything_starts(tmp_path:
         (["run", "dbb", "--set", "unit_rows=17"], "not a multiple"),
         (["run", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["run", "dbb", "--set", "seed"], "expected field=value"),
+        (["run", "dbb", "--set", "erm=3"], "erm"),
+        (["run", "dbb", "--set", "synthesis=fast"], "synthesis"),
         (["data", "make", "nowhere", "--out", "x"], "does not exist"),
     ],
 )
