@@ -10,7 +10,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from raygen.datasets.scenes import render_scene
+from raygen.datasets.scene_rendering import render_scene
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter, inpaint
 from raygen.maskers.truth import dilate

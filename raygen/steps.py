@@ -25,7 +25,7 @@ from raygen.stages.mask import MaskStage
 from raygen.stages.prune import PruneStage
 from raygen.stages.score import ScoreStage
 from raygen.stages.spec import StageSpec
-from raygen.synthesis import attribution, identification_epochs, masker, select, thresholds
+from raygen.synthesis import SynthesisConfig, attribution, identification_epochs, masker, select, thresholds
 from raygen.synthesis.controls import ControlKind
 from raygen.units import Job, Parts, read_parts
 
@@ -113,59 +113,25 @@ class Steps:
     def synthesize(self, plan: Step, data: Step, erm: Step) -> Step:
         """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
         config = self._config
-        pools = config.pools
         assert config.synthesis is not None
-        masks, (method, num_steps) = masker(config.synthesis), attribution(config.synthesis)
         depends = {
             "plan": plan.fingerprint,
             "erm": erm.fingerprint,
-            "masker": masks,
+            "masker": masker(config.synthesis),
             "inpainter": config.inpainter.model_dump(mode="json"),
             "model_revision": _model_revision(config),
             "unit_rows": config.unit_rows,
-            "num_rows": pools.inpainter.batch_size,
-            "attribution": [method, num_steps],
+            "num_rows": config.pools.inpainter.batch_size,
+            "attribution": list(attribution(config.synthesis)),
         }
         step = self._folder.step("candidates", depends)
         if not self._needed(step, "candidates", "generating: masker, inpainter and pruner pools"):
             return step
-        classifier = str(erm.folder.resolve())
-        specs = [
-            StageSpec(
-                MaskStage,
-                "masker",
-                {
-                    "masker": masks,
-                    "classifier_folder": classifier,
-                    "batch_size": pools.masker.batch_size,
-                    "device": torch_device(pools.masker.num_gpus),
-                },
-            ),
-            StageSpec(
-                InpaintStage,
-                "inpainter",
-                {
-                    "inpainter": config.inpainter.model_dump(mode="json"),
-                    "num_rows": pools.inpainter.batch_size,
-                    "device": torch_device(pools.inpainter.num_gpus),
-                },
-            ),
-            StageSpec(
-                PruneStage,
-                "pruner",
-                {
-                    "classifier_folder": classifier,
-                    "attribution": method,
-                    "num_steps": num_steps,
-                    "batch_size": pools.pruner.batch_size,
-                    "device": torch_device(pools.pruner.num_gpus),
-                },
-            ),
-        ]
         with self._folder.timed("candidates"):
             table = pq.read_table(plan.folder / "plan.parquet")
             folder = step.begin(keep_parts=True)
             index = RowIndex.open(data.folder)
+            specs = _synthesis_stages(config, config.synthesis, classifier=str(erm.folder.resolve()))
             job = self._job(table, index, ("image_png", "object_png"), specs, CANDIDATE, folder, step)
             step.finish(pipeline.run(job, engine=config.engine))
         return step
@@ -286,3 +252,39 @@ def _keys(candidates: pa.Table, limits: PruneThresholds) -> list[str]:
 def _model_revision(config: RunConfig) -> str | None:
     folder = Path(resolve_model(config.inpainter.model))
     return model_revision(folder) if folder.is_dir() else config.inpainter.revision
+
+
+def _synthesis_stages(config: RunConfig, synthesis: SynthesisConfig, *, classifier: str) -> list[StageSpec]:
+    pools, (method, num_steps) = config.pools, attribution(synthesis)
+    return [
+        StageSpec(
+            MaskStage,
+            "masker",
+            {
+                "masker": masker(synthesis),
+                "classifier_folder": classifier,
+                "batch_size": pools.masker.batch_size,
+                "device": torch_device(pools.masker.num_gpus),
+            },
+        ),
+        StageSpec(
+            InpaintStage,
+            "inpainter",
+            {
+                "inpainter": config.inpainter.model_dump(mode="json"),
+                "num_rows": pools.inpainter.batch_size,
+                "device": torch_device(pools.inpainter.num_gpus),
+            },
+        ),
+        StageSpec(
+            PruneStage,
+            "pruner",
+            {
+                "classifier_folder": classifier,
+                "attribution": method,
+                "num_steps": num_steps,
+                "batch_size": pools.pruner.batch_size,
+                "device": torch_device(pools.pruner.num_gpus),
+            },
+        ),
+    ]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen.classifier import ClassifierConfig, build_classifier, save_classifier
-from raygen.datasets.scenes import ATTRIBUTE_NAMES, CLASS_NAMES, SIZE_PX, render_scene
+from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, SIZE_PX, render_scene
 from raygen.datasets.table import DatasetInfo, write_source
 from raygen.images import encode_image, encode_mask
 from raygen.runs import RunFolder, write_json

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raygen.datasets.scenes import CLASS_NAMES, render_scene
+from raygen.datasets.scene_rendering import CLASS_NAMES, render_scene
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import resolve_model
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter, inpaint

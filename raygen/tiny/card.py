@@ -13,7 +13,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
-from raygen.datasets.scenes import CLASS_NAMES
+from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.seeding import row_seed
 from raygen.tiny.autoencoder import peak_signal_to_noise
 from raygen.tiny.model import load_model

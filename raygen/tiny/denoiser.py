@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from raygen.datasets.scenes import CLASS_NAMES
+from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.seeding import row_seed
 from raygen.tiny.latents import Batch, LatentBank
 from raygen.tiny.model import build_text_encoder, build_training_scheduler, build_unet, load_model, save_model

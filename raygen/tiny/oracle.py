@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raygen.datasets.scenes import CLASS_NAMES, Plumage
+from raygen.datasets.scene_rendering import CLASS_NAMES, Plumage
 from raygen.seeding import row_seed
 from raygen.tiny.pictures import to_tensor_NCHW
 from raygen.tiny.workers import Worker

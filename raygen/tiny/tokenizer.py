@@ -8,7 +8,7 @@ import json
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from raygen.datasets.scenes import CLASS_NAMES
+from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.tiny.world import GENERIC_NOUN, PLACES, TEMPLATES
 
 MAX_TOKENS = 16

@@ -10,7 +10,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from raygen.datasets.scenes import Plumage
+from raygen.datasets.scene_rendering import Plumage
 from raygen.tiny.autoencoder import train_autoencoder
 from raygen.tiny.card import write_card
 from raygen.tiny.denoiser import train_denoiser

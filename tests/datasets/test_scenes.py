@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from raygen.datasets import write_dataset
-from raygen.datasets.scenes import ScenesConfig, render_scene
+from raygen.datasets.scene_rendering import render_scene
+from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import DataError
 from raygen.images import decode_image, decode_mask
 from raygen.rows import RowIndex
