@@ -3,8 +3,9 @@
 Every seed draws another dataset, other weights and other pictures: one `raygen run` each, with all the controls, and
 for `dbb` also without pruning. An interrupted study goes on where it stopped.
 
-    python benchmarks/effect.py                              # runs/effect, five seeds, about three hours on two cores
+    python benchmarks/effect.py                              # runs/effect, five seeds, about two hours on two cores
     python benchmarks/effect.py --recipes dbb --seeds 2
+    python benchmarks/effect.py --recipes scgs --set synthesis.tau=0.5 --out runs/effect_tau
 """
 
 import argparse
@@ -13,6 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 IMAGES_PER_CLASS = 500  # those of `raygen demo`
@@ -29,20 +31,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/effect"))
     parser.add_argument("--recipes", nargs="+", choices=OVERRIDES, default=list(OVERRIDES))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; give each its share of CPUs with --set")
     arguments = parser.parse_args()
-    tables = []
-    for recipe in arguments.recipes:
-        summaries = [run(recipe, seed, arguments.out / f"{recipe}_{seed}") for seed in range(arguments.seeds)]
-        tables.append(table(recipe, summaries))
-        print(tables[-1], flush=True)
-    (arguments.out / "effect.md").write_text("\n".join(tables), encoding="utf-8")
+    runs = [(recipe, seed) for recipe in arguments.recipes for seed in range(arguments.seeds)]
+    pool = ThreadPoolExecutor(arguments.jobs)
+    try:
+        futures = [pool.submit(run, *name, arguments.out / "{}_{}".format(*name), arguments.overrides) for name in runs]
+        summaries = dict(zip(runs, [future.result() for future in futures], strict=True))
+    finally:  # after a failure, what has not begun is left out
+        pool.shutdown(cancel_futures=True)
+    by_recipe = {r: [summary for (name, _), summary in summaries.items() if name == r] for r in arguments.recipes}
+    text = "\n".join(table(recipe, found) for recipe, found in by_recipe.items())
+    (arguments.out / "effect.md").write_text(text, encoding="utf-8")
+    print(text)
 
 
-def run(recipe: str, seed: int, folder: Path) -> dict:
+def run(recipe: str, seed: int, folder: Path, overrides: list[str]) -> dict:
     """The summary of one run, made if it is not there."""
     raygen = Path(sys.executable).with_name("raygen")
     command = [str(raygen), "run", recipe, "--dataset", "scenes", "--out", str(folder)]
-    for override in [*OVERRIDES[recipe], f"seed={seed}"]:
+    for override in [*OVERRIDES[recipe], *overrides, f"seed={seed}"]:
         command += ["--set", override]
     if not (folder / "summary.json").is_file():
         print("$", " ".join(command), flush=True)
