@@ -24,8 +24,8 @@ from torch import nn
 
 from raygen.config import Strict
 from raygen.errors import ConfigError, ModelError
-from raygen.runs import write_json
 from raygen.small_resnet import SmallResNet
+from raygen.writing import write_bytes, write_json
 
 CONFIG_FILE = "classifier.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -166,9 +166,8 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
-    temporary = folder / f".{WEIGHTS_FILE}.tmp"
-    safetensors.torch.save_file(state, temporary)
-    temporary.replace(folder / WEIGHTS_FILE)
+    # As bytes, so that a full disk is an OSError with its number: safetensors' own writer hides it.
+    write_bytes(folder / WEIGHTS_FILE, safetensors.torch.save(state))
     write_json(
         folder / CONFIG_FILE,
         {"config": classifier.config.model_dump(), "num_classes": classifier.num_classes},

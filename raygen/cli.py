@@ -103,7 +103,7 @@ def evaluate(
     """Accuracy per group of one classifier on a dataset's validation and test splits."""
     from raygen import recipes
     from raygen.report import tables
-    from raygen.runs import write_json
+    from raygen.writing import write_json
 
     results = recipes.evaluate_classifier(classifier, _dataset(dataset), seed=seed)
     if out is not None:

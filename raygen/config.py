@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -31,22 +31,33 @@ class PoolConfig(Strict):
 
     Attributes:
         actors: How many: a number, or [min, max] for a pool that grows with its queue.
-        num_cpus: Logical CPUs an actor takes, also its number of torch threads (at least 1).
+        num_cpus: Logical CPUs that Ray sets aside for an actor.
         num_gpus: GPUs an actor takes; a fraction shares one.
-        batch_size: Rows of one model call. Part of the results' fingerprint for the inpainter: another row count
-            may change a few pixels by 1/255.
+        batch_size: Rows of one model call. Decides results: another row count may change the last bits.
+        num_threads: Torch threads of an actor, whatever `num_cpus` is. Decides results, as `batch_size` does; on a
+            CPU, more actors of one thread are faster than more threads.
+        device: Where the models run: "cuda" or "cpu"; "auto" takes cuda when `num_gpus` is above 0.
     """
 
     actors: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
     num_cpus: float = Field(0.5, ge=0)
     num_gpus: float = Field(0, ge=0)
     batch_size: PositiveInt = 16
+    num_threads: PositiveInt = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
     def _ordered(self) -> "PoolConfig":
         if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
             raise ValueError(f"actors is [{self.actors[0]}, {self.actors[1]}]; the first number is the least")
         return self
+
+    @property
+    def torch_device(self) -> str:
+        """The models' device: from the config, never from what the driver sees, which may have no GPU."""
+        if self.device == "auto":
+            return "cuda" if self.num_gpus > 0 else "cpu"
+        return self.device
 
     @property
     def min_actors(self) -> int:
@@ -64,7 +75,6 @@ class PoolsConfig(Strict):
 
     scorer: PoolConfig = PoolConfig(num_cpus=1, batch_size=64)
     masker: PoolConfig = PoolConfig(num_cpus=0.25, batch_size=16)
-    # Two actors of one thread each fill two cores better than one actor with two threads.
     inpainter: PoolConfig = PoolConfig(actors=(1, 2), num_cpus=0.5, batch_size=16)
     pruner: PoolConfig = PoolConfig(num_cpus=0.25, batch_size=16)
 

@@ -7,12 +7,13 @@ import pyarrow.compute as pc
 
 from raygen import pipeline
 from raygen.config import PoolsConfig
+from raygen.parts import Parts, read_parts
 from raygen.pipeline import Engine
 from raygen.results import HELD_OUT_SPLITS
 from raygen.rows import RowIndex
 from raygen.stages.score import PredictStage
 from raygen.stages.spec import StageSpec
-from raygen.units import Job, Parts, read_parts
+from raygen.units import Job
 
 
 def held_out(index: RowIndex) -> pa.Table:
@@ -43,21 +44,11 @@ def predict(
         max_failed_fraction: More unreadable pictures than this share are an error.
         engine: Where it runs.
     """
-    batch_size = pools.scorer.batch_size
-    kwargs = {
-        "classifier_folders": classifiers,
-        "batch_size": batch_size,
-        "device": torch_device(pools.scorer.num_gpus),
-    }
-    spec = StageSpec(PredictStage, "scorer", kwargs)
+    spec = StageSpec(PredictStage, "scorer", {"classifier_folders": classifiers, "device": pools.scorer.torch_device})
     names = [pa.field(name, pa.int32()) for name in classifiers]
     schema = pa.schema([*table.schema, *names, pa.field("status", pa.string()), pa.field("error", pa.string())])
     parts = Parts(folder.resolve(), schema, step_fingerprint, table.num_rows, max_failed_fraction)
     # Eight model calls a unit: with fewer, Ray's cost per block shows beside so short a stage.
-    pipeline.run(Job(table, index.folder, ("image_png",), [spec], pools, 8 * batch_size, parts), engine=engine)
+    unit_rows = 8 * pools.scorer.batch_size
+    pipeline.run(Job(table, index.folder, ("image_png",), [spec], pools, unit_rows, parts), engine=engine)
     return read_parts(folder).select([*table.column_names, *classifiers])
-
-
-def torch_device(num_gpus: float) -> str:
-    """The device of a pool's models: from the config, never from what the driver sees, which may have no GPU."""
-    return "cuda" if num_gpus > 0 else "cpu"

@@ -15,12 +15,12 @@ from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.images import decode_image, decode_mask
+from raygen.parts import read_parts
 from raygen.rows import RowIndex
-from raygen.runs import write_json
 from raygen.synthesis.controls import ControlKind, control_label, control_picture, draw_colour, object_colours
 from raygen.training import FitConfig
-from raygen.units import read_parts
 from raygen.worker import Worker
+from raygen.writing import write_json
 
 # Training objects whose colours `control_flat` draws from, per class.
 COLOUR_SAMPLES = 400

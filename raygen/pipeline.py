@@ -31,8 +31,10 @@ from raygen.errors import (
     RunFolderError,
     StageError,
 )
+from raygen.parts import Parts
+from raygen.pooled import ACTORS
 from raygen.stages.spec import check_columns
-from raygen.units import ACTORS, Job, Parts, Unit, cut, load, num_threads, run_local
+from raygen.units import Job, Unit, actor_arguments, cut, load, run_local
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +60,14 @@ def run(job: Job, *, engine: Engine) -> Counter[str]:
         raise DataError(f"nothing to do in {folder}: the table of rows is empty")
     check_columns(job.specs, {*job.table.column_names, *job.source_columns, "status", "error"})
     units = cut(job)
-    done = job.parts.finished_units()
+    done = job.parts.open()
     todo = [unit for unit in units if unit.number not in done]
     logger.info("%s: %d of %d units to do", folder.name, len(todo), len(units))
     if todo and engine == "local":
         run_local(job, todo)
     elif todo:
         _run_ray(job, todo)
-    return job.parts.check_failures()
+    return job.parts.close()
 
 
 def check_pools(names: Sequence[str], pools: PoolsConfig) -> None:
@@ -106,7 +108,7 @@ def _run_ray(job: Job, units: list[Unit]) -> None:
             pool: PoolConfig = getattr(job.pools, spec.pool)
             dataset = dataset.map_batches(
                 ACTORS[spec.pool],
-                fn_constructor_args=(spec, num_threads(pool)),
+                fn_constructor_args=actor_arguments(job, spec),
                 batch_size=job.unit_rows,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),

@@ -41,9 +41,15 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say) ->
     _check_model(config)
     _check_resources(config)
     folder = RunFolder(out)
-    folder.claim(config.model_dump(mode="json"), identity=identity(config), fresh=fresh)
-    folder.log("command", argv=command)
-    job = Steps(config, folder, say)
+    with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=fresh) as other_versions:
+        if other_versions:
+            changes = ", ".join(f"{name} {then} -> {now}" for name, (then, now) in other_versions.items())
+            say(f"warning: other versions than this folder was begun with ({changes}); the last bits may differ")
+        folder.log("command", argv=command)
+        _take_steps(config, Steps(config, folder, say))
+
+
+def _take_steps(config: RunConfig, job: Steps) -> None:
     data = job.load_rows()
     erm = job.fit_erm(data)
     fitted = {"erm": erm}

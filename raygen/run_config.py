@@ -120,7 +120,10 @@ def identity(config: RunConfig) -> dict[str, Any]:
     """The part of a config that decides results: without the engine, and without where and how often actors run."""
     data = config.model_dump(mode="json")
     data.pop("engine")
+    data["inpainter"].pop("on_out_of_memory")
     for pool in data["pools"].values():
-        for name in ("actors", "num_cpus", "num_gpus"):
+        for name in ("actors", "num_cpus", "num_gpus", "device"):
             pool.pop(name)
+    for name in ("num_cpus", "num_gpus", "max_failures"):
+        data["fit"].pop(name)
     return data

@@ -1,14 +1,14 @@
 """The run folder: config, steps with manifests, log.
 
 A step's folder is complete when its `manifest.json` is there, and only then; the manifest is written last, by
-temporary name and rename. It holds the counts, the files with their sizes, and what the step depends on: the config
-fields that matter to it, the format version and the fingerprints of the steps above it. Running again skips a step
-whose dependencies are equal.
+temporary name and rename. It holds the counts, the files with their sizes and digests, the versions of the libraries
+that made them, and what the step depends on: the config fields that matter to it, the format version and the digests
+of the steps above it. Running again skips a step whose dependencies are equal.
 """
 
 import contextlib
+import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -17,9 +17,14 @@ from typing import Any
 
 from raygen.config import differing_fields, fingerprint
 from raygen.errors import RunFolderError
+from raygen.run_lock import HOLDER_FILE, LOCK_FILE, run_lock
+from raygen.versions import versions
+from raygen.writing import disk_errors, write_json, write_text
 
-FORMAT_VERSION = 1
+# 2: files in manifests have digests, and steps depend on the digests of those above them.
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+MARKER = ".raygen.json"
 
 
 class Step:
@@ -40,34 +45,34 @@ class Step:
         """Whether the folder holds the finished output of exactly these dependencies.
 
         Raises:
-            RunFolderError: The manifest is damaged, of a newer format, or its files are gone or of another size.
+            RunFolderError: The manifest is damaged, of a newer format, or does not match the files.
         """
         manifest = read_manifest(self.folder)
         if manifest is None or manifest["fingerprint"] != self.fingerprint:
             return False
-        for name, size in manifest["files"].items():
-            path = self.folder / name
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                state = "is gone" if found is None else f"has {found} bytes"
-                raise RunFolderError(
-                    f"{path} {state}, but {self.folder / MANIFEST} says {size} bytes. "
-                    f"Delete {self.folder} to make it again, or put the file back."
-                )
+        check_files(self.folder, manifest)
         return True
+
+    @property
+    def digest(self) -> str:
+        """Digest of the finished output, for the steps that depend on it."""
+        manifest = read_manifest(self.folder)
+        assert manifest is not None, f"{self.folder} is not finished"
+        return fingerprint({name: entry["digest"] for name, entry in manifest["files"].items()})
 
     def begin(self, *, keep_parts: bool = False) -> Path:
         """The step's folder, emptied unless its parts are to be resumed."""
-        if not keep_parts and self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / MANIFEST).unlink(missing_ok=True)
+        with disk_errors(self.folder):
+            if not keep_parts and self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / MANIFEST).unlink(missing_ok=True)
         return self.folder
 
     def finish(self, counts: Mapping[str, Any]) -> None:
         """Writes the manifest: from now on the step is complete."""
         files = {
-            path.relative_to(self.folder).as_posix(): path.stat().st_size
+            path.relative_to(self.folder).as_posix(): {"bytes": path.stat().st_size, "digest": file_digest(path)}
             for path in sorted(self.folder.rglob("*"))
             if path.is_file() and path.name != MANIFEST
         }
@@ -75,6 +80,7 @@ class Step:
             "fingerprint": self.fingerprint,
             "depends": self.depends,
             "counts": dict(counts),
+            "versions": versions(),
             "files": files,
         }
         write_json(self.folder / MANIFEST, manifest)
@@ -97,11 +103,49 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise RunFolderError(f"{path} is damaged ({error}). Delete {folder} to make it again.") from error
     if damaged:
         raise RunFolderError(f"{path} is damaged (wrong kinds of values). Delete {folder} to make it again.")
-    if version > FORMAT_VERSION:
-        raise RunFolderError(
-            f"{path} has format {version}; this raygen reads up to {FORMAT_VERSION}. Use a newer raygen."
-        )
+    _check_format(version, path)
     return manifest
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Checks a finished step's files against its manifest.
+
+    A file is read again only if it is newer than the manifest: what was written before it, the manifest covers.
+
+    Raises:
+        RunFolderError: A file is gone, was changed, or is a table that the manifest does not list.
+    """
+    way_out = f"Delete {folder} to make it again, or put the file back as it was."
+    written_ns = (folder / MANIFEST).stat().st_mtime_ns
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise RunFolderError(f"{path} is gone, but {folder / MANIFEST} lists it. {way_out}")
+        status = path.stat()
+        if status.st_size != entry["bytes"]:
+            raise RunFolderError(
+                f"{path} has {status.st_size} bytes, but {folder / MANIFEST} says {entry['bytes']}. {way_out}"
+            )
+        if status.st_mtime_ns > written_ns and file_digest(path) != entry["digest"]:
+            raise RunFolderError(f"{path} was changed after {folder / MANIFEST} was written. {way_out}")
+    for path in folder.glob("*.parquet"):
+        if path.name not in manifest["files"]:
+            raise RunFolderError(f"{path} is not in {folder / MANIFEST}: it came from elsewhere. Take it away.")
+
+
+def file_digest(path: Path) -> str:
+    """Digest of a file's bytes, 32 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _check_format(version: int, path: Path) -> None:
+    if version != FORMAT_VERSION:
+        newer = version > FORMAT_VERSION
+        way_out = "use a newer raygen" if newer else "use the older raygen, or --fresh to start over"
+        raise RunFolderError(
+            f"{path} has format {version}; this raygen reads format {FORMAT_VERSION}: {way_out}, or give another --out."
+        )
 
 
 class RunFolder:
@@ -114,39 +158,61 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def claim(self, config: Mapping[str, Any], *, identity: Mapping[str, Any], fresh: bool) -> None:
-        """Takes the folder for a config and writes `config.yaml`.
+    @contextlib.contextmanager
+    def claimed(
+        self, config: Mapping[str, Any], *, identity: Mapping[str, Any], fresh: bool
+    ) -> Iterator[dict[str, tuple[str | None, str | None]]]:
+        """Holds the folder for a config and writes `config.yaml`.
 
         Args:
             config: The resolved config, plain data.
             identity: The part of the config that decides results (without actors, engine and the like).
             fresh: Whether to delete what an earlier run left.
 
-        Raises:
-            RunFolderError: The folder belongs to another config, or holds files that raygen did not write.
-        """
-        import yaml
+        Yields:
+            Libraries whose version is not the one that the folder was begun with: (then, now).
 
-        identity = json.loads(json.dumps(identity))
-        marker = self.path / ".raygen.json"
+        Raises:
+            RunFolderError: Another run holds the folder, it belongs to another config, it holds files that raygen did
+                not write, or it cannot be written to.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; give a folder for --out")
-        if marker.is_file():
-            lines = [] if fresh else differing_fields(_read_marker(marker), identity)
-            if fresh:
-                shutil.rmtree(self.path)
-            elif lines:
+        if self.path.is_dir() and not (self.path / MARKER).is_file() and self._others():
+            raise RunFolderError(f"{self.path} is not empty and not a raygen run; give another --out")
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with run_lock(self.path):
+            yield self._take(config, json.loads(json.dumps(identity)), fresh=fresh)
+
+    def _take(
+        self, config: Mapping[str, Any], identity: Mapping[str, Any], *, fresh: bool
+    ) -> dict[str, tuple[str | None, str | None]]:
+        import yaml
+
+        marker = self.path / MARKER
+        begun = now = versions()
+        if fresh:
+            with disk_errors(self.path):
+                for path in self._others():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif marker.is_file():
+            found = _read_marker(marker)
+            if lines := differing_fields(found["identity"], identity):
                 raise RunFolderError(
                     f"{self.path} belongs to a run with another config:\n"
                     + "\n".join(f"  {line}" for line in lines)
                     + "\nGive another --out, or --fresh to delete what is there and start over."
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
-            raise RunFolderError(f"{self.path} is not empty and not a raygen run; give another --out")
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(marker, identity)
+            begun = found["versions"]
+        write_json(marker, {"format_version": FORMAT_VERSION, "identity": identity, "versions": begun})
         text = yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True)
         write_text(self.path / "config.yaml", text)
+        return {name: (begun.get(name), value) for name, value in now.items() if begun.get(name) != value}
+
+    def _others(self) -> list[Path]:
+        """What is in the folder beside the lock."""
+        return [path for path in self.path.iterdir() if path.name not in {LOCK_FILE, HOLDER_FILE}]
 
     def step(self, name: str, depends: Mapping[str, Any]) -> Step:
         """The step of that name (a path below the run's folder, such as "fit/dbb")."""
@@ -155,7 +221,8 @@ class RunFolder:
     def log(self, event: str, **fields: Any) -> None:
         """Adds a line to `log.jsonl`."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False)
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "log.jsonl"
+        with disk_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     @contextlib.contextmanager
@@ -188,21 +255,10 @@ def _read_marker(path: Path) -> dict[str, Any]:
         marker = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunFolderError(f"{path} is damaged ({error}); use --fresh to start over, or another --out") from error
-    if not isinstance(marker, dict):
+    version = marker.get("format_version", 1) if isinstance(marker, dict) else None
+    if not isinstance(version, int):
         raise RunFolderError(f"{path} is damaged (not a mapping); use --fresh to start over, or another --out")
-    return marker
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON by temporary name and rename."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes text by temporary name and rename, so that a reader sees all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    _check_format(version, path)
+    if not isinstance(marker.get("identity"), dict) or not isinstance(marker.get("versions"), dict):
+        raise RunFolderError(f"{path} is damaged (fields missing); use --fresh to start over, or another --out")
+    return dict(marker)

@@ -10,15 +10,16 @@ import pyarrow.parquet as pq
 
 from raygen import fits, pipeline
 from raygen.algorithms import AnyAlgorithm
-from raygen.config import fingerprint
+from raygen.config import PoolConfig, fingerprint
 from raygen.datasets import write_dataset
 from raygen.errors import DataError
-from raygen.evaluation import held_out, predict, torch_device
+from raygen.evaluation import held_out, predict
 from raygen.inpainters.model_folder import model_revision, resolve_model
+from raygen.parts import Parts, failure_reasons, read_parts
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.rows import RowIndex
 from raygen.run_config import RunConfig
-from raygen.runs import RunFolder, Step, write_json
+from raygen.runs import RunFolder, Step
 from raygen.schema import CANDIDATE, SCORE
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.mask import MaskStage
@@ -27,7 +28,8 @@ from raygen.stages.score import ScoreStage
 from raygen.stages.spec import StageSpec
 from raygen.synthesis import SynthesisConfig, attribution, identification_epochs, masker, select, thresholds
 from raygen.synthesis.controls import ControlKind
-from raygen.units import Job, Parts, read_parts
+from raygen.units import Job
+from raygen.writing import write_json
 
 Say = Callable[[str], Any]
 # Columns of a candidate that are small: everything but the two pictures.
@@ -69,7 +71,8 @@ class Steps:
     def score(self, data: Step, erm: Step) -> Step:
         """Logits, losses and features of the training images under ERM, in scores/."""
         config = self._config
-        step = self._folder.step("scores", {"erm": erm.fingerprint, "batch_size": config.pools.scorer.batch_size})
+        depends = {"erm": erm.digest, "unit_rows": config.unit_rows, "scorer": _call(config.pools.scorer)}
+        step = self._folder.step("scores", depends)
         if not self._needed(step, "scores", "scoring the training images"):
             return step
         with self._folder.timed("scores"):
@@ -78,11 +81,7 @@ class Steps:
             spec = StageSpec(
                 ScoreStage,
                 "scorer",
-                {
-                    "classifier_folder": str(erm.folder.resolve()),
-                    "batch_size": config.pools.scorer.batch_size,
-                    "device": torch_device(config.pools.scorer.num_gpus),
-                },
+                {"classifier_folder": str(erm.folder.resolve()), "device": config.pools.scorer.torch_device},
             )
             folder = step.begin(keep_parts=True)
             counts = pipeline.run(
@@ -96,7 +95,7 @@ class Steps:
         config = self._config
         assert config.synthesis is not None
         depends = {
-            "scores": scores.fingerprint,
+            "scores": scores.digest,
             "synthesis": config.synthesis.model_dump(mode="json"),
             "seed": config.seed,
         }
@@ -115,13 +114,13 @@ class Steps:
         config = self._config
         assert config.synthesis is not None
         depends = {
-            "plan": plan.fingerprint,
-            "erm": erm.fingerprint,
+            "plan": plan.digest,
+            "erm": erm.digest,
             "masker": masker(config.synthesis),
-            "inpainter": config.inpainter.model_dump(mode="json"),
+            "inpainter": config.inpainter.model_dump(mode="json", exclude={"on_out_of_memory"}),
             "model_revision": _model_revision(config),
             "unit_rows": config.unit_rows,
-            "num_rows": config.pools.inpainter.batch_size,
+            "pools": {name: _call(getattr(config.pools, name)) for name in ("masker", "inpainter", "pruner")},
             "attribution": list(attribution(config.synthesis)),
         }
         step = self._folder.step("candidates", depends)
@@ -163,7 +162,8 @@ class Steps:
     def evaluate(self, data: Step, fitted: dict[str, Step]) -> Step:
         """Predicted labels of every fit on the validation and test splits, in evaluation/predictions.parquet."""
         config = self._config
-        step = self._folder.step("evaluation", {name: fit.fingerprint for name, fit in fitted.items()})
+        fits_of = {name: fit.digest for name, fit in fitted.items()}
+        step = self._folder.step("evaluation", {"fits": fits_of, "scorer": _call(config.pools.scorer)})
         if self._needed(step, "evaluation", "evaluating on validation and test"):
             with self._folder.timed("evaluation"):
                 parts = step.begin() / "parts"
@@ -181,8 +181,9 @@ class Steps:
                     config.engine,
                 )
                 pq.write_table(predictions, step.folder / "predictions.parquet")
+                failed = dict(failure_reasons(parts))
                 shutil.rmtree(parts)
-                step.finish({"images": predictions.num_rows})
+                step.finish({"images": predictions.num_rows, "failed": failed})
         return step
 
     def _fit(
@@ -206,12 +207,12 @@ class Steps:
             max_failed_fraction=config.max_failed_fraction,
         )
         depends = {
-            "data": data.fingerprint,
-            "init": None if init is None else init.fingerprint,
+            "data": data.digest,
+            "init": None if init is None else init.digest,
             "classifier": request.classifier,
             "algorithm": request.algorithm,
             "seed": config.seed,
-            "num_workers": config.fit.num_workers,
+            "workers": [config.fit.num_workers, config.fit.num_threads],
             "extra": None if extra is None else [extra.kind, fingerprint(list(extra.keys))],
         }
         step = self._folder.step(folder, depends)
@@ -249,6 +250,11 @@ def _keys(candidates: pa.Table, limits: PruneThresholds) -> list[str]:
     return [key for key, kept in zip(candidates["key"].to_pylist(), kept_N, strict=True) if kept]
 
 
+def _call(pool: PoolConfig) -> dict[str, int]:
+    """What of a pool decides the bits of its results."""
+    return {"batch_size": pool.batch_size, "num_threads": pool.num_threads}
+
+
 def _model_revision(config: RunConfig) -> str | None:
     folder = Path(resolve_model(config.inpainter.model))
     return model_revision(folder) if folder.is_dir() else config.inpainter.revision
@@ -263,8 +269,7 @@ def _synthesis_stages(config: RunConfig, synthesis: SynthesisConfig, *, classifi
             {
                 "masker": masker(synthesis),
                 "classifier_folder": classifier,
-                "batch_size": pools.masker.batch_size,
-                "device": torch_device(pools.masker.num_gpus),
+                "device": pools.masker.torch_device,
             },
         ),
         StageSpec(
@@ -273,7 +278,7 @@ def _synthesis_stages(config: RunConfig, synthesis: SynthesisConfig, *, classifi
             {
                 "inpainter": config.inpainter.model_dump(mode="json"),
                 "num_rows": pools.inpainter.batch_size,
-                "device": torch_device(pools.inpainter.num_gpus),
+                "device": pools.inpainter.torch_device,
             },
         ),
         StageSpec(
@@ -283,8 +288,7 @@ def _synthesis_stages(config: RunConfig, synthesis: SynthesisConfig, *, classifi
                 "classifier_folder": classifier,
                 "attribution": method,
                 "num_steps": num_steps,
-                "batch_size": pools.pruner.batch_size,
-                "device": torch_device(pools.pruner.num_gpus),
+                "device": pools.pruner.torch_device,
             },
         ),
     ]

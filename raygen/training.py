@@ -32,13 +32,15 @@ class FitConfig(Strict):
 
     Attributes:
         num_workers: How many fit together, each on a share of every batch. Part of a fit's fingerprint.
-        num_cpus: Logical CPUs of each, also its number of torch threads.
+        num_cpus: Logical CPUs that Ray sets aside for each.
+        num_threads: Torch threads of each. Decides the last bits of a fit, so it is part of its fingerprint too.
         num_gpus: GPUs of each: 0 or 1.
         max_failures: How often a fit goes on from its last epoch after a worker died.
     """
 
     num_workers: PositiveInt = 1
     num_cpus: float = Field(2, gt=0)
+    num_threads: PositiveInt = 2
     num_gpus: float = Field(0, ge=0, le=1)
     max_failures: int = Field(2, ge=0)
 
@@ -60,7 +62,7 @@ def run(job: Job, payload: dict[str, Any], *, folder: Path, resources: FitConfig
     """
     folder = folder.resolve()
     if engine == "local":
-        torch.set_num_threads(max(1, int(resources.num_cpus)))
+        torch.set_num_threads(resources.num_threads)
         job(Worker(0, 1, "cuda" if resources.num_gpus else "cpu", folder), payload)
         return
     cluster.connect()
@@ -72,7 +74,7 @@ def run(job: Job, payload: dict[str, Any], *, folder: Path, resources: FitConfig
             "job": job,
             "payload": payload,
             "folder": str(folder),
-            "num_cpus": resources.num_cpus,
+            "num_threads": resources.num_threads,
         },
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
@@ -114,7 +116,7 @@ def check_workers(resources: FitConfig) -> None:
 
 def _on_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
-    torch.set_num_threads(max(1, int(config["num_cpus"])))
+    torch.set_num_threads(config["num_threads"])
     device = get_device()
     worker = Worker(
         rank=context.get_world_rank(),

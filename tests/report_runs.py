@@ -12,8 +12,9 @@ from raygen.classifier import ClassifierConfig, build_classifier, save_classifie
 from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, SIZE_PX, render_scene
 from raygen.datasets.table import DatasetInfo, write_source
 from raygen.images import encode_image, encode_mask
-from raygen.runs import RunFolder, write_json
+from raygen.runs import RunFolder
 from raygen.schema import CANDIDATE, PLAN, cast, plan_key
+from raygen.writing import write_json
 
 PROMPTS = tuple(f"a photo of a {name}" for name in CLASS_NAMES)
 # Rows per (label, attribute) and how many of them each result gets right, in the order of the group index.
@@ -49,7 +50,8 @@ def write_run(
     """Writes a finished run; `recipe` "erm" has no synthesis."""
     folder = RunFolder(run)
     config = {"recipe": recipe, "seed": seed, "dataset": {"name": "scenes"}}
-    folder.claim(config, identity=config, fresh=False)
+    with folder.claimed(config, identity=config, fresh=False):
+        pass
     folder.log("command", argv=["raygen", "run", recipe, "--set", f"seed={seed}"])
     folder.log("step", step="erm", seconds=12.5)
     rows = _write_data(run / "data", has_attributes=has_attributes)

@@ -13,11 +13,11 @@ from raygen import recipes
 from raygen.cli import app
 from raygen.errors import ConfigError, DataError, ModelError, RunFolderError
 from raygen.images import decode_image, decode_mask
+from raygen.parts import read_parts
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
 from raygen.rows import RowIndex
 from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
-from raygen.units import read_parts
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ from raygen import pipeline
 from raygen.config import PoolConfig, PoolsConfig
 from raygen.errors import DataError, ModelError, ResourceError, RowError, RunFolderError, TooManyFailedRowsError
 from raygen.images import decode_image
+from raygen.parts import Parts, read_parts
 from raygen.rows import RowIndex
 from raygen.stages.spec import Batch, StageSpec, fail_row, object_column, ok_rows, with_own_status
-from raygen.units import Job, Parts, read_parts
+from raygen.units import Job
 
 RESULT = pa.schema(
     [

@@ -1,10 +1,15 @@
+import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import yaml
 
 from raygen.errors import RunFolderError
-from raygen.runs import FORMAT_VERSION, MANIFEST, RunFolder, Step, read_manifest, write_json, write_text
+from raygen.runs import FORMAT_VERSION, MANIFEST, RunFolder, Step, read_manifest
+from raygen.writing import write_json, write_text
 
 IDENTITY = {"recipe": "dbb", "synthesis": {"k": 3}}
 
@@ -19,6 +24,11 @@ def finished_step(folder, depends=None) -> Step:
     return step
 
 
+def claim(folder: RunFolder, config=IDENTITY, *, identity=IDENTITY, fresh=False) -> dict:
+    with folder.claimed(config, identity=identity, fresh=fresh) as other_versions:
+        return other_versions
+
+
 def test_step_is_complete_only_after_its_manifest(tmp_path):
     step = Step(tmp_path / "plan", {"seed": 1})
     assert not step.is_complete
@@ -31,7 +41,10 @@ def test_step_is_complete_only_after_its_manifest(tmp_path):
 
 def test_manifest_lists_every_file_with_its_size(tmp_path):
     step = finished_step(tmp_path / "plan")
-    assert read_manifest(step.folder)["files"] == {"inner/more.txt": 5, "rows.txt": 3}
+    files = read_manifest(step.folder)["files"]
+    assert {name: entry["bytes"] for name, entry in files.items()} == {"inner/more.txt": 5, "rows.txt": 3}
+    assert files["rows.txt"]["digest"] == hashlib.blake2b(b"abc", digest_size=16).hexdigest()
+    assert read_manifest(step.folder)["versions"]["pyarrow"]
 
 
 def test_other_dependencies_make_the_step_again(tmp_path):
@@ -54,11 +67,37 @@ def test_beginning_again_empties_the_folder_unless_parts_are_kept(tmp_path):
 def test_file_that_is_gone_or_changed_is_an_error(tmp_path):
     step = finished_step(tmp_path / "plan")
     (step.folder / "rows.txt").write_text("abcd")
-    with pytest.raises(RunFolderError, match=r"has 4 bytes.*says 3 bytes"):
+    with pytest.raises(RunFolderError, match=r"has 4 bytes.*says 3"):
         _ = step.is_complete
     (step.folder / "rows.txt").unlink()
     with pytest.raises(RunFolderError, match="is gone"):
         _ = step.is_complete
+
+
+def test_edited_file_of_the_same_size_is_an_error_and_a_touched_one_is_not(tmp_path):
+    step = finished_step(tmp_path / "plan")
+    later_ns = (step.folder / MANIFEST).stat().st_mtime_ns + 10**9
+    os.utime(step.folder / "rows.txt", ns=(later_ns, later_ns))
+    assert step.is_complete
+    (step.folder / "rows.txt").write_text("abd")
+    os.utime(step.folder / "rows.txt", ns=(later_ns, later_ns))
+    with pytest.raises(RunFolderError, match=r"rows\.txt was changed after .*manifest\.json was written"):
+        _ = step.is_complete
+
+
+def test_table_that_the_manifest_does_not_list_is_an_error(tmp_path):
+    step = finished_step(tmp_path / "candidates")
+    (step.folder / "part-000009.parquet").write_bytes(b"from another run")
+    with pytest.raises(RunFolderError, match="came from elsewhere"):
+        _ = step.is_complete
+
+
+def test_digest_follows_the_output_and_not_the_dependencies(tmp_path):
+    first, second = finished_step(tmp_path / "a", {"seed": 1}), finished_step(tmp_path / "b", {"seed": 2})
+    assert first.digest == second.digest
+    write_text(second.begin() / "rows.txt", "other")
+    second.finish({})
+    assert first.digest != second.digest
 
 
 @pytest.mark.parametrize(
@@ -69,9 +108,9 @@ def test_file_that_is_gone_or_changed_is_an_error(tmp_path):
         "[]",
         "null",
         "{}",
-        '{"depends": {"format_version": 1}}',
+        '{"depends": {"format_version": 2}}',
         '{"depends": {"format_version": "x"}, "fingerprint": "a", "files": {}}',
-        '{"depends": {"format_version": 1}, "fingerprint": "a", "files": []}',
+        '{"depends": {"format_version": 2}, "fingerprint": "a", "files": []}',
     ],
 )
 def test_damaged_manifest_is_an_error(tmp_path, text):
@@ -89,43 +128,81 @@ def test_newer_format_is_refused(tmp_path):
 
 def test_folder_belongs_to_its_config(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.claim({**IDENTITY, "engine": "ray"}, identity=IDENTITY, fresh=False)
-    folder.claim({**IDENTITY, "engine": "local"}, identity=IDENTITY, fresh=False)
+    claim(folder, {**IDENTITY, "engine": "ray"})
+    claim(folder, {**IDENTITY, "engine": "local"})
     assert yaml.safe_load((folder.path / "config.yaml").read_text())["engine"] == "local"
     other = {"recipe": "dbb", "synthesis": {"k": 4}}
     with pytest.raises(RunFolderError, match=r"synthesis\.k: 3 -> 4"):
-        folder.claim(other, identity=other, fresh=False)
+        claim(folder, other, identity=other)
     assert yaml.safe_load((folder.path / "config.yaml").read_text())["synthesis"] == {"k": 3}
 
 
 def test_fresh_deletes_a_run_and_nothing_else(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.claim(IDENTITY, identity=IDENTITY, fresh=False)
+    claim(folder)
     (folder.path / "old.txt").write_text("old")
-    folder.claim({"recipe": "erm"}, identity={"recipe": "erm"}, fresh=True)
+    claim(folder, {"recipe": "erm"}, identity={"recipe": "erm"}, fresh=True)
     assert not (folder.path / "old.txt").exists()
     foreign = tmp_path / "thesis"
     foreign.mkdir()
     (foreign / "chapter1.tex").write_text("x")
     with pytest.raises(RunFolderError, match="not a raygen run"):
-        RunFolder(foreign).claim(IDENTITY, identity=IDENTITY, fresh=True)
+        claim(RunFolder(foreign), fresh=True)
     assert (foreign / "chapter1.tex").is_file()
 
 
 def test_file_in_the_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "run").write_text("x")
     with pytest.raises(RunFolderError, match="is a file"):
-        RunFolder(tmp_path / "run").claim(IDENTITY, identity=IDENTITY, fresh=False)
+        claim(RunFolder(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])
 def test_damaged_marker_is_an_error_and_fresh_mends_it(tmp_path, text):
     folder = RunFolder(tmp_path / "run")
-    folder.claim(IDENTITY, identity=IDENTITY, fresh=False)
+    claim(folder)
     (folder.path / ".raygen.json").write_text(text)
     with pytest.raises(RunFolderError, match="damaged"):
-        folder.claim(IDENTITY, identity=IDENTITY, fresh=False)
-    folder.claim(IDENTITY, identity=IDENTITY, fresh=True)
+        claim(folder)
+    claim(folder, fresh=True)
+
+
+def test_second_run_is_refused_with_the_firsts_host_and_process_until_that_is_dead(tmp_path):
+    script = (
+        "import sys, time, pathlib; from raygen.runs import RunFolder\n"
+        "with RunFolder(pathlib.Path(sys.argv[1])).claimed({}, identity={}, fresh=False): print('held', flush=True); "
+        "time.sleep(600)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        for fresh in (False, True):
+            with pytest.raises(RunFolderError, match=rf"in use by another run: host {os.uname().nodename}, process"):
+                claim(RunFolder(tmp_path / "run"), {}, identity={}, fresh=fresh)
+        with pytest.raises(RunFolderError, match=str(first.pid)):
+            claim(RunFolder(tmp_path / "run"), {}, identity={})
+        first.kill()
+        first.wait()
+    claim(RunFolder(tmp_path / "run"), {}, identity={})  # its lock went with it
+
+
+def test_folder_of_a_newer_format_is_refused(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    claim(folder)
+    marker = json.loads((folder.path / ".raygen.json").read_text())
+    write_json(folder.path / ".raygen.json", {**marker, "format_version": FORMAT_VERSION + 1})
+    with pytest.raises(RunFolderError, match="newer raygen"):
+        claim(folder)
+
+
+def test_other_versions_than_the_folder_was_begun_with_are_named(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    assert claim(folder) == {}
+    marker = json.loads((folder.path / ".raygen.json").read_text())
+    now = marker["versions"]["torch"]
+    write_json(folder.path / ".raygen.json", {**marker, "versions": {**marker["versions"], "torch": "1.0"}})
+    assert claim(folder) == {"torch": ("1.0", now)}
+    assert claim(folder) == {"torch": ("1.0", now)}, "the folder still holds what the first version made"
 
 
 def test_newest_seconds_of_each_step_count(tmp_path):

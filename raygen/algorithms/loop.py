@@ -7,6 +7,7 @@ with several means (`balanced`) does not depend on how many workers there are.
 
 # N images, B images of a batch, C classes
 
+import io
 import logging
 import math
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from raygen.errors import StageError
 from raygen.metrics import worst_group_accuracy
 from raygen.seeding import row_seed
 from raygen.worker import Worker
+from raygen.writing import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -238,6 +240,7 @@ class _Progress:
                 "selected": self.selected,
                 "best": list(self._best),
             }
-            temporary = self._path.with_suffix(".tmp")
-            torch.save(state, temporary)
-            temporary.replace(self._path)
+            # By way of memory, so that a full disk is an OSError with its number: torch's own writer hides it.
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            write_bytes(self._path, buffer.getvalue())

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen.errors import DataError
-from raygen.runs import write_json
 from raygen.schema import SOURCE, cast
+from raygen.writing import atomic, write_json
 
 ROWS_PER_SHARD = 2048
 # 32 rows: about a unit of the synthesis, so that a unit touches one or two row groups.
@@ -121,7 +121,6 @@ def _check_row(row: Mapping[str, Any], info: DatasetInfo, last: str | None) -> N
 def _write_shard(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = {field.name: [row.get(field.name) for row in rows] for field in SOURCE}
     table = cast(pa.table(columns), SOURCE, what=str(path))
-    temporary = path.with_name(f".{path.name}.tmp")
-    # Pictures are compressed already; dictionaries would hold whole pictures.
-    pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="none", use_dictionary=False)
-    temporary.replace(path)
+    with atomic(path) as temporary:
+        # Pictures are compressed already; dictionaries would hold whole pictures.
+        pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="none", use_dictionary=False)

@@ -28,6 +28,9 @@ class InpainterConfig(Strict):
         composite: Put the pixels outside the repaint mask back after decoding, so that they are equal to the bit.
             False leaves the autoencoder's round trip in them, as diffusers and the DBB paper do.
         resolution_px: Side of the square that the model paints; by default the model's own.
+        on_out_of_memory: "stop": when a GPU's memory does not hold a UNet call of the configured rows, the run stops
+            and says how many rows fit; "reduce": it goes on with as many, and the parts made so say it
+            (`unet_rows` in their metadata), since another row count may change the last bits of a picture.
     """
 
     kind: Literal["stable_diffusion"] = "stable_diffusion"
@@ -41,6 +44,7 @@ class InpainterConfig(Strict):
     negative_prompt: str = ""
     composite: bool = True
     resolution_px: int | None = Field(None, ge=8)
+    on_out_of_memory: Literal["stop", "reduce"] = "stop"
 
     @field_validator("resolution_px")
     @classmethod

@@ -154,10 +154,17 @@ class StableDiffusionInpainter:
         )
 
     @torch.inference_mode()
-    def step(self, rows: Sequence[InpaintRow]) -> None:
-        """One denoising step of 1 to `num_rows` rows, in place, with one UNet call of a fixed number of rows."""
-        assert 0 < len(rows) <= self.num_rows, f"{len(rows)} rows in a call of {self.num_rows}"
-        padded = [*rows, *[rows[0]] * (self.num_rows - len(rows))]
+    def step(self, slots: Sequence[InpaintRow | None]) -> None:
+        """One denoising step of 1 to `num_rows` rows, in place, with one UNet call of a fixed number of rows.
+
+        Args:
+            slots: A row for each slot of the call; None, or fewer than `num_rows`, leaves slots empty: they repeat
+                the first row's inputs.
+        """
+        rows = [row for row in slots if row is not None]
+        assert rows, "no row to step"
+        assert len(slots) <= self.num_rows, f"{len(slots)} slots in a call of {self.num_rows}"
+        padded = [row or rows[0] for row in slots] + [rows[0]] * (self.num_rows - len(slots))
         inputs = torch.cat([self._unet_input(row) for row in padded])
         times = torch.stack([row.timesteps[row.num_done] for row in padded]).to(self.device)
         embeddings = torch.cat([row.prompt_embedding_1TD for row in padded])
@@ -170,8 +177,9 @@ class StableDiffusionInpainter:
         if guidance > 1:
             without, with_prompt = predicted.chunk(2)
             predicted = without + guidance * (with_prompt - without)
-        for i, row in enumerate(rows):
-            self._advance(row, predicted[i : i + 1])
+        for i, row in enumerate(slots):
+            if row is not None:
+                self._advance(row, predicted[i : i + 1])
 
     @torch.inference_mode()
     def decode_row(self, row: InpaintRow) -> np.ndarray:
@@ -263,23 +271,34 @@ def inpaint(
         prompts: One per picture.
         seeds: One per picture.
     """
-    results: list[np.ndarray | RowError | None] = [None] * len(images)
-    rows: dict[int, InpaintRow] = {}
-    for i, (image_HWC, repaint_HW, prompt, seed) in enumerate(zip(images, repaints, prompts, seeds, strict=True)):
-        try:
-            rows[i] = inpainter.encode_row(image_HWC, repaint_HW, prompt=prompt, seed=seed)
-        except RowError as error:
-            results[i] = error
-    for start in range(0, len(rows), inpainter.num_rows):
-        chunk = dict(list(rows.items())[start : start + inpainter.num_rows])
-        while not all(row.is_done for row in chunk.values()):
-            inpainter.step(list(chunk.values()))
-        for i, row in chunk.items():
-            try:
-                results[i] = inpainter.decode_row(row)
-            except RowError as error:
-                results[i] = error
-    return [result for result in results if result is not None]
+    results: list[np.ndarray | RowError] = []
+    for start in range(0, len(images), inpainter.num_rows):
+        call = slice(start, start + inpainter.num_rows)
+        encoded = [
+            _encoded(inpainter, *row)
+            for row in zip(images[call], repaints[call], prompts[call], seeds[call], strict=True)
+        ]
+        slots = [None if isinstance(row, RowError) else row for row in encoded]
+        while any(row is not None and not row.is_done for row in slots):
+            inpainter.step(slots)
+        results += [row if isinstance(row, RowError) else _decoded(inpainter, row) for row in encoded]
+    return results
+
+
+def _encoded(
+    inpainter: StableDiffusionInpainter, image_HWC: np.ndarray, repaint_HW: np.ndarray, prompt: str, seed: int
+) -> InpaintRow | RowError:
+    try:
+        return inpainter.encode_row(image_HWC, repaint_HW, prompt=prompt, seed=seed)
+    except RowError as error:
+        return error
+
+
+def _decoded(inpainter: StableDiffusionInpainter, row: InpaintRow) -> np.ndarray | RowError:
+    try:
+        return inpainter.decode_row(row)
+    except RowError as error:
+        return error
 
 
 def latent_mask(mask_HW: np.ndarray, stride_px: int) -> np.ndarray:

@@ -6,9 +6,7 @@ never read here.
 
 # N images of a split, G groups
 
-import importlib.metadata
 import json
-import platform
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,16 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-import raygen
 from raygen.config import load_yaml
 from raygen.errors import RunFolderError
+from raygen.parts import failure_reasons
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.results import results
 from raygen.rows import RowIndex
-from raygen.runs import RunFolder, write_json
+from raygen.runs import RunFolder, read_manifest
+from raygen.versions import versions
+from raygen.writing import write_json
 
 CONTROLS = ("control_duplicate", "control_hole", "control_flat")
-PACKAGES = ("ray", "torch", "torchvision", "diffusers", "transformers", "numpy", "pillow")
 _NO_THRESHOLDS = PruneThresholds.model_validate({"source_probability_below": {}, "attribution_above": {}})
 PREDICTION_KEYS = ("image_id", "label", "attribute", "split")
 # Columns of a candidate that are numbers and words; the two PNG columns are most of the bytes.
@@ -72,6 +71,7 @@ def summarize(run: Path) -> dict[str, Any]:
         "versions": versions(),
         "seconds": RunFolder(run).seconds(),
         "synthesis": _synthesis_counts(run),
+        "failures": failures(run),
         "results": results(predictions, rows, names=order_results(result_names(predictions), recipe)),
     }
 
@@ -169,15 +169,20 @@ def load_thresholds(run: Path) -> PruneThresholds:
         raise RunFolderError(f"{path} is damaged ({error}). Delete it and run again.") from error
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of Python, raygen and what its results depend on; null for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "raygen": raygen.__version__}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+def failures(run: Path) -> list[dict[str, Any]]:
+    """Rows that failed, by step and reason, the commonest first: [{"step", "reason", "rows"}]."""
+    counts = {
+        name: failure_reasons(run / name)
+        for name in ("scores", "candidates")
+        if any((run / name).glob("part-*.parquet"))
+    }
+    manifest = read_manifest(run / "evaluation")
+    counts["evaluation"] = Counter({} if manifest is None else manifest["counts"].get("failed", {}))
+    return [
+        {"step": step, "reason": reason, "rows": rows}
+        for step, reasons in counts.items()
+        for reason, rows in reasons.most_common()
+    ]
 
 
 def _synthesis_counts(run: Path) -> dict[str, Any] | None:

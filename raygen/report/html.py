@@ -19,7 +19,8 @@ from raygen.report.attention import attention
 from raygen.report.gallery import synthesis
 from raygen.report.words import GLOSSARY, SYNTHESIS_GLOSSARY
 from raygen.rows import RowIndex
-from raygen.runs import RunFolder, write_text
+from raygen.runs import RunFolder
+from raygen.writing import write_text
 
 _MINUTE_S, _HOUR_S = 60, 3600
 

@@ -8,6 +8,7 @@ from rich.table import Table
 
 # More of them do not fit a terminal; the report has them all.
 MAX_GROUP_COLUMNS = 6
+MAX_FAILURE_LINES = 10
 
 
 def print_results(summary: Mapping[str, Any]) -> None:
@@ -39,9 +40,22 @@ def print_results(summary: Mapping[str, Any]) -> None:
             f"pictures: {counts['planned']} planned, {counts['generated']} generated, {counts['kept']} kept, "
             f"pruned {pruned}, {counts['failed']} failed"
         )
+    if summary.get("failures"):
+        console.print(_failures_table(summary["failures"]))
     if summary.get("seconds"):
         total = sum(summary["seconds"].values())
         console.print(f"time: {total:.0f} s (" + ", ".join(f"{k} {v:.0f}" for k, v in summary["seconds"].items()) + ")")
+
+
+def _failures_table(failures: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="rows that failed")
+    for name in ("step", "rows", "reason"):
+        table.add_column(name, justify="right" if name == "rows" else "left", overflow="fold")
+    for failure in failures[:MAX_FAILURE_LINES]:
+        table.add_row(failure["step"], str(failure["rows"]), failure["reason"])
+    if others := failures[MAX_FAILURE_LINES:]:
+        table.add_row("", str(sum(failure["rows"] for failure in others)), "other reasons; summary.json lists all")
+    return table
 
 
 def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from raygen.pruners.attribution import integrated_gradients, logit_difference
 from raygen.pruners.confidence import label_probability
 from raygen.stages.pictures import decode_masks, decode_pictures
 from raygen.stages.score import NOT_FINITE, empty_column, load_frozen
-from raygen.stages.spec import Batch, fail_row, ok_rows, padded_chunks, with_own_status
+from raygen.stages.spec import Batch, fail_row, fill_slots, ok_rows, with_own_status
 
 
 class PruneStage:
@@ -25,7 +25,6 @@ class PruneStage:
             repaint mask changed; "ig" runs integrated gradients.
         num_steps: Path points of "ig"; ignored by "exact". 200: the tutorial that DBB cites, as far as we
             know.
-        batch_size: Rows of every model call.
         device: "cpu" or "cuda".
     """
 
@@ -40,28 +39,27 @@ class PruneStage:
         classifier_folder: str,
         attribution: Literal["exact", "ig"],
         num_steps: int = 200,
-        batch_size: int,
         device: str = "cpu",
     ) -> None:
         self._classifier = load_frozen(classifier_folder, device)
-        self._attribution, self._num_steps = attribution, num_steps
-        self._batch_size, self._device = batch_size, device
+        self._attribution, self._num_steps, self._device = attribution, num_steps, device
 
     def __call__(self, batch: Batch) -> Batch:
-        """The unit with psi, rho and the convergence delta; a row that fails has none."""
+        """The rows with psi, rho and the convergence delta; a row that fails has none."""
         batch = with_own_status(batch)
         originals = decode_pictures(batch, ok_rows(batch), "image_png")
         generated = decode_pictures(batch, ok_rows(batch), "generated_png")
         repaints = decode_masks(batch, ok_rows(batch), "repaint_png")
         columns = {name: empty_column(len(batch["status"])) for name in sorted(self.writes)}
-        for rows, num_real in padded_chunks(ok_rows(batch), self._batch_size):
-            scores = self._score(batch, rows, originals, generated, repaints)
-            for n, i in enumerate(rows[:num_real]):
-                if not all(np.isfinite(values_N[n]) for values_N in scores.values()):
+        if rows := ok_rows(batch):
+            slots = fill_slots(rows, len(batch["status"]))
+            scores = self._score(batch, slots, originals, generated, repaints)
+            for i in rows:
+                if not all(np.isfinite(values_N[i]) for values_N in scores.values()):
                     fail_row(batch, i, NOT_FINITE)
                     continue
                 for name, values_N in scores.items():
-                    columns[name][i] = float(values_N[n])
+                    columns[name][i] = float(values_N[i])
         return {**batch, **columns}
 
     def _score(

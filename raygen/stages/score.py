@@ -1,6 +1,6 @@
 """Stages that classify pictures: ScoreStage writes what the syntheses select by, PredictStage only labels."""
 
-# U rows of a unit, N rows of a model call, C classes, D features
+# N rows of a model call, C classes, D features
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from raygen.classifier import Classifier, load_classifier, preprocess
 from raygen.pruners.confidence import cross_entropy
 from raygen.stages.pictures import decode_pictures
-from raygen.stages.spec import Batch, fail_row, ok_rows, padded_chunks, with_own_status
+from raygen.stages.spec import Batch, fail_row, fill_slots, ok_rows, with_own_status
 
 NOT_FINITE = "the classifier's output is not finite; did its training diverge?"
 
@@ -22,38 +22,38 @@ class ScoreStage:
 
     Args:
         classifier_folder: The classifier.
-        batch_size: Rows of every model call.
         device: "cpu" or "cuda".
     """
 
     reads: ClassVar = frozenset({"image_id", "label", "image_png", "status", "error"})
     writes: ClassVar = frozenset({"logits", "predicted_label", "loss", "confidence", "features"})
 
-    def __init__(self, *, classifier_folder: str, batch_size: int, device: str = "cpu") -> None:
+    def __init__(self, *, classifier_folder: str, device: str = "cpu") -> None:
         self._classifier = load_frozen(classifier_folder, device)
-        self._batch_size, self._device = batch_size, device
+        self._device = device
 
     def __call__(self, batch: Batch) -> Batch:
-        """The unit with scores; a row that fails has none."""
+        """The rows with scores; a row that fails has none."""
         batch = with_own_status(batch)
         pictures = decode_pictures(batch, ok_rows(batch), "image_png")
         columns: dict[str, np.ndarray] = {name: empty_column(len(batch["status"])) for name in sorted(self.writes)}
-        for rows, num_real in padded_chunks(list(pictures), self._batch_size):
-            images_NCHW = preprocess([pictures[i] for i in rows], self._classifier.config.image_size_px)
+        if rows := ok_rows(batch):
+            slots = fill_slots(rows, len(batch["status"]))
+            images_NCHW = preprocess([pictures[i] for i in slots], self._classifier.config.image_size_px)
             with torch.inference_mode():
                 outputs_ND = self._classifier.features(images_NCHW.to(self._device))
                 logits_NC = self._classifier.head(outputs_ND).float().cpu().numpy()
                 features_ND = outputs_ND.float().cpu().numpy()
-            loss_N = cross_entropy(logits_NC, np.array([batch["label"][i] for i in rows]))
-            for n, i in enumerate(rows[:num_real]):
-                if not (np.isfinite(logits_NC[n]).all() and np.isfinite(features_ND[n]).all()):
+            loss_N = cross_entropy(logits_NC, np.array([batch["label"][i] for i in slots]))
+            for i in rows:
+                if not (np.isfinite(logits_NC[i]).all() and np.isfinite(features_ND[i]).all()):
                     fail_row(batch, i, NOT_FINITE)
                     continue
-                columns["logits"][i] = logits_NC[n].tolist()
-                columns["predicted_label"][i] = int(logits_NC[n].argmax())
-                columns["loss"][i] = float(loss_N[n])
-                columns["confidence"][i] = float(np.exp(-loss_N[n]))
-                columns["features"][i] = features_ND[n].tolist()
+                columns["logits"][i] = logits_NC[i].tolist()
+                columns["predicted_label"][i] = int(logits_NC[i].argmax())
+                columns["loss"][i] = float(loss_N[i])
+                columns["confidence"][i] = float(np.exp(-loss_N[i]))
+                columns["features"][i] = features_ND[i].tolist()
         return {**batch, **columns}
 
 
@@ -64,33 +64,33 @@ class PredictStage:
 
     Args:
         classifier_folders: Column to write -> folder of the classifier that fills it.
-        batch_size: Rows of every model call.
         device: "cpu" or "cuda".
     """
 
     reads: ClassVar = frozenset({"image_png", "status", "error"})
     writes: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, *, classifier_folders: Mapping[str, str], batch_size: int, device: str = "cpu") -> None:
+    def __init__(self, *, classifier_folders: Mapping[str, str], device: str = "cpu") -> None:
         self._classifiers = {name: load_frozen(folder, device) for name, folder in classifier_folders.items()}
-        self._batch_size, self._device = batch_size, device
+        self._device = device
 
     def __call__(self, batch: Batch) -> Batch:
-        """The unit with one column of labels per classifier; a row that fails has none in any."""
+        """The rows with one column of labels per classifier; a row that fails has none in any."""
         batch = with_own_status(batch)
         pictures = decode_pictures(batch, ok_rows(batch), "image_png")
         columns = {name: empty_column(len(batch["status"])) for name in self._classifiers}
-        for rows, num_real in padded_chunks(list(pictures), self._batch_size):
+        if rows := ok_rows(batch):
+            slots = fill_slots(rows, len(batch["status"]))
             inputs: dict[int, torch.Tensor] = {}
             for name, classifier in self._classifiers.items():
                 size_px = classifier.config.image_size_px
                 if size_px not in inputs:
-                    inputs[size_px] = preprocess([pictures[i] for i in rows], size_px).to(self._device)
+                    inputs[size_px] = preprocess([pictures[i] for i in slots], size_px).to(self._device)
                 with torch.inference_mode():
                     logits_NC = classifier(inputs[size_px]).float().cpu().numpy()
-                for n, i in enumerate(rows[:num_real]):
-                    if np.isfinite(logits_NC[n]).all():
-                        columns[name][i] = int(logits_NC[n].argmax())
+                for i in rows:
+                    if np.isfinite(logits_NC[i]).all():
+                        columns[name][i] = int(logits_NC[i].argmax())
                     else:
                         fail_row(batch, i, f"{name}: {NOT_FINITE}")
         for i in np.flatnonzero(batch["status"] == "failed").tolist():
@@ -109,7 +109,7 @@ def load_frozen(classifier_folder: str, device: str) -> Classifier:
 
 
 def empty_column(num_rows: int) -> np.ndarray:
-    """A column of None, (U,) object.
+    """A column of None, (N,) object.
 
     Vectors go into it as lists of floats, cell by cell: numpy makes equally long ones into a 2-d array when
     they are assigned together, and Ray Data makes arrays into a tensor type that other readers of Parquet do

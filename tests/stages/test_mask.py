@@ -37,7 +37,7 @@ def unit(images, objects, *, predicted=0, source=0):
 
 def test_truth_masks_are_stored_with_their_share_of_the_picture():
     batch = unit([encode_image(picture(n)) for n in range(3)], [encode_mask(blob(n + 8)) for n in range(3)])
-    stage = MaskStage(masker={"name": "truth", "dilation_px": 2}, classifier_folder="", batch_size=2)
+    stage = MaskStage(masker={"name": "truth", "dilation_px": 2}, classifier_folder="")
     masked = stage(batch)
     for n in range(3):
         expected_HW = dilate(blob(n + 8), radius_px=2)
@@ -48,7 +48,7 @@ def test_truth_masks_are_stored_with_their_share_of_the_picture():
 def test_rows_without_picture_or_usable_mask_keep_their_place_and_say_why():
     image, empty = encode_image(picture(0)), encode_mask(np.zeros((SIZE_PX, SIZE_PX), dtype=bool))
     batch = unit([image, b"damaged", image, image, image], [encode_mask(blob(9)), None, None, empty, b"damaged"])
-    masked = MaskStage(masker={"name": "box"}, classifier_folder="", batch_size=4)(batch)
+    masked = MaskStage(masker={"name": "box"}, classifier_folder="")(batch)
     assert masked["status"].tolist() == ["ok"] + ["failed"] * 4
     reasons = ["image_png", "no object mask", "selects no pixel", "object_png"]
     for n, reason in enumerate(reasons, start=1):
@@ -62,7 +62,7 @@ def test_cam_explains_the_label_of_the_column_that_the_masker_names(tmp_path, ex
     save_classifier(toy_classifiers.small_resnet(seed=3), tmp_path)
     images = [picture(n) for n in range(2)]
     fields = {"name": "cam", "tau": 0.5, "explain": explain, "dilation_px": 0}
-    stage = MaskStage(masker=fields, classifier_folder=str(tmp_path), batch_size=2)
+    stage = MaskStage(masker=fields, classifier_folder=str(tmp_path))
     masked = stage(unit([encode_image(image) for image in images], [None, None], predicted=1, source=0))
     expected = load_masker(CamConfig(**fields), str(tmp_path))(images, [None, None], [label, label])
     for n in range(2):

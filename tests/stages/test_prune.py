@@ -47,7 +47,7 @@ def folder(classifier, tmp_path_factory):
 
 
 def test_scores_are_softmax_of_the_source_and_difference_of_the_target_logit(classifier, folder):
-    stage = PruneStage(classifier_folder=folder, attribution="exact", batch_size=2)
+    stage = PruneStage(classifier_folder=folder, attribution="exact")
     scored = stage(unit([encode_image(image) for image in COMPOSITES]))
     with torch.inference_mode():
         after_NC, before_NC = (classifier(preprocess(images, SIZE)) for images in (COMPOSITES, ORIGINALS))
@@ -62,8 +62,8 @@ def test_scores_are_softmax_of_the_source_and_difference_of_the_target_logit(cla
 def test_integrated_gradients_and_the_exact_difference_agree_on_composites(folder):
     """For pictures that differ inside the mask only, up to the path integral's own error."""
     batch = unit([encode_image(image) for image in COMPOSITES])
-    exact = PruneStage(classifier_folder=folder, attribution="exact", batch_size=3)(batch)
-    gradients = PruneStage(classifier_folder=folder, attribution="ig", num_steps=200, batch_size=3)(batch)
+    exact = PruneStage(classifier_folder=folder, attribution="exact")(batch)
+    gradients = PruneStage(classifier_folder=folder, attribution="ig", num_steps=200)(batch)
     for n in range(5):
         error = abs(gradients["attribution_inside"][n] - exact["attribution_inside"][n])
         assert error == pytest.approx(gradients["convergence_delta"][n], abs=1e-5)
@@ -73,7 +73,7 @@ def test_integrated_gradients_and_the_exact_difference_agree_on_composites(folde
 
 def test_integrated_gradients_leave_out_what_changed_outside_the_mask(folder):
     generated = [encode_image(np.where(REPAINT[..., None], ORIGINALS[n], picture(n + 100))) for n in range(2)]
-    scored = PruneStage(classifier_folder=folder, attribution="ig", num_steps=20, batch_size=2)(unit(generated))
+    scored = PruneStage(classifier_folder=folder, attribution="ig", num_steps=20)(unit(generated))
     assert scored["attribution_inside"].tolist() == [0, 0]
 
 
@@ -81,7 +81,7 @@ def test_rows_that_cannot_be_scored_keep_their_place_and_say_why(folder):
     good = encode_image(COMPOSITES[0])
     batch = unit([good, b"damaged", None], [encode_image(ORIGINALS[0])] * 3)
     batch["repaint_png"] = object_column([encode_mask(REPAINT)] * 3)
-    scored = PruneStage(classifier_folder=folder, attribution="exact", batch_size=2)(batch)
+    scored = PruneStage(classifier_folder=folder, attribution="exact")(batch)
     assert scored["status"].tolist() == ["ok", "failed", "failed"]
     assert all("generated_png" in scored["error"][n] for n in (1, 2))
     for name in PruneStage.writes:
@@ -93,7 +93,7 @@ def test_classifier_that_diverged_fails_its_rows(tmp_path):
     classifier = toy_classifiers.small_resnet()
     classifier.head.weight.data.fill_(float("nan"))
     save_classifier(classifier, tmp_path)
-    stage = PruneStage(classifier_folder=str(tmp_path), attribution="exact", batch_size=1)
+    stage = PruneStage(classifier_folder=str(tmp_path), attribution="exact")
     scored = stage(unit([encode_image(COMPOSITES[0])]))
     assert scored["status"].tolist() == ["failed"]
     assert "not finite" in scored["error"][0]

@@ -44,7 +44,7 @@ def folder(classifier, tmp_path_factory):
 
 def test_scores_are_those_of_one_forward_pass_per_picture(classifier, folder):
     images = [picture(n) for n in range(5)]
-    scored = ScoreStage(classifier_folder=folder, batch_size=3)(unit([encode_image(image) for image in images]))
+    scored = ScoreStage(classifier_folder=folder)(unit([encode_image(image) for image in images]))
     for n, image in enumerate(images):
         with torch.inference_mode():
             inputs = preprocess([image], toy_classifiers.SIZE_PX)
@@ -61,7 +61,7 @@ def test_scores_are_those_of_one_forward_pass_per_picture(classifier, folder):
 def test_rows_that_cannot_be_scored_keep_their_place_and_say_why(folder):
     good = encode_image(picture(0))
     batch = unit([good, b"no picture", None, good, good], ["ok", "ok", "ok", "failed", "padding"])
-    scored = ScoreStage(classifier_folder=folder, batch_size=2)(batch)
+    scored = ScoreStage(classifier_folder=folder)(batch)
     assert scored["status"].tolist() == ["ok", "failed", "failed", "failed", "padding"]
     assert "not a picture" in scored["error"][1]
     assert "cannot be read" in scored["error"][2]
@@ -72,7 +72,7 @@ def test_rows_that_cannot_be_scored_keep_their_place_and_say_why(folder):
 
 
 def test_failed_neighbours_do_not_change_a_rows_bits(folder):
-    stage = ScoreStage(classifier_folder=folder, batch_size=4)
+    stage = ScoreStage(classifier_folder=folder)
     pngs = [encode_image(picture(n)) for n in range(4)]
     together = stage(unit(pngs))
     alone = stage(unit([pngs[0], b"damaged", None, b""]))
@@ -80,7 +80,7 @@ def test_failed_neighbours_do_not_change_a_rows_bits(folder):
 
 
 def test_a_unit_of_scores_fits_the_score_schema(folder):
-    scored = ScoreStage(classifier_folder=folder, batch_size=2)(unit([encode_image(picture(0)), None]))
+    scored = ScoreStage(classifier_folder=folder)(unit([encode_image(picture(0)), None]))
     table = pa.table({name: pa.array(column.tolist()) for name, column in scored.items() if name != "image_png"})
     assert schema.cast(table, schema.SCORE, what="scores").schema == schema.SCORE
 
@@ -90,11 +90,11 @@ def test_classifier_that_diverged_fails_its_rows(tmp_path):
     classifier.head.weight.data.fill_(float("nan"))
     save_classifier(classifier, tmp_path)
     batch = unit([encode_image(picture(0))])
-    scored = ScoreStage(classifier_folder=str(tmp_path), batch_size=1)(batch)
+    scored = ScoreStage(classifier_folder=str(tmp_path))(batch)
     assert scored["status"].tolist() == ["failed"]
     assert "not finite" in scored["error"][0]
     assert scored["logits"][0] is None
-    predicted = PredictStage(classifier_folders={"erm": str(tmp_path)}, batch_size=1)(batch)
+    predicted = PredictStage(classifier_folders={"erm": str(tmp_path)})(batch)
     assert predicted["erm"][0] is None
     assert "erm" in predicted["error"][0]
 
@@ -102,7 +102,7 @@ def test_classifier_that_diverged_fails_its_rows(tmp_path):
 def test_predictions_of_several_classifiers_stand_in_columns_of_their_names(classifier, folder, tmp_path):
     save_classifier(toy_classifiers.small_resnet(num_classes=3, seed=9), tmp_path)
     images = [picture(n) for n in range(5)]
-    stage = PredictStage(classifier_folders={"erm": folder, "dbb": str(tmp_path)}, batch_size=2)
+    stage = PredictStage(classifier_folders={"erm": folder, "dbb": str(tmp_path)})
     predicted = stage(unit([*(encode_image(image) for image in images), b"damaged"]))
     other = toy_classifiers.small_resnet(num_classes=3, seed=9)
     for name, model in (("erm", classifier), ("dbb", other)):

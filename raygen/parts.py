@@ -1,0 +1,150 @@
+"""The files of one pass: one Parquet part a unit, each wholly there or not at all."""
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raygen.errors import DataError, RunFolderError, TooManyFailedRowsError
+from raygen.schema import cast
+from raygen.writing import TEMPORARY_SUFFIX, atomic, disk_errors
+
+# Below a pass's folder, while it runs: what its workers tell each other. Gone when it is done.
+WORK_FOLDER = ".work"
+
+
+def read_parts(folder: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """All parts of a finished pass, in order of unit.
+
+    Raises:
+        DataError: No part at all.
+    """
+    files = sorted(folder.glob("part-*.parquet"))
+    if not files:
+        raise DataError(f"{folder} holds no part-*.parquet")
+    return pa.concat_tables([pq.read_table(path, columns=list(columns) if columns else None) for path in files])
+
+
+def failure_reasons(folder: Path) -> Counter[str]:
+    """How many rows of a pass failed, by reason."""
+    table = read_parts(folder, columns=["status", "error"])
+    return Counter(table.filter(pc.equal(table["status"], "failed"))["error"].to_pylist())
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where a pass's parts go.
+
+    Attributes:
+        folder: Existing folder.
+        schema: Columns of a part.
+        fingerprint: What the parts depend on, kept in each file; a part with another one is refused.
+        num_rows: Rows of the whole pass.
+        max_failed_fraction: More failed rows than this share of `num_rows` stop the pass.
+    """
+
+    folder: Path
+    schema: pa.Schema
+    fingerprint: str
+    num_rows: int
+    max_failed_fraction: float
+
+    @property
+    def attempts_folder(self) -> Path:
+        """Where workers note what they are about to do; see `raygen.attempts`."""
+        return self.folder / WORK_FOLDER / "attempts"
+
+    def write(self, table: pa.Table) -> None:
+        """Writes one unit, without its padding.
+
+        Raises:
+            TooManyFailedRowsError: With this unit too many rows have failed; the part is written.
+            ResourceError: The disk is full.
+        """
+        number = table["unit"][0].as_py()
+        table = table.filter(pc.not_equal(table["status"], "padding"))
+        num_failed = pc.sum(pc.equal(table["status"], "failed")).as_py() or 0
+        path = self.folder / f"part-{number:06d}.parquet"
+        metadata = {"fingerprint": self.fingerprint, "num_failed": str(num_failed)}
+        if "unet_rows" in table.column_names:  # may be fewer than the config's: inpainter.on_out_of_memory
+            metadata["unet_rows"] = str(table["unet_rows"][0].as_py())
+        result = cast(table, self.schema, what=path.name).replace_schema_metadata(metadata)
+        with atomic(path) as temporary:
+            pq.write_table(result, temporary, compression="zstd", use_dictionary=False)
+        if num_failed and self._note_failures(number, num_failed) > self.max_failed_fraction * self.num_rows:
+            self.check_failures()
+
+    def open(self) -> set[int]:
+        """Numbers of the units whose part is there; what a killed writer left is removed.
+
+        Raises:
+            RunFolderError: A part was made by another job.
+        """
+        for leftover in self.folder.glob(f".part-*{TEMPORARY_SUFFIX}"):
+            leftover.unlink()
+        shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
+        done = set()
+        for path in sorted(self.folder.glob("part-*.parquet")):
+            metadata = _metadata(path)
+            found = metadata.get("fingerprint", "")
+            if found != self.fingerprint:
+                raise RunFolderError(
+                    f"{path} was made with other settings (fingerprint {found or 'none'}, now {self.fingerprint}). "
+                    f"Delete {self.folder} to make it again, or use another --out."
+                )
+            number = int(path.stem.removeprefix("part-"))
+            if num_failed := int(metadata["num_failed"]):
+                self._note_failures(number, num_failed)
+            done.add(number)
+        return done
+
+    def close(self) -> Counter[str]:
+        """Rows by status, once all parts are there.
+
+        Raises:
+            TooManyFailedRowsError: More than `max_failed_fraction` of the pass's rows failed.
+        """
+        shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
+        return self.check_failures()
+
+    def check_failures(self) -> Counter[str]:
+        """Rows by status over the parts that are there.
+
+        Raises:
+            TooManyFailedRowsError: More than `max_failed_fraction` of the pass's rows failed.
+        """
+        num_failed = num_rows = 0
+        for path in self.folder.glob("part-*.parquet"):
+            num_failed += int(_metadata(path)["num_failed"])
+            num_rows += pq.read_metadata(path).num_rows
+        if num_failed > self.max_failed_fraction * self.num_rows:
+            reasons = failure_reasons(self.folder)
+            raise TooManyFailedRowsError(
+                f"{num_failed} of {self.num_rows} rows failed; max_failed_fraction is {self.max_failed_fraction}. "
+                "Commonest reasons:\n" + "\n".join(f"  {n} x {reason}" for reason, n in reasons.most_common(5))
+            )
+        return Counter(ok=num_rows - num_failed, failed=num_failed)
+
+    def _note_failures(self, unit: int, num_failed: int) -> int:
+        """Notes a unit's failed rows for the writers beside this one; gives back those of the pass so far.
+
+        Empty files whose names hold the numbers: a writer lists one folder instead of reading every part.
+        """
+        folder = self.folder / WORK_FOLDER / "failed"
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{unit:06d}-{num_failed}").touch()
+        return sum(int(path.name.partition("-")[2]) for path in folder.iterdir())
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        found = pq.read_metadata(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RunFolderError(f"{path} is damaged ({error}). Delete it and run again.") from error
+    return {key.decode(): value.decode() for key, value in found.items() if key != b"ARROW:schema"}
