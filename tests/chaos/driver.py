@@ -1,0 +1,30 @@
+"""A driver to be killed: a run up to its candidates, in a process of its own."""
+
+import sys
+from pathlib import Path
+
+from raygen import recipes
+from raygen.config import load_yaml
+from raygen.errors import RaygenError
+from raygen.run_config import identity
+from raygen.runs import RunFolder
+from raygen.steps import Steps
+
+
+def main(config_path: str, out: str, *overrides: str) -> None:
+    config = recipes.make_config(load_yaml(Path(config_path)), overrides, where=config_path)
+    folder = RunFolder(Path(out))
+    with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=False):
+        job = Steps(config, folder, lambda line: print(line, flush=True))
+        data = job.load_rows()
+        erm = job.fit_erm(data)
+        scores = job.score(data, erm)
+        plan = job.plan(scores)
+        job.synthesize(plan, data, erm)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except RaygenError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
