@@ -158,11 +158,17 @@ def data_make(
 @data_app.command("check")
 def data_check(
     path: Annotated[Path, typer.Argument(help="Dataset folder: pictures, metadata.csv or raygen's own Parquet.")],
+    expect: Annotated[
+        str | None,
+        typer.Option("--expect", help="Compare the groups with a published dataset: waterbirds, celeba or metashift."),
+    ] = None,
 ) -> None:
     """Read every picture and label of a dataset and list what is wrong."""
     from raygen.datasets import check
+    from raygen.report.tables import progress_bar
 
-    findings = check.check_dataset(path)
+    with progress_bar("reading pictures") as progress:
+        findings = check.check_dataset(path, expect=expect, progress=progress)
     for line in findings.lines():
         typer.echo(line)
     if findings.num_errors:

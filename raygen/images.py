@@ -89,12 +89,9 @@ def resize_mask(mask_HW: np.ndarray, *, height: int, width: int) -> np.ndarray:
 def _open(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-        *_DAMAGE,
-    ) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise RowError(f"the picture has more than the {MAX_PIXELS:,} pixels that are allowed") from error
+    except (UnidentifiedImageError, *_DAMAGE) as error:
         raise RowError(f"not a picture that Pillow can read ({len(data)} bytes)") from error
     if image.width * image.height > MAX_PIXELS:
         raise RowError(f"the picture is {image.width} x {image.height}; at most {MAX_PIXELS:,} pixels are allowed")

@@ -43,6 +43,7 @@ Engine = Literal["ray", "local"]
 IO_CPUS = 0.25
 # A wedged job should end with an error; a first start may have to download a model.
 NO_PROGRESS_TIMEOUT_S = 1200
+MAX_INIT_DEATHS = 3
 
 
 def run(job: Job, *, engine: Engine) -> Counter[str]:
@@ -99,6 +100,8 @@ def _run_ray(job: Job, units: list[Unit]) -> None:
     context.enable_progress_bars = sys.stderr.isatty()
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    # An actor that dies while it loads its model is started again: its node may be gone. An error in it is not.
+    context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     with DataContext.current(context):
         # As many blocks as units: fewer would make Ray split the blocks again.

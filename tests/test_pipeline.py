@@ -1,6 +1,7 @@
 """One unit, one block, one part: whatever the engine, the actors or the interruptions."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,18 +33,20 @@ RESULT = pa.schema(
 
 
 class Digest:
-    """Hashes each picture; fails the rows it is told to."""
+    """Hashes each picture; fails the rows it is told to, and takes its process with it on deadly ones."""
 
     reads: ClassVar = frozenset({"image_id", "image_png", "status", "error"})
     writes: ClassVar = frozenset({"digest"})
 
-    def __init__(self, *, bad: tuple[str, ...] = ()) -> None:
-        self._bad = bad
+    def __init__(self, *, bad: tuple[str, ...] = (), deadly: tuple[str, ...] = ()) -> None:
+        self._bad, self._deadly = bad, deadly
 
     def __call__(self, batch: Batch) -> Batch:
         batch = with_own_status(batch)
         digests: list[str | None] = [None] * len(batch["status"])
         for i in ok_rows(batch):
+            if batch["image_id"][i] in self._deadly:
+                os._exit(1)
             if batch["image_id"][i] in self._bad:
                 fail_row(batch, i, RowError("told to fail"))
             else:
@@ -178,3 +181,17 @@ def test_a_part_is_readable_by_plain_pyarrow(scenes_folder: Path, tmp_path: Path
     assert table.num_rows == 160 - 6 * 24
     assert table.schema.equals(RESULT)
     assert np.all(table["status"].to_numpy(zero_copy_only=False) == "ok")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_row_that_kills_its_actor_is_left_out_and_the_job_goes_on(scenes_folder: Path, tmp_path: Path) -> None:
+    pipeline.run(make_job(scenes_folder, tmp_path / "without"), engine="local")
+    deadly = ("train-000030",)
+    job = make_job(scenes_folder, tmp_path / "out", specs=[StageSpec(Digest, "scorer", {"deadly": deadly})])
+    assert pipeline.run(job, engine="ray") == {"ok": 159, "failed": 1}
+    result, expected = read_parts(tmp_path / "out"), read_parts(tmp_path / "without")
+    failed = result.filter(pc.equal(result["status"], "failed"))
+    assert failed["image_id"].to_pylist() == list(deadly)
+    assert failed["error"].to_pylist() == ["the row kills its worker (pool scorer)"]
+    others = pc.not_equal(expected["image_id"], deadly[0])
+    assert result.filter(others).equals(expected.filter(others))

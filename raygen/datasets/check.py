@@ -1,20 +1,23 @@
 """Reading every picture and label of a dataset, to find what a run would stumble over."""
 
-import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import pyarrow.parquet as pq
-
-from raygen.datasets.folder import FolderConfig, write_folder
-from raygen.datasets.table import DatasetInfo, read_info
-from raygen.errors import RowError
+from raygen.datasets.folder import FolderConfig, open_folder
+from raygen.datasets.known import KNOWN, differences
+from raygen.datasets.table import DatasetInfo
+from raygen.errors import ConfigError, RowError
 from raygen.images import decode_image, decode_mask
+from raygen.schema import SPLITS
 
 MAX_LINES = 20
+# Pictures in memory at a time.
+CHUNK = 256
 
 
 @dataclass
@@ -23,7 +26,7 @@ class Findings:
 
     Attributes:
         counts: Images per (split, label, attribute).
-        problems: One line per wrong picture or mask.
+        problems: One line per image that a run could not use, or not wholly.
         warnings: What is legal and probably not meant.
     """
 
@@ -33,7 +36,7 @@ class Findings:
 
     @property
     def num_errors(self) -> int:
-        """How many pictures or masks are wrong."""
+        """How many problems there are."""
         return len(self.problems)
 
     def lines(self) -> list[str]:
@@ -52,38 +55,52 @@ class Findings:
         ]
 
 
-def check_dataset(path: Path) -> Findings:
+def check_dataset(
+    path: Path, *, expect: str | None = None, progress: Callable[[int, int], Any] = lambda done, total: None
+) -> Findings:
     """Reads a dataset in any layout of `raygen.datasets.folder` and decodes every picture and mask.
 
+    Args:
+        path: The folder.
+        expect: A published dataset whose numbers of images it must have (`KNOWN`); by default, a folder whose name
+            holds the name of one is compared with it, and differences are warnings.
+        progress: Called now and then with the number of images read and of all of them.
+
     Raises:
-        DataError: The folder as a whole cannot be used: absent, empty, unknown layout, wrong columns or labels.
+        ConfigError: `expect` is not known.
+        DataError: The folder as a whole cannot be used: absent, empty, of an unknown layout, without a column.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write_folder(FolderConfig(path=path), folder)
-        findings = Findings()
-        # Pillow decodes outside Python's lock, so threads are enough.
-        with ThreadPoolExecutor() as pool:
-            for shard in sorted(folder.glob("part-*.parquet")):
-                for batch in pq.ParquetFile(shard).iter_batches(256):
-                    rows = batch.to_pylist()
-                    findings.counts.update((row["split"], row["label"], row["attribute"]) for row in rows)
-                    for problem in pool.map(_check_row, rows):
-                        findings.problems += problem
-        _warn_of_gaps(findings, read_info(folder))
+    if expect is not None and expect not in KNOWN:
+        raise ConfigError(f"--expect {expect}: not a known dataset; known: {', '.join(KNOWN)}")
+    listing = open_folder(FolderConfig(path=path))
+    findings = Findings(problems=list(listing.problems))
+    findings.counts.update((entry.split, entry.label, entry.attribute) for entry in listing.entries)
+    done = 0
+    # Pillow decodes outside Python's lock, so threads are enough.
+    with ThreadPoolExecutor() as pool:
+        for rows in _chunks(listing.rows()):
+            for problems in pool.map(_check_row, rows):
+                findings.problems += problems
+            done += len(rows)
+            progress(done, len(listing.entries))
+    _warn_of_gaps(findings, listing.info)
+    _compare(findings, path, expect)
     return findings
 
 
-def _check_row(row: dict[str, object]) -> Sequence[str]:
+def _chunks(rows: Iterator[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
+
+
+def _check_row(row: Mapping[str, Any]) -> list[str]:
     problems = []
     shape = None
     try:
-        data = row["image_png"]
-        assert isinstance(data, bytes)
-        shape = decode_image(data).shape[:2]
+        shape = decode_image(row["image_png"] or b"").shape[:2]
     except RowError as error:
         problems.append(f"{row['image_id']}: {error}")
-    if isinstance(row["object_png"], bytes):
+    if row["object_png"] is not None:
         try:
             mask_HW = decode_mask(row["object_png"])
             if shape is not None and mask_HW.shape != shape:
@@ -96,7 +113,7 @@ def _check_row(row: dict[str, object]) -> Sequence[str]:
 
 
 def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         here = {(label, attribute) for s, label, attribute in findings.counts if s == split}
         if not here:
             findings.warnings.append(f"no image in split {split}")
@@ -107,3 +124,14 @@ def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
             for attribute, word in enumerate(info.attribute_names):
                 if (label, attribute) not in here:
                     findings.warnings.append(f"{split}: the group ({name}, {word}) is empty")
+
+
+def _compare(findings: Findings, path: Path, expect: str | None) -> None:
+    if expect is not None:
+        findings.problems += differences(KNOWN[expect], findings.counts)
+        return
+    folder = path.resolve().name.lower().replace("_", "")
+    for name, counts in KNOWN.items():
+        if name.removesuffix("s") in folder:
+            found = differences(counts, findings.counts)
+            findings.warnings += [f"{line} (compared because of the folder's name: {name})" for line in found]

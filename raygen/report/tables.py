@@ -1,9 +1,11 @@
 """Tables for the terminal."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 # More of them do not fit a terminal; the report has them all.
@@ -68,6 +70,15 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
             cells = [_spread(row[measure]) for measure in ("worst_group", "average")]
             table.add_row(row["recipe"], row["result"], str(row["num_runs"]), *cells)
     Console().print(table)
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere; gives a function to be called with what is done and what there is."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _spread(measure: Mapping[str, float | None]) -> str:

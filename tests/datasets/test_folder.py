@@ -1,16 +1,19 @@
 """Users' folders: three layouts, and what is wrong with them said by name."""
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from raygen.datasets import write_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig
-from raygen.errors import DataError
+from raygen.datasets.known import KNOWN, differences
+from raygen.errors import ConfigError, DataError
 from raygen.images import encode_image, encode_mask
 from raygen.rows import RowIndex
 
@@ -76,6 +79,7 @@ def test_a_written_dataset_can_be_read_again(tmp_path: Path, scenes_folder: Path
         ([*LINES, ("img/99.png", "", 0, 0, "")], "every picture needs a label"),
         ([*LINES, ("img/5.png", 0, 0, 0, "")], "occurs twice"),
         ([*LINES, ("img/99.png", -1, 0, 0, "")], "label -1"),
+        ([*LINES, ("img/99.png", 0, 0, 0, "no.png")], r"line 14: .*no\.png does not exist"),
         ([], "no line"),
     ],
 )
@@ -106,7 +110,7 @@ def test_absent_empty_and_unknown_folders(tmp_path: Path) -> None:
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     folder = make_csv(tmp_path / "data", LINES)
     (folder / "img" / "4.png").unlink()
-    with pytest.raises(DataError, match=r"4\.png is named in .* and does not exist"):
+    with pytest.raises(DataError, match=r"metadata\.csv, line 6: .*4\.png does not exist"):
         write(folder, tmp_path / "out")
 
 
@@ -118,3 +122,69 @@ def test_check_finds_damaged_pictures_and_empty_groups(tmp_path: Path) -> None:
     assert findings.num_errors == 2
     assert [line.split(":")[0] for line in findings.problems] == ["img/4", "img/5"]
     assert sum(findings.counts.values()) == 12
+
+
+def test_all_that_is_wrong_is_found_at_once(tmp_path: Path) -> None:
+    wrong = [("img/20.png", "duck", 0, 0, ""), ("img/21.png", 0, 7, 0, ""), ("img/5.png", 0, 0, 0, "")]
+    folder = make_csv(tmp_path / "data", [*LINES, *wrong])
+    (folder / "img" / "4.png").write_bytes(b"")
+    expected = ["line 14: column 'y' is 'duck'", "line 15: split is '7'", "'img/5' occurs twice; first in", "img/4: "]
+    findings = check_dataset(folder)
+    assert len(findings.problems) == len(expected)
+    for problem, text in zip(findings.problems, expected, strict=True):
+        assert text in problem
+    with pytest.raises(DataError, match="3 picture\\(s\\) cannot be used"):
+        write(folder, tmp_path / "out")
+
+
+def test_pictures_of_every_kind_that_can_be_used_are_no_errors(tmp_path: Path) -> None:
+    folder = make_csv(tmp_path / "data", LINES[:4])
+    rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    rgb.convert("CMYK").save(folder / "img" / "0.png", "JPEG")
+    Image.fromarray(np.full((9, 7), 40_000, dtype=np.uint16)).save(folder / "img" / "1.png")
+    rgb.convert("RGBA").save(folder / "img" / "2.png")
+    rgb.save(folder / "img" / "3.png", "JPEG", exif=exif)
+    assert check_dataset(folder).problems == []
+
+
+def test_an_absurd_size_is_found_before_it_is_decoded(tmp_path: Path) -> None:
+    folder = make_csv(tmp_path / "data", LINES[:4])
+    Image.new("1", (20_000, 20_000)).save(folder / "img" / "2.png")
+    (problem,) = check_dataset(folder).problems
+    assert "more than the 64,000,000 pixels" in problem
+
+
+@pytest.mark.parametrize("expect", ["waterbirds", None])
+def test_other_numbers_than_the_published_ones_are_named(tmp_path: Path, expect: str | None) -> None:
+    folder = make_csv(tmp_path / "waterbird_complete95", LINES)
+    findings = check_dataset(folder, expect=expect)
+    lines = findings.problems if expect else findings.warnings
+    # Twelve images: one in each group and split, where the train groups of Waterbirds have thousands.
+    assert any("train: label 0, attribute 0 has 1 images, the published dataset 3498" in line for line in lines)
+    assert len(lines) == 12
+    with pytest.raises(ConfigError, match="known: waterbirds"):
+        check_dataset(folder, expect="waterbird")
+
+
+def test_the_published_numbers_are_no_difference() -> None:
+    found = {(split, *group): n for split, groups in KNOWN["waterbirds"].items() for group, n in groups.items()}
+    assert differences(KNOWN["waterbirds"], found) == []
+    assert sum(found.values()) == 11_788
+    assert sum(n for groups in KNOWN["celeba"].values() for n in groups.values()) == 202_599
+    by_class = {("train", 0, 0): 231, ("train", 0, 1): 380, ("train", 1, 2): 145, ("train", 1, 3): 367}
+    assert not [line for line in differences(KNOWN["metashift"], by_class) if line.startswith("train")]
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path, scenes_folder: Path) -> None:
+    folder = Path(shutil.copytree(scenes_folder, tmp_path / "scenes"))
+    (folder / "part-00000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"part-00000\.parquet cannot be read"):
+        check_dataset(folder)
+
+
+def test_progress_is_told_to_the_end(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    check_dataset(make_csv(tmp_path / "data", LINES), progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (12, 12)
