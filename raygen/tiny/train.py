@@ -29,18 +29,24 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     start = Start(work, num_workers=arguments.workers, device=arguments.device)
     seed: int = arguments.seed
-    _make_world(work / "world", start, name="tiny", plumage="hinted", num_scenes=NUM_SCENES, seed=seed)
-    if not (work / "vae").exists():
-        run_workers(train_autoencoder, start, minutes=arguments.vae_minutes, seed=seed)
-    if not (work / "unet.done").exists():
-        run_workers(train_denoiser, start, minutes=arguments.unet_minutes, seed=seed)
+    if not arguments.card_only:
+        _train(arguments, start)
+        shutil.copytree(work / "export_latest", arguments.out, dirs_exist_ok=True)
     for name, plumage in ORACLES.items():
         folder, num_scenes = world_folder(work, name), NUM_TRAINING_SCENES + NUM_HELD_OUT_SCENES
         _make_world(folder, start, name=f"tiny-oracle/{name}", plumage=plumage, num_scenes=num_scenes, seed=seed)
     if not all((work / f"oracle_{name}.safetensors").exists() for name in ORACLES):
         run_workers(train_oracles, start, seed=seed)
-    shutil.copytree(work / "export_latest", arguments.out, dirs_exist_ok=True)
     write_card(arguments.out, work, seed=seed)
+
+
+def _train(arguments: argparse.Namespace, start: Start) -> None:
+    work, seed = arguments.work, arguments.seed
+    _make_world(work / "world", start, name="tiny", plumage="hinted", num_scenes=NUM_SCENES, seed=seed)
+    if not (work / "vae").exists():
+        run_workers(train_autoencoder, start, minutes=arguments.vae_minutes, seed=seed)
+    if not (work / "unet.done").exists():
+        run_workers(train_denoiser, start, minutes=arguments.unet_minutes, seed=seed)
 
 
 def _make_world(folder: Path, start: Start, *, name: str, plumage: Plumage, num_scenes: int, seed: int) -> None:
@@ -62,6 +68,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights", help="folder of the model")
     parser.add_argument("--vae-minutes", type=float, default=14, help="of processor time, per worker")
     parser.add_argument("--unet-minutes", type=float, default=60, help="of processor time, per worker")
+    parser.add_argument("--card-only", action="store_true", help="measure the model in --out again; train no model")
     parser.add_argument("--workers", type=int, default=2, help="processes; with --device cuda give 1")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
