@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from raygen.config import PoolConfig, PoolsConfig
@@ -54,11 +55,12 @@ def cut(job: Job) -> list[Unit]:
     """All units of a job."""
     index = RowIndex.open(job.data_folder)
     places = index.locate(job.table["image_id"].to_pylist())
-    starts = range(0, job.table.num_rows, job.unit_rows)
-    return [
-        Unit(number, job.table.slice(start, job.unit_rows), places[start : start + job.unit_rows])
-        for number, start in enumerate(starts)
-    ]
+    units = []
+    for number, start in enumerate(range(0, job.table.num_rows, job.unit_rows)):
+        stop = min(start + job.unit_rows, job.table.num_rows)
+        # take, not slice: a slice drags the whole table along when it is sent to a worker.
+        units.append(Unit(number, job.table.take(np.arange(start, stop)), places[start:stop]))
+    return units
 
 
 def load(unit: Unit, columns: Sequence[str], unit_rows: int) -> pa.Table:
