@@ -22,3 +22,19 @@ def test_comparison_is_printed_with_one_line_per_test_row(finished_run, erm_run,
         cells = [row["recipe"], row["result"], "1", f"{100 * row['worst_group']['mean']:.1f}"]
         found = any([word for word in line if word != "│"][:4] == cells for line in lines)
         assert found == (row["split"] == "test")
+
+
+def test_failed_rows_are_printed_by_step_and_reason(finished_run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    summary = summarize(finished_run)
+    (failure,) = summary["failures"]
+    assert failure == {"step": "candidates", "reason": "the repaint mask is empty", "rows": 1}
+    print_results(summary)
+    text = capsys.readouterr().out
+    assert "rows that failed" in text
+    assert any(line.split()[1:6:2] == ["candidates", "1", "the"] for line in text.splitlines())
+    many = [{"step": "scores", "reason": f"reason {i}", "rows": i} for i in range(20, 0, -1)]
+    print_results({**summary, "failures": many})
+    # Ten are shown; the others are counted: 10 + 9 + ... + 1.
+    line = next(line for line in capsys.readouterr().out.splitlines() if "other reasons" in line)
+    assert "55" in line.split()
