@@ -42,27 +42,23 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say) ->
     _check_resources(config)
     folder = RunFolder(out)
     with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=fresh) as other_versions:
+        folder.log("command", argv=command)
         if other_versions:
             changes = ", ".join(f"{name} {then} -> {now}" for name, (then, now) in other_versions.items())
             say(f"warning: other versions than this folder was begun with ({changes}); the last bits may differ")
-        folder.log("command", argv=command)
-        _take_steps(config, Steps(config, folder, say))
-
-
-def _take_steps(config: RunConfig, job: Steps) -> None:
-    data = job.load_rows()
-    erm = job.fit_erm(data)
-    fitted = {"erm": erm}
-    if config.synthesis is None:
-        if config.recipe != "erm":
+        job = Steps(config, folder, say)
+        data = job.load_rows()
+        erm = job.fit_erm(data)
+        fitted = {"erm": erm}
+        if config.synthesis is not None:
+            identifier = job.fit_identifier(data, erm)
+            scores = job.score(data, identifier)
+            plan = job.plan(scores)
+            candidates = job.synthesize(plan, data, identifier)
+            fitted |= job.fit_all(data, scores, candidates, erm)
+        elif config.recipe != "erm":
             fitted[config.recipe] = job.fit(config.recipe, data, erm, extra=None)
-    else:
-        identifier = job.fit_identifier(data, erm)
-        scores = job.score(data, identifier)
-        plan = job.plan(scores)
-        candidates = job.synthesize(plan, data, identifier)
-        fitted |= job.fit_all(data, scores, candidates, erm)
-    job.evaluate(data, fitted)
+        job.evaluate(data, fitted)
 
 
 def make_dataset(data: dict[str, Any], overrides: Sequence[str], out: Path, *, seed: int) -> dict[str, int]:
