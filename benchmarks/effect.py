@@ -76,7 +76,7 @@ def table(recipe: str, summaries: list[dict]) -> str:
         low, high = min(values), max(values)
         lines.append(f"| {name} | {spread(values)} | {low:.1f} to {high:.1f} | {spread(average[name])} |")
     lines += ["", *gains(recipe, worst, average)]
-    if "synthesis" in summaries[0]:
+    if summaries[0]["synthesis"]:
         counts = [summary["synthesis"] for summary in summaries]
         kept = statistics.mean(count["kept"] / max(1, count["generated"]) for count in counts)
         lines.append(f"- pictures: {statistics.mean(c['generated'] for c in counts):.0f} generated, {kept:.0%} kept")
