@@ -12,7 +12,8 @@ from PIL import Image
 
 from raygen.datasets.scene_rendering import render_scene
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.stable_diffusion import StableDiffusionInpainter, inpaint
+from raygen.inpainters.batch import inpaint
+from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 from raygen.maskers.truth import dilate
 
 

@@ -1,6 +1,7 @@
 """One fit from a run's folders: which images, which start, which algorithm; runs on `raygen.training`'s workers."""
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from raygen.rows import RowIndex
 from raygen.synthesis.controls import ControlKind, control_label, control_picture, draw_colour, object_colours
 from raygen.training import FitConfig
 from raygen.worker import Worker
-from raygen.writing import write_json
+from raygen.writing import TEMPORARY_SUFFIX, write_json
 
 # Training objects whose colours `control_flat` draws from, per class.
 COLOUR_SAMPLES = 400
@@ -34,11 +35,13 @@ class ExtraRows:
         kind: "generated", or a control's kind.
         keys: Keys of the candidates, sorted.
         candidates: Their folder.
+        digest: Digest of what that folder holds.
     """
 
     kind: Literal["generated"] | ControlKind
     keys: tuple[str, ...]
     candidates: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,9 @@ def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str)
         RaygenError: See `raygen.training.run` and the algorithms.
     """
     training.run(fit_job, asdict(request), folder=folder, resources=resources, engine=engine)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    for leftover in (folder / "checkpoint.pt", *folder.glob(f".*{TEMPORARY_SUFFIX}")):
+        leftover.unlink(missing_ok=True)
+    shutil.rmtree(folder / training.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps
     counts: dict[str, Any] = json.loads((folder / "history.json").read_text(encoding="utf-8"))["counts"]
     return counts
 

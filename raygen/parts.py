@@ -1,21 +1,25 @@
 """The files of one pass: one Parquet part a unit, each wholly there or not at all."""
 
 import shutil
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raygen.errors import DataError, RunFolderError, TooManyFailedRowsError
+from raygen.errors import DataError, RunFolderError, StageError, TooManyFailedRowsError
 from raygen.schema import cast
 from raygen.writing import TEMPORARY_SUFFIX, atomic, disk_errors
 
 # Below a pass's folder, while it runs: what its workers tell each other. Gone when it is done.
 WORK_FOLDER = ".work"
+# How long a part that another machine has written may stay unseen: NFS keeps listings for up to a minute.
+PATIENCE_S = 90.0
 
 
 def read_parts(folder: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
@@ -69,15 +73,17 @@ class Parts:
         number = table["unit"][0].as_py()
         table = table.filter(pc.not_equal(table["status"], "padding"))
         num_failed = pc.sum(pc.equal(table["status"], "failed")).as_py() or 0
-        path = self.folder / f"part-{number:06d}.parquet"
+        path = self._path(number)
         metadata = {"fingerprint": self.fingerprint, "num_failed": str(num_failed)}
         if "unet_rows" in table.column_names:  # may be fewer than the config's: inpainter.on_out_of_memory
             metadata["unet_rows"] = str(table["unet_rows"][0].as_py())
         result = cast(table, self.schema, what=path.name).replace_schema_metadata(metadata)
         with atomic(path) as temporary:
             pq.write_table(result, temporary, compression="zstd", use_dictionary=False)
-        if num_failed and self._note_failures(number, num_failed) > self.max_failed_fraction * self.num_rows:
-            self.check_failures()
+        if num_failed:
+            self._note_failures(number, num_failed)
+            if self._failures_noted() > self.max_failed_fraction * self.num_rows:
+                self.check_failures()
 
     def open(self) -> set[int]:
         """Numbers of the units whose part is there; what a killed writer left is removed.
@@ -85,53 +91,88 @@ class Parts:
         Raises:
             RunFolderError: A part was made by another job.
         """
-        for leftover in self.folder.glob(f".part-*{TEMPORARY_SUFFIX}"):
-            leftover.unlink()
+        self._remove_leftovers()
         shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
         done = set()
         for path in sorted(self.folder.glob("part-*.parquet")):
-            metadata = _metadata(path)
-            found = metadata.get("fingerprint", "")
-            if found != self.fingerprint:
-                raise RunFolderError(
-                    f"{path} was made with other settings (fingerprint {found or 'none'}, now {self.fingerprint}). "
-                    f"Delete {self.folder} to make it again, or use another --out."
-                )
             number = int(path.stem.removeprefix("part-"))
-            if num_failed := int(metadata["num_failed"]):
+            _, num_failed = self._counts(path)
+            if num_failed:
                 self._note_failures(number, num_failed)
             done.add(number)
         return done
 
-    def close(self) -> Counter[str]:
+    def close(self, units: Iterable[int], *, patience_s: float = PATIENCE_S) -> Counter[str]:
         """Rows by status, once all parts are there.
 
+        Args:
+            units: Numbers of all units of the pass.
+            patience_s: How long to wait for a part that is not seen yet.
+
         Raises:
+            StageError: A part is not there, or they hold another number of rows than the pass.
+            RunFolderError: A part was made by another job.
             TooManyFailedRowsError: More than `max_failed_fraction` of the pass's rows failed.
         """
         shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
-        return self.check_failures()
-
-    def check_failures(self) -> Counter[str]:
-        """Rows by status over the parts that are there.
-
-        Raises:
-            TooManyFailedRowsError: More than `max_failed_fraction` of the pass's rows failed.
-        """
-        num_failed = num_rows = 0
-        for path in self.folder.glob("part-*.parquet"):
-            num_failed += int(_metadata(path)["num_failed"])
-            num_rows += pq.read_metadata(path).num_rows
+        self._remove_leftovers()
+        deadline = time.monotonic() + patience_s
+        paths = [self._path(number) for number in units]
+        for path in paths:  # by name, which a file server looks up anew, not from a listing that may be old
+            while not path.is_file():
+                if time.monotonic() > deadline:
+                    raise StageError(f"{path} was written and is not there; run the same command again")
+                time.sleep(0.2)
+        counts = [self._counts(path) for path in paths]
+        num_rows, num_failed = (sum(column) for column in zip(*counts, strict=True))
+        if num_rows != self.num_rows:
+            raise StageError(f"the parts in {self.folder} hold {num_rows} rows, the pass has {self.num_rows}")
         if num_failed > self.max_failed_fraction * self.num_rows:
-            reasons = failure_reasons(self.folder)
-            raise TooManyFailedRowsError(
-                f"{num_failed} of {self.num_rows} rows failed; max_failed_fraction is {self.max_failed_fraction}. "
-                "Commonest reasons:\n" + "\n".join(f"  {n} x {reason}" for reason, n in reasons.most_common(5))
-            )
+            self._stop(num_failed)
         return Counter(ok=num_rows - num_failed, failed=num_failed)
 
-    def _note_failures(self, unit: int, num_failed: int) -> int:
-        """Notes a unit's failed rows for the writers beside this one; gives back those of the pass so far.
+    def check_failures(self) -> None:
+        """Counts the failed rows of the parts that are there.
+
+        Raises:
+            TooManyFailedRowsError: They are more than `max_failed_fraction` of the pass's rows.
+        """
+        num_failed = sum(self._counts(path)[1] for path in self.folder.glob("part-*.parquet"))
+        if num_failed > self.max_failed_fraction * self.num_rows:
+            self._stop(num_failed)
+
+    def _stop(self, num_failed: int) -> NoReturn:
+        reasons = failure_reasons(self.folder)
+        raise TooManyFailedRowsError(
+            f"{num_failed} of {self.num_rows} rows failed; max_failed_fraction is {self.max_failed_fraction}. What is "
+            "there stays: mend the input, or go on with --set max_failed_fraction=… above that share. Commonest "
+            "reasons:\n" + "\n".join(f"  {n} x {reason}" for reason, n in reasons.most_common(5))
+        )
+
+    def _path(self, unit: int) -> Path:
+        return self.folder / f"part-{unit:06d}.parquet"
+
+    def _counts(self, path: Path) -> tuple[int, int]:
+        """Rows and failed rows of a part, which must be this job's."""
+        try:
+            metadata = pq.read_metadata(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RunFolderError(f"{path} is damaged ({error}). Delete it and run again.") from error
+        own = metadata.metadata or {}
+        found = own.get(b"fingerprint", b"").decode()
+        if found != self.fingerprint:
+            raise RunFolderError(
+                f"{path} was made with other settings (fingerprint {found or 'none'}, now {self.fingerprint}). "
+                f"Delete {self.folder} to make it again, or use another --out."
+            )
+        return metadata.num_rows, int(own[b"num_failed"])
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self.folder.glob(f".part-*{TEMPORARY_SUFFIX}"):
+            leftover.unlink(missing_ok=True)  # a writer that outlived its driver may just have renamed it
+
+    def _note_failures(self, unit: int, num_failed: int) -> None:
+        """Notes a unit's failed rows for the writers beside this one.
 
         Empty files whose names hold the numbers: a writer lists one folder instead of reading every part.
         """
@@ -139,12 +180,6 @@ class Parts:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{unit:06d}-{num_failed}").touch()
-        return sum(int(path.name.partition("-")[2]) for path in folder.iterdir())
 
-
-def _metadata(path: Path) -> dict[str, str]:
-    try:
-        found = pq.read_metadata(path).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        raise RunFolderError(f"{path} is damaged ({error}). Delete it and run again.") from error
-    return {key.decode(): value.decode() for key, value in found.items() if key != b"ARROW:schema"}
+    def _failures_noted(self) -> int:
+        return sum(int(path.name.partition("-")[2]) for path in (self.folder / WORK_FOLDER / "failed").iterdir())

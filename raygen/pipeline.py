@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasink, Datasource, ReadTask
 from ray.data.block import Block, BlockAccessor, BlockMetadata
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from raygen import cluster
@@ -41,8 +42,9 @@ logger = logging.getLogger(__name__)
 Engine = Literal["ray", "local"]
 # Logical CPUs of a reading and of a writing task: they do little, and must never be the reason for a deadlock.
 IO_CPUS = 0.25
-# A wedged job should end with an error; a first start may have to download a model.
-NO_PROGRESS_TIMEOUT_S = 1200
+# A wedged job should end with an error. A unit counts as progress only when it leaves a pool: on a slow device, or row
+# by row after two deaths, that may take hours.
+NO_PROGRESS_TIMEOUT_S = 6 * 3600
 MAX_INIT_DEATHS = 3
 
 
@@ -68,7 +70,7 @@ def run(job: Job, *, engine: Engine) -> Counter[str]:
         run_local(job, todo)
     elif todo:
         _run_ray(job, todo)
-    return job.parts.close()
+    return job.parts.close(unit.number for unit in units)
 
 
 def check_pools(names: Sequence[str], pools: PoolsConfig) -> None:
@@ -123,6 +125,12 @@ def _run_ray(job: Job, units: list[Unit]) -> None:
             dataset.write_datasink(UnitSink(job.parts), ray_remote_args={"num_cpus": IO_CPUS})
         except RayError as error:
             raise _unwrapped(error) from error
+        except ExecutionTimeoutError as error:
+            raise StageError(
+                f"no unit of {job.unit_rows} rows went through a pool in {NO_PROGRESS_TIMEOUT_S / 3600:.0f} hours. Is "
+                "the cluster full? What is complete stays: run the same command again; if the device is that slow, "
+                "with a smaller unit_rows in another --out."
+            ) from error
 
 
 def _unwrapped(error: BaseException) -> RaygenError:

@@ -32,7 +32,13 @@ class PooledStage:
     def __init__(self, spec: StageSpec, pool: PoolConfig, attempts_folder: Path) -> None:
         self._spec, self._pool, self._attempts_folder = spec, pool, attempts_folder
         torch.set_num_threads(pool.num_threads)
-        self._stage: Stage = spec.stage(**spec.kwargs)
+        try:
+            self._stage: Stage = spec.stage(**spec.kwargs)
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                f"pool {spec.pool} ran out of GPU memory while it loaded its model; give its actors a larger share of "
+                f"a GPU (pools.{spec.pool}.num_gpus), or take a smaller dtype"
+            ) from error
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The unit with the stage's columns.

@@ -81,6 +81,14 @@ class RunConfig(Strict):
     max_failed_fraction: float = Field(0.05, ge=0, le=1)
 
     @model_validator(mode="after")
+    def _local_fits_have_one_worker(self) -> "RunConfig":
+        if self.engine == "local" and self.fit.num_workers > 1:
+            raise ValueError(
+                f"engine is local, which fits with one worker, but fit.num_workers is {self.fit.num_workers}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _units_hold_whole_batches(self) -> "RunConfig":
         rows = self.pools.inpainter.batch_size
         if self.unit_rows % rows:
@@ -121,9 +129,14 @@ def identity(config: RunConfig) -> dict[str, Any]:
     data = config.model_dump(mode="json")
     data.pop("engine")
     data["inpainter"].pop("on_out_of_memory")
+    data.pop("max_failed_fraction")
     for pool in data["pools"].values():
-        for name in ("actors", "num_cpus", "num_gpus", "device"):
+        for name in ("actors", "num_cpus", "num_gpus"):
             pool.pop(name)
     for name in ("num_cpus", "num_gpus", "max_failures"):
         data["fit"].pop(name)
+    # Where the models run does decide bits: the device itself, however it was chosen.
+    for name, pool in data["pools"].items():
+        pool["device"] = getattr(config.pools, name).torch_device
+    data["fit"]["device"] = config.fit.torch_device
     return data

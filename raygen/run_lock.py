@@ -5,6 +5,7 @@ machines share a disk it holds between them if the disk's file system has locks 
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from raygen.writing import disk_errors, write_json
 
 LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock.json"
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
@@ -28,13 +30,21 @@ def run_lock(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: Another process holds it; the message names its host, process and since when.
     """
-    lock = FileLock(folder / LOCK_FILE)
+    # No soft lock where there is none of the system's: that would outlive its process.
+    lock = FileLock(folder / LOCK_FILE, fallback_to_soft=False)
     try:
         with disk_errors(folder / LOCK_FILE):
             lock.acquire(timeout=0)
-    except Timeout as error:
+    except Timeout as error:  # an OSError too, so it comes first
         raise RunFolderError(
             f"{folder} is in use by {_holder(folder)}. Wait for it, stop it, or give another --out."
+        ) from error
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        raise RunFolderError(
+            f"the file system of {folder} has no locks ({error}), so two runs could spoil each other there. Mount it "
+            "with them (NFS 4; Lustre with -o flock), or give an --out elsewhere."
         ) from error
     try:
         holder = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}

@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from raygen.writing import disk_errors, write_json, write_text
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 MARKER = ".raygen.json"
+# In an unfinished step's folder: its fingerprint.
+BEGUN = ".begun"
 
 
 class Step:
@@ -60,6 +63,12 @@ class Step:
         assert manifest is not None, f"{self.folder} is not finished"
         return fingerprint({name: entry["digest"] for name, entry in manifest["files"].items()})
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds unfinished work on exactly these dependencies."""
+        path = self.folder / BEGUN
+        return path.is_file() and path.read_text(encoding="utf-8") == self.fingerprint
+
     def begin(self, *, keep_parts: bool = False) -> Path:
         """The step's folder, emptied unless its parts are to be resumed."""
         with disk_errors(self.folder):
@@ -67,15 +76,22 @@ class Step:
                 shutil.rmtree(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / MANIFEST).unlink(missing_ok=True)
+        write_text(self.folder / BEGUN, self.fingerprint)
         return self.folder
 
     def finish(self, counts: Mapping[str, Any]) -> None:
         """Writes the manifest: from now on the step is complete."""
-        files = {
-            path.relative_to(self.folder).as_posix(): {"bytes": path.stat().st_size, "digest": file_digest(path)}
-            for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and path.name != MANIFEST
-        }
+        # Hidden files are notes and what killed writers left: never output.
+        names = sorted(
+            path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file() and path.name != MANIFEST
+        )
+        names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+        with ThreadPoolExecutor() as pool:  # reading and hashing both leave Python's lock
+            digests = pool.map(file_digest, [self.folder / name for name in names])
+            files = {
+                name.as_posix(): {"bytes": (self.folder / name).stat().st_size, "digest": digest}
+                for name, digest in zip(names, digests, strict=True)
+            }
         manifest = {
             "fingerprint": self.fingerprint,
             "depends": self.depends,
@@ -84,6 +100,7 @@ class Step:
             "files": files,
         }
         write_json(self.folder / MANIFEST, manifest)
+        (self.folder / BEGUN).unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -195,7 +212,8 @@ class RunFolder:
         if fresh:
             with disk_errors(self.path):
                 for path in self._others():
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    if path != marker:  # so that a folder stays raygen's if this is interrupted
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
         elif marker.is_file():
             found = _read_marker(marker)
             if lines := differing_fields(found["identity"], identity):

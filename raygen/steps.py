@@ -21,15 +21,13 @@ from raygen.rows import RowIndex
 from raygen.run_config import RunConfig
 from raygen.runs import RunFolder, Step
 from raygen.schema import CANDIDATE, SCORE
-from raygen.stages.inpaint import InpaintStage
-from raygen.stages.mask import MaskStage
-from raygen.stages.prune import PruneStage
 from raygen.stages.score import ScoreStage
 from raygen.stages.spec import StageSpec
-from raygen.synthesis import SynthesisConfig, attribution, identification_epochs, masker, select, thresholds
+from raygen.stages.synthesis import synthesis_specs
+from raygen.synthesis import attribution, identification_epochs, masker, select, thresholds
 from raygen.synthesis.controls import ControlKind
 from raygen.units import Job
-from raygen.writing import write_json
+from raygen.writing import atomic, write_json
 
 Say = Callable[[str], Any]
 # Columns of a candidate that are small: everything but the two pictures.
@@ -71,7 +69,12 @@ class Steps:
     def score(self, data: Step, erm: Step) -> Step:
         """Logits, losses and features of the training images under ERM, in scores/."""
         config = self._config
-        depends = {"erm": erm.digest, "unit_rows": config.unit_rows, "scorer": _call(config.pools.scorer)}
+        depends = {
+            "data": data.digest,
+            "erm": erm.digest,
+            "unit_rows": config.unit_rows,
+            "scorer": _call(config.pools.scorer),
+        }
         step = self._folder.step("scores", depends)
         if not self._needed(step, "scores", "scoring the training images"):
             return step
@@ -105,7 +108,8 @@ class Steps:
                 table = read_parts(scores.folder)
                 index = RowIndex.open(self._folder.path / "data")
                 plan = select(config.synthesis, table, dataset=index.dataset, run_seed=config.seed)
-                pq.write_table(plan, step.begin() / "plan.parquet")
+                with atomic(step.begin() / "plan.parquet") as temporary:
+                    pq.write_table(plan, temporary)
                 step.finish({"planned": plan.num_rows})
         return step
 
@@ -114,6 +118,7 @@ class Steps:
         config = self._config
         assert config.synthesis is not None
         depends = {
+            "data": data.digest,
             "plan": plan.digest,
             "erm": erm.digest,
             "masker": masker(config.synthesis),
@@ -130,7 +135,15 @@ class Steps:
             table = pq.read_table(plan.folder / "plan.parquet")
             folder = step.begin(keep_parts=True)
             index = RowIndex.open(data.folder)
-            specs = _synthesis_stages(config, config.synthesis, classifier=str(erm.folder.resolve()))
+            method, num_steps = attribution(config.synthesis)
+            specs = synthesis_specs(
+                config.pools,
+                masker=masker(config.synthesis),
+                inpainter=config.inpainter.model_dump(mode="json"),
+                classifier_folder=str(erm.folder.resolve()),
+                attribution=method,
+                num_steps=num_steps,
+            )
             job = self._job(table, index, ("image_png", "object_png"), specs, CANDIDATE, folder, step)
             step.finish(pipeline.run(job, engine=config.engine))
         return step
@@ -155,7 +168,9 @@ class Steps:
         sources |= {f"control_{kind}": (kind, kept) for kind in config.controls}
         fitted = {}
         for name, (kind, keys) in sources.items():
-            extra = fits.ExtraRows(kind=kind, keys=tuple(keys), candidates=str(candidates.folder.resolve()))
+            extra = fits.ExtraRows(
+                kind=kind, keys=tuple(keys), candidates=str(candidates.folder.resolve()), digest=candidates.digest
+            )
             fitted[name] = self.fit(name, data, erm, extra=extra)
         return fitted
 
@@ -163,7 +178,8 @@ class Steps:
         """Predicted labels of every fit on the validation and test splits, in evaluation/predictions.parquet."""
         config = self._config
         fits_of = {name: fit.digest for name, fit in fitted.items()}
-        step = self._folder.step("evaluation", {"fits": fits_of, "scorer": _call(config.pools.scorer)})
+        depends = {"data": data.digest, "fits": fits_of, "scorer": _call(config.pools.scorer)}
+        step = self._folder.step("evaluation", depends)
         if self._needed(step, "evaluation", "evaluating on validation and test"):
             with self._folder.timed("evaluation"):
                 parts = step.begin() / "parts"
@@ -180,7 +196,8 @@ class Steps:
                     config.max_failed_fraction,
                     config.engine,
                 )
-                pq.write_table(predictions, step.folder / "predictions.parquet")
+                with atomic(step.folder / "predictions.parquet") as temporary:
+                    pq.write_table(predictions, temporary)
                 failed = dict(failure_reasons(parts))
                 shutil.rmtree(parts)
                 step.finish({"images": predictions.num_rows, "failed": failed})
@@ -212,14 +229,17 @@ class Steps:
             "classifier": request.classifier,
             "algorithm": request.algorithm,
             "seed": config.seed,
-            "workers": [config.fit.num_workers, config.fit.num_threads],
-            "extra": None if extra is None else [extra.kind, fingerprint(list(extra.keys))],
+            "workers": config.fit.model_dump(mode="json", include={"num_workers", "num_threads"}),
+            "device": config.fit.torch_device,
+            "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
         }
         step = self._folder.step(folder, depends)
         count = "" if extra is None else f" with {len(extra.keys)} extra images"
         if self._needed(step, f"fit {name}", f"fitting {name}{count}"):
             with self._folder.timed(f"fit {name}"):
-                counts = fits.fit(request, step.begin(keep_parts=True), resources=config.fit, engine=config.engine)
+                # A checkpoint of another training set or algorithm is not gone on from.
+                begun = step.begin(keep_parts=step.is_begun)
+                counts = fits.fit(request, begun, resources=config.fit, engine=config.engine)
                 step.finish(counts)
         return step
 
@@ -250,45 +270,11 @@ def _keys(candidates: pa.Table, limits: PruneThresholds) -> list[str]:
     return [key for key, kept in zip(candidates["key"].to_pylist(), kept_N, strict=True) if kept]
 
 
-def _call(pool: PoolConfig) -> dict[str, int]:
+def _call(pool: PoolConfig) -> dict[str, int | str]:
     """What of a pool decides the bits of its results."""
-    return {"batch_size": pool.batch_size, "num_threads": pool.num_threads}
+    return {"batch_size": pool.batch_size, "num_threads": pool.num_threads, "device": pool.torch_device}
 
 
 def _model_revision(config: RunConfig) -> str | None:
     folder = Path(resolve_model(config.inpainter.model))
     return model_revision(folder) if folder.is_dir() else config.inpainter.revision
-
-
-def _synthesis_stages(config: RunConfig, synthesis: SynthesisConfig, *, classifier: str) -> list[StageSpec]:
-    pools, (method, num_steps) = config.pools, attribution(synthesis)
-    return [
-        StageSpec(
-            MaskStage,
-            "masker",
-            {
-                "masker": masker(synthesis),
-                "classifier_folder": classifier,
-                "device": pools.masker.torch_device,
-            },
-        ),
-        StageSpec(
-            InpaintStage,
-            "inpainter",
-            {
-                "inpainter": config.inpainter.model_dump(mode="json"),
-                "num_rows": pools.inpainter.batch_size,
-                "device": pools.inpainter.torch_device,
-            },
-        ),
-        StageSpec(
-            PruneStage,
-            "pruner",
-            {
-                "classifier_folder": classifier,
-                "attribution": method,
-                "num_steps": num_steps,
-                "device": pools.pruner.torch_device,
-            },
-        ),
-    ]

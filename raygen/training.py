@@ -24,6 +24,9 @@ from raygen.worker import Worker
 
 logger = logging.getLogger(__name__)
 
+# Ray Train's own files, below a fit's folder while it runs.
+SCRATCH_FOLDER = "ray_train"
+
 Job = Callable[[Worker, dict[str, Any]], None]
 
 
@@ -44,6 +47,11 @@ class FitConfig(Strict):
     num_gpus: float = Field(0, ge=0, le=1)
     max_failures: int = Field(2, ge=0)
 
+    @property
+    def torch_device(self) -> str:
+        """Where the classifier is fitted."""
+        return "cuda" if self.num_gpus > 0 else "cpu"
+
 
 def run(job: Job, payload: dict[str, Any], *, folder: Path, resources: FitConfig, engine: str) -> None:
     """Runs a job on its workers until it is done; what it gives back, it writes into the folder.
@@ -63,11 +71,11 @@ def run(job: Job, payload: dict[str, Any], *, folder: Path, resources: FitConfig
     folder = folder.resolve()
     if engine == "local":
         torch.set_num_threads(resources.num_threads)
-        job(Worker(0, 1, "cuda" if resources.num_gpus else "cpu", folder), payload)
+        job(Worker(0, 1, resources.torch_device, folder), payload)
         return
     cluster.connect()
     check_workers(resources)
-    scratch = folder / "ray_train"
+    scratch = folder / SCRATCH_FOLDER
     trainer = TorchTrainer(
         _on_worker,
         train_loop_config={

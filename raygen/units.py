@@ -55,11 +55,12 @@ def cut(job: Job) -> list[Unit]:
     """All units of a job."""
     index = RowIndex.open(job.data_folder)
     places = index.locate(job.table["image_id"].to_pylist())
+    table = job.table.combine_chunks()  # take from several chunks would copy them all, every time
     units = []
     for number, start in enumerate(range(0, job.table.num_rows, job.unit_rows)):
         stop = min(start + job.unit_rows, job.table.num_rows)
         # take, not slice: a slice drags the whole table along when it is sent to a worker.
-        units.append(Unit(number, job.table.take(np.arange(start, stop)), places[start:stop]))
+        units.append(Unit(number, table.take(np.arange(start, stop)), places[start:stop]))
     return units
 
 

@@ -11,12 +11,14 @@ from typer.testing import CliRunner
 
 from raygen import recipes
 from raygen.cli import app
+from raygen.config import differing_fields
 from raygen.errors import ConfigError, DataError, ModelError, RunFolderError
 from raygen.images import decode_image, decode_mask
 from raygen.parts import read_parts
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
 from raygen.rows import RowIndex
+from raygen.run_config import identity
 from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
 
 
@@ -108,6 +110,23 @@ def test_running_again_does_nothing(finished: Path, model: Path) -> None:
 def test_another_config_is_refused_with_the_fields_that_differ(finished: Path, model: Path) -> None:
     with pytest.raises(RunFolderError, match="seed: 0 -> 1"):
         recipes.run(small("dbb", model, synthesis=DBB, seed=1), finished, fresh=False, command="", say=print)
+
+
+def test_what_does_not_decide_bits_may_change(finished: Path, model: Path) -> None:
+    """Actors, logical CPUs and the limit of failed rows; the device is another matter."""
+    names = ("scorer", "masker", "pruner", "inpainter")
+    pools: dict[str, dict[str, Any]] = {name: {"num_cpus": 0.1, "actors": 2, "batch_size": 8} for name in names}
+    changed = small("dbb", model, synthesis=DBB, pools=pools, max_failed_fraction=0.5)
+    before = small("dbb", model, synthesis=DBB)
+    assert identity(changed) == identity(before)
+    pools["inpainter"]["num_gpus"] = 1
+    on_gpu = small("dbb", model, synthesis=DBB, pools=pools)
+    assert differing_fields(identity(before), identity(on_gpu)) == ["pools.inpainter.device: 'cpu' -> 'cuda'"]
+
+
+def test_a_local_run_with_two_fitting_workers_is_refused(model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fits with one worker, but fit\.num_workers is 2"):
+        small("dbb", model, synthesis=DBB, engine="local", fit={"num_workers": 2})
 
 
 def test_the_local_engine_generates_the_same_bytes(finished: Path, model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,15 @@ import pytest
 
 from raygen import pipeline
 from raygen.config import PoolConfig, PoolsConfig
-from raygen.errors import DataError, ModelError, ResourceError, RowError, RunFolderError, TooManyFailedRowsError
+from raygen.errors import (
+    DataError,
+    ModelError,
+    ResourceError,
+    RowError,
+    RunFolderError,
+    StageError,
+    TooManyFailedRowsError,
+)
 from raygen.images import decode_image
 from raygen.parts import Parts, read_parts
 from raygen.rows import RowIndex
@@ -126,6 +135,26 @@ def test_parts_of_another_job_are_refused(scenes_folder: Path, tmp_path: Path) -
     other = make_job(scenes_folder, tmp_path / "out", parts=Parts(tmp_path / "out", RESULT, "other", 160, 0.05))
     with pytest.raises(RunFolderError, match="made with other settings"):
         pipeline.run(other, engine="local")
+
+
+def test_a_pass_without_all_of_its_parts_is_not_signed(scenes_folder: Path, tmp_path: Path) -> None:
+    job = make_job(scenes_folder, tmp_path / "out")
+    pipeline.run(job, engine="local")
+    assert job.parts.close(range(7)) == {"ok": 160, "failed": 0}
+    (tmp_path / "out" / "part-000002.parquet").rename(tmp_path / "elsewhere.parquet")
+    with pytest.raises(StageError, match=r"part-000002\.parquet was written and is not there"):
+        job.parts.close(range(7), patience_s=0.0)
+    with pytest.raises(StageError, match="hold 136 rows, the pass has 160"):
+        job.parts.close([0, 1, 3, 4, 5, 6])
+
+
+def test_a_part_that_comes_late_is_waited_for(scenes_folder: Path, tmp_path: Path) -> None:
+    job = make_job(scenes_folder, tmp_path / "out")
+    pipeline.run(job, engine="local")
+    part, hidden = tmp_path / "out" / "part-000002.parquet", tmp_path / "elsewhere.parquet"
+    part.rename(hidden)
+    threading.Timer(0.5, lambda: hidden.rename(part)).start()
+    assert job.parts.close(range(7), patience_s=60) == {"ok": 160, "failed": 0}
 
 
 def test_failed_rows_keep_their_place_and_reason(scenes_folder: Path, tmp_path: Path) -> None:

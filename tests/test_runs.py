@@ -61,7 +61,7 @@ def test_beginning_again_empties_the_folder_unless_parts_are_kept(tmp_path):
     assert (step.folder / "rows.txt").is_file()
     assert not step.is_complete
     step.begin()
-    assert list(step.folder.iterdir()) == []
+    assert [path.name for path in step.folder.iterdir()] == [".begun"]
 
 
 def test_file_that_is_gone_or_changed_is_an_error(tmp_path):
@@ -72,6 +72,31 @@ def test_file_that_is_gone_or_changed_is_an_error(tmp_path):
     (step.folder / "rows.txt").unlink()
     with pytest.raises(RunFolderError, match="is gone"):
         _ = step.is_complete
+
+
+def test_what_a_killed_writer_left_is_no_output(tmp_path):
+    step = Step(tmp_path / "erm", {"seed": 1})
+    write_text(step.begin() / "rows.txt", "abc")
+    clean = finished_step(tmp_path / "clean")
+    (step.folder / ".checkpoint.pt.1f2e.tmp").write_bytes(b"half a checkpoint")
+    (step.folder / ".work").mkdir()
+    (step.folder / ".work" / "note.json").write_text("{}")
+    (step.folder / "inner").mkdir()
+    write_text(step.folder / "inner" / "more.txt", "defgh")
+    step.finish({"rows": 3})
+    assert step.digest == clean.digest
+    (step.folder / ".checkpoint.pt.1f2e.tmp").unlink()
+    assert step.is_complete
+
+
+def test_unfinished_work_is_known_by_its_dependencies(tmp_path):
+    step = Step(tmp_path / "fit", {"seed": 1})
+    assert not step.is_begun
+    step.begin()
+    assert step.is_begun
+    assert not Step(tmp_path / "fit", {"seed": 2}).is_begun
+    step.finish({})
+    assert not step.is_begun
 
 
 def test_edited_file_of_the_same_size_is_an_error_and_a_touched_one_is_not(tmp_path):
@@ -143,6 +168,7 @@ def test_fresh_deletes_a_run_and_nothing_else(tmp_path):
     (folder.path / "old.txt").write_text("old")
     claim(folder, {"recipe": "erm"}, identity={"recipe": "erm"}, fresh=True)
     assert not (folder.path / "old.txt").exists()
+    assert (folder.path / ".raygen.json").is_file()
     foreign = tmp_path / "thesis"
     foreign.mkdir()
     (foreign / "chapter1.tex").write_text("x")
@@ -175,14 +201,14 @@ def test_second_run_is_refused_with_the_firsts_host_and_process_until_that_is_de
     )
     command = [sys.executable, "-c", script, str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout.readline() == "held\n"
-        for fresh in (False, True):
-            with pytest.raises(RunFolderError, match=rf"in use by another run: host {os.uname().nodename}, process"):
-                claim(RunFolder(tmp_path / "run"), {}, identity={}, fresh=fresh)
-        with pytest.raises(RunFolderError, match=str(first.pid)):
-            claim(RunFolder(tmp_path / "run"), {}, identity={})
-        first.kill()
-        first.wait()
+        try:
+            assert first.stdout.readline() == "held\n"
+            holder = rf"in use by another run: host {os.uname().nodename}, process {first.pid}"
+            for fresh in (False, True):
+                with pytest.raises(RunFolderError, match=holder):
+                    claim(RunFolder(tmp_path / "run"), {}, identity={}, fresh=fresh)
+        finally:
+            first.kill()
     claim(RunFolder(tmp_path / "run"), {}, identity={})  # its lock went with it
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from raygen.datasets.scene_rendering import CLASS_NAMES, render_scene
 from raygen.inpainters import InpainterConfig
+from raygen.inpainters.batch import inpaint
 from raygen.inpainters.model_folder import resolve_model
-from raygen.inpainters.stable_diffusion import StableDiffusionInpainter, inpaint
+from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 from raygen.maskers.truth import dilate
 
 MAX_BYTES = 12_000_000

@@ -1,6 +1,7 @@
 """A fit on Ray Train: the same weights every time, also when a worker dies in its middle."""
 
 import os
+import shutil
 import threading
 import time
 from dataclasses import asdict
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from raygen import fits, training
+from raygen import fits, recipes, training
 from raygen.algorithms.erm import ErmConfig
 from raygen.classifier import ClassifierConfig
 from raygen.fits import FitRequest
+from raygen.runs import RunFolder, Step
+from raygen.steps import Steps
 from raygen.training import FitConfig
 from raygen.worker import Worker
 
@@ -65,3 +68,20 @@ def test_a_fit_whose_worker_dies_ends_with_the_same_weights(scenes_folder: Path,
 def test_two_workers_fit_the_same_weights_every_time(scenes_folder: Path, tmp_path: Path) -> None:
     first, second = (fit(fits.fit_job, scenes_folder, tmp_path / name, num_workers=2) for name in ("first", "second"))
     assert first == second
+
+
+def test_a_checkpoint_of_another_fit_is_not_gone_on_from(scenes_folder: Path, tmp_path: Path) -> None:
+    """A fit that was interrupted, and whose training set then changed, begins anew."""
+    config = recipes.make_config({"recipe": "erm", "engine": "local", "erm": {"epochs": 1}}, [], where="test")
+    folder = RunFolder(tmp_path / "run")
+    data = folder.step("data", {})
+    shutil.copytree(scenes_folder, data.folder)
+    data.finish({})
+    job = Steps(config, folder, lambda line: None)
+    erm = job.fit_erm(data)
+    weights = (erm.folder / "model.safetensors").read_bytes()
+    # As if it had been interrupted with other dependencies: a checkpoint that would end the fit at once.
+    other = Step(erm.folder, {"something": "else"})
+    (other.begin() / "checkpoint.pt").write_bytes(b"of another fit")
+    again = job.fit_erm(data)
+    assert (again.folder / "model.safetensors").read_bytes() == weights

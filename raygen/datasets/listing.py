@@ -4,6 +4,7 @@ Everything wrong is collected, not just the first: a run stops with all of it, a
 """
 
 import csv
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 from raygen.datasets.table import INFO_FILE, DatasetInfo, check_prompts, read_info
 from raygen.errors import DataError
 from raygen.schema import SPLITS
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 # Accepted names of each column, the first that is there is taken. group_DRO's `y` comes before `label`, which some
@@ -80,12 +83,12 @@ class Listing:
         for entry in self.entries:
             yield {
                 "image_id": entry.image_id,
-                "image_png": entry.picture.read_bytes(),
+                "image_png": _bytes(entry.picture),
                 "label": entry.label,
                 "attribute": entry.attribute,
                 "split": entry.split,
                 "role": "source",
-                "object_png": entry.object.read_bytes() if entry.object is not None else None,
+                "object_png": None if entry.object is None else _bytes(entry.object),
             }
 
 
@@ -286,6 +289,14 @@ def _take_usable(listing: Listing, entries: Sequence[Entry]) -> None:
         else:
             first[entry.image_id] = entry
     listing.entries = sorted(first.values(), key=lambda entry: entry.image_id)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        logger.warning("%s cannot be read: %s", path, error.strerror)
+        return b""  # no picture: a failed row with a reason, and an error of `raygen data check`
 
 
 def _numbered(noun: str, values: Sequence[int]) -> tuple[str, ...]:

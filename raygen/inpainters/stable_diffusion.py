@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raygen.errors import ModelError, ResourceError, RowError
+from raygen.errors import ConfigError, ModelError, ResourceError, RowError
 from raygen.images import resize_image, resize_mask
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import check_model_folder, model_revision, resolve_model
@@ -88,6 +88,11 @@ class StableDiffusionInpainter:
         self.stride_px = int(self._pipe.vae_scale_factor)
         self.resolution_px = self.config.resolution_px or int(self._pipe.unet.config.sample_size) * self.stride_px
         self._embeddings: dict[str, torch.Tensor] = {}
+        try:
+            with torch.inference_mode():
+                self._embed(self.config.negative_prompt)
+        except RowError as error:
+            raise ConfigError(f"inpainter.negative_prompt: {error}; make it shorter") from error
         takes = inspect.signature(self._pipe.scheduler.step).parameters
         self._scheduler_takes_generator = "generator" in takes
 
@@ -252,53 +257,6 @@ class StableDiffusionInpainter:
             embedding, _ = self._pipe.encode_prompt(prompt, self.device, 1, False)
             self._embeddings[prompt] = embedding
         return self._embeddings[prompt]
-
-
-def inpaint(
-    inpainter: StableDiffusionInpainter,
-    images: Sequence[np.ndarray],
-    repaints: Sequence[np.ndarray],
-    *,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-) -> list[np.ndarray | RowError]:
-    """Painted pictures, or each row's error, in order.
-
-    Args:
-        inpainter: The loaded model.
-        images: Pictures, (H, W, 3) uint8 RGB each, of any sizes.
-        repaints: Repaint masks, (H, W) bool each.
-        prompts: One per picture.
-        seeds: One per picture.
-    """
-    results: list[np.ndarray | RowError] = []
-    for start in range(0, len(images), inpainter.num_rows):
-        call = slice(start, start + inpainter.num_rows)
-        encoded = [
-            _encoded(inpainter, *row)
-            for row in zip(images[call], repaints[call], prompts[call], seeds[call], strict=True)
-        ]
-        slots = [None if isinstance(row, RowError) else row for row in encoded]
-        while any(row is not None and not row.is_done for row in slots):
-            inpainter.step(slots)
-        results += [row if isinstance(row, RowError) else _decoded(inpainter, row) for row in encoded]
-    return results
-
-
-def _encoded(
-    inpainter: StableDiffusionInpainter, image_HWC: np.ndarray, repaint_HW: np.ndarray, prompt: str, seed: int
-) -> InpaintRow | RowError:
-    try:
-        return inpainter.encode_row(image_HWC, repaint_HW, prompt=prompt, seed=seed)
-    except RowError as error:
-        return error
-
-
-def _decoded(inpainter: StableDiffusionInpainter, row: InpaintRow) -> np.ndarray | RowError:
-    try:
-        return inpainter.decode_row(row)
-    except RowError as error:
-        return error
 
 
 def latent_mask(mask_HW: np.ndarray, stride_px: int) -> np.ndarray:

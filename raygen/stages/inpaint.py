@@ -12,7 +12,8 @@ import torch
 from raygen.errors import ResourceError, RowError
 from raygen.images import encode_image
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.stable_diffusion import StableDiffusionInpainter, inpaint
+from raygen.inpainters.batch import inpaint
+from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 from raygen.stages.pictures import decode_masks, decode_pictures
 from raygen.stages.spec import Batch, fail_row, fill_slots, object_column, ok_rows, with_own_status
 
@@ -71,10 +72,10 @@ class InpaintStage:
         self, *, images: list[np.ndarray], repaints: list[np.ndarray], prompts: list[str], seeds: list[int]
     ) -> Sequence[np.ndarray | RowError]:
         wanted = self._inpainter.num_rows
-        try:
-            return inpaint(self._inpainter, images, repaints, prompts=prompts, seeds=seeds)
-        except torch.OutOfMemoryError:
-            fitting = self._largest_that_fits(images, repaints, prompts=prompts, seeds=seeds)
+        painted = self._try(wanted, images, repaints, prompts, seeds)
+        if painted is not None:
+            return painted
+        fitting = self._largest_that_fits(images, repaints, prompts, seeds)
         if fitting == 0:
             raise ResourceError(
                 f"the inpainter ran out of memory on {self._inpainter.device} even with one row per UNet call; "
@@ -90,8 +91,26 @@ class InpaintStage:
         self._inpainter.num_rows = fitting
         return inpaint(self._inpainter, images, repaints, prompts=prompts, seeds=seeds)
 
+    def _try(
+        self,
+        num_rows: int,
+        images: list[np.ndarray],
+        repaints: list[np.ndarray],
+        prompts: list[str],
+        seeds: list[int],
+    ) -> list[np.ndarray | RowError] | None:
+        """The pictures, or None when memory does not hold that many rows per UNet call.
+
+        None, not the error: its traceback would keep the tensors that filled the memory.
+        """
+        self._inpainter.num_rows = num_rows
+        try:
+            return inpaint(self._inpainter, images, repaints, prompts=prompts, seeds=seeds)
+        except torch.OutOfMemoryError:
+            return None
+
     def _largest_that_fits(
-        self, images: list[np.ndarray], repaints: list[np.ndarray], *, prompts: list[str], seeds: list[int]
+        self, images: list[np.ndarray], repaints: list[np.ndarray], prompts: list[str], seeds: list[int]
     ) -> int:
         """Most rows per UNet call that fit in memory, fewer than now, found by bisection; 0 if one is too many."""
         fits, too_many = 0, self._inpainter.num_rows
@@ -99,12 +118,10 @@ class InpaintStage:
             num = (fits + too_many) // 2
             if self._inpainter.device == "cuda":
                 torch.cuda.empty_cache()
-            self._inpainter.num_rows = num
-            try:
-                inpaint(self._inpainter, images[:num], repaints[:num], prompts=prompts[:num], seeds=seeds[:num])
-                fits = num
-            except torch.OutOfMemoryError:
+            if self._try(num, images[:num], repaints[:num], prompts[:num], seeds[:num]) is None:
                 too_many = num
+            else:
+                fits = num
         return fits
 
     def _provenance(self, batch: Batch, row: int) -> dict[str, str]:

@@ -24,7 +24,7 @@ from chaos_tools import (
 )
 
 from raygen.parts import read_parts
-from raygen.runs import Step, check_files
+from raygen.runs import check_files
 
 NUM_IMAGES = 500
 SEED = 2026
@@ -72,10 +72,12 @@ def test_one_actor_of_each_pool_is_killed(prepared: Prepared, run: Path) -> None
     rng = random.Random(SEED)
     with small_cluster(num_workers=1) as cluster:
         driver = start_driver(prepared.config, run, cluster=cluster)
-        wait_for_parts(driver, run / "scores", random_part(prepared, rng, "scores"))
+        wait_for_parts(driver, run / "scores", 1)
         kill_actor(cluster, "Scorer", rng)
-        for pool in ("Masker", "Inpainter", "Pruner"):
-            wait_for_parts(driver, run / "candidates", random_part(prepared, rng, "candidates"))
+        # Rising moments in the first half of the pass, while every pool still has work.
+        moments = sorted(rng.sample(range(1, len(parts(prepared.undisturbed / "candidates")) // 2), 3))
+        for pool, moment in zip(("Masker", "Inpainter", "Pruner"), moments, strict=True):
+            wait_for_parts(driver, run / "candidates", moment)
             kill_actor(cluster, pool, rng)
         finish(driver)
     check_equals_undisturbed(run, prepared)
@@ -119,7 +121,7 @@ def test_a_full_disk_stops_the_run_and_more_space_lets_it_go_on(
     assert "ResourceError: no space left for" in output
     assert 0 < len(parts(run / "candidates")) < len(parts(prepared.undisturbed / "candidates"))
     assert list((run / "candidates").glob(".part-*")) == [], "nothing half-written stays"
-    assert not Step(run / "candidates", {}).is_complete
+    assert not (run / "candidates" / "manifest.json").exists()
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     finish(start_driver(prepared.config, run))
     check_equals_undisturbed(run, prepared)
@@ -150,7 +152,9 @@ def test_short_version_an_actor_and_the_driver_are_killed(few: Prepared, tmp_pat
         wait_for_parts(driver, run / "candidates", 1)
         driver.kill()
         driver.wait()
+        done = len(parts(run / "candidates"))
         driver = start_driver(few.config, run, cluster=cluster)
+        wait_for_parts(driver, run / "candidates", done + 1)
         kill_actor(cluster, "Inpainter", rng)
         finish(driver)
     check_equals_undisturbed(run, few)

@@ -11,10 +11,11 @@ from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 from tiny_pipelines import save_pipeline
 
-from raygen.errors import ModelError, RowError
+from raygen.errors import ConfigError, ModelError, RowError
 from raygen.inpainters import InpainterConfig
+from raygen.inpainters.batch import inpaint
 from raygen.inpainters.model_folder import check_model_folder, model_revision, resolve_model
-from raygen.inpainters.stable_diffusion import StableDiffusionInpainter, inpaint, latent_mask
+from raygen.inpainters.stable_diffusion import StableDiffusionInpainter, latent_mask
 
 SIDE = 32
 
@@ -143,6 +144,13 @@ def test_bad_rows_fail_alone(models: dict[tuple[int, str], Path]) -> None:
     assert "no latent cell" in str(results[2])
     assert "reads at most 24" in str(results[3])
     assert all(isinstance(result, RowError) for result in results[1:])
+
+
+def test_a_negative_prompt_that_is_too_long_is_refused_when_the_model_loads(
+    models: dict[tuple[int, str], Path],
+) -> None:
+    with pytest.raises(ConfigError, match=r"inpainter\.negative_prompt: .*reads at most 24"):
+        load(models[9, "ddim"], negative_prompt="ugly " * 30)
 
 
 @pytest.mark.parametrize("stride", [4, 8])
