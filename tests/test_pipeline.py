@@ -94,7 +94,7 @@ def make_job(data: Path, out: Path, **changes: Any) -> Job:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def test_local_engine_writes_every_row_once(scenes_folder: Path, tmp_path: Path) -> None:
@@ -174,6 +174,19 @@ def test_too_many_failed_rows_stop_the_job_with_the_reasons(scenes_folder: Path,
     job = make_job(scenes_folder, tmp_path / "out", specs=[StageSpec(Digest, "scorer", {"bad": bad})])
     with pytest.raises(TooManyFailedRowsError, match="20 x told to fail"):
         pipeline.run(job, engine=engine)
+
+
+def test_a_pass_that_was_stopped_goes_on_with_a_higher_limit(scenes_folder: Path, tmp_path: Path) -> None:
+    bad = tuple(f"train-{i:06d}" for i in range(20))
+    specs = [StageSpec(Digest, "scorer", {"bad": bad})]
+    with pytest.raises(TooManyFailedRowsError, match="go on with --set max_failed_fraction"):
+        pipeline.run(make_job(scenes_folder, tmp_path / "out", specs=specs), engine="local")
+    done = contents(tmp_path / "out").keys()
+    assert any(name.startswith("part-") for name in done), "what it made stays"
+    parts = Parts(tmp_path / "out", RESULT, "abc", 160, 0.5)
+    job = make_job(scenes_folder, tmp_path / "out", specs=specs, parts=parts)
+    assert pipeline.run(job, engine="local") == {"ok": 140, "failed": 20}
+    assert not (tmp_path / "out" / ".work").exists()
 
 
 @pytest.mark.usefixtures("ray_session")
