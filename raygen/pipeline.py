@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 Engine = Literal["ray", "local"]
 # Logical CPUs of a reading and of a writing task: they do little, and must never be the reason for a deadlock.
 IO_CPUS = 0.25
+# Actors of the widest pool that one reading and one writing task can keep busy.
+ACTORS_PER_READER = 4
 # A wedged job should end with an error. A unit counts as progress only when it leaves a pool: on a slow device, or row
 # by row after two deaths, that may take hours.
 NO_PROGRESS_TIMEOUT_S = 6 * 3600
@@ -105,10 +107,12 @@ def _run_ray(job: Job, units: list[Unit]) -> None:
     # An actor that dies while it loads its model is started again: its node may be gone. An error in it is not.
     context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Readers and writers are quick. Ray would start as many as there are free CPUs, each a process of 200 MB.
+    num_io = 1 + max(getattr(job.pools, spec.pool).max_actors for spec in job.specs) // ACTORS_PER_READER
     with DataContext.current(context):
         # As many blocks as units: fewer would make Ray split the blocks again.
         source = UnitSource(units, job.source_columns, job.unit_rows)
-        dataset = ray.data.read_datasource(source, override_num_blocks=len(units), num_cpus=IO_CPUS)
+        dataset = ray.data.read_datasource(source, override_num_blocks=len(units), num_cpus=IO_CPUS, concurrency=num_io)
         for spec in job.specs:
             pool: PoolConfig = getattr(job.pools, spec.pool)
             dataset = dataset.map_batches(
@@ -122,7 +126,7 @@ def _run_ray(job: Job, units: list[Unit]) -> None:
                 udf_modifying_row_count=False,
             )
         try:
-            dataset.write_datasink(UnitSink(job.parts), ray_remote_args={"num_cpus": IO_CPUS})
+            dataset.write_datasink(UnitSink(job.parts), ray_remote_args={"num_cpus": IO_CPUS}, concurrency=num_io)
         except RayError as error:
             raise _unwrapped(error) from error
         except ExecutionTimeoutError as error:
