@@ -17,7 +17,8 @@ def connect() -> None:
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if "RAY_ADDRESS" not in os.environ:
-        options["include_dashboard"] = False
+        # "local": otherwise Ray joins whatever cluster was last started on this machine, somebody else's test perhaps.
+        options |= {"address": "local", "include_dashboard": False}
     ray.init(**options)
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file():  # Ray writes it readable for everybody.

@@ -24,6 +24,7 @@ def ray_session() -> Iterator[None]:
 
     if not ray.is_initialized():
         ray.init(
+            address="local",
             num_cpus=RAY_CPUS,
             include_dashboard=False,
             logging_level=logging.ERROR,
