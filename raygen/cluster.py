@@ -1,4 +1,4 @@
-"""Joining the Ray cluster, and checking that what is asked for fits it."""
+"""Joining the Ray cluster, checking that what is asked for fits it, and reaching an endpoint on it."""
 
 import logging
 import os
@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
-from raygen.errors import ResourceError
+from raygen.errors import ConfigError, EndpointError, ResourceError
+from raygen.inpainters.edits import EditRequest, EditResult
+from raygen.inpainters.served import Endpoint, connect_http
+
+# A model that was scaled to zero is loaded first.
+FACTS_TIMEOUT_S = 300.0
 
 
 def connect() -> None:
@@ -40,6 +46,60 @@ def require(needed: Mapping[str, float], *, what: str, advice: str) -> None:
     for name, amount in needed.items():
         if amount > available.get(name, 0) + 1e-6:
             raise ResourceError(f"{what} {amount:g} {name}s and the cluster has {available.get(name, 0):g}: {advice}")
+
+
+class HandleEndpoint:
+    """The endpoint through a Ray Serve handle: arrays instead of PNG. See `raygen.inpainters.served.Endpoint`.
+
+    Args:
+        url: "serve://application/deployment".
+
+    Raises:
+        ConfigError: There is no such deployment on this cluster.
+    """
+
+    def __init__(self, url: str) -> None:
+        # Here, not at the top: Ray Serve takes seconds to import, and a pool with a model of its own needs none of it.
+        from ray import serve
+        from ray.serve.exceptions import RayServeException
+
+        self._serve_error = RayServeException
+        application, _, deployment = url.removeprefix("serve://").partition("/")
+        try:
+            self._handle = serve.get_deployment_handle(deployment or "engine", application)
+            self._facts = dict(self._handle.facts.remote().result(timeout_s=FACTS_TIMEOUT_S))
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise ConfigError(
+                f"{url}: no such deployment answers on this cluster ({type(error).__name__}); "
+                "see `serve status` for the applications that run"
+            ) from error
+
+    def edit(self, request: EditRequest, model: str) -> EditResult:
+        """Paints. The seeds are in the request, so sending it again after a replica's death paints the same."""
+        try:
+            result = self._handle.edit.remote(request).result(timeout_s=request.timeout_s + 30)
+        except TimeoutError as error:
+            raise EndpointError("no replica answered in time", code="deadline_exceeded") from error
+        except RayTaskError as error:
+            raise EndpointError("the model failed", code="internal_error", retryable=True) from error
+        except (RayError, self._serve_error) as error:
+            raise EndpointError("a replica died", code="service_unavailable", retryable=True) from error
+        if isinstance(result, EndpointError):
+            raise result
+        return result
+
+    def facts(self, model: str) -> dict[str, Any]:
+        """The model's facts; a handle leads to one model."""
+        if model != self._facts["id"]:
+            raise EndpointError(
+                f"this deployment serves '{self._facts['id']}', not '{model}'", code="model_not_found", param="model"
+            )
+        return self._facts
+
+
+def connect_endpoint(url: str) -> Endpoint:
+    """The endpoint at "http(s)://…" or "serve://application/deployment"."""
+    return HandleEndpoint(url) if url.startswith("serve://") else connect_http(url)
 
 
 def _limit() -> dict[str, float]:

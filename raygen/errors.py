@@ -8,11 +8,17 @@ RaygenError                 exit code 1
 │   ├── RunFolderError      a run folder that cannot be used as asked
 │   └── ResourceError       CPUs, GPUs, memory or disk that are not there
 ├── RowError                one row cannot be processed: becomes the row's `error`, never ends a job by itself
+│   ├── NonFiniteError      the model gave NaN or infinite numbers
+│   └── BlockedError        the model's safety checker blocked the picture
 ├── TooManyFailedRowsError  more rows failed than max_failed_fraction allows
-└── StageError              a part of the job failed: an actor, a fit, a worker
+├── StageError              a part of the job failed: an actor, a fit, a worker
+└── EndpointError           the endpoint refused or failed an edit: has a code and the parameter at fault
 
 What a programmer can get wrong (a stage that reads a column nobody writes) is an AssertionError, not one of these.
 """
+
+from functools import partial
+from typing import Any
 
 
 class RaygenError(Exception):
@@ -51,9 +57,52 @@ class RowError(RaygenError):
     """One row cannot be processed; its message becomes the row's `error`."""
 
 
+class NonFiniteError(RowError):
+    """The model gave NaN or infinite numbers for this row."""
+
+
+class BlockedError(RowError):
+    """The model's safety checker blocked this row's picture."""
+
+
 class TooManyFailedRowsError(RaygenError):
     """More rows failed than `max_failed_fraction` allows; the message lists the commonest reasons."""
 
 
 class StageError(RaygenError):
     """A part of the job failed: an actor, a fit or a worker."""
+
+
+class EndpointError(RaygenError):
+    """The endpoint refused a request or could not fulfil it; travels through Ray and HTTP unchanged.
+
+    Args:
+        message: What was wrong, what was found, what to do; no path, prompt or traceback in it.
+        code: Which kind, a row of the table in `serve.errors`, such as "mask_size_mismatch".
+        param: Field at fault.
+        retryable: Whether the same request may succeed later.
+        retry_after_s: Seconds to wait before that.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code, self.param, self.retryable, self.retry_after_s = code, param, retryable, retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles with its keyword arguments."""
+        rebuild = partial(
+            type(self),
+            code=self.code,
+            param=self.param,
+            retryable=self.retryable,
+            retry_after_s=self.retry_after_s,
+        )
+        return rebuild, (str(self),)

@@ -13,7 +13,7 @@ import torch
 from raygen import cluster, pipeline, training
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
 from raygen.datasets import DatasetConfig, write_dataset
-from raygen.errors import DataError, ResourceError
+from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.evaluation import held_out, predict
 from raygen.inpainters.model_folder import check_model_folder, resolve_model
 from raygen.results import results
@@ -106,10 +106,23 @@ def evaluate_classifier(classifier: Path, data: dict[str, Any], *, seed: int) ->
 
 
 def _check_model(config: RunConfig) -> None:
-    if config.synthesis is not None:
+    if config.synthesis is None:
+        return
+    if config.inpainter.url is not None:
+        _check_endpoint(config.inpainter.url, config.inpainter.model)
+    else:
         folder = Path(resolve_model(config.inpainter.model))
         if folder.is_dir():
             check_model_folder(folder)
+
+
+def _check_endpoint(url: str, model: str) -> None:
+    if url.startswith("serve://"):
+        cluster.connect()
+    try:
+        cluster.connect_endpoint(url).facts(model)
+    except EndpointError as error:
+        raise ConfigError(f"inpainter.url {url} cannot be used for model '{model}': {error}") from error
 
 
 def _check_resources(config: RunConfig) -> None:

@@ -128,7 +128,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
     """The part of a config that decides results: without the engine, and without where and how often actors run."""
     data = config.model_dump(mode="json")
     data.pop("engine")
-    data["inpainter"].pop("on_out_of_memory")
+    for name in ("on_out_of_memory", "url"):
+        data["inpainter"].pop(name)
     data.pop("max_failed_fraction")
     for pool in data["pools"].values():
         for name in ("actors", "num_cpus", "num_gpus"):

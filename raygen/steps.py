@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen import fits, pipeline
+from raygen import cluster, fits, pipeline
 from raygen.algorithms import AnyAlgorithm
 from raygen.config import PoolConfig, fingerprint
 from raygen.datasets import write_dataset
@@ -122,7 +122,7 @@ class Steps:
             "plan": plan.digest,
             "erm": erm.digest,
             "masker": masker(config.synthesis),
-            "inpainter": config.inpainter.model_dump(mode="json", exclude={"on_out_of_memory"}),
+            "inpainter": config.inpainter.model_dump(mode="json", exclude={"on_out_of_memory", "url"}),
             "model_revision": _model_revision(config),
             "unit_rows": config.unit_rows,
             "pools": {name: _call(getattr(config.pools, name)) for name in ("masker", "inpainter", "pruner")},
@@ -143,6 +143,7 @@ class Steps:
                 classifier_folder=str(erm.folder.resolve()),
                 attribution=method,
                 num_steps=num_steps,
+                connect=cluster.connect_endpoint,
             )
             job = self._job(table, index, ("image_png", "object_png"), specs, CANDIDATE, folder, step)
             step.finish(pipeline.run(job, engine=config.engine))
@@ -276,5 +277,8 @@ def _call(pool: PoolConfig) -> dict[str, int | str]:
 
 
 def _model_revision(config: RunConfig) -> str | None:
+    if config.inpainter.url is not None:
+        digest = str(cluster.connect_endpoint(config.inpainter.url).facts(config.inpainter.model)["digest"])
+        return digest.removeprefix("sha256:")
     folder = Path(resolve_model(config.inpainter.model))
     return model_revision(folder) if folder.is_dir() else config.inpainter.revision

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from raygen.config import Strict
 
@@ -15,8 +15,11 @@ class InpainterConfig(Strict):
 
     Attributes:
         kind: "stable_diffusion": any diffusers Stable Diffusion pipeline with a 9-channel (inpainting) or 4-channel
-            UNet, run in this pool's own actors.
-        model: "tiny" (ships with raygen), a local folder in Hugging Face layout, or a hub id.
+            UNet, run in this pool's own actors. "served": the pool's actors ask the endpoint at `url`.
+        url: Of the endpoint: "http://host:8000" (its key in the environment variable RAYGEN_API_KEY), or
+            "serve://raygen/engine", application and deployment, for a Ray Serve handle on the same cluster.
+        model: "tiny" (ships with raygen), a local folder in Hugging Face layout, or a hub id; of an endpoint: the id
+            that it serves the model by.
         revision: Commit, branch or tag of a hub id; pin it for results that are to be repeated.
         variant: File variant of the weights, such as "fp16".
         dtype: Numbers of the model: float32 on CPUs; float16 or bfloat16 on GPUs.
@@ -33,7 +36,8 @@ class InpainterConfig(Strict):
             (`unet_rows` in their metadata), since another row count may change the last bits of a picture.
     """
 
-    kind: Literal["stable_diffusion"] = "stable_diffusion"
+    kind: Literal["stable_diffusion", "served"] = "stable_diffusion"
+    url: str | None = None
     model: str = TINY
     revision: str | None = None
     variant: str | None = None
@@ -52,3 +56,11 @@ class InpainterConfig(Strict):
         if value is not None and value % 8:
             raise ValueError("must be divisible by 8, the autoencoder's stride")
         return value
+
+    @model_validator(mode="after")
+    def _has_url_if_served(self) -> "InpainterConfig":
+        if (self.kind == "served") != (self.url is not None):
+            raise ValueError("url goes with kind=served, such as url=http://127.0.0.1:8000")
+        if self.url is not None and not self.url.startswith(("http://", "https://", "serve://")):
+            raise ValueError(f"url is {self.url!r}; expected http://…, https://… or serve://application/deployment")
+        return self

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from raygen.errors import RowError
-from raygen.inpainters.stable_diffusion import InpaintRow, StableDiffusionInpainter
+from raygen.inpainters.row import InpaintRow
+from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 
 
 def inpaint(
@@ -37,7 +38,10 @@ def inpaint(
         slots = [None if isinstance(row, RowError) else row for row in encoded]
         while any(row is not None and not row.is_done for row in slots):
             inpainter.step(slots)
-        results += [row if isinstance(row, RowError) else _decoded(inpainter, row) for row in encoded]
+        results += [
+            row if isinstance(row, RowError) else _decoded(inpainter, row, image_HWC, repaint_HW)
+            for row, image_HWC, repaint_HW in zip(encoded, images[call], repaints[call], strict=True)
+        ]
     return results
 
 
@@ -50,8 +54,10 @@ def _encoded(
         return error
 
 
-def _decoded(inpainter: StableDiffusionInpainter, row: InpaintRow) -> np.ndarray | RowError:
+def _decoded(
+    inpainter: StableDiffusionInpainter, row: InpaintRow, image_HWC: np.ndarray, repaint_HW: np.ndarray
+) -> np.ndarray | RowError:
     try:
-        return inpainter.decode_row(row)
+        return inpainter.decode_row(row, image_HWC, repaint_HW)
     except RowError as error:
         return error

@@ -5,11 +5,12 @@ Not for loading: `stable_diffusion.py` does that.
 
 import hashlib
 import json
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from raygen.errors import ModelError
-from raygen.inpainters import TINY
+from raygen.inpainters import TINY, InpainterConfig
 
 COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 _SAMPLE_BYTES = 1 << 20
@@ -76,6 +77,48 @@ def model_revision(folder: Path) -> str:
                 file.seek(max(_SAMPLE_BYTES, size - _SAMPLE_BYTES))
                 digest.update(file.read())
     return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model's files tell without loading it.
+
+    Attributes:
+        digest: "sha256:" and the revision of a local folder (see `model_revision`), "hub:<id>@<revision>" of a hub id.
+        resolution_px: Side of the square that the model was made for; None where its files are not on this machine.
+        stride_px: Pixels of one latent cell; None likewise.
+        text_width: Width of the text encoder's vectors; None likewise.
+    """
+
+    digest: str
+    resolution_px: int | None
+    stride_px: int | None
+    text_width: int | None
+
+
+def model_facts(config: InpainterConfig) -> ModelFacts:
+    """The facts of a configured model."""
+    name = resolve_model(config.model)
+    folder = Path(name)
+    if not folder.is_dir():
+        return ModelFacts(f"hub:{name}@{config.revision or 'main'}", config.resolution_px, None, None)
+    channels = _read_json(folder / "vae" / "config.json", folder)["block_out_channels"]
+    assert isinstance(channels, list)
+    stride_px = 2 ** (len(channels) - 1)
+    sample_size = _integer(_read_json(folder / "unet" / "config.json", folder), "sample_size")
+    return ModelFacts(
+        digest=f"sha256:{model_revision(folder)}",
+        resolution_px=config.resolution_px or sample_size * stride_px,
+        stride_px=stride_px,
+        text_width=_integer(_read_json(folder / "text_encoder" / "config.json", folder), "hidden_size"),
+    )
+
+
+def _integer(data: dict[str, object], name: str) -> int:
+    value = data.get(name)
+    if not isinstance(value, int):
+        raise ModelError(f"a model's config.json has {name} = {value!r}; expected a whole number")
+    return value
 
 
 def _read_json(path: Path, folder: Path) -> dict[str, object]:

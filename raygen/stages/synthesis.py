@@ -1,9 +1,10 @@
 """The three stages of a synthesis pass, from a run's config."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from raygen.config import PoolsConfig
+from raygen.inpainters.served import Endpoint
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.mask import MaskStage
 from raygen.stages.prune import PruneStage
@@ -18,6 +19,7 @@ def synthesis_specs(
     classifier_folder: str,
     attribution: Literal["exact", "ig"],
     num_steps: int,
+    connect: Callable[[str], Endpoint],
 ) -> list[StageSpec]:
     """Masker, inpainter and pruner.
 
@@ -28,12 +30,14 @@ def synthesis_specs(
         classifier_folder: The classifier that CAM maskers look into and that the pruner asks.
         attribution: See `PruneStage`.
         num_steps: See `PruneStage`.
+        connect: See `InpaintStage`.
     """
     of_masker = {"masker": masker, "classifier_folder": classifier_folder, "device": pools.masker.torch_device}
     of_inpainter = {
         "inpainter": inpainter,
         "num_rows": pools.inpainter.batch_size,
         "device": pools.inpainter.torch_device,
+        "connect": connect,
     }
     of_pruner = {
         "classifier_folder": classifier_folder,

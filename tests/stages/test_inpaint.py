@@ -47,7 +47,7 @@ def short_of_memory(model: Path, *, most_rows: int, **options: Any) -> InpaintSt
         if len(inputs[0]) > most_rows:
             raise torch.OutOfMemoryError("CUDA out of memory (made by a test)")
 
-    stage._inpainter._pipe.unet.register_forward_pre_hook(refuse)
+    stage._inpainter._inpainter._pipe.unet.register_forward_pre_hook(refuse)
     return stage
 
 

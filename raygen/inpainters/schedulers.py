@@ -1,0 +1,27 @@
+"""The samplers that a request may ask for by the name of their diffusers class."""
+
+from typing import Any
+
+SCHEDULERS: tuple[str, ...] = (
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+)
+
+
+def new_scheduler(own: Any, name: str | None) -> Any:
+    """A scheduler of its own for one row: schedulers keep state between steps.
+
+    Args:
+        own: The model's scheduler, whose noise schedule and kind of prediction are taken over.
+        name: One of `SCHEDULERS`, or None for the model's own.
+    """
+    if name is None:
+        return type(own).from_config(own.config)
+    import diffusers
+
+    return getattr(diffusers, name).from_config(own.config)

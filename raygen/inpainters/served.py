@@ -1,0 +1,195 @@
+"""The inpainter that asks an endpoint: a pool of such actors needs no model of its own.
+
+With the same model and as many rows a UNet call, its pictures are those of a pool that loads the model, to the byte:
+squashing to the model's square and putting back what lies outside the mask is done here, by the same functions.
+"""
+
+# H height and W width of the picture, C colour channels
+
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import httpx2
+import numpy as np
+
+from raygen.errors import ConfigError, EndpointError, RowError, StageError
+from raygen.inpainters import InpainterConfig
+from raygen.inpainters.edits import EditRequest, EditResult
+from raygen.inpainters.square import squash, unsquash
+from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, error_of, form_of, headers_of, result_of
+
+# Where the key is looked for: a config file is copied into run folders, so it must not hold one.
+KEY_VARIABLE = "RAYGEN_API_KEY"
+# Requests that one actor has under way; the endpoint's own queue orders those of all actors.
+IN_FLIGHT = 8
+# How long a batch job waits for an endpoint that is full, starting or gone.
+PATIENCE_S = 900.0
+TIMEOUT_S = 600.0
+MAX_PAUSE_S = 30.0
+# Errors that are about one row; any other stops the job.
+_ROW_CODES = {"prompt_too_long", "unknown_learned_token", "empty_mask", "non_finite_output", "image_too_large"}
+
+T = TypeVar("T")
+
+
+class Endpoint(Protocol):
+    """Where edits go: an address (`HttpEndpoint`), or a handle of the cluster (`raygen.cluster.HandleEndpoint`)."""
+
+    def edit(self, request: EditRequest, model: str) -> EditResult:
+        """Paints.
+
+        Raises:
+            EndpointError: See its `code`.
+        """
+        ...
+
+    def facts(self, model: str) -> dict[str, Any]:
+        """The model's entry of `/v1/models`."""
+        ...
+
+
+class HttpEndpoint:
+    """An endpoint at an address.
+
+    Args:
+        url: Such as "http://127.0.0.1:8000".
+        key: Bearer key; None where none is needed.
+    """
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self._key = key
+        limits = httpx2.Limits(max_connections=IN_FLIGHT)
+        self._client = httpx2.Client(base_url=url, timeout=httpx2.Timeout(TIMEOUT_S + 30, connect=10), limits=limits)
+
+    def edit(self, request: EditRequest, model: str) -> EditResult:
+        """Paints; see `Endpoint`."""
+        fields, files = form_of(request, model)
+        response = self._send("POST", EDITS_PATH, data=fields, files=files, headers=headers_of(request, self._key))
+        return result_of(_json(response), response.headers)
+
+    def facts(self, model: str) -> dict[str, Any]:
+        """The model's entry of `/v1/models`."""
+        headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
+        return dict(_json(self._send("GET", f"{MODELS_PATH}/{model}", headers=headers)))
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        try:
+            response = self._client.request(method, path, **options)
+        except httpx2.TransportError as error:
+            raise EndpointError(
+                f"{self._client.base_url} does not answer ({type(error).__name__})",
+                code="connection_error",
+                retryable=True,
+            ) from error
+        if response.status_code != 200:
+            raise error_of(response.status_code, _json(response), response.headers)
+        return response
+
+
+class ServedInpainter:
+    """Paints by asking.
+
+    Args:
+        config: `url` and `model` say whom, the rest how to sample.
+        endpoint: Where `config.url` leads.
+
+    Attributes:
+        model_id: The served model.
+        model_revision: Its digest.
+        num_rows: Rows of the endpoint's UNet calls when it painted the first picture; 0 before.
+    """
+
+    def __init__(self, config: InpainterConfig, endpoint: Endpoint) -> None:
+        self._config, self._endpoint = config, endpoint
+        facts = retrying(lambda: endpoint.facts(config.model))
+        resolution_px, stride_px = config.resolution_px or facts.get("resolution_px"), facts.get("stride_px")
+        if not resolution_px or not stride_px:
+            raise ConfigError(
+                f"the endpoint does not say which size the model '{config.model}' paints; set inpainter.resolution_px"
+            )
+        self._side, self._stride_px = int(resolution_px), int(stride_px)
+        self.model_id = config.model
+        self.model_revision = str(facts["digest"]).removeprefix("sha256:")
+        self.num_rows = 0
+        self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="edit")
+
+    def inpaint(
+        self,
+        images: Sequence[np.ndarray],
+        repaints: Sequence[np.ndarray],
+        *,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+    ) -> list[np.ndarray | RowError]:
+        """Painted pictures, or each row's error, in order; see `raygen.inpainters.batch.inpaint`."""
+        rows = zip(images, repaints, prompts, seeds, strict=True)
+        return list(self._threads.map(lambda row: self._paint(*row), rows))
+
+    def _paint(self, image_HWC: np.ndarray, repaint_HW: np.ndarray, prompt: str, seed: int) -> np.ndarray | RowError:
+        try:
+            request = self._request(image_HWC, repaint_HW, prompt, seed)
+            result = retrying(lambda: self._endpoint.edit(request, self._config.model))
+        except RowError as error:
+            return error
+        except EndpointError as error:
+            if error.code in _ROW_CODES:
+                return RowError(str(error))
+            raise StageError(f"the endpoint at {self._config.url} failed ({error.code}): {error}") from error
+        self.num_rows = self.num_rows or int(result.provenance["bucket"])
+        (painted,) = result.images
+        if painted.image_HWC is None:
+            return RowError("blocked by the model's safety checker")
+        return unsquash(painted.image_HWC, image_HWC, repaint_HW, composite=self._config.composite)
+
+    def _request(self, image_HWC: np.ndarray, repaint_HW: np.ndarray, prompt: str, seed: int) -> EditRequest:
+        canvas_HWC, canvas_repaint_HW = squash(image_HWC, repaint_HW, side_px=self._side, stride_px=self._stride_px)
+        config = self._config
+        return EditRequest(
+            image_HWC=canvas_HWC,
+            repaint_HW=canvas_repaint_HW,
+            prompt=prompt,
+            seeds=(seed,),
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            strength=config.strength,
+            negative_prompt=config.negative_prompt,
+            preserve_unmasked=False,
+            literal_tokens=True,
+            priority="batch",
+            timeout_s=TIMEOUT_S,
+        )
+
+
+def _json(response: httpx2.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def connect_http(url: str) -> HttpEndpoint:
+    """The endpoint at an address, with the key of the environment variable RAYGEN_API_KEY if there is one."""
+    return HttpEndpoint(url, os.environ.get(KEY_VARIABLE))
+
+
+def retrying(ask: Callable[[], T], *, patience_s: float = PATIENCE_S) -> T:
+    """What `ask` gives, asked again while its errors say that this may help.
+
+    Raises:
+        EndpointError: It does not help, or not for `patience_s` seconds.
+    """
+    give_up_s = time.monotonic() + patience_s
+    pause_s = 0.5
+    while True:
+        try:
+            return ask()
+        except EndpointError as error:
+            if not error.retryable or time.monotonic() > give_up_s:
+                raise
+            # Jitter: callers that were refused together must not come back together.
+            time.sleep((error.retry_after_s or pause_s) * random.uniform(0.5, 1.5))
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)

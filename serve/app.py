@@ -1,0 +1,302 @@
+"""The Ray Serve application: an ingress that speaks HTTP, an engine for each model, a ledger of jobs.
+
+    serve run serve.app:build_app
+    serve deploy serve/config.yaml
+
+Jobs of the same cluster may skip HTTP: `serve.client.Client(get_deployment_handle("engine", "raygen"))`.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from dataclasses import asdict
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from ray import serve as ray_serve
+from ray.exceptions import RayActorError
+
+from raygen.config import validate
+from raygen.errors import ConfigError, EndpointError
+from raygen.inpainters.edits import EditEvent, EditRequest, EditResult, LearnedToken
+from raygen.inpainters.model_folder import ModelFacts, check_model_folder, model_facts, resolve_model
+from serve.api import make_api
+from serve.backend import Allowance, Job, Rendering
+from serve.config import ServeConfig, ServedModelConfig
+from serve.dispatch import Dispatcher
+from serve.engine import Engine
+from serve.ledger import Ledger
+from serve.ray_metrics import RayMetrics
+from serve.tokens import TokenStore
+
+logger = logging.getLogger(__name__)
+
+APP_NAME = "raygen"
+# Ray's own limits are only the outer fence: its errors are plain text, ours are not.
+NO_LIMIT = 100_000
+HEALTH_PERIOD_S = 5.0
+READY_TIMEOUT_S = 15.0
+LEDGER_ATTEMPTS = 5
+
+
+def deployment_name(config: ServeConfig, model_id: str) -> str:
+    """Name of a model's engine deployment: "engine" for the default model, "engine-<id>" for the others."""
+    return "engine" if model_id == config.models[0].id else f"engine-{model_id}"
+
+
+@ray_serve.deployment(max_ongoing_requests=NO_LIMIT, max_constructor_retry_count=3)
+class EngineDeployment:
+    """A replica of a model. Its methods give an EndpointError back instead of raising it."""
+
+    async def __init__(self, model: dict[str, Any], tokens_folder: str) -> None:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        config = ServedModelConfig.model_validate(model)
+        self._model = config
+        labels = {"model": config.id}
+        self._engine = Engine(config, TokenStore(Path(tokens_folder), config.id), RayMetrics(labels))
+
+    async def edit(self, request: EditRequest) -> EditResult | EndpointError:
+        """Paints."""
+        try:
+            return await self._engine.edit(request)
+        except EndpointError as error:
+            return error
+
+    async def stream(self, request: EditRequest) -> AsyncIterator[EditEvent | EndpointError]:
+        """Paints, event by event."""
+        events = self._engine.stream(request)
+        try:
+            async for event in events:
+                yield event
+        except EndpointError as error:
+            yield error
+        finally:
+            await events.aclose()
+
+    async def probe(self) -> str | None:
+        """Why the model does not paint, or None."""
+        return await self._engine.probe()
+
+    async def facts(self) -> dict[str, Any]:
+        """The model's id and `ModelFacts`."""
+        return {"id": self._model.id, **asdict(model_facts(self._model.inpainter))}
+
+    def check_health(self) -> None:
+        """Ray replaces the replica when this raises."""
+        self._engine.check_alive()
+
+
+@ray_serve.deployment(max_ongoing_requests=NO_LIMIT)
+class LedgerDeployment:
+    """The one ledger of the endpoint. Its methods give an EndpointError back instead of raising it."""
+
+    async def __init__(self, config: dict[str, Any], engines: Mapping[str, Any]) -> None:
+        settings = ServeConfig.model_validate(config)
+        metrics = RayMetrics({})
+        dispatcher = Dispatcher(engines, lambda: metrics.count("raygen_redispatch_total"))
+        self._ledger = Ledger(dispatcher.stream, ttl_s=settings.job_ttl_s, max_stored_bytes=settings.max_stored_bytes)
+
+    async def submit(self, *arguments: Any, **options: Any) -> Job | EndpointError:
+        """See `serve.ledger.Ledger`."""
+        return await _as_value(self._ledger.submit(*arguments, **options))
+
+    async def job(self, job_id: str, *, owner: str, wait_s: float) -> Job | EndpointError:
+        """See `serve.ledger.Ledger`."""
+        return await _as_value(self._ledger.job(job_id, owner=owner, wait_s=wait_s))
+
+    async def cancel_job(self, job_id: str, *, owner: str) -> Job | EndpointError:
+        """See `serve.ledger.Ledger`."""
+        return await _as_value(self._ledger.cancel_job(job_id, owner=owner))
+
+    async def spend(self, key_name: str, *, requests_per_minute: int) -> Allowance:
+        """See `serve.ledger.Ledger`."""
+        return await self._ledger.spend(key_name, requests_per_minute=requests_per_minute)
+
+
+class RayBackend:
+    """`serve.backend.Backend` over handles.
+
+    Args:
+        config: The endpoint.
+        engines: Handle of each model's engine.
+        ledger: Handle of the ledger.
+        metrics: Where numbers go.
+    """
+
+    def __init__(self, config: ServeConfig, engines: Mapping[str, Any], ledger: Any, metrics: RayMetrics) -> None:
+        self._config, self._engines, self._ledger = config, engines, ledger
+        self._dispatcher = Dispatcher(engines, lambda: metrics.count("raygen_redispatch_total"))
+        self._stores = {model.id: TokenStore(config.tokens_folder, model.id) for model in config.models}
+        self._facts = {model.id: model_facts(model.inpainter) for model in config.models}
+        self.edit = self._dispatcher.edit
+        self.stream = self._dispatcher.stream
+
+    async def not_ready(self, model_id: str) -> str | None:
+        """See `serve.backend.Backend`; a model that may be scaled to zero is not woken."""
+        model = self._config.model_named(model_id)
+        if model is not None and model.min_replicas == 0:
+            return None
+        return await self._dispatcher.not_ready(model_id, timeout_s=READY_TIMEOUT_S)
+
+    async def facts(self, model_id: str) -> ModelFacts:
+        """See `serve.backend.Backend`."""
+        return self._facts[model_id]
+
+    async def tokens(self, model_id: str) -> list[LearnedToken]:
+        """See `serve.backend.Backend`."""
+        return await asyncio.to_thread(self._stores[model_id].all)
+
+    async def put_token(self, model_id: str, name: str, data: bytes) -> LearnedToken:
+        """See `serve.backend.Backend`."""
+        width = self._facts[model_id].text_width
+        return await asyncio.to_thread(self._stores[model_id].put, name, data, width=width)
+
+    async def delete_token(self, model_id: str, name: str) -> bool:
+        """See `serve.backend.Backend`."""
+        return await asyncio.to_thread(self._stores[model_id].delete, name)
+
+    async def submit(
+        self,
+        model_id: str,
+        request: EditRequest,
+        rendering: Rendering,
+        *,
+        owner: str,
+        idempotency_key: str | None,
+        body_digest: str,
+    ) -> Job:
+        """See `serve.backend.Backend`."""
+        return await self._ask_ledger(
+            "submit",
+            model_id,
+            request,
+            rendering,
+            owner=owner,
+            idempotency_key=idempotency_key,
+            body_digest=body_digest,
+        )
+
+    async def job(self, job_id: str, *, owner: str, wait_s: float) -> Job:
+        """See `serve.backend.Backend`."""
+        return await self._ask_ledger("job", job_id, owner=owner, wait_s=wait_s)
+
+    async def cancel_job(self, job_id: str, *, owner: str) -> Job:
+        """See `serve.backend.Backend`."""
+        return await self._ask_ledger("cancel_job", job_id, owner=owner)
+
+    async def spend(self, key_name: str, *, requests_per_minute: int) -> Allowance:
+        """See `serve.backend.Backend`."""
+        return await self._ask_ledger("spend", key_name, requests_per_minute=requests_per_minute)
+
+    async def _ask_ledger(self, method: str, *arguments: Any, **options: Any) -> Any:
+        for attempt in range(LEDGER_ATTEMPTS):
+            try:
+                answer = await getattr(self._ledger, method).remote(*arguments, **options)
+            except RayActorError as error:
+                logger.warning("the ledger died (%s); asking its successor", type(error).__name__)
+                await asyncio.sleep(0.5 * (attempt + 1))
+                continue
+            if isinstance(answer, EndpointError):
+                raise answer
+            return answer
+        raise EndpointError(
+            "the ledger of jobs is not there", code="service_unavailable", retryable=True, retry_after_s=5
+        )
+
+
+@ray_serve.deployment(max_ongoing_requests=NO_LIMIT)
+@ray_serve.ingress()
+class Ingress:
+    """Speaks HTTP."""
+
+    async def __init__(self, config: dict[str, Any], engines: Mapping[str, Any], ledger: Any) -> None:
+        settings = ServeConfig.model_validate(config)
+        if not settings.keys:
+            check_host(_proxy_host())
+        self._metrics = RayMetrics({})
+        self._config = settings
+        self._backend = RayBackend(settings, engines, ledger, self._metrics)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The HTTP application; Ray calls this after the constructor."""
+        return make_api(self._config, self._backend, self._metrics)
+
+
+def build_app(args: dict[str, Any] | None = None) -> Any:
+    """The application for `serve run`, `serve deploy` and `raygen serve`.
+
+    Args:
+        args: Fields of `ServeConfig`; none: the model that ships with raygen, for this machine only.
+
+    Raises:
+        ConfigError: A wrong field.
+        ModelError: A model's folder is incomplete.
+    """
+    config = validate(ServeConfig, args or {}, where="serve config")
+    for model in config.models:
+        folder = Path(resolve_model(model.inpainter.model))
+        if folder.is_dir():
+            check_model_folder(folder)
+    plain = config.model_dump(mode="json")
+    engines = {model.id: _bind_engine(config, model) for model in config.models}
+    share = {"num_cpus": 0.1}
+    patience = {"graceful_shutdown_timeout_s": config.max_timeout_s, "graceful_shutdown_wait_loop_s": 1.0}
+    ledger = LedgerDeployment.options(name="ledger", ray_actor_options=share, **patience).bind(plain, engines)
+    ingress = Ingress.options(name="ingress", num_replicas=config.num_ingress, ray_actor_options=share, **patience)
+    return ingress.bind(plain, engines, ledger)
+
+
+def check_host(host: str) -> None:
+    """Checks that an endpoint without keys is reached from this machine only.
+
+    Raises:
+        ConfigError: The address is not a loopback address.
+    """
+    if host == "localhost":
+        return
+    try:
+        is_loopback = ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ConfigError(
+            f"the endpoint has no keys, so it may only listen on a loopback address, not on {host}. Make a key with "
+            "`raygen key NAME`, put its line under `keys` in the config, and start again."
+        )
+
+
+def _bind_engine(config: ServeConfig, model: ServedModelConfig) -> Any:
+    scaling: dict[str, Any] = {"num_replicas": model.min_replicas}
+    if model.min_replicas < model.max_replicas:
+        scaling = {
+            "num_replicas": None,
+            "autoscaling_config": {
+                "min_replicas": model.min_replicas,
+                "max_replicas": model.max_replicas,
+                "target_ongoing_requests": model.target_ongoing_requests,
+            },
+        }
+    return EngineDeployment.options(
+        name=deployment_name(config, model.id),
+        ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
+        health_check_period_s=HEALTH_PERIOD_S,
+        graceful_shutdown_timeout_s=config.max_timeout_s,
+        graceful_shutdown_wait_loop_s=1.0,
+        **scaling,
+    ).bind(model.model_dump(mode="json"), str(config.tokens_folder))
+
+
+def _proxy_host() -> str:
+    """Address that Ray Serve's proxies listen on; Ray tells a replica in no public way."""
+    from ray.serve.context import _get_global_client
+
+    return str(_get_global_client().http_config.host)
+
+
+async def _as_value(answer: Awaitable[Any]) -> Any:
+    try:
+        return await answer
+    except EndpointError as error:
+        return error

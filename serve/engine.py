@@ -1,0 +1,337 @@
+"""The step-level engine of one replica: requests of different steps, guidance and prompts share UNet calls.
+
+One coroutine decides before every step which pictures go into the next call (`serve.scheduling`); one worker thread
+encodes, steps and decodes (`serve.painting`). Requests join, leave, are cancelled and overtaken between steps. A
+picture's bits depend on its own request only, since a call has a fixed number of rows. No Ray here.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from raygen.errors import EndpointError
+from raygen.inpainters.edits import (
+    EditedImage,
+    EditEvent,
+    EditRequest,
+    EditResult,
+    LearnedToken,
+    PartialImage,
+    Progress,
+)
+from serve.config import ServedModelConfig
+from serve.metrics import Metrics
+from serve.painting import Painter, Picture, PreparedRequest, StepOutcome
+from serve.scheduling import choose, rank
+from serve.tokens import TokenStore
+
+logger = logging.getLogger(__name__)
+
+MAX_RETRY_AFTER_S = 60.0
+PROBE_TIMEOUT_S = 10.0
+
+
+@dataclass(eq=False)
+class _Request:
+    """A request in the engine."""
+
+    number: int
+    request: EditRequest
+    prepared: PreparedRequest
+    arrived_s: float
+    events: asyncio.Queue[EditEvent | EndpointError] = field(default_factory=asyncio.Queue)
+    started_s: float | None = None
+    num_left: int = 0
+    bucket: int = 0
+    position: int = 0
+
+
+@dataclass(eq=False)
+class _Item:
+    """One picture of a request, as `serve.scheduling` sees it."""
+
+    owner: _Request
+    picture: Picture
+
+    @property
+    def priority(self) -> str:
+        return self.owner.request.priority
+
+    @property
+    def arrived_s(self) -> float:
+        return self.owner.arrived_s
+
+    @property
+    def steps_left(self) -> int:
+        return self.picture.steps_left
+
+    @property
+    def group(self) -> Any:
+        return self.owner.prepared.group
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.owner.number, self.picture.index
+
+
+class Engine:
+    """Paints requests; build it inside a running event loop.
+
+    Args:
+        config: The model.
+        tokens: Its learned tokens.
+        metrics: Where numbers go.
+    """
+
+    def __init__(self, config: ServedModelConfig, tokens: TokenStore, metrics: Metrics) -> None:
+        self._config, self._tokens, self._metrics = config, tokens, metrics
+        self._painter = Painter(config)
+        # One thread: torch calls never overlap, and the event loop never waits for them.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="painter")
+        self._items: list[_Item] = []
+        self._numbers = itertools.count()
+        self._wake = asyncio.Event()
+        self._seconds_per_step = 0.1
+        self._busy_since: float | None = None
+        self._loop_task = asyncio.get_running_loop().create_task(self._run())
+
+    async def edit(self, request: EditRequest) -> EditResult:
+        """The pictures of a request.
+
+        Raises:
+            EndpointError: See `stream`.
+        """
+        images: dict[int, EditedImage] = {}
+        async for event in self.stream(request):
+            if isinstance(event, EditedImage):
+                images[event.index] = event
+            elif isinstance(event, EditResult):
+                return _with_images(event, images)
+        raise AssertionError("a stream ends with its result")
+
+    async def stream(self, request: EditRequest) -> AsyncIterator[EditEvent]:
+        """Progress, previews and pictures as they come, and the result at the end.
+
+        Closing the iterator, or cancelling whoever waits for it, frees its rows before the next step.
+
+        Raises:
+            EndpointError: server_is_overloaded, prompt_too_long, unknown_learned_token, empty_mask, out_of_range,
+                deadline_exceeded, out_of_memory, non_finite_output.
+        """
+        deadline_s = time.monotonic() + request.timeout_s
+        self._check_room()
+        learned = await asyncio.to_thread(self._find_tokens, request)
+        prepared = await self._in_thread(self._painter.prepare, request, learned)
+        self._check_room()  # others came meanwhile
+        owner = _Request(next(self._numbers), request, prepared, time.monotonic(), num_left=len(request.seeds))
+        items = [_Item(owner, picture) for picture in prepared.pictures]
+        self._items += items
+        self._tell_positions()
+        self._wake.set()
+        try:
+            while True:
+                async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
+                    event = await owner.events.get()
+                if isinstance(event, EndpointError):
+                    raise event
+                yield event
+                if isinstance(event, EditResult):
+                    return
+        except TimeoutError:
+            self._metrics.count("raygen_cancelled_total", stage="deadline")
+            raise EndpointError(
+                f"the deadline of {request.timeout_s:g} seconds passed before the pictures were done",
+                code="deadline_exceeded",
+            ) from None
+        finally:
+            self._forget(owner)
+
+    async def probe(self) -> str | None:
+        """Why the model does not paint now, or None: a picture of one step goes through the same queue, first in it."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await self._probe()
+        except TimeoutError:
+            return f"a one-step picture was not done within {PROBE_TIMEOUT_S:g} seconds"
+        except EndpointError as error:
+            return error.code
+        return None
+
+    def check_alive(self) -> None:
+        """Raises RuntimeError when the worker thread is stuck or the loop has died: the replica is to be replaced."""
+        if self._loop_task.done():
+            raise RuntimeError("the engine's loop has ended")
+        busy_since = self._busy_since
+        if busy_since is not None and time.monotonic() - busy_since > self._config.stall_s:
+            raise RuntimeError(f"the model has not answered for {self._config.stall_s:g} seconds")
+
+    async def close(self) -> None:
+        """Ends the loop; requests under way get no answer."""
+        self._loop_task.cancel()
+        await asyncio.gather(self._loop_task, return_exceptions=True)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self) -> None:
+        while True:
+            chosen = choose(self._items, num_rows=self._painter.bucket, now_s=time.monotonic())
+            if not chosen:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            now_s = time.monotonic()
+            for item in chosen:
+                self._start(item.owner, now_s)
+            try:
+                outcome = await self._in_thread(self._painter.advance, [item.picture for item in chosen])
+            except Exception:
+                logger.exception("a step of %d pictures failed", len(chosen))
+                outcome = StepOutcome(self._painter.bucket)
+                for item in chosen:
+                    item.picture.error = EndpointError("the model failed", code="internal_error", retryable=True)
+            elapsed_s = time.monotonic() - now_s
+            self._metrics.observe("raygen_step_seconds", elapsed_s, bucket=str(outcome.bucket))
+            self._metrics.set("raygen_bucket_fill", len(chosen) / outcome.bucket)
+            self._seconds_per_step += 0.1 * (elapsed_s / len(chosen) - self._seconds_per_step)
+            for _ in range(outcome.num_out_of_memory):
+                self._metrics.count("raygen_oom_total")
+            for item in chosen:
+                item.owner.bucket = max(item.owner.bucket, outcome.bucket)
+                self._settle(item)
+
+    def _start(self, owner: _Request, now_s: float) -> None:
+        if owner.started_s is None:
+            owner.started_s = now_s
+            self._metrics.observe("raygen_queue_seconds", now_s - owner.arrived_s)
+            self._tell_positions()
+
+    def _settle(self, item: _Item) -> None:
+        """Tells a picture's owner what came of a step."""
+        owner, picture = item.owner, item.picture
+        if picture.error is not None:
+            if picture.error.code == "non_finite_output":
+                self._metrics.count("raygen_nonfinite_total")
+            owner.events.put_nowait(picture.error)
+            self._forget(owner)
+            return
+        if picture.preview is not None:
+            number, image_HWC = picture.preview
+            owner.events.put_nowait(PartialImage(index=picture.index, number=number, image_HWC=image_HWC))
+            picture.preview = None
+        owner.events.put_nowait(self._progress(owner))
+        if not picture.is_done:
+            return
+        if item in self._items:
+            self._items.remove(item)
+        owner.num_left -= 1
+        owner.events.put_nowait(
+            EditedImage(index=picture.index, seed=picture.seed, image_HWC=picture.result_HWC, flagged=picture.flagged)
+        )
+        if owner.num_left == 0:
+            owner.events.put_nowait(self._result(owner))
+
+    def _progress(self, owner: _Request, position: int = 0) -> Progress:
+        pictures = owner.prepared.pictures
+        total = sum(picture.num_steps for picture in pictures)
+        return Progress(
+            queue_position=position, step=total - sum(picture.steps_left for picture in pictures), steps=total
+        )
+
+    def _result(self, owner: _Request) -> EditResult:
+        now_s = time.monotonic()
+        assert owner.started_s is not None
+        self._metrics.observe("raygen_generation_seconds", now_s - owner.started_s)
+        prepared = owner.prepared
+        return EditResult(
+            images=(),
+            num_inference_steps=prepared.sampling.num_inference_steps,
+            num_prompt_tokens=prepared.num_prompt_tokens,
+            provenance=self._painter.provenance(prepared, owner.bucket),
+            warnings=prepared.warnings,
+            queue_s=owner.started_s - owner.arrived_s,
+            generation_s=now_s - owner.started_s,
+        )
+
+    def _forget(self, owner: _Request) -> None:
+        left = [item for item in self._items if item.owner is not owner]
+        if len(left) < len(self._items):
+            self._metrics.count("raygen_cancelled_total", stage="queued" if owner.started_s is None else "running")
+        self._items = left
+        self._tell_positions()
+
+    def _check_room(self) -> None:
+        waiting = {item.owner for item in self._items if item.owner.started_s is None}
+        if len(waiting) < self._config.max_queue:
+            return
+        steps_left = sum(item.steps_left for item in self._items)
+        raise EndpointError(
+            f"{len(waiting)} requests are waiting, as many as may",
+            code="server_is_overloaded",
+            retryable=True,
+            retry_after_s=min(MAX_RETRY_AFTER_S, max(1.0, steps_left * self._seconds_per_step / 2)),
+        )
+
+    def _tell_positions(self) -> None:
+        """Tells those who wait how many go before them, and counts them."""
+        now_s = time.monotonic()
+        ranked = sorted(self._items, key=lambda item: rank(item, now_s=now_s))
+        waiting = [owner for owner in dict.fromkeys(item.owner for item in ranked) if owner.started_s is None]
+        for position, owner in enumerate(waiting, start=1):
+            if owner.position != position:
+                owner.position = position
+                owner.events.put_nowait(self._progress(owner, position))
+        for priority in ("interactive", "batch"):
+            number = sum(owner.request.priority == priority for owner in waiting)
+            self._metrics.set("raygen_queue_depth", number, priority=priority)
+
+    def _find_tokens(self, request: EditRequest) -> dict[str, LearnedToken]:
+        found = self._painter.find_tokens(request, self._tokens)
+        self._metrics.set("raygen_tokens_loaded", self._tokens.num_cached)
+        return found
+
+    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+        """Runs in the painter's thread, which serves one call after the other."""
+
+        def timed() -> Any:
+            self._busy_since = time.monotonic()
+            try:
+                return function(*arguments)
+            finally:
+                self._busy_since = None
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+
+    async def _probe(self) -> None:
+        side = self._painter.probe_side_px
+        repaint_HW = np.ones((side, side), dtype=bool)
+        request = EditRequest(
+            image_HWC=np.zeros((side, side, 3), dtype=np.uint8),
+            repaint_HW=repaint_HW,
+            prompt="a photo",
+            seeds=(0,),
+            num_inference_steps=1,
+            strength=1.0,
+            priority="interactive",
+            timeout_s=PROBE_TIMEOUT_S,
+        )
+        prepared = await self._in_thread(self._painter.prepare, request, {})
+        # Without the check for room: a full queue is no illness.
+        owner = _Request(next(self._numbers), request, prepared, time.monotonic(), num_left=1)
+        self._items += [_Item(owner, picture) for picture in prepared.pictures]
+        self._wake.set()
+        try:
+            while not isinstance(event := await owner.events.get(), EditResult):
+                if isinstance(event, EndpointError):
+                    raise event
+        finally:
+            self._forget(owner)
+
+
+def _with_images(result: EditResult, images: dict[int, EditedImage]) -> EditResult:
+    return replace(result, images=tuple(images[index] for index in sorted(images)))
