@@ -1,4 +1,4 @@
-"""The command line: `raygen demo | run | data | fit | evaluate | report | doctor`.
+"""The command line: `raygen demo | run | data | fit | evaluate | report | serve | key | doctor`.
 
 Verbs only read arguments, call one function and print; heavy imports are inside them, so that `--help` is quick.
 Exit codes: 0 done, 1 failed, 2 the user's mistake.
@@ -139,6 +139,39 @@ def doctor() -> None:
     from raygen.report import tables
 
     tables.print_checks([(c.name, c.value, c.ok, c.advice) for c in checks.report()])
+
+
+@app.command()
+def serve(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML of the endpoint: models, keys, limits (serve/config.yaml).")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; others than loopback need keys.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 8000,
+    overrides: Set = None,
+) -> None:
+    """Offer the inpainting model at POST /v1/images/edits, until Ctrl-C."""
+    from raygen.config import apply_overrides, load_yaml
+    from serve.command import application_args, run_endpoint
+
+    data = application_args(load_yaml(config)) if config is not None else {}
+    run_endpoint(apply_overrides(data, overrides or []), host=host, port=port, say=typer.echo)
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Who will use it.")],
+    admin: Annotated[bool, typer.Option("--admin", help="May store and delete learned tokens too.")] = False,
+) -> None:
+    """Make a key for the endpoint: the key for its user, the line with its hash for the config."""
+    from serve.keys import make_key
+
+    secret, sha256 = make_key()
+    scopes = "[edit, admin]" if admin else "[edit]"
+    typer.echo(f"key, shown only now: {secret}")
+    typer.echo(f"under `keys` in the config:\n  - {{name: {name}, sha256: {sha256}, scopes: {scopes}}}")
 
 
 @data_app.command("make")

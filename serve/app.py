@@ -9,12 +9,13 @@ Jobs of the same cluster may skip HTTP: `serve.client.Client(get_deployment_hand
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from dataclasses import asdict
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from dataclasses import asdict, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from ray import ObjectRef
 from ray import serve as ray_serve
 from ray.exceptions import RayActorError
 
@@ -37,6 +38,10 @@ APP_NAME = "raygen"
 # Ray's own limits are only the outer fence: its errors are plain text, ours are not.
 NO_LIMIT = 100_000
 HEALTH_PERIOD_S = 5.0
+# Ray would try to load a broken model twenty times.
+MAX_START_FAILURES = 3
+# Logical CPUs of an ingress and of the ledger: they wait more than they work.
+SHARE_CPUS = 0.1
 READY_TIMEOUT_S = 15.0
 LEDGER_ATTEMPTS = 5
 
@@ -46,11 +51,10 @@ def deployment_name(config: ServeConfig, model_id: str) -> str:
     return "engine" if model_id == config.models[0].id else f"engine-{model_id}"
 
 
-@ray_serve.deployment(max_ongoing_requests=NO_LIMIT, max_constructor_retry_count=3)
 class EngineDeployment:
     """A replica of a model. Its methods give an EndpointError back instead of raising it."""
 
-    async def __init__(self, model: dict[str, Any], tokens_folder: str) -> None:
+    def __init__(self, model: dict[str, Any], tokens_folder: str) -> None:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         config = ServedModelConfig.model_validate(model)
         self._model = config
@@ -60,13 +64,13 @@ class EngineDeployment:
     async def edit(self, request: EditRequest) -> EditResult | EndpointError:
         """Paints."""
         try:
-            return await self._engine.edit(request)
+            return await self._engine.edit(await _with_pixels(request))
         except EndpointError as error:
             return error
 
-    async def stream(self, request: EditRequest) -> AsyncIterator[EditEvent | EndpointError]:
+    async def stream(self, request: EditRequest) -> AsyncGenerator[EditEvent | EndpointError, None]:
         """Paints, event by event."""
-        events = self._engine.stream(request)
+        events = self._engine.stream(await _with_pixels(request))
         try:
             async for event in events:
                 yield event
@@ -81,18 +85,19 @@ class EngineDeployment:
 
     async def facts(self) -> dict[str, Any]:
         """The model's id and `ModelFacts`."""
-        return {"id": self._model.id, **asdict(model_facts(self._model.inpainter))}
+        model = self._model
+        known = {"id": model.id, "max_replicas": model.max_replicas, "bucket": self._engine.bucket}
+        return {**known, **asdict(model_facts(model.inpainter))}
 
     def check_health(self) -> None:
         """Ray replaces the replica when this raises."""
         self._engine.check_alive()
 
 
-@ray_serve.deployment(max_ongoing_requests=NO_LIMIT)
 class LedgerDeployment:
     """The one ledger of the endpoint. Its methods give an EndpointError back instead of raising it."""
 
-    async def __init__(self, config: dict[str, Any], engines: Mapping[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], engines: Mapping[str, Any]) -> None:
         settings = ServeConfig.model_validate(config)
         metrics = RayMetrics({})
         dispatcher = Dispatcher(engines, lambda: metrics.count("raygen_redispatch_total"))
@@ -206,12 +211,10 @@ class RayBackend:
         )
 
 
-@ray_serve.deployment(max_ongoing_requests=NO_LIMIT)
-@ray_serve.ingress()
 class Ingress:
     """Speaks HTTP."""
 
-    async def __init__(self, config: dict[str, Any], engines: Mapping[str, Any], ledger: Any) -> None:
+    def __init__(self, config: dict[str, Any], engines: Mapping[str, Any], ledger: Any) -> None:
         settings = ServeConfig.model_validate(config)
         if not settings.keys:
             check_host(_proxy_host())
@@ -241,10 +244,20 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
             check_model_folder(folder)
     plain = config.model_dump(mode="json")
     engines = {model.id: _bind_engine(config, model) for model in config.models}
-    share = {"num_cpus": 0.1}
+    share = {"num_cpus": SHARE_CPUS}
     patience = {"graceful_shutdown_timeout_s": config.max_timeout_s, "graceful_shutdown_wait_loop_s": 1.0}
-    ledger = LedgerDeployment.options(name="ledger", ray_actor_options=share, **patience).bind(plain, engines)
-    ingress = Ingress.options(name="ingress", num_replicas=config.num_ingress, ray_actor_options=share, **patience)
+    ledger = (
+        ray_serve.deployment(LedgerDeployment)
+        .options(name="ledger", max_ongoing_requests=NO_LIMIT, ray_actor_options=share, **patience)
+        .bind(plain, engines)
+    )
+    ingress = ray_serve.deployment(ray_serve.ingress()(Ingress)).options(
+        max_ongoing_requests=NO_LIMIT,
+        name="ingress",
+        num_replicas=config.num_ingress,
+        ray_actor_options=share,
+        **patience,
+    )
     return ingress.bind(plain, engines, ledger)
 
 
@@ -278,14 +291,20 @@ def _bind_engine(config: ServeConfig, model: ServedModelConfig) -> Any:
                 "target_ongoing_requests": model.target_ongoing_requests,
             },
         }
-    return EngineDeployment.options(
-        name=deployment_name(config, model.id),
-        ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
-        health_check_period_s=HEALTH_PERIOD_S,
-        graceful_shutdown_timeout_s=config.max_timeout_s,
-        graceful_shutdown_wait_loop_s=1.0,
-        **scaling,
-    ).bind(model.model_dump(mode="json"), str(config.tokens_folder))
+    return (
+        ray_serve.deployment(EngineDeployment)
+        .options(
+            max_ongoing_requests=NO_LIMIT,
+            max_constructor_retry_count=MAX_START_FAILURES,
+            name=deployment_name(config, model.id),
+            ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
+            health_check_period_s=HEALTH_PERIOD_S,
+            graceful_shutdown_timeout_s=config.max_timeout_s,
+            graceful_shutdown_wait_loop_s=1.0,
+            **scaling,
+        )
+        .bind(model.model_dump(mode="json"), str(config.tokens_folder))
+    )
 
 
 def _proxy_host() -> str:
@@ -293,6 +312,13 @@ def _proxy_host() -> str:
     from ray.serve.context import _get_global_client
 
     return str(_get_global_client().http_config.host)
+
+
+async def _with_pixels(request: EditRequest) -> EditRequest:
+    """The request with its picture, where it came as an ObjectRef."""
+    if isinstance(request.image_HWC, ObjectRef):
+        return replace(request, image_HWC=await request.image_HWC)
+    return request
 
 
 async def _as_value(answer: Awaitable[Any]) -> Any:

@@ -7,7 +7,7 @@ none is answered twice. Errors of raygen travel as values: an exception would ar
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +54,7 @@ class Dispatcher:
                 return _own(result)
         raise AssertionError("the last send raises")
 
-    async def stream(self, model_id: str, request: EditRequest) -> AsyncIterator[EditEvent]:
+    async def stream(self, model_id: str, request: EditRequest) -> AsyncGenerator[EditEvent, None]:
         """Paints, event by event; after a death, what was given already is not given again."""
         handle = self._handles[model_id].options(stream=True)
         deadline_s = time.monotonic() + request.timeout_s

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -82,7 +82,7 @@ class _Item:
 
 
 class Engine:
-    """Paints requests; build it inside a running event loop.
+    """Paints requests; all calls from one event loop.
 
     Args:
         config: The model.
@@ -100,7 +100,12 @@ class Engine:
         self._wake = asyncio.Event()
         self._seconds_per_step = 0.1
         self._busy_since: float | None = None
-        self._loop_task = asyncio.get_running_loop().create_task(self._run())
+        self._loop_task: asyncio.Task[None] | None = None
+
+    @property
+    def bucket(self) -> int:
+        """Rows of a UNet call."""
+        return self._painter.bucket
 
     async def edit(self, request: EditRequest) -> EditResult:
         """The pictures of a request.
@@ -116,7 +121,7 @@ class Engine:
                 return _with_images(event, images)
         raise AssertionError("a stream ends with its result")
 
-    async def stream(self, request: EditRequest) -> AsyncIterator[EditEvent]:
+    async def stream(self, request: EditRequest) -> AsyncGenerator[EditEvent, None]:
         """Progress, previews and pictures as they come, and the result at the end.
 
         Closing the iterator, or cancelling whoever waits for it, frees its rows before the next step.
@@ -132,9 +137,7 @@ class Engine:
         self._check_room()  # others came meanwhile
         owner = _Request(next(self._numbers), request, prepared, time.monotonic(), num_left=len(request.seeds))
         items = [_Item(owner, picture) for picture in prepared.pictures]
-        self._items += items
-        self._tell_positions()
-        self._wake.set()
+        self._enter(items)
         try:
             while True:
                 async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
@@ -166,7 +169,7 @@ class Engine:
 
     def check_alive(self) -> None:
         """Raises RuntimeError when the worker thread is stuck or the loop has died: the replica is to be replaced."""
-        if self._loop_task.done():
+        if self._loop_task is not None and self._loop_task.done():
             raise RuntimeError("the engine's loop has ended")
         busy_since = self._busy_since
         if busy_since is not None and time.monotonic() - busy_since > self._config.stall_s:
@@ -174,9 +177,17 @@ class Engine:
 
     async def close(self) -> None:
         """Ends the loop; requests under way get no answer."""
-        self._loop_task.cancel()
-        await asyncio.gather(self._loop_task, return_exceptions=True)
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            await asyncio.gather(self._loop_task, return_exceptions=True)
         self._thread.shutdown(wait=False)
+
+    def _enter(self, items: list[_Item]) -> None:
+        self._items += items
+        self._tell_positions()
+        if self._loop_task is None:
+            self._loop_task = asyncio.get_running_loop().create_task(self._run())
+        self._wake.set()
 
     async def _run(self) -> None:
         while True:
@@ -323,8 +334,7 @@ class Engine:
         prepared = await self._in_thread(self._painter.prepare, request, {})
         # Without the check for room: a full queue is no illness.
         owner = _Request(next(self._numbers), request, prepared, time.monotonic(), num_left=1)
-        self._items += [_Item(owner, picture) for picture in prepared.pictures]
-        self._wake.set()
+        self._enter([_Item(owner, picture) for picture in prepared.pictures])
         try:
             while not isinstance(event := await owner.events.get(), EditResult):
                 if isinstance(event, EndpointError):

@@ -42,7 +42,7 @@ class _Entry:
 
 
 class Ledger:
-    """Runs and remembers jobs; build it inside a running event loop.
+    """Runs and remembers jobs; all calls from one event loop.
 
     Args:
         stream: Paints: `Backend.stream`.

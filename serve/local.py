@@ -1,7 +1,7 @@
 """The endpoint's back end in one process, without Ray: for debugging and tests, and the reference for `serve.app`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from raygen.inpainters.edits import EditEvent, EditRequest, EditResult, LearnedToken
 from raygen.inpainters.model_folder import ModelFacts, model_facts
@@ -14,7 +14,7 @@ from serve.tokens import TokenStore
 
 
 class LocalBackend:
-    """Engines and ledger in this process; build it inside a running event loop.
+    """Engines and ledger in this process.
 
     Args:
         config: The endpoint.
@@ -34,7 +34,7 @@ class LocalBackend:
         """See `serve.backend.Backend`."""
         return await self._engines[model_id].edit(request)
 
-    def stream(self, model_id: str, request: EditRequest) -> AsyncIterator[EditEvent]:
+    def stream(self, model_id: str, request: EditRequest) -> AsyncGenerator[EditEvent, None]:
         """See `serve.backend.Backend`."""
         return self._engines[model_id].stream(request)
 

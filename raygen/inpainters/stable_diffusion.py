@@ -276,6 +276,10 @@ class StableDiffusionInpainter:
 def _estimate(scheduler: Any, result: Any) -> torch.Tensor:
     """The clean latent as the sampler sees it now, (1, C, h, w), for previews."""
     estimate: torch.Tensor | None = getattr(result, "pred_original_sample", None)
-    if estimate is None and getattr(scheduler.config, "algorithm_type", "").endswith("++"):
+    if (
+        estimate is None
+        and getattr(scheduler.config, "algorithm_type", "").endswith("++")
+        and hasattr(scheduler, "model_outputs")
+    ):
         estimate = scheduler.model_outputs[-1]  # DPM-Solver++ keeps what it takes the clean latent to be
     return result.prev_sample if estimate is None else estimate

@@ -1,0 +1,334 @@
+"""The endpoint from Python: by address, or by a handle from a job on the same cluster, with the same calls.
+
+    client = Client("http://127.0.0.1:8000")
+    client = Client(ray.serve.get_deployment_handle("engine", "raygen"))
+    edit = await client.edit(image=image_HWC, mask=repaint_HW, prompt="a landbird", seed=7, n=4)
+    for edit in client.map(requests): ...
+
+Errors are `raygen.errors.EndpointError`, with the codes of the HTTP interface.
+"""
+
+# N pictures of a request, H height, W width, C colour channels
+
+import asyncio
+import hashlib
+import os
+import queue
+import random
+import threading
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import httpx2
+import numpy as np
+
+from raygen.errors import EndpointError
+from raygen.inpainters.edits import MAX_SEED, EditRequest, EditResult
+from raygen.inpainters.served import KEY_VARIABLE
+from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, error_of, form_of, headers_of, result_of
+
+MAX_RANDOM_SEED = 2**32
+MAX_PAUSE_S = 30.0
+IN_FLIGHT_IF_UNKNOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What came of one request.
+
+    Attributes:
+        key: The caller's name for the request.
+        request_hash: Of everything that decides its pixels; see `request_hash`.
+        images: (N, H, W, 3) uint8 RGB; a picture that was blocked is black, and its `flagged` is True.
+        flagged: (N,) bool.
+        seeds: One a picture.
+        provenance: Model, digest, tokens, determinism, bucket, dtype.
+        warnings: What was done other than asked.
+        timings: "queue_s" and "generation_s".
+    """
+
+    key: str | None
+    request_hash: str
+    images: np.ndarray
+    flagged: np.ndarray
+    seeds: tuple[int, ...]
+    provenance: dict[str, Any]
+    warnings: tuple[str, ...]
+    timings: dict[str, float]
+
+
+class _Transport(Protocol):
+    """How a request gets there."""
+
+    async def edit(self, request: EditRequest, model: str | None) -> EditResult: ...
+
+    async def facts(self, model: str | None) -> dict[str, Any]: ...
+
+
+class Client:
+    """Paints by asking an endpoint.
+
+    Args:
+        endpoint: "http://host:port", or a Ray Serve handle of an engine deployment.
+        key: Bearer key for an address; by default the environment variable RAYGEN_API_KEY. Handles need none.
+        model: Id of the served model; by default the endpoint's own default. A handle leads to one model.
+        patience_s: How long a request is repeated while the endpoint is full, starting or losing replicas.
+    """
+
+    def __init__(
+        self, endpoint: Any, *, key: str | None = None, model: str | None = None, patience_s: float = 600.0
+    ) -> None:
+        self._transport: _Transport
+        if isinstance(endpoint, str):
+            self._transport = _Http(endpoint, key or os.environ.get(KEY_VARIABLE))
+        else:
+            self._transport = _Handle(endpoint)
+        self._model, self._patience_s = model, patience_s
+
+    async def edit(
+        self,
+        *,
+        image: Any,
+        mask: np.ndarray,
+        prompt: str,
+        seed: int | None = None,
+        n: int = 1,
+        seeds: Iterable[int] | None = None,
+        key: str | None = None,
+        **sampling: Any,
+    ) -> Edit:
+        """The pictures of one request; cancelling the call stops the work within a step.
+
+        Args:
+            image: (H, W, 3) uint8 RGB; over a handle also an ObjectRef of one.
+            mask: True = paint anew, (H, W) bool.
+            prompt: What to paint.
+            seed: Of the first picture; the others' follow. None: drawn once, so that a repetition paints the same.
+            n: Pictures.
+            seeds: One a picture, instead of `seed` and `n`.
+            key: Comes back as `Edit.key`.
+            sampling: Other fields of `EditRequest`: num_inference_steps, guidance_scale, strength …
+
+        Raises:
+            EndpointError: See its `code`.
+        """
+        request = EditRequest(image_HWC=image, repaint_HW=mask, prompt=prompt, seeds=_seeds(seed, n, seeds), **sampling)
+        return await self._edit(request, key)
+
+    def map(
+        self,
+        requests: Iterable[Mapping[str, Any]],
+        *,
+        in_flight: int | Literal["auto"] = "auto",
+        ordered: bool = False,
+        finished: Collection[str] = (),
+    ) -> Iterator[Edit]:
+        """The pictures of many requests; for batch jobs without an event loop.
+
+        A job that was stopped goes on where it was: give the hashes of what it has as `finished`.
+
+        Args:
+            requests: Arguments of `edit`, one mapping a request; read only as far ahead as needed. Give each a `seed`
+                or `seeds`, else a second run paints other pictures.
+            in_flight: Requests under way at once; "auto": twice what the endpoint's replicas paint at once.
+            ordered: In the order of `requests`, not as they are done.
+            finished: `request_hash` of requests to leave out.
+
+        Raises:
+            EndpointError: Of the first request that failed; those under way are cancelled.
+        """
+        results: queue.Queue[Edit | BaseException | None] = queue.Queue(maxsize=1)
+        stop = threading.Event()
+        worker = threading.Thread(
+            target=lambda: asyncio.run(self._map(iter(requests), in_flight, ordered, finished, results, stop)),
+            name="raygen-map",
+            daemon=True,
+        )
+        worker.start()
+        try:
+            while (result := results.get()) is not None:
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            stop.set()
+            while worker.is_alive():  # it may be waiting to hand over a result
+                try:
+                    results.get(timeout=0.05)
+                except queue.Empty:
+                    continue
+
+    async def _map(
+        self,
+        requests: Iterator[Mapping[str, Any]],
+        in_flight: int | Literal["auto"],
+        ordered: bool,
+        finished: Collection[str],
+        results: "queue.Queue[Edit | BaseException | None]",
+        stop: threading.Event,
+    ) -> None:
+        tasks: list[asyncio.Task[Edit]] = []
+        try:
+            limit = await self._in_flight() if in_flight == "auto" else in_flight
+            exhausted = False
+            while not stop.is_set():
+                while not exhausted and len(tasks) < limit:
+                    request = await asyncio.to_thread(_next_unfinished, requests, finished)
+                    if request is None:
+                        exhausted = True
+                    else:
+                        tasks.append(asyncio.create_task(self._edit(*request)))
+                if not tasks:
+                    break
+                awaited = tasks[:1] if ordered else tasks
+                done, _ = await asyncio.wait(awaited, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+                for task in [task for task in tasks if task in done]:
+                    tasks.remove(task)
+                    await asyncio.to_thread(results.put, task.result())
+        except BaseException as error:
+            await asyncio.to_thread(results.put, error)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.to_thread(results.put, None)
+
+    async def _in_flight(self) -> int:
+        facts = await self._transport.facts(self._model)
+        rows = int(facts.get("max_replicas") or 0) * int(facts.get("bucket") or 1)
+        return 2 * rows or IN_FLIGHT_IF_UNKNOWN
+
+    async def _edit(self, request: EditRequest, key: str | None) -> Edit:
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._patience_s
+        pause_s = 0.5
+        while True:
+            try:
+                result = await self._transport.edit(request, self._model)
+            except EndpointError as error:
+                if not error.retryable or loop.time() > give_up_s:
+                    raise
+                # Jitter: callers that were refused together must not come back together.
+                await asyncio.sleep((error.retry_after_s or pause_s) * random.uniform(0.5, 1.5))
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+            else:
+                return _edit_of(request, result, key)
+
+
+def request_hash(request: EditRequest) -> str:
+    """Hash of everything that decides a request's pixels, 16 hex digits: a batch job's memory of what it has done.
+
+    An ObjectRef instead of a picture counts by its id, which another job does not share.
+    """
+    digest = hashlib.sha256()
+    arrays: tuple[Any, Any] = (request.image_HWC, request.repaint_HW)
+    for array in arrays:
+        if isinstance(array, np.ndarray):
+            digest.update(f"{array.shape}{array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        else:
+            digest.update(repr(array).encode())
+    neutral = replace(request, image_HWC=None, repaint_HW=None, priority="batch", timeout_s=0, request_id="")  # type: ignore[arg-type]
+    digest.update(repr(neutral).encode())
+    return digest.hexdigest()[:16]
+
+
+class _Http:
+    """Over HTTP; one connection pool a call, since `map` has an event loop of its own."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self._url, self._key = url, key
+
+    async def edit(self, request: EditRequest, model: str | None) -> EditResult:
+        fields, files = await asyncio.to_thread(form_of, request, model)
+        headers = headers_of(request, self._key)
+        async with self._client(request.timeout_s + 30) as client:
+            response = await client.post(EDITS_PATH, data=fields, files=files, headers=headers)
+            body = _json(response)
+        if response.status_code != 200:
+            raise error_of(response.status_code, body, response.headers)
+        return await asyncio.to_thread(result_of, body, response.headers)
+
+    async def facts(self, model: str | None) -> dict[str, Any]:
+        headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
+        async with self._client(30) as client:
+            response = await client.get(MODELS_PATH, headers=headers)
+            body = _json(response)
+        if response.status_code != 200:
+            raise error_of(response.status_code, body, response.headers)
+        models = body["data"] if isinstance(body, dict) else []
+        return next((dict(entry) for entry in models if model in (None, entry.get("id"))), {})
+
+    @asynccontextmanager
+    async def _client(self, timeout_s: float) -> AsyncIterator[httpx2.AsyncClient]:
+        try:
+            timeout = httpx2.Timeout(timeout_s, connect=10)
+            async with httpx2.AsyncClient(base_url=self._url, timeout=timeout) as client:
+                yield client
+        except httpx2.TransportError as error:
+            raise EndpointError(
+                f"{self._url} does not answer ({type(error).__name__})", code="connection_error", retryable=True
+            ) from error
+
+
+class _Handle:
+    """Over a Ray Serve handle: arrays, no PNG."""
+
+    def __init__(self, handle: Any) -> None:
+        from serve.dispatch import Dispatcher
+
+        self._handle = handle
+        self._dispatcher = Dispatcher({"": handle}, lambda: None)
+
+    async def edit(self, request: EditRequest, model: str | None) -> EditResult:
+        return await self._dispatcher.edit("", request)
+
+    async def facts(self, model: str | None) -> dict[str, Any]:
+        return dict(await self._handle.facts.remote())
+
+
+def _next_unfinished(
+    requests: Iterator[Mapping[str, Any]], finished: Collection[str]
+) -> tuple[EditRequest, str | None] | None:
+    for arguments in requests:
+        fields = dict(arguments)
+        key = fields.pop("key", None)
+        image, mask = fields.pop("image"), fields.pop("mask")
+        seeds = _seeds(fields.pop("seed", None), fields.pop("n", 1), fields.pop("seeds", None))
+        request = EditRequest(image_HWC=image, repaint_HW=mask, seeds=seeds, **fields)
+        if not finished or request_hash(request) not in finished:
+            return request, key
+    return None
+
+
+def _seeds(seed: int | None, n: int, seeds: Iterable[int] | None) -> tuple[int, ...]:
+    if seeds is not None:
+        return tuple(int(value) for value in seeds)
+    first = random.SystemRandom().randrange(MAX_RANDOM_SEED) if seed is None else seed
+    if not 0 <= first <= MAX_SEED:
+        raise EndpointError(f"seed is {first}; expected 0 to {MAX_SEED}", code="out_of_range", param="seed")
+    return tuple((first + i) % MAX_RANDOM_SEED if first < MAX_RANDOM_SEED else first + i for i in range(n))
+
+
+def _edit_of(request: EditRequest, result: EditResult, key: str | None) -> Edit:
+    shape = next((image.image_HWC.shape for image in result.images if image.image_HWC is not None), (0, 0, 3))
+    pictures = [np.zeros(shape, np.uint8) if image.image_HWC is None else image.image_HWC for image in result.images]
+    return Edit(
+        key=key,
+        request_hash=request_hash(request),
+        images=np.stack(pictures),
+        flagged=np.array([image.flagged for image in result.images]),
+        seeds=tuple(image.seed for image in result.images),
+        provenance=result.provenance,
+        warnings=result.warnings,
+        timings={"queue_s": result.queue_s, "generation_s": result.generation_s},
+    )
+
+
+def _json(response: httpx2.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None
