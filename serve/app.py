@@ -6,7 +6,6 @@
 Jobs of the same cluster may skip HTTP: `serve.client.Client(get_deployment_handle("engine", "raygen"))`.
 """
 
-import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Mapping
@@ -17,18 +16,18 @@ from typing import Any
 
 from ray import ObjectRef
 from ray import serve as ray_serve
-from ray.exceptions import RayActorError
 
 from raygen.config import validate
 from raygen.errors import ConfigError, EndpointError
-from raygen.inpainters.edits import EditEvent, EditRequest, EditResult, LearnedToken
-from raygen.inpainters.model_folder import ModelFacts, check_model_folder, model_facts, resolve_model
+from raygen.inpainters.edits import EditEvent, EditRequest, EditResult
+from raygen.inpainters.model_folder import check_model_folder, model_facts, resolve_model
 from serve.api import make_api
-from serve.backend import Allowance, Job, Rendering
+from serve.backend import Allowance, Job
 from serve.config import ServeConfig, ServedModelConfig
 from serve.dispatch import Dispatcher
 from serve.engine import Engine
 from serve.ledger import Ledger
+from serve.ray_backend import RayBackend
 from serve.ray_metrics import RayMetrics
 from serve.tokens import TokenStore
 
@@ -42,8 +41,6 @@ HEALTH_PERIOD_S = 5.0
 MAX_START_FAILURES = 3
 # Logical CPUs of an ingress and of the ledger: they wait more than they work.
 SHARE_CPUS = 0.1
-READY_TIMEOUT_S = 15.0
-LEDGER_ATTEMPTS = 5
 
 
 def deployment_name(config: ServeConfig, model_id: str) -> str:
@@ -83,6 +80,10 @@ class EngineDeployment:
         """Why the model does not paint, or None."""
         return await self._engine.probe()
 
+    async def num_requests(self) -> int:
+        """Requests that wait or run at this replica."""
+        return self._engine.num_requests
+
     async def facts(self) -> dict[str, Any]:
         """The model's id and `ModelFacts`."""
         model = self._model
@@ -118,97 +119,6 @@ class LedgerDeployment:
     async def spend(self, key_name: str, *, requests_per_minute: int) -> Allowance:
         """See `serve.ledger.Ledger`."""
         return await self._ledger.spend(key_name, requests_per_minute=requests_per_minute)
-
-
-class RayBackend:
-    """`serve.backend.Backend` over handles.
-
-    Args:
-        config: The endpoint.
-        engines: Handle of each model's engine.
-        ledger: Handle of the ledger.
-        metrics: Where numbers go.
-    """
-
-    def __init__(self, config: ServeConfig, engines: Mapping[str, Any], ledger: Any, metrics: RayMetrics) -> None:
-        self._config, self._engines, self._ledger = config, engines, ledger
-        self._dispatcher = Dispatcher(engines, lambda: metrics.count("raygen_redispatch_total"))
-        self._stores = {model.id: TokenStore(config.tokens_folder, model.id) for model in config.models}
-        self._facts = {model.id: model_facts(model.inpainter) for model in config.models}
-        self.edit = self._dispatcher.edit
-        self.stream = self._dispatcher.stream
-
-    async def not_ready(self, model_id: str) -> str | None:
-        """See `serve.backend.Backend`; a model that may be scaled to zero is not woken."""
-        model = self._config.model_named(model_id)
-        if model is not None and model.min_replicas == 0:
-            return None
-        return await self._dispatcher.not_ready(model_id, timeout_s=READY_TIMEOUT_S)
-
-    async def facts(self, model_id: str) -> ModelFacts:
-        """See `serve.backend.Backend`."""
-        return self._facts[model_id]
-
-    async def tokens(self, model_id: str) -> list[LearnedToken]:
-        """See `serve.backend.Backend`."""
-        return await asyncio.to_thread(self._stores[model_id].all)
-
-    async def put_token(self, model_id: str, name: str, data: bytes) -> LearnedToken:
-        """See `serve.backend.Backend`."""
-        width = self._facts[model_id].text_width
-        return await asyncio.to_thread(self._stores[model_id].put, name, data, width=width)
-
-    async def delete_token(self, model_id: str, name: str) -> bool:
-        """See `serve.backend.Backend`."""
-        return await asyncio.to_thread(self._stores[model_id].delete, name)
-
-    async def submit(
-        self,
-        model_id: str,
-        request: EditRequest,
-        rendering: Rendering,
-        *,
-        owner: str,
-        idempotency_key: str | None,
-        body_digest: str,
-    ) -> Job:
-        """See `serve.backend.Backend`."""
-        return await self._ask_ledger(
-            "submit",
-            model_id,
-            request,
-            rendering,
-            owner=owner,
-            idempotency_key=idempotency_key,
-            body_digest=body_digest,
-        )
-
-    async def job(self, job_id: str, *, owner: str, wait_s: float) -> Job:
-        """See `serve.backend.Backend`."""
-        return await self._ask_ledger("job", job_id, owner=owner, wait_s=wait_s)
-
-    async def cancel_job(self, job_id: str, *, owner: str) -> Job:
-        """See `serve.backend.Backend`."""
-        return await self._ask_ledger("cancel_job", job_id, owner=owner)
-
-    async def spend(self, key_name: str, *, requests_per_minute: int) -> Allowance:
-        """See `serve.backend.Backend`."""
-        return await self._ask_ledger("spend", key_name, requests_per_minute=requests_per_minute)
-
-    async def _ask_ledger(self, method: str, *arguments: Any, **options: Any) -> Any:
-        for attempt in range(LEDGER_ATTEMPTS):
-            try:
-                answer = await getattr(self._ledger, method).remote(*arguments, **options)
-            except RayActorError as error:
-                logger.warning("the ledger died (%s); asking its successor", type(error).__name__)
-                await asyncio.sleep(0.5 * (attempt + 1))
-                continue
-            if isinstance(answer, EndpointError):
-                raise answer
-            return answer
-        raise EndpointError(
-            "the ledger of jobs is not there", code="service_unavailable", retryable=True, retry_after_s=5
-        )
 
 
 class Ingress:

@@ -16,18 +16,16 @@ import os
 import queue
 import random
 import threading
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import httpx2
 import numpy as np
 
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import MAX_SEED, EditRequest, EditResult
 from raygen.inpainters.served import KEY_VARIABLE
-from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, error_of, form_of, headers_of, result_of
+from serve.transports import HandleTransport, HttpTransport, Transport
 
 MAX_RANDOM_SEED = 2**32
 MAX_PAUSE_S = 30.0
@@ -59,14 +57,6 @@ class Edit:
     timings: dict[str, float]
 
 
-class _Transport(Protocol):
-    """How a request gets there."""
-
-    async def edit(self, request: EditRequest, model: str | None) -> EditResult: ...
-
-    async def facts(self, model: str | None) -> dict[str, Any]: ...
-
-
 class Client:
     """Paints by asking an endpoint.
 
@@ -80,11 +70,11 @@ class Client:
     def __init__(
         self, endpoint: Any, *, key: str | None = None, model: str | None = None, patience_s: float = 600.0
     ) -> None:
-        self._transport: _Transport
+        self._transport: Transport
         if isinstance(endpoint, str):
-            self._transport = _Http(endpoint, key or os.environ.get(KEY_VARIABLE))
+            self._transport = HttpTransport(endpoint, key or os.environ.get(KEY_VARIABLE))
         else:
-            self._transport = _Handle(endpoint)
+            self._transport = HandleTransport(endpoint)
         self._model, self._patience_s = model, patience_s
 
     async def edit(
@@ -235,60 +225,6 @@ def request_hash(request: EditRequest) -> str:
     return digest.hexdigest()[:16]
 
 
-class _Http:
-    """Over HTTP; one connection pool a call, since `map` has an event loop of its own."""
-
-    def __init__(self, url: str, key: str | None) -> None:
-        self._url, self._key = url, key
-
-    async def edit(self, request: EditRequest, model: str | None) -> EditResult:
-        fields, files = await asyncio.to_thread(form_of, request, model)
-        headers = headers_of(request, self._key)
-        async with self._client(request.timeout_s + 30) as client:
-            response = await client.post(EDITS_PATH, data=fields, files=files, headers=headers)
-            body = _json(response)
-        if response.status_code != 200:
-            raise error_of(response.status_code, body, response.headers)
-        return await asyncio.to_thread(result_of, body, response.headers)
-
-    async def facts(self, model: str | None) -> dict[str, Any]:
-        headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
-        async with self._client(30) as client:
-            response = await client.get(MODELS_PATH, headers=headers)
-            body = _json(response)
-        if response.status_code != 200:
-            raise error_of(response.status_code, body, response.headers)
-        models = body["data"] if isinstance(body, dict) else []
-        return next((dict(entry) for entry in models if model in (None, entry.get("id"))), {})
-
-    @asynccontextmanager
-    async def _client(self, timeout_s: float) -> AsyncIterator[httpx2.AsyncClient]:
-        try:
-            timeout = httpx2.Timeout(timeout_s, connect=10)
-            async with httpx2.AsyncClient(base_url=self._url, timeout=timeout) as client:
-                yield client
-        except httpx2.TransportError as error:
-            raise EndpointError(
-                f"{self._url} does not answer ({type(error).__name__})", code="connection_error", retryable=True
-            ) from error
-
-
-class _Handle:
-    """Over a Ray Serve handle: arrays, no PNG."""
-
-    def __init__(self, handle: Any) -> None:
-        from serve.dispatch import Dispatcher
-
-        self._handle = handle
-        self._dispatcher = Dispatcher({"": handle}, lambda: None)
-
-    async def edit(self, request: EditRequest, model: str | None) -> EditResult:
-        return await self._dispatcher.edit("", request)
-
-    async def facts(self, model: str | None) -> dict[str, Any]:
-        return dict(await self._handle.facts.remote())
-
-
 def _next_unfinished(
     requests: Iterator[Mapping[str, Any]], finished: Collection[str]
 ) -> tuple[EditRequest, str | None] | None:
@@ -325,10 +261,3 @@ def _edit_of(request: EditRequest, result: EditResult, key: str | None) -> Edit:
         warnings=result.warnings,
         timings={"queue_s": result.queue_s, "generation_s": result.generation_s},
     )
-
-
-def _json(response: httpx2.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError:
-        return None

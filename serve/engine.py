@@ -107,6 +107,11 @@ class Engine:
         """Rows of a UNet call."""
         return self._painter.bucket
 
+    @property
+    def num_requests(self) -> int:
+        """Requests that wait or run."""
+        return len({item.owner for item in self._items})
+
     async def edit(self, request: EditRequest) -> EditResult:
         """The pictures of a request.
 

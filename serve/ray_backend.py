@@ -1,0 +1,113 @@
+"""`serve.backend.Backend` on a cluster: Ray Serve handles of the engines and of the ledger."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from raygen.errors import EndpointError
+from raygen.inpainters.edits import EditRequest, LearnedToken
+from raygen.inpainters.model_folder import ModelFacts, model_facts
+from serve.backend import Allowance, Job, Rendering
+from serve.config import ServeConfig
+from serve.dispatch import Dispatcher
+from serve.metrics import Metrics
+from serve.tokens import TokenStore
+
+logger = logging.getLogger(__name__)
+
+READY_TIMEOUT_S = 15.0
+LEDGER_ATTEMPTS = 5
+
+
+class RayBackend:
+    """`serve.backend.Backend` over handles.
+
+    Args:
+        config: The endpoint.
+        engines: Handle of each model's engine.
+        ledger: Handle of the ledger.
+        metrics: Where numbers go.
+    """
+
+    def __init__(self, config: ServeConfig, engines: Mapping[str, Any], ledger: Any, metrics: Metrics) -> None:
+        self._config, self._engines, self._ledger = config, engines, ledger
+        self._dispatcher = Dispatcher(engines, lambda: metrics.count("raygen_redispatch_total"))
+        self._stores = {model.id: TokenStore(config.tokens_folder, model.id) for model in config.models}
+        self._facts = {model.id: model_facts(model.inpainter) for model in config.models}
+        self.edit = self._dispatcher.edit
+        self.stream = self._dispatcher.stream
+
+    async def not_ready(self, model_id: str) -> str | None:
+        """See `serve.backend.Backend`; a model that may be scaled to zero is not woken."""
+        model = self._config.model_named(model_id)
+        if model is not None and model.min_replicas == 0:
+            return None
+        return await self._dispatcher.not_ready(model_id, timeout_s=READY_TIMEOUT_S)
+
+    async def facts(self, model_id: str) -> ModelFacts:
+        """See `serve.backend.Backend`."""
+        return self._facts[model_id]
+
+    async def tokens(self, model_id: str) -> list[LearnedToken]:
+        """See `serve.backend.Backend`."""
+        return await asyncio.to_thread(self._stores[model_id].all)
+
+    async def put_token(self, model_id: str, name: str, data: bytes) -> LearnedToken:
+        """See `serve.backend.Backend`."""
+        width = self._facts[model_id].text_width
+        return await asyncio.to_thread(self._stores[model_id].put, name, data, width=width)
+
+    async def delete_token(self, model_id: str, name: str) -> bool:
+        """See `serve.backend.Backend`."""
+        return await asyncio.to_thread(self._stores[model_id].delete, name)
+
+    async def submit(
+        self,
+        model_id: str,
+        request: EditRequest,
+        rendering: Rendering,
+        *,
+        owner: str,
+        idempotency_key: str | None,
+        body_digest: str,
+    ) -> Job:
+        """See `serve.backend.Backend`."""
+        return await self._ask_ledger(
+            "submit",
+            model_id,
+            request,
+            rendering,
+            owner=owner,
+            idempotency_key=idempotency_key,
+            body_digest=body_digest,
+        )
+
+    async def job(self, job_id: str, *, owner: str, wait_s: float) -> Job:
+        """See `serve.backend.Backend`."""
+        return await self._ask_ledger("job", job_id, owner=owner, wait_s=wait_s)
+
+    async def cancel_job(self, job_id: str, *, owner: str) -> Job:
+        """See `serve.backend.Backend`."""
+        return await self._ask_ledger("cancel_job", job_id, owner=owner)
+
+    async def spend(self, key_name: str, *, requests_per_minute: int) -> Allowance:
+        """See `serve.backend.Backend`."""
+        return await self._ask_ledger("spend", key_name, requests_per_minute=requests_per_minute)
+
+    async def _ask_ledger(self, method: str, *arguments: Any, **options: Any) -> Any:
+        for attempt in range(LEDGER_ATTEMPTS):
+            try:
+                answer = await getattr(self._ledger, method).remote(*arguments, **options)
+            except RayActorError as error:
+                logger.warning("the ledger died (%s); asking its successor", type(error).__name__)
+                await asyncio.sleep(0.5 * (attempt + 1))
+                continue
+            if isinstance(answer, EndpointError):
+                raise answer
+            return answer
+        raise EndpointError(
+            "the ledger of jobs is not there", code="service_unavailable", retryable=True, retry_after_s=5
+        )

@@ -1,0 +1,88 @@
+"""How a client's requests get to an endpoint: over HTTP, or over a Ray Serve handle."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import httpx2
+
+from raygen.errors import EndpointError
+from raygen.inpainters.edits import EditRequest, EditResult
+from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, error_of, form_of, headers_of, result_of
+from serve.dispatch import Dispatcher
+
+
+class Transport(Protocol):
+    """How a request gets there."""
+
+    async def edit(self, request: EditRequest, model: str | None) -> EditResult:
+        """Paints, once."""
+        ...
+
+    async def facts(self, model: str | None) -> dict[str, Any]:
+        """What the endpoint says of a model, or of its default one."""
+        ...
+
+
+class HttpTransport:
+    """Over HTTP; one connection pool a call, since `map` has an event loop of its own."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self._url, self._key = url, key
+
+    async def edit(self, request: EditRequest, model: str | None) -> EditResult:
+        """See `Transport`."""
+        fields, files = await asyncio.to_thread(form_of, request, model)
+        headers = headers_of(request, self._key)
+        async with self._client(request.timeout_s + 30) as client:
+            response = await client.post(EDITS_PATH, data=fields, files=files, headers=headers)
+            body = _json(response)
+        if response.status_code != 200:
+            raise error_of(response.status_code, body, response.headers)
+        return await asyncio.to_thread(result_of, body, response.headers)
+
+    async def facts(self, model: str | None) -> dict[str, Any]:
+        """See `Transport`."""
+        headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
+        async with self._client(30) as client:
+            response = await client.get(MODELS_PATH, headers=headers)
+            body = _json(response)
+        if response.status_code != 200:
+            raise error_of(response.status_code, body, response.headers)
+        models = body["data"] if isinstance(body, dict) else []
+        return next((dict(entry) for entry in models if model in (None, entry.get("id"))), {})
+
+    @asynccontextmanager
+    async def _client(self, timeout_s: float) -> AsyncIterator[httpx2.AsyncClient]:
+        try:
+            timeout = httpx2.Timeout(timeout_s, connect=10)
+            async with httpx2.AsyncClient(base_url=self._url, timeout=timeout) as client:
+                yield client
+        except httpx2.TransportError as error:
+            raise EndpointError(
+                f"{self._url} does not answer ({type(error).__name__})", code="connection_error", retryable=True
+            ) from error
+
+
+class HandleTransport:
+    """Over a Ray Serve handle: arrays, no PNG."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._dispatcher = Dispatcher({"": handle}, lambda: None)
+
+    async def edit(self, request: EditRequest, model: str | None) -> EditResult:
+        """See `Transport`."""
+        return await self._dispatcher.edit("", request)
+
+    async def facts(self, model: str | None) -> dict[str, Any]:
+        """See `Transport`."""
+        return dict(await self._handle.facts.remote())
+
+
+def _json(response: httpx2.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None

@@ -1,0 +1,255 @@
+"""The endpoint on real Ray Serve: HTTP and handles paint the same, a killed replica loses nothing."""
+
+import asyncio
+import base64
+import io
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from ray import serve as ray_serve
+from tiny_pipelines import save_pipeline
+
+from raygen.cluster import connect_endpoint
+from raygen.errors import ConfigError, EndpointError
+from raygen.images import encode_image, encode_mask
+from raygen.stages.inpaint import InpaintStage
+from raygen.stages.spec import Batch, object_column
+from serve.app import build_app, check_host
+from serve.client import Client, request_hash
+
+SIDE, STEPS = 64, 4
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("model"), scheduler="dpm")
+
+
+@pytest.fixture(scope="module")
+def url(ray_session: None, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    inpainter = {"model": str(model), "num_inference_steps": STEPS, "guidance_scale": 2.0}
+    args = {
+        "models": [{"id": "m", "inpainter": inpainter, "num_cpus": 0.5}],
+        "num_ingress": 1,
+        "tokens_folder": str(tmp_path_factory.mktemp("tokens")),
+    }
+    ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
+    ray_serve.run(build_app(args), name="raygen", route_prefix="/")
+    yield f"http://127.0.0.1:{port}"
+    ray_serve.shutdown()
+
+
+@pytest.fixture
+def handle(url: str) -> Any:
+    return ray_serve.get_deployment_handle("engine", "raygen")
+
+
+def arguments(seed: int, **changes: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    mask_HW = np.zeros((SIDE, SIDE), dtype=bool)
+    mask_HW[16:48, 8:40] = True
+    image_HWC = rng.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8)
+    return {"image": image_HWC, "mask": mask_HW, "prompt": "a bird", "seed": seed, **changes}
+
+
+def replicas(deployment: str) -> list[psutil.Process]:
+    name = f"ServeReplica:raygen:{deployment}"
+    return [p for p in psutil.process_iter(["cmdline"]) if name in " ".join(p.info["cmdline"] or [])]
+
+
+def test_http_and_handle_paint_the_same_whatever_goes_on_beside(url: str, handle: Any) -> None:
+    async def body() -> None:
+        over_http, over_handle = Client(url), Client(handle)
+        first = await over_http.edit(**arguments(5), n=2)
+        mates = [asyncio.create_task(over_http.edit(**arguments(i), num_inference_steps=i + 1)) for i in range(4)]
+        second = await over_handle.edit(**arguments(5), n=2)
+        await asyncio.gather(*mates)
+        assert np.array_equal(first.images, second.images)
+        assert first.seeds == second.seeds == (5, 6)
+        assert first.provenance == second.provenance
+        assert first.request_hash == second.request_hash
+        outside_HW = ~arguments(5)["mask"]
+        assert np.array_equal(first.images[0][outside_HW], arguments(5)["image"][outside_HW])
+
+    asyncio.run(body())
+
+
+def test_errors_reach_both_kinds_of_clients_alike(url: str, handle: Any) -> None:
+    async def body() -> None:
+        for client in (Client(url), Client(handle)):
+            with pytest.raises(EndpointError) as error:
+                await client.edit(**arguments(1, prompt="x" * 40))
+            assert (error.value.code, error.value.param, error.value.retryable) == ("prompt_too_long", "prompt", False)
+
+    asyncio.run(body())
+
+
+def test_map_is_bounded_ordered_and_goes_on_where_it_was(url: str, handle: Any) -> None:
+    drawn: list[int] = []
+
+    def requests() -> Iterator[dict[str, Any]]:
+        for i in range(8):
+            drawn.append(i)
+            yield arguments(i, key=str(i))
+
+    client = Client(handle)
+    results = client.map(requests(), in_flight=2, ordered=True)
+    first = next(results)
+    assert first.key == "0"
+    assert len(drawn) <= 5  # two under way, one handed over, one waiting to be, one being read
+    rest = list(results)
+    assert [edit.key for edit in rest] == [str(i) for i in range(1, 8)]
+    done = {edit.request_hash for edit in [first, *rest[:3]]}
+    again = list(Client(url).map(requests(), finished=done))
+    assert sorted(edit.key or "" for edit in again) == ["4", "5", "6", "7"]
+    by_key = {edit.key: edit for edit in rest}
+    assert all(np.array_equal(edit.images, by_key[edit.key].images) for edit in again)
+
+
+def test_map_stops_at_the_first_error_and_leaves_nothing_behind(url: str, handle: Any) -> None:
+    requests = [arguments(0), arguments(1, prompt="x" * 40), arguments(2)]
+    with pytest.raises(EndpointError, match="prompt"):
+        list(Client(handle).map(requests, in_flight=1, ordered=True))
+    results = Client(handle).map((arguments(i) for i in range(100)), in_flight=2)
+    next(results)
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "raygen-map"]
+
+
+def test_health_and_models_and_unknown_paths(url: str) -> None:
+    with httpx2.Client(base_url=url, timeout=30) as client:
+        assert client.get("/health/live").status_code == 200
+        ready = client.get("/health/ready")
+        assert ready.status_code == 200, ready.text
+        (entry,) = client.get("/v1/models").json()["data"]
+        assert entry["id"] == "m"
+        assert entry["digest"].startswith("sha256:")
+        missing = client.get("/nope")
+        assert missing.status_code == 404
+        assert missing.json()["error"]["code"] == "not_found"
+
+
+def batch(num_rows: int) -> Batch:
+    rows = [arguments(i) for i in range(num_rows)]
+    return {
+        "key": object_column([f"k{i}" for i in range(num_rows)]),
+        "image_id": object_column([f"i{i}" for i in range(num_rows)]),
+        # 75 px: both sides have to bring it to the model's 64 px and back.
+        "image_png": object_column(
+            [encode_image(np.asarray(Image.fromarray(row["image"]).resize((75, 75)))) for row in rows]
+        ),
+        "repaint_png": object_column([encode_mask(np.pad(row["mask"], ((0, 11), (0, 11)))) for row in rows]),
+        "prompt": object_column(["a bird"] * (num_rows - 1) + ["x" * 40]),
+        "seed": np.array([2**62 + i for i in range(num_rows)]),
+        "status": object_column(["ok"] * num_rows),
+        "error": object_column([None] * num_rows),
+    }
+
+
+@pytest.mark.parametrize("scheme", ["http", "serve"])
+def test_a_pool_that_asks_the_endpoint_paints_what_its_own_model_would(url: str, model: Path, scheme: str) -> None:
+    sampling = {"num_inference_steps": 3, "guidance_scale": 3.0, "resolution_px": 64}
+    own = InpaintStage(inpainter={"model": str(model), **sampling}, num_rows=1, device="cpu")(batch(4))
+    address = url if scheme == "http" else "serve://raygen/engine"
+    config = {"kind": "served", "url": address, "model": "m", **sampling}
+    asked = InpaintStage(inpainter=config, num_rows=1, device="cpu", connect=connect_endpoint)(batch(4))
+    for result in (own, asked):
+        assert result["status"].tolist() == ["ok"] * 3 + ["failed"]
+    pixels = [
+        [np.asarray(Image.open(io.BytesIO(data))).tobytes() for data in result["generated_png"][:3]]
+        for result in (own, asked)
+    ]
+    assert pixels[0] == pixels[1]
+    for column in ("model_revision", "unet_rows"):
+        assert own[column].tolist() == asked[column].tolist()
+
+
+def test_an_endpoint_that_is_not_there_is_named(ray_session: None) -> None:
+    with pytest.raises(EndpointError, match="does not answer"):
+        connect_endpoint("http://127.0.0.1:9").facts("m")
+    with pytest.raises(ConfigError, match="serve://raygen/nothing: no such deployment"):
+        connect_endpoint("serve://raygen/nothing")
+
+
+def test_a_killed_replica_loses_no_request_and_changes_no_byte(url: str, handle: Any) -> None:
+    asked = [arguments(i, num_inference_steps=30) for i in range(12)]
+
+    async def all_of_them() -> list[np.ndarray]:
+        over_http, over_handle = Client(url), Client(handle)
+        edits = [(over_http, over_handle)[i % 2].edit(**request) for i, request in enumerate(asked)]
+        return [edit.images for edit in await asyncio.gather(*edits)]
+
+    expected = asyncio.run(all_of_them())
+    victims = replicas("engine")
+    assert victims
+
+    def kill() -> None:
+        time.sleep(0.3)
+        os.kill(victims[0].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    images = asyncio.run(all_of_them())
+    killer.join()
+    assert not psutil.pid_exists(victims[0].pid) or victims[0].status() == psutil.STATUS_ZOMBIE
+    assert all(np.array_equal(*pair) for pair in zip(images, expected, strict=True))
+
+
+def test_a_job_outlives_its_caller_and_is_joined_by_its_key(url: str) -> None:
+    request = arguments(3)
+    files = {"image": encode_image(request["image"]), "mask": encode_mask(request["mask"])}
+    fields = {"prompt": "a bird", "seed": "3", "mask_mode": "luminance"}
+    with httpx2.Client(base_url=url, timeout=60) as client:
+        headers = {"prefer": "respond-async", "idempotency-key": "one"}
+        started = client.post("/v1/images/edits", data=fields, files=files, headers=headers)
+        assert started.status_code == 202, started.text
+        job = client.get(f"/v1/jobs/{started.json()['id']}", params={"wait": 30}).json()
+        assert job["status"] == "succeeded"
+        again = client.post("/v1/images/edits", data=fields, files=files, headers={"idempotency-key": "one"})
+        assert again.status_code == 200
+        assert job["result"]["data"][0]["b64_json"] == again.json()["data"][0]["b64_json"]
+        assert base64.b64decode(again.json()["data"][0]["b64_json"])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.3.2.1"])
+def test_a_loopback_address_needs_no_keys(host: str) -> None:
+    check_host(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.3", "example.org"])
+def test_any_other_address_needs_keys(host: str) -> None:
+    with pytest.raises(ConfigError, match="raygen key NAME"):
+        check_host(host)
+
+
+def test_a_wrong_config_is_refused_with_the_field(model: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'min_replicas'"):
+        build_app({"models": [{"id": "m", "min_replica": 2}]})
+    with pytest.raises(ConfigError, match="same id"):
+        build_app({"models": [{"id": "m"}, {"id": "m"}]})
+
+
+def test_request_hash_names_what_decides_the_pixels() -> None:
+    from raygen.inpainters.edits import EditRequest
+
+    def named(**changes: Any) -> str:
+        image_HWC = np.zeros((4, 4, 3), np.uint8)
+        base = {"image_HWC": image_HWC, "repaint_HW": np.ones((4, 4), bool), "prompt": "a", "seeds": (1,)}
+        return request_hash(EditRequest(**{**base, **changes}))
+
+    assert named() == named(priority="interactive") == named(timeout_s=3.0)
+    assert len({named(), named(prompt="b"), named(seeds=(2,)), named(image_HWC=np.ones((4, 4, 3), np.uint8))}) == 4
