@@ -247,7 +247,14 @@ class Engine:
             self._items.remove(item)
         owner.num_left -= 1
         owner.events.put_nowait(
-            EditedImage(index=picture.index, seed=picture.seed, image_HWC=picture.result_HWC, flagged=picture.flagged)
+            EditedImage(
+                index=picture.index,
+                seed=picture.seed,
+                image_HWC=picture.result_HWC,
+                flagged=picture.flagged,
+                num_prompt_tokens=owner.prepared.num_prompt_tokens,
+                provenance=self._painter.provenance(owner.prepared, owner.bucket),
+            )
         )
         if owner.num_left == 0:
             owner.events.put_nowait(self._result(owner))

@@ -65,9 +65,7 @@ def partial_event(partial: PartialImage, rendering: Rendering, *, num_inference_
     )
 
 
-def completed_event(
-    image: EditedImage, rendering: Rendering, *, num_inference_steps: int, result: EditResult
-) -> bytes:
+def completed_event(image: EditedImage, rendering: Rendering, *, num_inference_steps: int) -> bytes:
     """A picture that is done, as a server-sent event."""
     return _event(
         {
@@ -77,10 +75,10 @@ def completed_event(
             "seed": image.seed,
             "flagged": image.flagged,
             **_event_common(num_inference_steps, rendering),
-            "usage": usage(result.num_prompt_tokens, 1),
+            "usage": usage(image.num_prompt_tokens, 1),
             "mask": rendering.mask,
-            "provenance": result.provenance,
-            "warnings": [*rendering.warnings, *result.warnings],
+            "provenance": image.provenance,
+            "warnings": [*rendering.warnings],
         }
     )
 

@@ -68,12 +68,16 @@ class EditedImage:
         seed: That seed.
         image_HWC: (H, W, 3) uint8 RGB; None if it was blocked.
         flagged: The model's safety checker blocked it.
+        num_prompt_tokens: See `EditResult`: a stream hands a picture over before its result.
+        provenance: See `EditResult`.
     """
 
     index: int
     seed: int
     image_HWC: np.ndarray | None
     flagged: bool = False
+    num_prompt_tokens: int = 0
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
