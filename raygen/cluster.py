@@ -68,7 +68,7 @@ class HandleEndpoint:
         try:
             self._handle = serve.get_deployment_handle(deployment or "engine", application)
             self._facts = dict(self._handle.facts.remote().result(timeout_s=FACTS_TIMEOUT_S))
-        except (RayError, RayServeException, TimeoutError) as error:
+        except (RayError, RayServeException, KeyError, TimeoutError) as error:
             raise ConfigError(
                 f"{url}: no such deployment answers on this cluster ({type(error).__name__}); "
                 "see `serve status` for the applications that run"

@@ -310,4 +310,6 @@ def _no_token() -> EndpointError:
 def _without_empty(spec: dict[str, Any]) -> dict[str, Any]:
     is_bounded = spec["kind"] in {"int", "number", "text"}
     bounds = {"low", "high", "is_exclusive"}
-    return {name: value for name, value in spec.items() if value not in ((), None) and (is_bounded or name not in bounds)}
+    return {
+        name: value for name, value in spec.items() if value not in ((), None) and (is_bounded or name not in bounds)
+    }

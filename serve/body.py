@@ -84,7 +84,9 @@ async def _read_multipart(boundary: str, receive: Receive) -> Form:
             f"the form has more than {MAX_NUM_PARTS} parts, or a part's header is too long", code="malformed_multipart"
         ) from error
     except (MultipartError, UnicodeDecodeError) as error:
-        raise EndpointError("the body is not a complete multipart/form-data body", code="malformed_multipart") from error
+        raise EndpointError(
+            "the body is not a complete multipart/form-data body", code="malformed_multipart"
+        ) from error
     return form
 
 

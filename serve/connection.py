@@ -31,8 +31,16 @@ def check_body_headers(headers: Headers, *, max_bytes: int) -> None:
         raise _too_large(max_bytes)
 
 
-async def body_chunks(receive: Receive, *, max_bytes: int) -> AsyncIterator[bytes]:
+async def body_chunks(
+    receive: Receive, *, max_bytes: int, silence_s: float = BODY_SILENCE_S, total_s: float = BODY_TOTAL_S
+) -> AsyncIterator[bytes]:
     """The body as it arrives, in non-empty chunks.
+
+    Args:
+        receive: The connection.
+        max_bytes: Of the whole body.
+        silence_s: Longest time without a byte.
+        total_s: Longest time for all of it.
 
     Raises:
         EndpointError: request_too_large, request_body_timeout.
@@ -40,15 +48,15 @@ async def body_chunks(receive: Receive, *, max_bytes: int) -> AsyncIterator[byte
     """
     loop = asyncio.get_running_loop()
     now_s = loop.time()
-    give_up_s, silent_until_s, num_bytes = now_s + BODY_TOTAL_S, now_s + BODY_SILENCE_S, 0
+    give_up_s, silent_until_s, num_bytes = now_s + total_s, now_s + silence_s, 0
     while True:
         try:
             async with asyncio.timeout_at(min(give_up_s, silent_until_s)):
                 message = await receive()
         except TimeoutError:
             raise EndpointError(
-                f"the body is not complete, and nothing came for {BODY_SILENCE_S:g} seconds or it took longer than "
-                f"{BODY_TOTAL_S:g} in all; is Content-Length right?",
+                f"the body is not complete, and nothing came for {silence_s:g} seconds or it took longer than "
+                f"{total_s:g} in all; is Content-Length right?",
                 code="request_body_timeout",
                 retryable=True,
             ) from None
@@ -59,7 +67,7 @@ async def body_chunks(receive: Receive, *, max_bytes: int) -> AsyncIterator[byte
         if num_bytes > max_bytes:
             raise _too_large(max_bytes)
         if chunk:
-            silent_until_s = loop.time() + BODY_SILENCE_S
+            silent_until_s = loop.time() + silence_s
             yield chunk
         if not message.get("more_body", False):
             return

@@ -193,9 +193,7 @@ class EditRoute:
         )
         return Response(content, media_type=media_type, headers=result_headers(result))
 
-    async def _as_job(
-        self, request: Request, asked: Asked, *, owner: str, key: str | None, is_async: bool
-    ) -> Response:
+    async def _as_job(self, request: Request, asked: Asked, *, owner: str, key: str | None, is_async: bool) -> Response:
         job = await self._backend.submit(
             asked.model.id,
             asked.request,
@@ -269,20 +267,14 @@ async def _next(events: AsyncIterator[EditEvent]) -> EditEvent:
     return await anext(events)
 
 
-async def _event_bytes(
-    first: EditEvent, events: AsyncIterator[EditEvent], asked: Asked
-) -> AsyncGenerator[bytes, None]:
+async def _event_bytes(first: EditEvent, events: AsyncIterator[EditEvent], asked: Asked) -> AsyncGenerator[bytes, None]:
     event: EditEvent | None = first
     try:
         while event is not None:
             if isinstance(event, PartialImage):
-                yield await asyncio.to_thread(
-                    partial_event, event, asked.rendering, num_inference_steps=asked.steps
-                )
+                yield await asyncio.to_thread(partial_event, event, asked.rendering, num_inference_steps=asked.steps)
             elif isinstance(event, EditedImage):
-                yield await asyncio.to_thread(
-                    completed_event, event, asked.rendering, num_inference_steps=asked.steps
-                )
+                yield await asyncio.to_thread(completed_event, event, asked.rendering, num_inference_steps=asked.steps)
             elif isinstance(event, Progress):
                 # A comment: clients skip it, and proxies see that the connection lives.
                 yield f": step {event.step} of {event.steps}, {event.queue_position} before\n\n".encode()

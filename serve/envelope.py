@@ -72,9 +72,7 @@ class Envelope:
     def _finish(self, scope: Scope, state: dict[str, Any], status: int, start_s: float) -> None:
         endpoint = scope.get("endpoint")
         route = getattr(endpoint, "__name__", "none")
-        self._metrics.count(
-            "raygen_requests_total", route=route, code=str(status), model=str(state.get("model", ""))
-        )
+        self._metrics.count("raygen_requests_total", route=route, code=str(status), model=str(state.get("model", "")))
         # Neither prompts nor pictures nor keys: what a line holds, anybody who runs the endpoint may read.
         logger.info(
             "%s %s %d %.0f ms %s",

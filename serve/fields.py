@@ -1,7 +1,7 @@
 """The fields of an edit: names, types, limits and defaults, one table; from texts to checked values.
 
-What a field means for pixels is for `serve.pictures` and the engine. Nothing is ignored: a field that is not in the table
-is refused, and one that is accepted without effect is told in `warnings`.
+What a field means for pixels is for `serve.pictures` and the engine. Nothing is ignored: a field that is not in the
+table is refused, and one that is accepted without effect is told in `warnings`.
 """
 
 import math
@@ -74,8 +74,8 @@ FIELDS: dict[str, Field] = {
     "literal_tokens": Field("bool", False),
 }
 # Texts that may be empty.
-_MAY_BE_EMPTY = {"negative_prompt", "user", "safety_identifier"}
-# An int, as JSON and every client writes it: no sign but minus, no spaces, no leading zeros, no more digits than needed.
+MAY_BE_EMPTY = {"negative_prompt", "user", "safety_identifier"}
+# An int, as JSON and every client writes it: no sign but minus, no spaces, no leading zeros.
 _INT = re.compile(r"-?(0|[1-9][0-9]{0,19})")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,19})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
 _SIZE = re.compile(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})")
@@ -159,7 +159,7 @@ def warnings_of(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _text(name: str, text: str, spec: Field) -> str:
-    if not text and name not in _MAY_BE_EMPTY:
+    if not text and name not in MAY_BE_EMPTY:
         raise EndpointError(f"{name} is empty", code="invalid_value", param=name)
     if len(text) > spec.high:
         code = "prompt_too_long" if name.endswith("prompt") else "out_of_range"
@@ -222,9 +222,7 @@ def _size(name: str, text: str, spec: Field) -> tuple[int, int] | str:
         return text
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise EndpointError(
-            "size is neither auto nor WIDTHxHEIGHT, such as 512x512", code="invalid_size", param="size"
-        )
+        raise EndpointError("size is neither auto nor WIDTHxHEIGHT, such as 512x512", code="invalid_size", param="size")
     width, height = int(match[1]), int(match[2])
     nearest = [min(2048, max(64, 8 * round(side / 8))) for side in (width, height)]
     if [width, height] != nearest:

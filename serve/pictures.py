@@ -1,7 +1,7 @@
 """Pictures and masks of a request: bytes to arrays with every refusal of the interface, and arrays to bytes.
 
-Everything that a header tells is checked before a pixel is decoded. The colours under a picture's transparent pixels are
-its own RGB: alpha says what is painted anew, not what is kept.
+Everything that a header tells is checked before a pixel is decoded. The colours under a picture's transparent pixels
+are its own RGB: alpha says what is painted anew, not what is kept.
 """
 
 # H height and W width of the picture, C colour channels
@@ -104,13 +104,15 @@ def _repaint(
     """Which mode holds, and the repaint mask."""
     if mask_mode == "full":
         if data is not None:
-            raise EndpointError("mask_mode=full paints everything; leave the mask away", code="invalid_mask", param="mask")
+            raise EndpointError(
+                "mask_mode=full paints everything; leave the mask away", code="invalid_mask", param="mask"
+            )
         return "full", np.ones((image.height, image.width), dtype=bool)
     if data is None:
         if mask_mode in {"auto", "alpha"} and image_alpha is not None and (image_alpha < ALPHA_THRESHOLD).any():
             return "alpha", image_alpha < ALPHA_THRESHOLD
         raise EndpointError(
-            "there is no mask, and no pixel of the image is transparent; send a mask, or mask_mode=full to paint it all",
+            "there is no mask and no pixel of the image is transparent; send a mask, or mask_mode=full to paint all",
             code="mask_required",
             param="mask",
         )
@@ -146,8 +148,7 @@ def _decode(data: bytes, param: str) -> tuple[Image.Image, np.ndarray | None]:
     _check_header(image, param)
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
-        return _rgb_and_alpha(image)
+        return _rgb_and_alpha(ImageOps.exif_transpose(image))
     except Exception as error:
         raise EndpointError(f"{param} is cut off or damaged", code="truncated_image", param=param) from error
 
