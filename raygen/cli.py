@@ -1,4 +1,4 @@
-"""The command line: `raygen demo | run | data | fit | evaluate | report | serve | key | doctor`.
+"""The command line: `raygen demo | run | data | fit | evaluate | report | tune | serve | key | doctor`.
 
 Verbs only read arguments, call one function and print; heavy imports are inside them, so that `--help` is quick.
 Exit codes: 0 done, 1 failed, 2 the user's mistake.
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from raygen.errors import RaygenError
+from tune.command import tune
 
 app = typer.Typer(
     name="raygen",
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(name="data", help="Make and check datasets.", no_args_is_help=True)
 app.add_typer(data_app)
+app.command()(tune)
 
 # Enough to cure the scenes' bias, and generated in some minutes on two cores.
 DEMO_IMAGES_PER_CLASS = 500

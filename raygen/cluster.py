@@ -48,6 +48,20 @@ def require(needed: Mapping[str, float], *, what: str, advice: str) -> None:
             raise ResourceError(f"{what} {amount:g} {name}s and the cluster has {available.get(name, 0):g}: {advice}")
 
 
+def num_side_by_side(needed: Mapping[str, float]) -> int:
+    """How many processes that each take `needed` from one node the cluster can hold at once, other work aside.
+
+    On a cluster that grows, as many as its limit allows.
+    """
+
+    def fit_into(there: Mapping[str, float]) -> int:
+        return min(int(there.get(name, 0) / amount + 1e-6) for name, amount in needed.items() if amount > 0)
+
+    now = sum(fit_into(node["Resources"]) for node in ray.nodes() if node["Alive"])
+    grown = {name: float(amount) for name, amount in _cluster_limit().items()}
+    return max(now, fit_into(grown))
+
+
 class HandleEndpoint:
     """The endpoint through a Ray Serve handle: arrays instead of PNG. See `raygen.inpainters.served.Endpoint`.
 
@@ -104,9 +118,14 @@ def connect_endpoint(url: str) -> Endpoint:
 
 def _limit() -> dict[str, float]:
     """Most of each resource that there may be: on a cluster that grows, its limit, not what runs now."""
+    limit = _cluster_limit()
+    now = ray.cluster_resources()
+    return {name: max(float(now.get(name, 0)), float(limit.get(name, 0))) for name in {*now, *limit}}
+
+
+def _cluster_limit() -> dict[str, float]:
+    """An autoscaling cluster's limits; empty for any other."""
     from ray._private.state import state
 
     # There is no public call for an autoscaling cluster's limits; Ray Data's own autoscaler asks here too.
-    limit = state.get_max_resources_from_cluster_config() or {}
-    now = ray.cluster_resources()
-    return {name: max(float(now.get(name, 0)), float(limit.get(name, 0))) for name in {*now, *limit}}
+    return dict(state.get_max_resources_from_cluster_config() or {})

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
 from raygen import algorithms, training
-from raygen.algorithms import AlgorithmConfig
+from raygen.algorithms import AlgorithmConfig, AnyAlgorithm
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
-from raygen.classifier import ClassifierConfig, build_classifier, load_classifier, save_classifier
+from raygen.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.images import decode_image, decode_mask
 from raygen.parts import read_parts
 from raygen.rows import RowIndex
@@ -87,11 +87,10 @@ def fit_job(worker: Worker, payload: dict[str, Any]) -> None:
     request = FitRequest(**{**payload, "extra": None if extra is None else ExtraRows(**extra)})
     config: Any = TypeAdapter(AlgorithmConfig).validate_python(request.algorithm)
     index = RowIndex.open(Path(request.data))
-    if config.init == "erm" and request.init is not None:
-        classifier = load_classifier(Path(request.init))
-    else:
-        classifier_config = ClassifierConfig.model_validate(request.classifier)
-        classifier = build_classifier(classifier_config, index.num_classes, seed=request.seed)
+    classifier_config = ClassifierConfig.model_validate(request.classifier)
+    classifier = first_classifier(
+        config, classifier_config, num_classes=index.num_classes, seed=request.seed, init=request.init
+    )
     size_px = classifier.config.image_size_px
     pictures = [] if request.extra is None else extra_pictures(request.extra, index, seed=request.seed)
     train = TrainingSet(
@@ -103,6 +102,19 @@ def fit_job(worker: Worker, payload: dict[str, Any]) -> None:
         save_classifier(classifier, worker.folder)
         counts = {"images": len(train), "extra": int(train.generated_N.sum()), "epochs": len(history)}
         write_json(worker.folder / "history.json", {"counts": counts, "epochs": history})
+
+
+def first_classifier(
+    algorithm: AnyAlgorithm, classifier: ClassifierConfig, *, num_classes: int, seed: int, init: str | None
+) -> Classifier:
+    """What an algorithm starts from: the ERM classifier in the folder `init` if it goes on from it, else a new one.
+
+    Raises:
+        ModelError: The weights cannot be had or do not fit.
+    """
+    if algorithm.init == "erm" and init is not None:
+        return load_classifier(Path(init))
+    return build_classifier(classifier, num_classes, seed=seed)
 
 
 def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> list[ExtraImage]:

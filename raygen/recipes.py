@@ -38,8 +38,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say) ->
     Raises:
         RaygenError: See the steps; what was complete stays complete.
     """
-    _check_model(config)
-    _check_resources(config)
+    check(config)
     folder = RunFolder(out)
     with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
@@ -53,7 +52,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say) ->
         if config.synthesis is not None:
             identifier = job.fit_identifier(data, erm)
             scores = job.score(data, identifier)
-            plan = job.plan(scores)
+            plan = job.plan(data, scores)
             candidates = job.synthesize(plan, data, identifier)
             fitted |= job.fit_all(data, scores, candidates, erm)
         elif config.recipe != "erm":
@@ -103,6 +102,18 @@ def evaluate_classifier(classifier: Path, data: dict[str, Any], *, seed: int) ->
             "local",
         )
         return results(predictions, index, names=["predicted"])["predicted"]
+
+
+def check(config: RunConfig) -> None:
+    """Checks what can be checked before any work: the inpainting model, and that pools and fits fit the machine.
+
+    Raises:
+        ConfigError: An endpoint that cannot be used.
+        ModelError: The model's folder is absent or incomplete.
+        ResourceError: CPUs or GPUs that are not there.
+    """
+    _check_model(config)
+    _check_resources(config)
 
 
 def _check_model(config: RunConfig) -> None:

@@ -93,7 +93,7 @@ class Steps:
             step.finish(counts)
         return step
 
-    def plan(self, scores: Step) -> Step:
+    def plan(self, data: Step, scores: Step) -> Step:
         """What to generate, in plan/plan.parquet."""
         config = self._config
         assert config.synthesis is not None
@@ -106,7 +106,7 @@ class Steps:
         if self._needed(step, "plan", f"choosing what to generate ({config.synthesis.name})"):
             with self._folder.timed("plan"):
                 table = read_parts(scores.folder)
-                index = RowIndex.open(self._folder.path / "data")
+                index = RowIndex.open(data.folder)
                 plan = select(config.synthesis, table, dataset=index.dataset, run_seed=config.seed)
                 with atomic(step.begin() / "plan.parquet") as temporary:
                     pq.write_table(plan, temporary)

@@ -1,7 +1,16 @@
 """What a fit knows of where it runs: one of several workers, on a device, with a folder for checkpoints."""
 
+# N validation images
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# (entry of the history, correct_N: whether each validation image is right, (N,) bool)
+OnEpoch = Callable[[Mapping[str, float], np.ndarray], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +22,14 @@ class Worker:
         world_size: How many workers fit together.
         device: "cpu" or "cuda".
         folder: Where checkpoints go and are found again after a failure; shared by all workers.
+        on_epoch: Called on the leading worker after every epoch, before its checkpoint is written.
     """
 
     rank: int
     world_size: int
     device: str
     folder: Path
+    on_epoch: OnEpoch | None = None
 
     @property
     def leads(self) -> bool:

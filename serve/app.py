@@ -56,7 +56,8 @@ class EngineDeployment:
         config = ServedModelConfig.model_validate(model)
         self._model = config
         labels = {"model": config.id}
-        self._engine = Engine(config, TokenStore(Path(tokens_folder), config.id), RayMetrics(labels))
+        self._metrics = RayMetrics(labels)
+        self._engine = Engine(config, TokenStore(Path(tokens_folder), config.id), self._metrics)
 
     async def edit(self, request: EditRequest) -> EditResult | EndpointError:
         """Paints."""
@@ -93,6 +94,7 @@ class EngineDeployment:
     def check_health(self) -> None:
         """Ray replaces the replica when this raises."""
         self._engine.check_alive()
+        self._metrics.refresh()
 
 
 class LedgerDeployment:

@@ -1,9 +1,11 @@
 """Around every HTTP request: its id, its error object, its line in the log, its count. No route knows of these."""
 
+import asyncio
 import json
 import logging
 import re
 import time
+import traceback
 import uuid
 from typing import Any
 
@@ -44,7 +46,7 @@ class Envelope:
         start_s = time.perf_counter()
         request_id = _request_id(Headers(scope=scope))
         state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        state |= {"request_id": request_id, "headers": {}}
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -52,7 +54,7 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message).setdefault("x-request-id", request_id)
-                for name, value in state.get("headers", {}).items():
+                for name, value in state["headers"].items():
                     MutableHeaders(scope=message).setdefault(name, value)
             await send(message)
 
@@ -61,17 +63,19 @@ class Envelope:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnected:
             status = CLIENT_CLOSED
+        except asyncio.CancelledError:  # how Ray Serve tells of a lost client
+            status = CLIENT_CLOSED
+            raise
         except Exception as error:
             if status:  # the answer had begun: nothing more can be said to the client
-                logger.exception("%s failed in the middle of its answer", request_id)
-                raise
+                log_bug(request_id, error)
+                return
             await error_response(_as_endpoint_error(error, request_id))(scope, receive, send_with_id)
         finally:
             self._finish(scope, state, status, start_s)
 
     def _finish(self, scope: Scope, state: dict[str, Any], status: int, start_s: float) -> None:
-        endpoint = scope.get("endpoint")
-        route = getattr(endpoint, "__name__", "none")
+        route = str(state.get("route", "none"))
         self._metrics.count("raygen_requests_total", route=route, code=str(status), model=str(state.get("model", "")))
         # Neither prompts nor pictures nor keys: what a line holds, anybody who runs the endpoint may read.
         logger.info(
@@ -82,6 +86,12 @@ class Envelope:
             1000 * (time.perf_counter() - start_s),
             json.dumps(state.get("log", {})),
         )
+
+
+def log_bug(request_id: str, error: BaseException) -> None:
+    """Logs where something went wrong, without the exception's own text, which may quote a prompt."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s failed: %s\n%s", request_id, type(error).__name__, frames)
 
 
 def error_response(error: EndpointError) -> Response:
@@ -97,13 +107,13 @@ async def http_exception(request: Request, error: Exception) -> Response:
         response = error_response(EndpointError("the path knows other methods", code="method_not_allowed"))
         response.headers["allow"] = (error.headers or {}).get("Allow", "")
         return response
-    return error_response(EndpointError("there is no such path; see GET /openapi.json", code="not_found"))
+    return error_response(EndpointError("there is no such path", code="not_found"))
 
 
 def _as_endpoint_error(error: Exception, request_id: str) -> EndpointError:
     if isinstance(error, EndpointError):
         return error
-    logger.exception("%s failed", request_id)
+    log_bug(request_id, error)
     return EndpointError("the endpoint failed", code="internal_error")
 
 

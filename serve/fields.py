@@ -94,15 +94,9 @@ def read_fields(form: Form) -> dict[str, Any]:
     """Every field's value, by name; defaults where nothing was sent.
 
     Raises:
-        EndpointError: unknown_parameter, missing_required_parameter, invalid_type, invalid_value, out_of_range,
+        EndpointError: missing_required_parameter, invalid_type, invalid_value, out_of_range,
             invalid_size.
     """
-    for name in form.texts:
-        if name not in FIELDS:
-            # The name is the caller's own text: it goes into `param`, shortened, never into the message.
-            raise EndpointError(
-                "a field is not known; GET /v1/capabilities lists them", code="unknown_parameter", param=name[:64]
-            )
     if "prompt" not in form.texts:
         raise EndpointError("there is no prompt", code="missing_required_parameter", param="prompt")
     values = {}

@@ -114,7 +114,11 @@ class Ledger:
         entry = self._find(job_id, owner)
         if not entry.over.is_set() and entry.task is not None:
             entry.task.cancel()
-            await entry.over.wait()
+            await asyncio.gather(entry.task, return_exceptions=True)
+            if not entry.over.is_set():  # it was cancelled before its first line ran
+                self._set(entry, "cancelled")
+                entry.ended_s = time.monotonic()
+                entry.over.set()
         return entry.job
 
     async def spend(self, key_name: str, *, requests_per_minute: int) -> Allowance:

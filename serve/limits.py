@@ -20,6 +20,8 @@ BODY_SILENCE_S = 15.0
 BODY_TOTAL_S = 600.0
 # Below one second no picture is done, and a caller who sends 0.001 meant milliseconds.
 MIN_TIMEOUT_S = 1.0
+# A day: above it, somebody sends milliseconds or a date. The endpoint's own `max_timeout_s` is less.
+MAX_TIMEOUT_S = 86_400.0
 # Longest wait of GET /v1/jobs/{id}?wait=: proxies between give up on silent connections after 60 s.
 MAX_WAIT_S = 60
 

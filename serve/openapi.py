@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from serve.limits import MAX_IDEMPOTENCY_KEY_LENGTH, MAX_REQUEST_ID_LENGTH, MAX_WAIT_S, MIN_TIMEOUT_S
+from serve.limits import MAX_REQUEST_ID_LENGTH, MAX_TIMEOUT_S, MAX_WAIT_S, MIN_TIMEOUT_S
 from serve.openapi_schemas import Schema, ref, schemas
+from serve.tokens import NAME
+from serve.wishes import KEY
 
 DESCRIPTION = (
     "Repaints what a mask selects, with a diffusion model; compatible with OpenAI's images.edit. Pixels outside the "
     "mask come back equal to the bit. Every answer that is not 2xx is an error object with four keys. Framing that "
     "HTTP itself forbids (a wrong Content-Length, for one) is answered in plain text, before this interface sees it."
 )
+KEY_PATTERN = f"^{KEY.pattern}$"
 REASONS = {
     400: "The request is wrong; `param` names the field.",
     401: "No key, or a wrong one.",
@@ -51,17 +54,20 @@ def document(*, has_keys: bool) -> dict[str, Any]:
 
 def _edits(security: Any) -> dict[str, Any]:
     picture = {"schema": {"type": "string", "format": "binary"}}
+    texts = {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON; `type` says which event."}}
+    event = {"type": "object", "properties": texts, "required": ["data"]}
     headers = [
-        _header("Idempotency-Key", {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH}),
+        _header("Idempotency-Key", {"type": "string", "pattern": KEY_PATTERN}),
         _header("x-raygen-priority", {"type": "string", "enum": ["interactive", "batch"], "default": "interactive"}),
-        _header("x-request-timeout-seconds", {"type": "number", "minimum": MIN_TIMEOUT_S}),
-        _header("Prefer", {"type": "string", "enum": ["respond-async"]}),
+        _header("x-request-timeout-seconds", {"type": "number", "minimum": MIN_TIMEOUT_S, "maximum": MAX_TIMEOUT_S}),
+        # No enumeration: RFC 7240 has servers pass over preferences that they do not know.
+        _header("Prefer", {"type": "string", "examples": ["respond-async"]}),
     ]
     done = _answer(
         "The pictures: one JSON body; events with stream=true; the bare picture where Accept names a picture's type.",
         {
             "application/json": {"schema": ref("EditResult")},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {"schema": event},
             "image/png": picture,
             "image/jpeg": picture,
             "image/webp": picture,
@@ -120,7 +126,8 @@ def _reading(security: Any) -> dict[str, Any]:
 
 
 def _tokens(security: Any) -> dict[str, Any]:
-    model, name = _query("model", {"type": "string"}), _path("name")
+    word = NAME.pattern.strip("<>")
+    model, name = _query("model", {"type": "string"}), _path("name", pattern=f"^(<{word}>|{word})$")
     get = _operation(
         "getToken",
         "A learned token",
@@ -198,7 +205,8 @@ def _operation(
     parameters: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     request_id = _header(
-        "x-request-id", {"type": "string", "pattern": f"^[A-Za-z0-9._:-]{{1,{MAX_REQUEST_ID_LENGTH}}}$"}
+        "x-request-id",
+        {"type": "string", "description": f"Comes back if it has 1 to {MAX_REQUEST_ID_LENGTH} of A-Z a-z 0-9 . _ : -"},
     )
     responses = {str(status): answer for status, answer in good.items()}
     responses |= {str(status): _answer(REASONS[status], _json("Error")) for status in sorted(bad)}
@@ -229,5 +237,5 @@ def _query(name: str, schema: Schema) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": False, "schema": schema}
 
 
-def _path(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+def _path(name: str, **more: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1, **more}}

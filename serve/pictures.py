@@ -33,11 +33,13 @@ class MaskedPicture:
         image_HWC: (H, W, 3) uint8 RGB.
         repaint_HW: True = paint anew, (H, W) bool.
         mask: What was understood: {"mode", "edited_fraction", "bbox": [left, top, right, bottom]}.
+        warnings: What was left out, in words.
     """
 
     image_HWC: np.ndarray
     repaint_HW: np.ndarray
     mask: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def read_pictures(form: Form, *, mask_mode: str, size: tuple[int, int] | str, max_pixels: int) -> MaskedPicture:
@@ -77,7 +79,10 @@ def read_pictures(form: Form, *, mask_mode: str, size: tuple[int, int] | str, ma
         "edited_fraction": round(float(repaint_HW.mean()), 6),
         "bbox": [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1],
     }
-    return MaskedPicture(image_HWC, repaint_HW, understood)
+    warnings: tuple[str, ...] = ()
+    if image_alpha is not None and image_alpha.min() < 255 and "mask" in form.files:
+        warnings = ("the image's transparency is not kept; its colours are, also under transparent pixels",)
+    return MaskedPicture(image_HWC, repaint_HW, understood, warnings)
 
 
 def encode_picture(image_HWC: np.ndarray, *, output_format: str, output_compression: int) -> bytes:
@@ -141,8 +146,13 @@ def _decode(data: bytes, param: str) -> tuple[Image.Image, np.ndarray | None]:
     """RGB picture, and its alpha (H, W) uint8 if it has one."""
     if not data:
         raise EndpointError(f"{param} has no bytes", code="empty_file", param=param)
+    _check_webp(data, param)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise EndpointError(
+            f"{param} has more than {MAX_PIXELS} pixels", code="image_too_large", param=param
+        ) from error
     except Exception as error:  # on damaged headers Pillow raises whatever its parsers happen to
         raise EndpointError(f"{param} is no PNG, JPEG or WebP picture", code="invalid_image", param=param) from error
     _check_header(image, param)
@@ -153,8 +163,28 @@ def _decode(data: bytes, param: str) -> tuple[Image.Image, np.ndarray | None]:
         raise EndpointError(f"{param} is cut off or damaged", code="truncated_image", param=param) from error
 
 
+def _check_webp(data: bytes, param: str) -> None:
+    """Refuses a WebP file that is cut off, or whose canvas is too large: Pillow allocates it while opening."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return
+    if int.from_bytes(data[4:8], "little") + 8 > len(data):
+        raise EndpointError(f"{param} is cut off or damaged", code="truncated_image", param=param)
+    if data[12:16] == b"VP8X":  # the other two kinds of file have sides of 14 bits, and no canvas of their own
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        _check_size(width, height, param)
+
+
 def _check_header(image: Image.Image, param: str) -> None:
-    width, height = image.size
+    _check_size(*image.size, param)
+    # MPO is a JPEG with more pictures behind it, such as a telephone's depth map: the first is what everybody shows.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise EndpointError(f"{param} is animated; send one frame", code="animated_image", param=param)
+    if image.mode not in MODES:
+        code = "invalid_mask" if param == "mask" else "invalid_image"
+        raise EndpointError(f"{param} has the colour mode {image.mode}; send RGB or grey", code=code, param=param)
+
+
+def _check_size(width: int, height: int, param: str) -> None:
     if max(width, height) > MAX_SIDE_PX or width * height > MAX_PIXELS:
         raise EndpointError(
             f"{param} is {width}x{height}; at most {MAX_SIDE_PX} a side and {MAX_PIXELS} pixels",
@@ -165,11 +195,6 @@ def _check_header(image: Image.Image, param: str) -> None:
         raise EndpointError(
             f"{param} is {width}x{height}; at least {MIN_SIDE_PX} a side", code="image_too_small", param=param
         )
-    if getattr(image, "n_frames", 1) > 1:
-        raise EndpointError(f"{param} is animated; send one frame", code="animated_image", param=param)
-    if image.mode not in MODES:
-        code = "invalid_mask" if param == "mask" else "invalid_image"
-        raise EndpointError(f"{param} has the colour mode {image.mode}; send RGB or grey", code=code, param=param)
 
 
 def _rgb_and_alpha(image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:

@@ -20,6 +20,7 @@ class RayMetrics:
     def __init__(self, labels: Mapping[str, str]) -> None:
         self._labels = dict(labels)
         self._metrics: dict[str, Counter | Gauge | Histogram] = {}
+        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         for name, metric in METRICS.items():
             keys = tuple({**dict.fromkeys(metric.labels), **self._labels})
             if metric.kind == "counter":
@@ -41,3 +42,9 @@ class RayMetrics:
     def set(self, name: str, value: float, **labels: str) -> None:
         """Sets a gauge."""
         self._metrics[name].set(value, {**self._labels, **labels})
+        self._gauges[name, tuple(sorted(labels.items()))] = value
+
+    def refresh(self) -> None:
+        """Sets every gauge again: Ray exports one only in the interval in which it was set."""
+        for (name, labels), value in self._gauges.items():
+            self._metrics[name].set(value, {**self._labels, **dict(labels)})

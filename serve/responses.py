@@ -7,7 +7,7 @@ from typing import Any
 
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditedImage, EditResult, PartialImage
-from serve.backend import Rendering
+from serve.backend import Job, Rendering
 from serve.errors import response_parts
 from serve.pictures import encode_picture
 
@@ -36,7 +36,12 @@ def json_body(result: EditResult, rendering: Rendering) -> bytes:
 def check_flagged(images: tuple[EditedImage, ...]) -> None:
     """Raises content_policy_violation if every picture was blocked."""
     if images and all(image.flagged for image in images):
-        raise EndpointError("the model's safety checker blocked every picture", code="content_policy_violation")
+        raise all_blocked()
+
+
+def all_blocked() -> EndpointError:
+    """What is said when every picture was blocked."""
+    return EndpointError("the model's safety checker blocked every picture", code="content_policy_violation")
 
 
 def result_headers(result: EditResult) -> dict[str, str]:
@@ -47,6 +52,22 @@ def result_headers(result: EditResult) -> dict[str, str]:
         "x-raygen-seed": ",".join(str(image.seed) for image in result.images),
         "x-raygen-steps": str(result.num_inference_steps),
     }
+
+
+def job_body(job: Job) -> bytes:
+    """A job as JSON; the stored result, which may be large, is put in as it is."""
+    body = {
+        "id": job.id,
+        "object": "image.edit.job",
+        "status": job.status,
+        "queue_position": job.queue_position,
+        "step": job.step,
+        "steps": job.steps,
+        "created_at": job.created_at,
+        "deadline_at": job.deadline_at,
+        "error": job.error,
+    }
+    return json.dumps(body).encode()[:-1] + b', "result": ' + (job.body or b"null") + b"}"
 
 
 def partial_event(partial: PartialImage, rendering: Rendering, *, num_inference_steps: int) -> bytes:

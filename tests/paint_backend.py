@@ -92,10 +92,9 @@ class PaintBackend:
         self.requests.append(request)
         provenance = {"model": model_id, "digest": "sha256:0", "determinism": "strict", "bucket": 1}
         try:
-            yield_progress = Progress(queue_position=0, step=0, steps=len(request.seeds))
             if self.failure is not None and not self.failure_after:
                 raise self.failure
-            yield yield_progress
+            yield Progress(queue_position=0, step=0, steps=len(request.seeds))
             for index, seed in enumerate(request.seeds):
                 for number in range(request.num_partial_images):
                     yield PartialImage(index=index, number=number, image_HWC=_paint(request, seed))

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from raygen.algorithms.loop import LoopConfig, fit_loop
 from raygen.algorithms.training_set import TrainingSet
@@ -31,6 +31,13 @@ class BalancedConfig(LoopConfig):
     gamma: float | tuple[float, ...] = 1.0
     ce_over: Literal["batch", "original"] = "batch"
     init: Literal["scratch", "erm"] = "erm"
+
+    @field_validator("gamma")
+    @classmethod
+    def _not_negative(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        if min(value if isinstance(value, tuple) else (value,), default=0) < 0:
+            raise ValueError("a weight is not negative")
+        return value
 
 
 def fit_balanced(

@@ -105,8 +105,12 @@ def fit_loop(
             raise StageError(
                 f"the loss of epoch {epoch + 1} is {total}; lower learning_rate (now {config.learning_rate})"
             )
-        average, worst = evaluate(classifier, val, worker.device)
-        state.add(epoch, {"loss": total / steps, "val_average": average, "val_worst_group": worst}, config)
+        correct_N = right_predictions(classifier, val, worker.device)
+        average, worst = accuracies(correct_N, val)
+        entry = {"epoch": epoch, "loss": total / steps, "val_average": average, "val_worst_group": worst}
+        if worker.on_epoch is not None and worker.leads:
+            worker.on_epoch(entry, correct_N)
+        state.add(entry, config)
         logger.info(
             "epoch %d/%d: loss %.4f, val %.3f, worst group %.3f",
             epoch + 1,
@@ -120,8 +124,8 @@ def fit_loop(
 
 
 @torch.inference_mode()
-def evaluate(classifier: Classifier, data: TrainingSet, device: str) -> tuple[float, float]:
-    """Average and worst-group accuracy (worst class where there are no attributes), each in [0, 1]."""
+def right_predictions(classifier: Classifier, data: TrainingSet, device: str) -> np.ndarray:
+    """Whether each image's label is predicted, (N,) bool."""
     classifier.eval()
     predicted = [
         classifier(data.images_NCHW(np.arange(start, min(start + EVALUATION_BATCH, len(data)))).to(device))
@@ -129,7 +133,12 @@ def evaluate(classifier: Classifier, data: TrainingSet, device: str) -> tuple[fl
         .cpu()
         for start in range(0, len(data), EVALUATION_BATCH)
     ]
-    correct_N = torch.cat(predicted).numpy() == data.label_N
+    correct_N: np.ndarray = torch.cat(predicted).numpy() == data.label_N
+    return correct_N
+
+
+def accuracies(correct_N: np.ndarray, data: TrainingSet) -> tuple[float, float]:
+    """Average and worst-group accuracy (worst class where there are no attributes), each in [0, 1]."""
     group_N = data.label_N if data.group_N is None else data.group_N
     return float(correct_N.mean()), worst_group_accuracy(correct_N, group_N, num_groups=int(group_N.max()) + 1)
 
@@ -224,9 +233,9 @@ class _Progress:
         self.history, self.selected, self._best = state["history"], state["selected"], tuple(state["best"])
         return len(self.history)
 
-    def add(self, epoch: int, entry: dict[str, float], config: LoopConfig) -> None:
+    def add(self, entry: dict[str, float], config: LoopConfig) -> None:
         """Notes an epoch, selects, and saves."""
-        self.history.append({"epoch": epoch, **entry})
+        self.history.append(entry)
         score = (entry["val_worst_group"], entry["val_average"])
         if config.select == "last" or score > self._best:
             self._best = score

@@ -1,7 +1,8 @@
 """Pictures and labels of a fit, at the classifier's size."""
 
-# N images, B images of a batch, S side of the square picture
+# N images, M extra images, B images of a batch, S side of the square picture
 
+import copy
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,10 @@ class TrainingSet:
         DataError: The split is empty, or too many of its pictures cannot be decoded.
     """
 
+    label_N: np.ndarray
+    group_N: np.ndarray | None
+    generated_N: np.ndarray
+
     def __init__(
         self,
         index: RowIndex,
@@ -62,23 +67,44 @@ class TrainingSet:
         table = index.split(split)
         if not table.num_rows:
             raise DataError(f"{index.folder} has no image in split {split}")
-        self._index, self._size_px = index, size_px
+        self._size_px = size_px
         self._ids: list[str] = table["image_id"].to_pylist()
         self._cache_NHWC: np.ndarray | None = None
         ok_N = np.ones(len(self._ids), dtype=bool)
         if len(self._ids) * size_px * size_px * 3 <= max_cached_bytes:
-            self._cache_NHWC, ok_N = self._decode_all(split, max_failed_fraction)
+            self._cache_NHWC, ok_N = self._decode_all(index, split, max_failed_fraction)
         labels, attributes = table["label"].to_numpy(), table["attribute"]
         self._num_own = int(ok_N.sum())
         self._ids = [image_id for image_id, ok in zip(self._ids, ok_N, strict=True) if ok]
-        extras = list(extra)
-        self._extra_NHWC = [squash(picture.image_HWC, size_px) for picture in extras]
-        self.label_N = np.concatenate([labels[ok_N], [p.label for p in extras]]).astype(np.int64)
-        self.generated_N = np.arange(len(self.label_N)) >= self._num_own
-        self.group_N: np.ndarray | None = None
+        # With all pictures decoded the files are not needed any more, and a copy for another process has none of it.
+        self._index = index if self._cache_NHWC is None else None
+        self._own_label_N: np.ndarray = labels[ok_N].astype(np.int64)
+        self._own_group_N: np.ndarray | None = None
         if not attributes.null_count and index.dataset.attribute_names:
             own = group_index(labels, attributes.to_numpy(), num_attributes=len(index.dataset.attribute_names))
-            self.group_N = np.concatenate([own[ok_N], np.full(len(extras), -1, dtype=np.int64)])
+            self._own_group_N = own[ok_N]
+        extras = list(extra)
+        pictures = [squash(picture.image_HWC, size_px) for picture in extras]
+        self._add(pictures, np.array([picture.label for picture in extras], dtype=np.int64))
+
+    def with_extra(self, images: Sequence[np.ndarray], label_M: np.ndarray) -> "TrainingSet":
+        """The same pictures, shared, with others beside them in place of any that were there.
+
+        Args:
+            images: Each (S, S, 3) uint8 already; kept as they are, not copied.
+            label_M: Their classes, (M,) int.
+        """
+        other = copy.copy(self)
+        other._add(images, label_M)
+        return other
+
+    def _add(self, images: Sequence[np.ndarray], label_M: np.ndarray) -> None:
+        self._extra = list(images)
+        self.label_N = np.concatenate([self._own_label_N, label_M]).astype(np.int64)
+        self.generated_N = np.arange(len(self.label_N)) >= self._num_own
+        self.group_N = None
+        if self._own_group_N is not None:
+            self.group_N = np.concatenate([self._own_group_N, np.full(len(label_M), -1, dtype=np.int64)])
 
     def __len__(self) -> int:
         return len(self.label_N)
@@ -87,22 +113,23 @@ class TrainingSet:
         """Pictures in [0, 1], (B, 3, S, S) float32."""
         own = [int(i) for i in positions if i < self._num_own]
         decoded = dict(zip(own, self._own(own), strict=True))
-        images = [decoded[int(i)] if i < self._num_own else self._extra_NHWC[int(i) - self._num_own] for i in positions]
+        images = [decoded[int(i)] if i < self._num_own else self._extra[int(i) - self._num_own] for i in positions]
         return preprocess(images, self._size_px)
 
     def _own(self, positions: Sequence[int]) -> Sequence[np.ndarray]:
         if self._cache_NHWC is not None:
             return [self._cache_NHWC[i] for i in positions]
+        assert self._index is not None
         pictures = self._index.fetch([self._ids[i] for i in positions], ["image_png"])["image_png"].to_pylist()
         return [squash(decode_image(data or b""), self._size_px) for data in pictures]
 
-    def _decode_all(self, split: str, max_failed_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    def _decode_all(self, index: RowIndex, split: str, max_failed_fraction: float) -> tuple[np.ndarray, np.ndarray]:
         num, side = len(self._ids), self._size_px
         images_NHWC, ok_N = np.empty((num, side, side, 3), dtype=np.uint8), np.ones(num, dtype=bool)
         errors: list[str] = []
         for start in range(0, num, _CHUNK):
             ids = self._ids[start : start + _CHUNK]
-            for i, data in enumerate(self._index.fetch(ids, ["image_png"])["image_png"].to_pylist(), start=start):
+            for i, data in enumerate(index.fetch(ids, ["image_png"])["image_png"].to_pylist(), start=start):
                 try:
                     images_NHWC[i] = squash(decode_image(data or b""), side)
                 except RowError as error:

@@ -1,11 +1,16 @@
 """Datasets: a registry of configs, each of which writes SOURCE rows (`raygen.schema.SOURCE`) into a folder."""
 
+# C classes
+
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, assert_never
 
+import numpy as np
 from pydantic import Field
 
-from raygen.datasets.folder import FolderConfig, write_folder
+from raygen.datasets.folder import FolderConfig, open_folder, write_folder
+from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.scenes import ScenesConfig, write_scenes
 
 DatasetConfig = Annotated[ScenesConfig | FolderConfig, Field(discriminator="name")]
@@ -24,3 +29,23 @@ def write_dataset(config: ScenesConfig | FolderConfig, folder: Path, *, run_seed
             return write_folder(config, folder)
         case _:
             assert_never(config)
+
+
+def class_counts(config: ScenesConfig | FolderConfig, split: str) -> dict[str, int]:
+    """Images of each class of a split by the class's name, in order of label; no picture is read.
+
+    Raises:
+        DataError: The dataset's folder as a whole cannot be used.
+    """
+    match config:
+        case ScenesConfig():
+            names: tuple[str, ...] = CLASS_NAMES
+            counts_C = np.array(config.counts(split)).reshape(len(names), -1).sum(axis=1)
+        case FolderConfig():
+            listing = open_folder(config)
+            names = listing.info.class_names
+            found = Counter(entry.label for entry in listing.entries if entry.split == split)
+            counts_C = np.array([found[label] for label in range(len(names))])
+        case _:
+            assert_never(config)
+    return {name: int(count) for name, count in zip(names, counts_C, strict=True)}

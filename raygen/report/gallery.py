@@ -29,7 +29,21 @@ def synthesis(run: Path, rows: RowIndex, *, seed: int) -> dict[str, Any]:
     candidates = collect.load_candidates(run)
     if candidates is None or not candidates.num_rows:
         return {"tiles": [], "pruning": None, "num_candidates": 0, "shown_counts": {}, "model_ids": []}
-    thresholds = collect.load_thresholds(run)
+    return of_candidates(run, candidates, rows, thresholds=collect.load_thresholds(run), seed=seed)
+
+
+def of_candidates(
+    run: Path, candidates: pa.Table, rows: RowIndex, *, thresholds: PruneThresholds, seed: int
+) -> dict[str, Any]:
+    """Gallery and pruning of some of a run's candidates, judged by thresholds of their own.
+
+    Args:
+        run: Folder above `candidates/`.
+        candidates: Rows as `collect.load_candidates` gives them.
+        rows: The dataset.
+        thresholds: What a candidate must reach.
+        seed: Moves the evenly spaced places at which pictures are picked.
+    """
     _, reasons = verdicts(candidates, thresholds)
     tiles = _tiles(run, candidates, rows, reasons=reasons, thresholds=thresholds, seed=seed)
     return {

@@ -1,16 +1,22 @@
 """Tables for the terminal."""
 
 import contextlib
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from raygen.report.words import describe_point
+
 # More of them do not fit a terminal; the report has them all.
 MAX_GROUP_COLUMNS = 6
 MAX_FAILURE_LINES = 10
+MAX_TRIALS = 12
 
 
 def print_results(summary: Mapping[str, Any]) -> None:
@@ -70,6 +76,42 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
             cells = [_spread(row[measure]) for measure in ("worst_group", "average")]
             table.add_row(row["recipe"], row["result"], str(row["num_runs"]), *cells)
     Console().print(table)
+
+
+def print_trials(path: Path, summary: Mapping[str, Any]) -> None:
+    """The best trials of a sweep by validation, with the standard error of the worst group, and the refit on test.
+
+    Args:
+        path: The sweep's `sweep.parquet`.
+        summary: The content of its `summary.json`.
+    """
+    console, trials = Console(), pq.read_table(path).to_pylist()
+    params = list(summary["best"]["params"])
+    table = Table(title="validation accuracy, %: worst group ± its standard error")
+    for name in ("trial", "worst group", "average", "status", "parameters"):
+        is_text = name in {"status", "parameters"}
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text)
+    for trial in trials[:MAX_TRIALS]:
+        accuracies = ["", ""]
+        if trial["worst_group"] is not None:
+            worst_text = f"{_percent(trial['worst_group'])} ± {_percent(trial['standard_error'])}"
+            accuracies = [worst_text, _percent(trial["average"])]
+        default = summary["default"] is not None and trial["name"] == summary["default"]["name"]
+        point = describe_point({name: trial[name] for name in params})
+        table.add_row(f"{trial['trial']}{' *' if default else ''}", *accuracies, trial["status"], point)
+    console.print(table)
+    if summary["default"] is not None:
+        console.print("* the run's own config")
+    if others := summary["num_alike"] - 1:
+        console.print(f"{others} other complete trial(s) within one standard error of the best")
+    worst = [splits["test"]["worst_group"] for splits in summary["test"].values()]
+    spread = statistics.stdev(worst) if len(worst) > 1 else None
+    console.print(
+        f"test, the best trial refitted with {len(worst)} seed(s): worst group "
+        f"{_spread({'mean': statistics.fmean(worst), 'std': spread})} ({', '.join(map(_percent, worst))})"
+    )
+    seconds = summary["seconds"]
+    console.print("time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
 
 
 @contextlib.contextmanager

@@ -1,5 +1,8 @@
 """The fixed sentences of the page: what results, reasons and terms mean."""
 
+from collections.abc import Mapping
+from typing import Any
+
 PSI, RHO = "\N{GREEK SMALL LETTER PSI}", "\N{GREEK SMALL LETTER RHO}"
 
 GLOSSARY = (
@@ -63,3 +66,17 @@ def describe_result(name: str, recipe: str) -> str:
         "control_flat": "control: repaint region in one random object colour, target label",
     }
     return fixed.get(name, "")
+
+
+def describe_point(params: Mapping[str, Any]) -> str:
+    """A point of a sweep as text, "k=0.4 gamma=[3, 7]"; parameters by path, those per class with the class's number."""
+    grouped: dict[str, Any] = {}
+    for name, value in params.items():
+        parent, _, last = name.rpartition(".")
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        if last.isdigit():
+            grouped.setdefault(parent.rpartition(".")[2], []).append(text)
+        else:
+            grouped[last] = text
+    texts = {name: value if isinstance(value, str) else f"[{', '.join(value)}]" for name, value in grouped.items()}
+    return " ".join(f"{name}={text}" for name, text in texts.items())

@@ -5,6 +5,7 @@ A synthesis selects on the small scores table, on ids and numbers only; its pict
 
 from typing import Annotated, Any, Literal, assert_never
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
@@ -85,5 +86,42 @@ def attribution(config: ScgsConfig | DbbConfig) -> tuple[Literal["exact", "ig"],
             return "exact", 1  # nothing is pruned by it; two forward passes are cheap enough for the report
         case DbbConfig():
             return config.attribution, config.num_steps
+        case _:
+            assert_never(config)
+
+
+def amount_field(config: ScgsConfig | DbbConfig) -> str:
+    """Field of the config that says how many pictures: those of a smaller amount are among those of a larger one."""
+    match config:
+        case ScgsConfig():
+            return scgs.AMOUNT_FIELD
+        case DbbConfig():
+            return dbb.AMOUNT_FIELD
+        case _:
+            assert_never(config)
+
+
+def filter_fields(config: ScgsConfig | DbbConfig) -> frozenset[str]:
+    """Fields of the config that only decide which candidates are kept; all others but the amount change pictures."""
+    match config:
+        case ScgsConfig():
+            return scgs.FILTER_FIELDS
+        case DbbConfig():
+            return dbb.FILTER_FIELDS
+        case _:
+            assert_never(config)
+
+
+def num_sources(config: ScgsConfig | DbbConfig, counts_C: np.ndarray) -> list[int] | None:
+    """Training images of each class that the config takes, whether or not there are as many; None: not known before.
+
+    Raises:
+        ConfigError: The config has another number of classes.
+    """
+    match config:
+        case ScgsConfig():
+            return None
+        case DbbConfig():
+            return dbb.num_selected(config.k, counts_C)
         case _:
             assert_never(config)

@@ -25,6 +25,10 @@ from raygen.pruners import PruneThresholds
 from raygen.pruners.confidence import mean_confidence
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
 
+# A larger k only adds candidates to those of a smaller one; these decide which of them are kept, not how they look.
+AMOUNT_FIELD = "k"
+FILTER_FIELDS = frozenset({"prune", "source_probability_test", "attribution_test", "attribution_threshold"})
+
 # A whole number is a count, a fraction a share of the class; 1.0 is all of it, 1 is one image.
 Amount = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
 

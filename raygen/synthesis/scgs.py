@@ -24,6 +24,10 @@ from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_sc
 
 logger = logging.getLogger(__name__)
 
+# A larger ratio only adds pictures to those of a smaller one: sources are taken in turn. Nothing is filtered.
+AMOUNT_FIELD = "gen_ratio"
+FILTER_FIELDS: frozenset[str] = frozenset()
+
 Covariance = Literal["pca", "ledoit_wolf", "uniform", "full"]
 
 # Fewer have no spread to cluster or to weigh by, and one image would be the source of every picture of its

@@ -19,7 +19,7 @@ def main(config_path: str, out: str, *overrides: str) -> None:
         data = job.load_rows()
         erm = job.fit_erm(data)
         scores = job.score(data, erm)
-        plan = job.plan(scores)
+        plan = job.plan(data, scores)
         job.synthesize(plan, data, erm)
 
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,22 @@ import httpx2
 import numpy as np
 import psutil
 import pytest
+import ray
+from openai import AsyncOpenAI
 from PIL import Image
 from ray import serve as ray_serve
 from tiny_pipelines import save_pipeline
 
+from raygen import recipes
 from raygen.cluster import connect_endpoint
 from raygen.errors import ConfigError, EndpointError
 from raygen.images import encode_image, encode_mask
+from raygen.parts import read_parts
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.spec import Batch, object_column
 from serve.app import build_app, check_host
 from serve.client import Client, request_hash
+from serve.metrics import METRICS
 
 SIDE, STEPS = 64, 4
 
@@ -37,18 +42,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(ray_session: None, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def settings(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two models and two ingresses."""
+    inpainter = {"model": str(model), "num_inference_steps": STEPS, "guidance_scale": 2.0}
+    return {
+        "models": [{"id": "m", "inpainter": inpainter, "num_cpus": 0.5}, {"id": "tiny", "num_cpus": 0.25}],
+        "tokens_folder": str(tmp_path_factory.mktemp("tokens")),
+    }
+
+
+@pytest.fixture(scope="module")
+def url(ray_session: None, settings: dict[str, Any]) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    inpainter = {"model": str(model), "num_inference_steps": STEPS, "guidance_scale": 2.0}
-    args = {
-        "models": [{"id": "m", "inpainter": inpainter, "num_cpus": 0.5}],
-        "num_ingress": 1,
-        "tokens_folder": str(tmp_path_factory.mktemp("tokens")),
-    }
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
-    ray_serve.run(build_app(args), name="raygen", route_prefix="/")
+    ray_serve.run(build_app(settings), name="raygen", route_prefix="/")
     yield f"http://127.0.0.1:{port}"
     ray_serve.shutdown()
 
@@ -135,8 +144,8 @@ def test_health_and_models_and_unknown_paths(url: str) -> None:
         assert client.get("/health/live").status_code == 200
         ready = client.get("/health/ready")
         assert ready.status_code == 200, ready.text
-        (entry,) = client.get("/v1/models").json()["data"]
-        assert entry["id"] == "m"
+        entry, other = client.get("/v1/models").json()["data"]
+        assert (entry["id"], other["id"]) == ("m", "tiny")
         assert entry["digest"].startswith("sha256:")
         missing = client.get("/nope")
         assert missing.status_code == 404
@@ -209,6 +218,78 @@ def test_a_killed_replica_loses_no_request_and_changes_no_byte(url: str, handle:
     assert all(np.array_equal(*pair) for pair in zip(images, expected, strict=True))
 
 
+async def under_load(url: str, event: Callable[[], Any], *, max_retries: int) -> None:
+    """Forty requests by the openai client, with an event in the middle: all are answered, all with the same bytes."""
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=max_retries, timeout=120)
+
+    async def paint(seed: int) -> str:
+        request = arguments(seed % 5)
+        result = await client.images.edit(
+            image=encode_image(request["image"]),
+            mask=encode_mask(request["mask"]),
+            prompt="a bird",
+            extra_body={"seed": seed % 5, "mask_mode": "luminance", "num_inference_steps": 20},
+        )
+        return str((result.data or [])[0].b64_json)
+
+    expected = [await paint(seed) for seed in range(5)]
+    tasks = []
+    for seed in range(40):
+        tasks.append(asyncio.create_task(paint(seed)))
+        await asyncio.sleep(0.15)
+        if seed == 10:
+            happening = asyncio.create_task(asyncio.to_thread(event))
+    assert await asyncio.gather(*tasks) == expected * 8
+    await happening
+    await client.close()
+
+
+@pytest.mark.slow
+def test_a_killed_ingress_loses_nothing_for_a_client_that_repeats(url: str) -> None:
+    (victim, _) = replicas("ingress")
+    asyncio.run(under_load(url, lambda: os.kill(victim.pid, signal.SIGKILL), max_retries=2))
+    assert victim.pid not in {process.pid for process in replicas("ingress")}
+
+
+@pytest.mark.slow
+def test_deploying_anew_loses_nothing(url: str, settings: dict[str, Any]) -> None:
+    before = {process.pid for process in replicas("engine")}
+    first, *others = settings["models"]
+    changed = {**settings, "models": [{**first, "max_queue": 33}, *others]}
+    asyncio.run(under_load(url, lambda: ray_serve.run(build_app(changed), name="raygen"), max_retries=0))
+    assert not before <= {process.pid for process in replicas("engine")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["http", "serve"])
+def test_a_run_through_the_endpoint_has_the_candidates_of_a_run_with_its_own_pool(
+    url: str, tmp_path: Path, scheme: str
+) -> None:
+    address = {"http": url, "serve": "serve://raygen/engine-tiny"}[scheme]
+    pools = {name: {"num_cpus": 0.25} for name in ("scorer", "masker", "inpainter", "pruner")}
+    pools["inpainter"] |= {"batch_size": 1}
+    data = {
+        "recipe": "dbb",
+        "dataset": {"name": "scenes", "train_counts": [60, 6, 6, 30], "val_counts": [5] * 4, "test_counts": [5] * 4},
+        "erm": {"epochs": 1},
+        "algorithm": {"epochs": 1},
+        "synthesis": {"k": 4, "source_probability_test": "off"},
+        "inpainter": {"num_inference_steps": 3},
+        "pools": pools,
+        "fit": {"num_cpus": 1},
+        "controls": [],
+        "unit_rows": 4,
+    }
+    own = recipes.make_config(data, [], where="test")
+    served = recipes.make_config(data, ["inpainter.kind=served", f"inpainter.url={address}"], where="test")
+    tables = []
+    for name, config in (("own", own), ("served", served)):
+        recipes.run(config, tmp_path / name, fresh=False, command="test", say=lambda line: None)
+        tables.append(read_parts(tmp_path / name / "candidates"))
+    assert tables[0].num_rows == 8
+    assert tables[0].equals(tables[1])
+
+
 def test_a_job_outlives_its_caller_and_is_joined_by_its_key(url: str) -> None:
     request = arguments(3)
     files = {"image": encode_image(request["image"]), "mask": encode_mask(request["mask"])}
@@ -253,3 +334,31 @@ def test_request_hash_names_what_decides_the_pixels() -> None:
 
     assert named() == named(priority="interactive") == named(timeout_s=3.0)
     assert len({named(), named(prompt="b"), named(seeds=(2,)), named(image_HWC=np.ones((4, 4, 3), np.uint8))}) == 4
+
+
+def test_the_metrics_are_on_rays_port_under_their_names(url: str) -> None:
+    async def give_up() -> None:
+        task = asyncio.create_task(Client(url).edit(**arguments(1), num_inference_steps=150))
+        await asyncio.sleep(0.5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(give_up())
+    asyncio.run(Client(url).edit(**arguments(1)))
+    with httpx2.Client(base_url=url) as client:
+        client.get("/nope")
+    (node,) = ray.nodes()
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    # Counters that nothing has happened for are not exported.
+    wanted = METRICS.keys() - {"raygen_oom_total", "raygen_nonfinite_total", "raygen_redispatch_total"}
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        lines = httpx2.get(address, timeout=20).text.splitlines()
+        found = {name for name in METRICS if any(line.startswith(f"ray_{name}") for line in lines)}
+        if wanted <= found:
+            break
+        time.sleep(1)
+    assert wanted <= found, wanted - found
+    requests = [line for line in lines if line.startswith("ray_raygen_requests_total")]
+    assert any('code="200"' in line and 'model="m"' in line for line in requests)
+    assert any('code="404"' in line for line in requests)

@@ -1,0 +1,138 @@
+"""Which parameters share a pool, and that a pool of the largest amount holds the pictures of every smaller one."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from pydantic import TypeAdapter
+from score_tables import dataset, score_table
+from small_sweeps import small_sweep
+
+from raygen import synthesis
+from raygen.config import Strict
+from raygen.errors import ConfigError
+from raygen.synthesis import SynthesisConfig
+from raygen.synthesis.dbb import DbbConfig
+from raygen.synthesis.scgs import ScgsConfig
+from tune.pools import pool_configs, pool_name
+from tune.spaces import DEFAULT_SPACES, config_at
+from tune.sweep_config import make_sweep
+
+# Another value of every field of every synthesis but its name and amount.
+OTHERS = {
+    "dbb": {
+        "target": (1, 0),
+        "mask": "box",
+        "dilation_px": 3,
+        "tau": 0.7,
+        "prune": False,
+        "source_probability_test": "off",
+        "attribution": "ig",
+        "num_steps": 7,
+        "attribution_test": "off",
+        "attribution_threshold": 0.5,
+    },
+    "scgs": {
+        "mis_epoch": 3,
+        "num_clusters": 3,
+        "sample_fraction": 0.7,
+        "covariance": "uniform",
+        "max_components": 2,
+        "temperature": 2.0,
+        "cam": "gradcam",
+        "tau": 0.2,
+        "gen_ratio_base": "mis_other",
+    },
+}
+
+
+def scores() -> pa.Table:
+    """Forty images of two classes, a quarter of them misclassified."""
+    rng = np.random.default_rng(0)
+    labels = [0] * 25 + [1] * 15
+    logits_NC = rng.normal(size=(40, 2)) + 1.5 * np.eye(2)[labels]
+    return score_table(labels, logits_NC, features_ND=rng.normal(size=(40, 6)))
+
+
+def config(**fields: object) -> DbbConfig | ScgsConfig:
+    return TypeAdapter(SynthesisConfig).validate_python(fields)
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_the_fields_of_a_synthesis_are_all_known(name: str) -> None:
+    """A new field must be told apart: does it change pictures, or only which are kept?"""
+    kind: type[Strict] = type(config(name=name))
+    amount = synthesis.amount_field(config(name=name))
+    with_one_value = {"name", "mis_source"} & set(kind.model_fields)
+    assert set(kind.model_fields) == {*OTHERS[name], *with_one_value, amount}
+    assert synthesis.filter_fields(config(name=name)) <= set(OTHERS[name])
+
+
+@pytest.mark.parametrize(("name", "field"), [(name, field) for name, fields in OTHERS.items() for field in fields])
+def test_a_filter_leaves_the_pictures_as_they_are_and_shares_the_pool(name: str, field: str) -> None:
+    run = make_sweep({"recipe": name, "dataset": {"name": "scenes"}}, [], where="test").run
+    first, other = config(name=name), config(name=name, **{field: OTHERS[name][field]})
+    is_filter = field in synthesis.filter_fields(first)
+    if is_filter:
+        plans = [synthesis.select(c, scores(), dataset=dataset(), run_seed=0) for c in (first, other)]
+        assert plans[0].equals(plans[1])
+        assert synthesis.masker(first) == synthesis.masker(other)
+        assert synthesis.attribution(first) == synthesis.attribution(other)
+        assert synthesis.identification_epochs(first) == synthesis.identification_epochs(other)
+    names = {pool_name(run.model_copy(update={"synthesis": c})) for c in (first, other)}
+    assert len(names) == (1 if is_filter else 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "amounts"),
+    [("dbb", [0.1, 0.3, 0.7, 1.0]), ("dbb", [1, 4, 15]), ("scgs", [0.1, 0.4, 1.0, 3.0])],
+)
+def test_pictures_of_a_smaller_amount_are_among_those_of_a_larger_one(name: str, amounts: list[float]) -> None:
+    field = synthesis.amount_field(config(name=name))
+    plans = [
+        synthesis.select(config(name=name, **{field: amount}), scores(), dataset=dataset(), run_seed=0)
+        for amount in amounts
+    ]
+    assert plans[0].num_rows < plans[-1].num_rows
+    largest = plans[-1]
+    for plan in plans[:-1]:
+        # Equal in all columns: the same source, seed, prompt and target, hence the same picture.
+        assert largest.filter(pc.is_in(largest["key"], plan["key"].combine_chunks())).equals(plan)
+
+
+def test_the_default_dbb_space_needs_one_pool_of_all_images() -> None:
+    sweep = small_sweep()
+    (pool,) = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=1).values()
+    assert isinstance(pool.synthesis, DbbConfig)
+    assert pool.synthesis.k == 1.0
+    for k in (0.1, 0.5):
+        point = {
+            "synthesis.k": k,
+            "synthesis.source_probability_test": "off",
+            "algorithm.gamma.0": 3,
+            "algorithm.gamma.1": 9,
+        }
+        assert pool_name(config_at(sweep.run, point, space=sweep.space)) == pool_name(pool)
+
+
+def test_the_default_scgs_space_needs_four_pools_of_the_largest_ratio() -> None:
+    sweep = make_sweep({"recipe": "scgs", "dataset": {"name": "scenes"}}, [], where="test")
+    pools = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=sweep.search.max_pools)
+    made = {(c.synthesis.num_clusters, c.synthesis.tau, c.synthesis.gen_ratio) for c in pools.values()}  # type: ignore[union-attr]
+    assert made == {(2, 0.5, 0.4), (2, 0.7, 0.4), (4, 0.5, 0.4), (4, 0.7, 0.4)}
+    assert "synthesis.num_clusters" in DEFAULT_SPACES["scgs"]
+
+
+def test_more_pools_than_the_limit_are_refused_with_their_number() -> None:
+    sweep = small_sweep(
+        "tiny", "tune.space.inpainter.num_inference_steps=[2, 4, 8]", "tune.space.synthesis.tau=[0.4, 0.6]"
+    )
+    with pytest.raises(ConfigError, match=r"6 pools .*num_inference_steps 3, synthesis.tau 2.*max_pools is 5"):
+        pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=5)
+    assert len(pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=6)) == 6
+
+
+def test_where_the_endpoint_is_does_not_make_another_pool() -> None:
+    run = small_sweep().run
+    reduced = run.model_copy(update={"inpainter": run.inpainter.model_copy(update={"on_out_of_memory": "reduce"})})
+    assert pool_name(reduced) == pool_name(run)

@@ -1,0 +1,155 @@
+"""The search spaces: what they mean for a config, and the errors that name the bad key."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_sweeps import small_sweep
+
+from raygen.config import load_yaml
+from raygen.datasets import class_counts
+from raygen.errors import ConfigError
+from raygen.synthesis.dbb import DbbConfig
+from tune.pools import pool_configs
+from tune.search import check
+from tune.spaces import DEFAULT_SPACES, check_amount, check_space, config_at, expand, point_of
+from tune.sweep_config import make_sweep
+from tune.trials import check_sampler
+
+CONFIG = Path(__file__).parents[2] / "tune" / "config.yaml"
+DBB = {"recipe": "dbb", "dataset": {"name": "scenes"}}
+
+
+@pytest.mark.parametrize("recipe", sorted(DEFAULT_SPACES))
+def test_every_point_of_a_default_space_is_a_config(recipe: str) -> None:
+    sweep = make_sweep({**DBB, "recipe": recipe}, [], where="test")
+    domains = expand(sweep.space, num_classes=2)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        point = {name: rng.choice(np.array(domain.points(), dtype=object)) for name, domain in domains.items()}
+        config = config_at(sweep.run, point, space=sweep.space)
+        assert point_of(config, space=sweep.space, num_classes=2) == point
+
+
+def test_the_dbb_space_is_the_papers() -> None:
+    domains = expand(make_sweep(DBB, [], where="test").space, num_classes=2)
+    assert domains["synthesis.k"].points() == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert domains["algorithm.gamma.0"].points() == domains["algorithm.gamma.1"].points() == list(range(1, 11))
+    assert set(domains) == {
+        "synthesis.k",
+        "synthesis.source_probability_test",
+        "synthesis.attribution_threshold.0",
+        "synthesis.attribution_threshold.1",
+        "algorithm.gamma.0",
+        "algorithm.gamma.1",
+    }
+
+
+def test_a_point_sets_its_fields_per_class_and_nothing_else() -> None:
+    sweep = small_sweep()
+    point = {"synthesis.k": 0.3, "synthesis.attribution_threshold.0": 0.1, "synthesis.attribution_threshold.1": 0.4}
+    config = config_at(sweep.run, {**point, "algorithm.gamma.0": 2, "algorithm.gamma.1": 7}, space=sweep.space)
+    assert config.algorithm.gamma == (2, 7)  # type: ignore[union-attr]
+    assert isinstance(config.synthesis, DbbConfig)
+    assert (config.synthesis.k, config.synthesis.attribution_threshold) == (0.3, (0.1, 0.4))
+    synthesis = config.synthesis.model_copy(update={"k": 0.5, "attribution_threshold": 0.25})
+    algorithm = config.algorithm.model_copy(update={"gamma": 1.0})
+    assert config.model_copy(update={"synthesis": synthesis, "algorithm": algorithm}) == sweep.run
+
+
+def test_the_runs_own_config_is_a_point_only_if_the_space_holds_it() -> None:
+    sweep = small_sweep()
+    own = point_of(sweep.run, space=sweep.space, num_classes=2)
+    assert own is not None
+    assert own["synthesis.k"] == 0.5
+    assert own["algorithm.gamma.1"] == 1
+    outside = small_sweep("tiny", "synthesis.k=20")
+    assert point_of(outside.run, space=outside.space, num_classes=2) is None
+
+
+def test_the_default_config_file_says_what_the_defaults_are() -> None:
+    assert make_sweep(load_yaml(CONFIG), [], where="file") == make_sweep(DBB, [], where="code")
+
+
+def test_a_sweep_survives_its_saved_config() -> None:
+    sweep = make_sweep(DBB, ["tune.space.synthesis.k=[0.2, 0.4]", "tune.space.algorithm.gamma=null"], where="test")
+    assert set(sweep.space) == set(DEFAULT_SPACES["dbb"]) - {"algorithm.gamma"}
+    assert make_sweep(json.loads(json.dumps(sweep.dump())), [], where="saved") == sweep
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "why"),
+    [
+        ("tune.space.synthesis.kk=[0.1, 0.2]", "tune.space.synthesis.kk", "did you mean 'k'"),
+        ("tune.space.synthesis.k.hgih=0.5", "tune.space.synthesis.k.hgih", "did you mean 'high'"),
+        ("tune.space.synthesis.k=[]", "tune.space.synthesis.k.values", "at least 1 item"),
+        ("tune.space.algorithm.gamma={low: 3, high: 3}", "tune.space.algorithm.gamma", "is empty"),
+        ("tune.space.algorithm.gamma={low: -1, high: 3}", "tune.space.algorithm.gamma", "-1 is not possible"),
+        ("tune.space.algorithm.gama={low: 1, high: 3}", "tune.space.algorithm.gama", "did you mean 'gamma'"),
+        ("tune.space.synthesis.k={low: 0.1, high: 1.5}", "tune.space.synthesis.k", "1.5 is not possible"),
+        ("tune.space.synthesis.k=[1, 0.5]", "tune.space.synthesis.k", "mixes counts and fractions"),
+        ("tune.space.synthesis.k=[10, 67]", "tune.space.synthesis.k", "'landbird', which has 66 training images"),
+        ("tune.space.synthesis.source_probability_test=[off]", "source_probability_test", "quote it"),
+        ("tune.space.dataset.scale=[1, 2]", "tune.space.dataset.scale", "cannot be searched"),
+        ("tune.space.synthesis.name=[dbb]", "tune.space.synthesis.name", "cannot be searched"),
+        ("tune.space=3", "tune.space", "expected parameters"),
+        ("tune.metric=f1", "tune.metric", "'worst_group' or 'average'"),
+        ("tune.trails=3", "tune.trails", "did you mean 'trials'"),
+        ("tune.sampler=grid", "tune.sampler", "512000 points"),
+        ("tune.space.synthesis.dilation_px=[0, 2, 4, 6, 8]", "tune.max_pools", "dilation_px 5"),
+        ("tune.space.inpainter.strength={low: 0.5, high: 1.0}", "tune.space.inpainter.strength", "no end of values"),
+        ("tune.asha={grace_epochs: 3}", "tune.asha.grace_epochs", "2 epochs"),
+        ("fit.num_workers=2", "fit.num_workers", "one worker"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused_by_the_key(override: str, key: str, why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(small_sweep("tiny", override))
+    assert key in str(caught.value)
+    assert why in str(caught.value)
+
+
+def test_a_space_without_parameters_is_refused() -> None:
+    overrides = [f"tune.space.{path}=null" for path in DEFAULT_SPACES["dbb"]]
+    with pytest.raises(ConfigError, match="nothing to search"):
+        check(small_sweep("tiny", *overrides))
+
+
+@pytest.mark.parametrize("recipe", ["erm", "erm_reweighted", "none"])
+def test_a_recipe_without_pictures_has_no_search(recipe: str) -> None:
+    with pytest.raises(ConfigError, match=f"recipe '{recipe}' has no search; known: dbb, scgs"):
+        make_sweep({**DBB, "recipe": recipe}, [], where="test")
+
+
+def test_a_grid_is_searched_if_it_fits_the_trials() -> None:
+    paths = ("synthesis.attribution_threshold", "synthesis.source_probability_test", "algorithm.gamma")
+    overrides = [f"tune.space.{path}=null" for path in paths]
+    sweep = small_sweep("tiny", *overrides, sampler="grid", trials=10)
+    check_sampler(sweep, expand(sweep.space, num_classes=2))
+    with pytest.raises(ConfigError, match=r"10 points \(synthesis.k 10\), but tune.trials is 9"):
+        check_sampler(small_sweep("tiny", *overrides, sampler="grid", trials=9), expand(sweep.space, num_classes=2))
+
+
+def test_the_largest_amount_is_held_against_each_class(scenes_folder: Path) -> None:
+    counts = class_counts(small_sweep().run.dataset, "train")
+    assert counts == {"landbird": 66, "waterbird": 36}
+    assert class_counts(small_sweep("tiny", f"dataset={{name: folder, path: {scenes_folder}}}").run.dataset, "val") == {
+        "landbird": 40,
+        "waterbird": 40,
+    }
+    for amounts, ok in (("[66, 36]", True), ("[66, 37]", False), ("[67, 36]", False), ("1.0", True)):
+        run = small_sweep("tiny", f"synthesis.k={amounts}").run
+        if ok:
+            check_amount(run, counts)
+        else:
+            with pytest.raises(ConfigError, match=r"tune\.space\.synthesis\.k"):
+                check_amount(run, counts)
+
+
+def test_amounts_per_class_make_one_pool_of_the_largest_of_each() -> None:
+    sweep = small_sweep("tiny", "tune.space.synthesis.k={values: [10, 30], per_class: true}")
+    check_space(sweep.run, sweep.space, num_classes=2)
+    (pool,) = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=1).values()
+    assert isinstance(pool.synthesis, DbbConfig)
+    assert pool.synthesis.k == (30, 30)

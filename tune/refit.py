@@ -1,0 +1,74 @@
+"""The chosen point, fitted again from the files over some seeds: the only place of a sweep where test is read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import ray
+
+from raygen.fits import ExtraRows
+from raygen.results import results
+from raygen.rows import RowIndex
+from raygen.run_config import RunConfig
+from raygen.runs import RunFolder, Step
+from raygen.steps import Say, Steps
+from raygen.writing import write_json
+from tune.pools import Base, Pool
+from tune.records import Progress
+from tune.selection import select_candidates
+
+
+def refit(config: RunConfig, base: Base, pool: Pool, folder: Path, *, num: int, say: Say) -> dict[str, dict[str, Any]]:
+    """Fits with the run's seed and those after it, side by side, and evaluates; accuracies by seed and split.
+
+    The pictures are the pool's for every seed, as the DBB paper has it: what varies is order, augmentation and, for a
+    fit from scratch, the first weights.
+
+    Args:
+        config: The chosen point's config.
+        base: Rows and ERM.
+        pool: The point's pool.
+        folder: Where the fits and predictions go; what is there already is not made again.
+        num: How many seeds.
+        say: Called with a line for the evaluation.
+    """
+    extra = _chosen_pictures(config, base, pool, folder)
+    seeds = range(config.seed, config.seed + num)
+    resources = {"num_cpus": config.fit.num_cpus, "num_gpus": config.fit.num_gpus}
+    task = ray.remote(max_retries=1, **resources)(_fit_seed)
+    steps = ray.get([task.remote(config, base, extra, folder.resolve(), seed) for seed in seeds])
+    fitted = {f"seed_{seed}": step for seed, step in zip(seeds, steps, strict=True)}
+    step = Steps(config, RunFolder(folder), say).evaluate(base.data, fitted)
+    predictions = pq.read_table(step.folder / "predictions.parquet")
+    return results(predictions, RowIndex.open(base.data.folder), names=list(fitted))
+
+
+def _chosen_pictures(config: RunConfig, base: Base, pool: Pool, folder: Path) -> ExtraRows:
+    """The pictures that a point's fit adds; what it asks for and how it prunes is kept for the page."""
+    scores, candidates = pool.tables()
+    index = RowIndex.open(base.data.folder)
+    selection = select_candidates(config, scores=scores, candidates=candidates, dataset=index.dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    planned = candidates["key"].take(selection.rows).to_pylist()
+    thresholds = selection.thresholds.model_dump(mode="json")
+    write_json(folder / "selection.json", {"pool": pool.name, "keys": planned, "thresholds": thresholds})
+    return ExtraRows(
+        kind="generated",
+        keys=tuple(candidates["key"].take(selection.kept).to_pylist()),
+        candidates=str(pool.candidates.folder.resolve()),
+        digest=pool.candidates.digest,
+    )
+
+
+def same_as_trial(folder: Path, config: RunConfig, progress: Progress) -> bool:
+    """Whether the refit with the run's seed went through the same accuracies as the trial did."""
+    path = folder / "fit" / f"seed_{config.seed}" / "history.json"
+    epochs = json.loads(path.read_text(encoding="utf-8"))["epochs"]
+    return bool(epochs == progress.epochs)
+
+
+def _fit_seed(config: RunConfig, base: Base, extra: ExtraRows, folder: Path, seed: int) -> Step:
+    """One fit, in a task of its own with the resources of a trial."""
+    seeded = config.model_copy(update={"seed": seed, "engine": "local"})
+    return Steps(seeded, RunFolder(folder), lambda line: None).fit(f"seed_{seed}", base.data, base.erm, extra=extra)

@@ -1,0 +1,78 @@
+"""Decodes a sweep's pictures once, into the object store, where every trial reads them without a copy of its own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from raygen.algorithms.training_set import MAX_CACHED_BYTES, TrainingSet
+from raygen.errors import ConfigError, ResourceError
+from raygen.rows import RowIndex
+from tune.pools import Base, PlannedPool, Pool, generated_pictures
+from tune.scoring import halvings
+from tune.sweep_config import SweepConfig
+from tune.trial import SharedPool, SharedRows, Task, groups
+
+# Share of a node's object store that decoded pictures may take; beyond it Ray would spill them to disk, and read them
+# from there for every trial.
+STORE_SHARE = 0.8
+
+
+def check_memory(sweep: SweepConfig, base: Base, planned: Sequence[PlannedPool]) -> None:
+    """Checks that the decoded pictures fit the object store of every node, before any picture is generated.
+
+    Raises:
+        ResourceError: They do not.
+    """
+    picture_bytes = 3 * sweep.run.classifier.image_size_px**2
+    index = RowIndex.open(base.data.folder)
+    sizes = [index.split(split).num_rows * picture_bytes for split in ("train", "val")]
+    # A split beyond that limit is not decoded ahead, by a run neither.
+    needed = sum(size for size in sizes if size <= MAX_CACHED_BYTES)
+    needed += sum(pool.num_planned for pool in planned) * picture_bytes
+    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    there = min(store for store in stores if store > 0)
+    if needed > STORE_SHARE * there:
+        raise ResourceError(
+            f"the decoded pictures take {needed / 1e9:.2f} GB, and a node's object store has {there / 1e9:.2f} GB, of "
+            f"which they may take {STORE_SHARE:.0%}: start Ray with a larger --object-store-memory, or search a "
+            "smaller amount, fewer pools or a smaller classifier.image_size_px"
+        )
+
+
+def share(sweep: SweepConfig, base: Base, pools: Sequence[Pool], out: Path) -> Task:
+    """Decodes rows and pools; gives back what trials need.
+
+    Raises:
+        DataError: Too many pictures cannot be decoded.
+        ConfigError: Validation is too small to be halved.
+    """
+    run = sweep.run
+    index, size_px = RowIndex.open(base.data.folder), run.classifier.image_size_px
+    train, val = (
+        TrainingSet(index, split, size_px=size_px, max_failed_fraction=run.max_failed_fraction)
+        for split in ("train", "val")
+    )
+    group_N = groups(val)
+    if sweep.search.validation_splits and min((group_N == group).sum() for group in set(group_N.tolist())) < 2:
+        raise ConfigError("tune.validation_splits: a group has a single validation image, which cannot be halved")
+    halves_RN = halvings(group_N, num=sweep.search.validation_splits, seed=sweep.search.seed)
+    shared = {}
+    for pool in pools:
+        scores, candidates = pool.tables()
+        images_NHWC = generated_pictures(pool, size_px=size_px)
+        shared[pool.name] = ray.put(SharedPool(scores, candidates.combine_chunks(), images_NHWC))
+    trials = out.resolve() / "trials"
+    trials.mkdir(exist_ok=True)
+    return Task(
+        sweep=sweep,
+        trials=trials,
+        erm=base.erm.folder.resolve(),
+        digests={
+            "data": base.data.digest,
+            "erm": base.erm.digest,
+            **{pool.name: pool.candidates.digest for pool in pools},
+        },
+        rows=ray.put(SharedRows(train, val, index.dataset, halves_RN)),
+        pools=shared,
+    )

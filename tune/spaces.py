@@ -1,0 +1,161 @@
+"""Search spaces: the default one of each recipe, their checks, and the config that a point stands for.
+
+A parameter is named by the path of its field in a run's config, such as "synthesis.k". One that is searched per class
+becomes a parameter for each: "algorithm.gamma.0", "algorithm.gamma.1".
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from raygen import synthesis
+from raygen.config import validate
+from raygen.errors import ConfigError
+from raygen.run_config import RunConfig
+from tune.domains import Domain, Value
+
+Space = Mapping[str, Domain]
+# A point of a space: value by parameter, per class where the domain says so.
+Params = Mapping[str, Any]
+
+DEFAULT_SPACES: dict[str, dict[str, Domain]] = {
+    "dbb": {
+        # K in {0.1, ..., 1} and gamma in {1, ..., 10}: arXiv 2503.17226, section 5.
+        "synthesis.k": Domain(low=0.1, high=1.0, step=0.1),
+        "synthesis.source_probability_test": Domain(values=("selected", "off")),
+        # P as a quantile of rho, because logits of one checkpoint mean nothing to another; 0 prunes next to nothing.
+        "synthesis.attribution_threshold": Domain(low=0.0, high=0.75, step=0.05, per_class=True),
+        "algorithm.gamma": Domain(low=1, high=10, per_class=True),
+    },
+    "scgs": {
+        # 2 and 4 clusters: the paper's. Every pair of clusters and tau is a pool of its own.
+        "synthesis.num_clusters": Domain(values=(2, 4)),
+        "synthesis.tau": Domain(values=(0.5, 0.7)),
+        "synthesis.gen_ratio": Domain(low=0.1, high=0.4, step=0.1),
+    },
+}
+# What else a config holds is the same for all trials: dataset, seed, ERM, pools, workers.
+SEARCHED = ("synthesis", "algorithm", "inpainter")
+# What of these does not change a result.
+NOT_SEARCHED = ("synthesis.name", "algorithm.name", "inpainter.kind", "inpainter.url", "inpainter.on_out_of_memory")
+
+
+def expand(space: Space, *, num_classes: int) -> dict[str, Domain]:
+    """One domain for each parameter that is drawn: those per class once for each class."""
+    expanded: dict[str, Domain] = {}
+    for path, domain in space.items():
+        names = [f"{path}.{label}" for label in range(num_classes)] if domain.per_class else [path]
+        expanded |= dict.fromkeys(names, domain)
+    return expanded
+
+
+def config_at(run: RunConfig, params: Params, *, space: Space) -> RunConfig:
+    """The run's config with a point's values.
+
+    Args:
+        run: The config that the sweep starts from.
+        params: Values of expanded parameters; those that are left out keep the run's own value.
+        space: Where the parameters come from.
+
+    Raises:
+        ConfigError: A value that its field does not take.
+    """
+    data = run.model_dump(mode="json")
+    for path, domain in space.items():
+        if not domain.per_class:
+            if path in params:
+                _put(data, path, params[path])
+            continue
+        values = {int(name.rpartition(".")[2]): params[name] for name in params if name.rpartition(".")[0] == path}
+        if values:
+            _put(data, path, [values[label] for label in sorted(values)])
+    return validate(RunConfig, data, where="tune.space")
+
+
+def point_of(run: RunConfig, *, space: Space, num_classes: int) -> dict[str, Value] | None:
+    """The point that stands for the run's own config; None when that is outside the space."""
+    data = run.model_dump(mode="json")
+    point: dict[str, Value] = {}
+    for path, domain in space.items():
+        own = _get(data, path)
+        values = own if domain.per_class and isinstance(own, list) else [own] * num_classes
+        if len(values) != num_classes or not all(domain.holds(value) for value in values):
+            return None
+        names = [f"{path}.{label}" for label in range(num_classes)] if domain.per_class else [path]
+        point |= {name: domain.nearest(value) for name, value in zip(names, values, strict=False)}
+    return point
+
+
+def check_space(run: RunConfig, space: Space, *, num_classes: int) -> None:
+    """Checks that every parameter is a field that may be searched, and that it takes the domain's values.
+
+    Raises:
+        ConfigError: It does not; the message names the key.
+    """
+    if run.synthesis is None:
+        raise ConfigError(f"recipe {run.recipe} generates nothing to tune; known: {', '.join(sorted(DEFAULT_SPACES))}")
+    if not space:
+        raise ConfigError("tune.space is empty: there is nothing to search")
+    amount = f"synthesis.{synthesis.amount_field(run.synthesis)}"
+    for path, domain in space.items():
+        root = path.partition(".")[0]
+        if root not in SEARCHED or path in NOT_SEARCHED:
+            raise ConfigError(
+                f"tune.space.{path}: cannot be searched; a parameter is a field of {', '.join(SEARCHED)} that decides "
+                "results. All else is the same for every trial: give it outside of tune.space"
+            )
+        if path == amount and len({type(value) for value in domain.extremes()}) > 1:
+            raise ConfigError(f"tune.space.{path}: mixes counts and fractions; 1 is one image, 1.0 is all of the class")
+        for value in domain.extremes():
+            _check_value(run, path, domain, value, num_classes=num_classes)
+
+
+def largest(domain: Domain) -> Value:
+    """The greatest value of a domain of numbers."""
+    return max(domain.extremes(), key=float)
+
+
+def check_amount(run: RunConfig, counts: Mapping[str, int]) -> None:
+    """Checks that no class is asked for more images than it has.
+
+    Args:
+        run: The config with the largest amount.
+        counts: Training images by class name.
+
+    Raises:
+        ConfigError: A class has fewer.
+    """
+    assert run.synthesis is not None
+    amounts_C = synthesis.num_sources(run.synthesis, np.array(list(counts.values())))
+    for (name, count), amount in zip(counts.items(), amounts_C or [], strict=False):
+        if amount > count:
+            field = synthesis.amount_field(run.synthesis)
+            raise ConfigError(
+                f"tune.space.synthesis.{field}: the largest value asks for {amount} images of class '{name}', which "
+                f"has {count} training images"
+            )
+
+
+def _check_value(run: RunConfig, path: str, domain: Domain, value: Value, *, num_classes: int) -> None:
+    names = list(expand({path: domain}, num_classes=num_classes))
+    try:
+        config_at(run, dict.fromkeys(names, value), space={path: domain})
+    except ConfigError as error:
+        reason = " ".join(str(error).splitlines()[1:]).strip()
+        hint = "; YAML reads a bare off, on, yes or no as a truth value: quote it" if isinstance(value, bool) else ""
+        raise ConfigError(f"tune.space.{path}: {value!r} is not possible: {reason}{hint}") from error
+
+
+def _put(data: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+    data[last] = value
+
+
+def _get(data: Mapping[str, Any], path: str) -> Any:
+    place: Any = data
+    for name in path.split("."):
+        place = place.get(name) if isinstance(place, Mapping) else None
+    return place

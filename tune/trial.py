@@ -1,0 +1,179 @@
+"""One trial: a point's pictures are picked from the pool and fitted with, and every epoch is reported.
+
+Runs in an actor of Ray Tune. It reads decoded pictures from the object store, never runs Ray Data and asks for nothing
+beside its actor, so trials cannot wait for each other.
+"""
+
+# N images, M candidates of a pool, S side of the square picture, R random halvings of validation
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray import tune as ray_tune
+
+from raygen import algorithms, fits
+from raygen.algorithms.training_set import TrainingSet
+from raygen.config import fingerprint
+from raygen.datasets.table import DatasetInfo
+from raygen.run_config import RunConfig, identity
+from raygen.worker import Worker
+from tune.pools import pool_name
+from tune.records import DONE, Progress, read_outcome, read_progress, write_progress
+from tune.scoring import score
+from tune.selection import Selection, select_candidates
+from tune.spaces import Params, config_at
+from tune.sweep_config import SweepConfig
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRows:
+    """The dataset as trials see it: decoded once, in the object store."""
+
+    train: TrainingSet
+    val: TrainingSet
+    dataset: DatasetInfo
+    halves_RN: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPool:
+    """A pool as trials see it.
+
+    Attributes:
+        scores: SCORE rows.
+        candidates: CANDIDATE rows without pictures, (M,) sorted by key.
+        images_NHWC: Their pictures, (M, S, S, 3) uint8.
+    """
+
+    scores: pa.Table
+    candidates: pa.Table
+    images_NHWC: np.ndarray
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a sweep have in common.
+
+    Attributes:
+        sweep: The sweep.
+        trials: Folder of the trials' records.
+        erm: Folder of the ERM classifier.
+        digests: Of the dataset, the ERM classifier and each pool: what else decides a trial's result.
+        rows: `SharedRows` in the object store.
+        pools: `SharedPool`s in the object store, by name.
+    """
+
+    sweep: SweepConfig
+    trials: Path
+    erm: Path
+    digests: Mapping[str, str]
+    rows: Any
+    pools: Mapping[str, Any]
+
+    def config_of(self, params: Params) -> RunConfig:
+        """The run config that a point stands for."""
+        return config_at(self.sweep.run, params, space=self.sweep.space)
+
+    def name_of(self, params: Params) -> str:
+        """The trial's name: a hash of its config and of what it reads."""
+        config = self.config_of(params)
+        digests = [self.digests["data"], self.digests["erm"], self.digests[pool_name(config)]]
+        return fingerprint({"config": identity(config), "digests": digests})
+
+    def begin(self, params: Params) -> Progress:
+        """A trial's notes before it has done anything."""
+        config = self.config_of(params)
+        return Progress(
+            params=dict(params), begun=time.time(), pool=pool_name(config), epochs_planned=config.algorithm.epochs
+        )
+
+
+Objective = Callable[..., Any]
+
+
+def run_trial(params: dict[str, Any], *, task: Task) -> None:
+    """Fits a point, or reports again what is known of it.
+
+    A trial that was interrupted or crashed goes on from its last epoch.
+    """
+    config, folder = task.config_of(params), task.trials / task.name_of(params)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: SharedRows = ray.get(task.rows)
+    progress, outcome = read_progress(folder), read_outcome(folder)
+    if progress is None:
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # without its record it cannot be gone on from
+        progress = task.begin(params)
+        write_progress(folder, progress)
+    for epoch in range(1, len(progress.epochs) + 1):
+        _report(progress, epoch, config, rows, task.sweep)
+    if progress.epochs and (progress.is_complete or (outcome is not None and outcome.status in DONE)):
+        return
+    pool: SharedPool = ray.get(task.pools[progress.pool])
+    selection = select_candidates(config, scores=pool.scores, candidates=pool.candidates, dataset=rows.dataset)
+    progress.planned, progress.kept = len(selection.rows), len(selection.kept)
+    write_progress(folder, progress)
+    if progress.kept == 0:
+        # The worst there is, so that the sampler learns to stay away.
+        ray_tune.report({"score": -1.0, "epoch": config.algorithm.epochs})
+        return
+    _fit(config, folder, progress, selection, rows, pool, task)
+
+
+def _fit(
+    config: RunConfig,
+    folder: Path,
+    progress: Progress,
+    selection: Selection,
+    rows: SharedRows,
+    pool: SharedPool,
+    task: Task,
+) -> None:
+    """The fit that `raygen run` of this config makes: same pictures in the same order, same seed, same threads."""
+    torch.set_num_threads(config.fit.num_threads)
+    label_M = pool.candidates["target_label"].to_numpy()
+    train = rows.train.with_extra([pool.images_NHWC[row] for row in selection.kept], label_M[selection.kept])
+    classifier = fits.first_classifier(
+        config.algorithm,
+        config.classifier,
+        num_classes=len(rows.dataset.class_names),
+        seed=config.seed,
+        init=str(task.erm),
+    )
+    begun, before = time.monotonic(), progress.seconds
+
+    def note(entry: Mapping[str, float], correct_N: np.ndarray) -> None:
+        progress.add(entry, correct_N)
+        progress.seconds = before + time.monotonic() - begun
+        write_progress(folder, progress)  # before the report: Tune may end the trial there
+        _report(progress, len(progress.epochs), config, rows, task.sweep)
+
+    worker = Worker(rank=0, world_size=1, device=config.fit.torch_device, folder=folder, on_epoch=note)
+    algorithms.fit(config.algorithm, classifier, train, rows.val, seed=config.seed, worker=worker)
+
+
+def _report(progress: Progress, num_epochs: int, config: RunConfig, rows: SharedRows, sweep: SweepConfig) -> None:
+    correct_EN = progress.correct_EN(len(rows.val))[:num_epochs]
+    found = score(correct_EN, groups(rows.val), select=config.algorithm.select, halves_RN=rows.halves_RN)
+    ray_tune.report(
+        {
+            "score": found.number(sweep.search.metric),
+            "worst_group": found.worst_group,
+            "average": found.average,
+            "loss": progress.epochs[num_epochs - 1]["loss"],
+            "epoch": num_epochs,
+        }
+    )
+
+
+def groups(val: TrainingSet) -> np.ndarray:
+    """Group of each validation image, of the class where there are no attributes, (N,) int."""
+    return val.label_N if val.group_N is None else val.group_N
