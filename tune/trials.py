@@ -101,7 +101,7 @@ def run_trials(
         tune_config=TuneConfig(
             metric="score",
             mode="max",
-            search_alg=_sampler(task.sweep, domains, first=first, known=known),
+            search_alg=_sampler(task.sweep, domains, first=first, known=known, at_most=num),
             scheduler=_scheduler(task.sweep),
             num_samples=1 if search.sampler == "grid" else total,
             max_concurrent_trials=num,
@@ -163,11 +163,16 @@ def _grid(domains: Mapping[str, Domain]) -> dict[str, Any]:
 
 
 def _sampler(
-    sweep: SweepConfig, domains: Mapping[str, Domain], *, first: Mapping[str, Any] | None, known: list[Record]
+    sweep: SweepConfig,
+    domains: Mapping[str, Domain],
+    *,
+    first: Mapping[str, Any] | None,
+    known: list[Record],
+    at_most: int,
 ) -> Any:
     search = sweep.search
     if search.sampler == "grid":
-        return BasicVariantGenerator()
+        return BasicVariantGenerator(max_concurrent=at_most)  # TuneConfig's own limit does not reach it
     points = [] if first is None else [dict(first)]
     seed = search.seed
     sampler: optuna.samplers.BaseSampler

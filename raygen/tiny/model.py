@@ -1,6 +1,7 @@
 """The tiny model's parts, and the folder they are shipped in: a StableDiffusionInpaintPipeline in half precision."""
 
 import copy
+import json
 import os
 import shutil
 from pathlib import Path
@@ -101,6 +102,7 @@ def save_model(
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary, safe_serialization=True)
+    _forget_paths(temporary)
     folder.mkdir(parents=True, exist_ok=True)
     # model_index.json last: a folder without it is not a model.
     for part in sorted(temporary.iterdir(), key=lambda path: path.name == "model_index.json"):
@@ -118,3 +120,11 @@ def load_model(folder: Path, *, device: str) -> StableDiffusionInpaintPipeline:
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
     return pipeline.to(device)
+
+
+def _forget_paths(folder: Path) -> None:
+    """Takes out where on its maker's disk a part was loaded from: diffusers writes that into its config."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -65,11 +65,11 @@ def test_more_trials_of_a_sweep_do_not_repeat_those_that_are_done(
     sampler: str, scenes_folder: Path, tmp_path: Path
 ) -> None:
     overrides = ["tune.space.synthesis.k={low: 0.1, high: 1.0}"]
-    said = run(small_sweep("tiny", *overrides, sampler=sampler, trials=3), scenes_folder, tmp_path)
+    said = run(small_sweep("tiny", *overrides, sampler=sampler, trials=3, max_concurrent=1), scenes_folder, tmp_path)
     before = notes(tmp_path)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").glob("*/*.json")}
     assert len(before) == 3 * 2
-    said = run(small_sweep("tiny", *overrides, sampler=sampler, trials=5), scenes_folder, tmp_path)
+    said = run(small_sweep("tiny", *overrides, sampler=sampler, trials=5, max_concurrent=1), scenes_folder, tmp_path)
     new = notes(tmp_path)[len(before) :]
     assert len(new) == 2 * 2
     points = [tuple(row["params"].items()) for row in before + new]
