@@ -3,7 +3,7 @@
 Two implementations: `serve.app` (Ray Serve handles) and `serve.local` (everything in this process, no Ray).
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -85,7 +85,7 @@ class Backend(Protocol):
         """Paints; sends the request again when a replica dies. Cancelling the call stops the work within a step."""
         ...
 
-    def stream(self, model_id: str, request: EditRequest) -> AsyncIterator[EditEvent]:
+    def stream(self, model_id: str, request: EditRequest) -> AsyncGenerator[EditEvent, None]:
         """Paints, with each preview and picture as soon as it is there; closing the iterator stops the work."""
         ...
 

@@ -146,6 +146,10 @@ class Ledger:
         except EndpointError as error:
             status, body, _ = response_parts(error)
             self._set(entry, "failed", error=body["error"], error_status=status)
+            if error.retryable and entry.key is not None:
+                # Whoever sends it again is to have another try, not a day of the same 503.
+                del self._by_key[entry.key]
+                entry.key = None
         except asyncio.CancelledError:
             self._set(entry, "cancelled")
         except Exception:

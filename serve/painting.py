@@ -326,7 +326,7 @@ def _unknown_token(
         message = f"the learned token {name} is not the one pinned (sha256:{pin}); it is {stored.digest}"
     else:
         near = difflib.get_close_matches(name, [token.name for token in store.all()], n=3)
-        hint = f"near names: {', '.join(near)}" if near else "GET /v1/tokens lists what there is"
+        hint = f"near names: {', '.join(near)}" if near else "none has a name like it"
         message = f"there is no learned token {name}; {hint}; literal_tokens=true reads it as plain text"
     return EndpointError(message, code="unknown_learned_token", param=param)
 

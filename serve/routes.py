@@ -233,9 +233,7 @@ class Routes:
     def _model_of(self, model_id: str) -> ServedModelConfig:
         model = self._config.model_named(model_id)
         if model is None:
-            raise EndpointError(
-                "there is no such model; the list of models has all", code="model_not_found", param="model"
-            )
+            raise EndpointError("there is no such model", code="model_not_found", param="model")
         return model
 
     def _model_asked(self, request: Request) -> ServedModelConfig:

@@ -122,6 +122,7 @@ class PaintBackend:
 
     async def not_ready(self, model_id: str) -> str | None:
         self.num_probes += 1
+        await asyncio.sleep(0.01)  # as long as a step: those who ask together overlap
         return self.reason
 
     async def facts(self, model_id: str) -> ModelFacts:

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -90,7 +91,7 @@ def run_trials(
     say(f"trials: {total}, {num} at once, {sum(record.status in DONE for record in known)} done before")
     notes = _Notes(task, total, say)
     shutil.rmtree(task.trials.parent / LOG_FOLDER, ignore_errors=True)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # crashes are said in one line, below
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints a table of settings however quiet it is
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     fit = task.sweep.run.fit
@@ -262,6 +263,8 @@ def _last(trial: Any, metric: str) -> str:
 
 def _reason(trial: Any) -> str:
     """The last line of a trial's traceback that names an error."""
-    lines = [line.strip() for line in str(trial.get_error() or "no reason given").splitlines() if line.strip()]
+    path = Path(trial.error_file or "")  # on this machine; what Tune's get_error reads comes there only later
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "no reason given"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)]
     return (named or lines)[-1]

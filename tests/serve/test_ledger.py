@@ -156,6 +156,20 @@ def test_a_failure_is_kept_as_its_error_object() -> None:
     run(body)
 
 
+def test_a_failure_that_may_pass_does_not_stay_under_its_key() -> None:
+    async def body(ledger: Ledger, painter: Painter) -> None:
+        painter.go.set()
+        painter.error = EndpointError("full", code="server_is_overloaded", retryable=True)
+        first = await submit(ledger, key="k")
+        assert (await ledger.job(first.id, owner="me", wait_s=10)).error_status == 503
+        painter.error = None
+        second = await submit(ledger, key="k")
+        assert (await ledger.job(second.id, owner="me", wait_s=10)).status == "succeeded"
+        assert (await ledger.job(first.id, owner="me", wait_s=0)).status == "failed"
+
+    run(body)
+
+
 def test_what_is_old_or_too_much_is_gone_and_said_so() -> None:
     async def old(ledger: Ledger, painter: Painter) -> None:
         painter.go.set()
