@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from tune.pools import pool_configs
 from tune.records import DONE, read_outcome, read_progress, write_progress
 from tune.scoring import halvings, score
 from tune.sweep_config import SweepConfig, make_sweep
-from tune.trial import SharedRows, Task, groups
+from tune.trial import SharedRows, Task, groups, run_trial
 
 # Workers of Ray do not find this file by its name.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -34,13 +35,14 @@ def small_sweep(model: Path | str = "tiny", *overrides: str, **search: Any) -> S
         "engine": "local",
         "dataset": SCENES,
         "erm": {"epochs": 2},
-        "algorithm": {"epochs": 2},
+        "algorithm": {"epochs": 3},
         "inpainter": {"model": str(model), "num_inference_steps": 2},
         "pools": {name: {"batch_size": 8} for name in ("scorer", "masker", "inpainter", "pruner")},
-        "fit": {"num_cpus": 1, "num_threads": 1},
+        # All CPUs of the test session: one trial at a time, so that only one process has to load torch.
+        "fit": {"num_cpus": 4, "num_threads": 1},
         "unit_rows": 8,
         "controls": [],
-        "tune": {"trials": 3, "sampler": "random", "asha": None, "num_refits": 2, **search},
+        "tune": {"trials": 3, "sampler": "random", "asha": None, "num_refits": 2, "validation_splits": 4, **search},
     }
     return make_sweep(data, overrides, where="test")
 
@@ -98,6 +100,21 @@ def fails_at_some(params: dict[str, Any], *, task: Task) -> None:
         note(task, params, -2)
         raise RuntimeError("told to fail")
     toy_trial(params, task=task)
+
+
+def dies_once(params: dict[str, Any], *, task: Task) -> None:
+    """A real trial; the first that gets to a checkpoint takes its process with it there."""
+    died, checkpoint = task.trials.parent / "died", task.trials / task.name_of(params) / "checkpoint.pt"
+
+    def watch() -> None:
+        while not checkpoint.is_file():
+            time.sleep(0.001)
+        died.touch()
+        os._exit(9)
+
+    if not died.exists():
+        threading.Thread(target=watch, daemon=True).start()
+    run_trial(params, task=task)
 
 
 def right(group_N: np.ndarray, share: float) -> np.ndarray:

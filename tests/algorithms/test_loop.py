@@ -1,5 +1,7 @@
 """Fits: the same twice, the same after an interruption, and good enough to learn."""
 
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +95,55 @@ def test_erm_learns_an_easy_split(scenes_folder: Path, tmp_path: Path) -> None:
     config = ErmConfig(epochs=4, select="last")
     history = algorithms.fit(config, classifier, train, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
     assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_every_epoch_is_told_with_its_entry_and_what_was_right(
+    sets: tuple[TrainingSet, TrainingSet], tmp_path: Path
+) -> None:
+    train, val = sets
+    told: list[tuple[dict[str, float], np.ndarray, bool]] = []
+
+    def note(entry: Mapping[str, float], correct_N: np.ndarray) -> None:
+        told.append((dict(entry), correct_N, (tmp_path / "checkpoint.pt").is_file()))
+
+    classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
+    worker = Worker(0, 1, "cpu", tmp_path, on_epoch=note)
+    history = algorithms.fit(ErmConfig(epochs=2, select="last"), classifier, train, val, seed=0, worker=worker)
+    assert [entry for entry, _, _ in told] == history
+    for entry, correct_N, _ in told:
+        assert correct_N.shape == (len(val),)
+        assert entry["val_average"] == correct_N.mean()
+        assert val.group_N is not None
+        assert entry["val_worst_group"] == min(correct_N[val.group_N == group].mean() for group in range(4))
+    # Before the epoch's checkpoint is written: whoever ends the fit there finds the epoch noted, not lost.
+    assert [there for _, _, there in told] == [False, True]
+    # The same weights as without anybody listening.
+    silent = build_classifier(ClassifierConfig(width=8), 2, seed=0)
+    (tmp_path / "silent").mkdir()
+    quiet = Worker(0, 1, "cpu", tmp_path / "silent")
+    algorithms.fit(ErmConfig(epochs=2, select="last"), silent, train, val, seed=0, worker=quiet)
+    assert equal(classifier, silent)
+
+
+def test_a_set_with_other_extras_shares_the_decoded_pictures(
+    sets: tuple[TrainingSet, TrainingSet], scenes_folder: Path
+) -> None:
+    train, _ = sets
+    pictures = np.random.default_rng(0).integers(256, size=(3, 64, 64, 3), dtype=np.uint8)
+    shared = train.with_extra(list(pictures), np.array([1, 0, 1]))
+    extra = [ExtraImage(picture, label) for picture, label in zip(pictures, (1, 0, 1), strict=True)]
+    alone = TrainingSet(RowIndex.open(scenes_folder), "train", size_px=64, extra=extra)
+    for name in ("label_N", "group_N", "generated_N"):
+        assert np.array_equal(getattr(shared, name), getattr(alone, name))
+    positions = np.array([162, 3, 160, 161, 0])
+    assert torch.equal(shared.images_NCHW(positions), alone.images_NCHW(positions))
+    assert shared._cache_NHWC is train._cache_NHWC
+    assert train.generated_N.sum() == 6  # the set that it was made from is as it was
+
+
+def test_a_decoded_set_comes_back_from_the_object_store_as_it_was(sets: tuple[TrainingSet, TrainingSet]) -> None:
+    train, _ = sets
+    again = pickle.loads(pickle.dumps(train))
+    positions = np.arange(len(train))
+    assert torch.equal(again.images_NCHW(positions), train.images_NCHW(positions))
+    assert again._index is None

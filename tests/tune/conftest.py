@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_sweep(tmp_path_factory: pytest.TempPathFactory, model: Path, ray_session: None) -> Iterator[Path]:
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory, model: Path, ray_session: None) -> Path:
     """A sweep of three trials, the run's own config first. Tests that change it copy it first."""
     out = tmp_path_factory.mktemp("sweeps") / "dbb"
     sweep(small_sweep(model), out, fresh=False, command="raygen tune dbb", say=lambda line: None)
-    yield out
+    return out

@@ -99,7 +99,7 @@ def test_a_sweep_survives_its_saved_config() -> None:
         ("tune.sampler=grid", "tune.sampler", "512000 points"),
         ("tune.space.synthesis.dilation_px=[0, 2, 4, 6, 8]", "tune.max_pools", "dilation_px 5"),
         ("tune.space.inpainter.strength={low: 0.5, high: 1.0}", "tune.space.inpainter.strength", "no end of values"),
-        ("tune.asha={grace_epochs: 3}", "tune.asha.grace_epochs", "2 epochs"),
+        ("tune.asha={grace_epochs: 4}", "tune.asha.grace_epochs", "3 epochs"),
         ("fit.num_workers=2", "fit.num_workers", "one worker"),
     ],
 )
