@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from raygen.inpainters.served import Endpoint, connect_http
 
 # A model that was scaled to zero is loaded first.
 FACTS_TIMEOUT_S = 300.0
+# How long resources that just ended work had may still be counted as held.
+PATIENCE_S = 30.0
 
 
 def connect() -> None:
@@ -60,6 +63,35 @@ def num_side_by_side(needed: Mapping[str, float]) -> int:
     now = sum(fit_into(node["Resources"]) for node in ray.nodes() if node["Alive"])
     grown = {name: float(amount) for name, amount in _cluster_limit().items()}
     return max(now, fit_into(grown))
+
+
+def require_free(needed: Mapping[str, float], *, what: str, patience_s: float = PATIENCE_S) -> None:
+    """Checks that other work leaves what is needed; without it, the job would wait for that work's end.
+
+    A cluster that grows makes room, so nothing is checked there.
+
+    Args:
+        needed: Amount by resource.
+        what: Who needs it, for the message.
+        patience_s: How long to look: what just ended gives back its resources a little later.
+
+    Raises:
+        ResourceError: They are held all that time.
+    """
+    deadline = time.monotonic() + patience_s
+    while not _cluster_limit():
+        free = ray.available_resources()
+        short = {name: amount for name, amount in needed.items() if amount > free.get(name, 0) + 1e-6}
+        if not short:
+            return
+        if time.monotonic() > deadline:
+            name, amount = next(iter(short.items()))
+            raise ResourceError(
+                f"{what} {amount:g} {name}s, and of the cluster's {ray.cluster_resources().get(name, 0):g} only "
+                f"{free.get(name, 0):g} are free: other work holds the rest, perhaps this job's own entrypoint "
+                "(--entrypoint-num-cpus). End it, or ask for less."
+            )
+        time.sleep(0.5)
 
 
 class HandleEndpoint:

@@ -4,7 +4,7 @@
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say) ->
     folder = RunFolder(out)
     with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
-        if other_versions:
-            changes = ", ".join(f"{name} {then} -> {now}" for name, (then, now) in other_versions.items())
-            say(f"warning: other versions than this folder was begun with ({changes}); the last bits may differ")
+        warn_of_versions(other_versions, say)
         job = Steps(config, folder, say)
         data = job.load_rows()
         erm = job.fit_erm(data)
@@ -102,6 +100,13 @@ def evaluate_classifier(classifier: Path, data: dict[str, Any], *, seed: int) ->
             "local",
         )
         return results(predictions, index, names=["predicted"])["predicted"]
+
+
+def warn_of_versions(others: Mapping[str, tuple[str | None, str | None]], say: Say) -> None:
+    """Says which libraries have another version than a folder was begun with; nothing where none has."""
+    if others:
+        changes = ", ".join(f"{name} {then} -> {now}" for name, (then, now) in others.items())
+        say(f"warning: other versions than this folder was begun with ({changes}); the last bits may differ")
 
 
 def check(config: RunConfig) -> None:

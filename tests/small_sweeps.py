@@ -25,6 +25,11 @@ from tune.trial import SharedRows, Task, groups, run_trial
 # Workers of Ray do not find this file by its name.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+ONLY_K = (
+    "tune.space.synthesis.attribution_threshold=null",
+    "tune.space.synthesis.source_probability_test=null",
+    "tune.space.algorithm.gamma=null",
+)
 SCENES = {"name": "scenes", "train_counts": [60, 6, 6, 30], "val_counts": [10] * 4, "test_counts": [12] * 4}
 
 
@@ -115,6 +120,14 @@ def dies_once(params: dict[str, Any], *, task: Task) -> None:
     if not died.exists():
         threading.Thread(target=watch, daemon=True).start()
     run_trial(params, task=task)
+
+
+def timed_trial(params: dict[str, Any], *, task: Task) -> None:
+    """A real trial that notes its CPU seconds."""
+    begun = time.thread_time()
+    run_trial(params, task=task)
+    with (task.trials.parent / "fits.jsonl").open("a") as file:
+        file.write(json.dumps({"seconds": time.thread_time() - begun}) + "\n")
 
 
 def right(group_N: np.ndarray, share: float) -> np.ndarray:

@@ -58,11 +58,11 @@ def chosen(ranked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return dict(ranked[0])
 
 
-def num_alike(ranked: Sequence[Mapping[str, Any]], *, metric: str) -> int:
-    """Complete trials within one standard error of the best, itself included."""
+def num_alike(ranked: Sequence[Mapping[str, Any]]) -> int:
+    """Complete trials whose worst group is within one standard error of the best trial's, itself included."""
     complete = [row for row in ranked if row["status"] == "complete"]
     best = complete[0]
-    return sum(row[metric] >= best[metric] - best["standard_error"] for row in complete)
+    return sum(row["worst_group"] >= best["worst_group"] - best["standard_error"] for row in complete)
 
 
 def write_ranking(ranked: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import ray
+from ray.exceptions import RayTaskError
 
+from raygen.errors import RaygenError
 from raygen.fits import ExtraRows
 from raygen.results import results
 from raygen.rows import RowIndex
@@ -32,19 +34,25 @@ def refit(config: RunConfig, base: Base, pool: Pool, folder: Path, *, num: int, 
         folder: Where the fits and predictions go; what is there already is not made again.
         num: How many seeds.
         say: Called with a line for the evaluation.
+
+    Raises:
+        RaygenError: As a fit raised it.
     """
-    extra = _chosen_pictures(config, base, pool, folder)
+    extra = chosen_pictures(config, base, pool, folder)
     seeds = range(config.seed, config.seed + num)
     resources = {"num_cpus": config.fit.num_cpus, "num_gpus": config.fit.num_gpus}
     task = ray.remote(max_retries=1, **resources)(_fit_seed)
-    steps = ray.get([task.remote(config, base, extra, folder.resolve(), seed) for seed in seeds])
+    try:
+        steps = ray.get([task.remote(config, base, extra, folder.resolve(), seed) for seed in seeds])
+    except RayTaskError as error:  # Ray's copy of an error carries its whole traceback as text
+        raise (error.cause if isinstance(error.cause, RaygenError) else error) from error
     fitted = {f"seed_{seed}": step for seed, step in zip(seeds, steps, strict=True)}
     step = Steps(config, RunFolder(folder), say).evaluate(base.data, fitted)
     predictions = pq.read_table(step.folder / "predictions.parquet")
     return results(predictions, RowIndex.open(base.data.folder), names=list(fitted))
 
 
-def _chosen_pictures(config: RunConfig, base: Base, pool: Pool, folder: Path) -> ExtraRows:
+def chosen_pictures(config: RunConfig, base: Base, pool: Pool, folder: Path) -> ExtraRows:
     """The pictures that a point's fit adds; what it asks for and how it prunes is kept for the page."""
     scores, candidates = pool.tables()
     index = RowIndex.open(base.data.folder)

@@ -27,13 +27,13 @@ from raygen.writing import write_json, write_text
 from tune.command import tune
 from tune.pools import Base, Pool, generate, plan_pools, pool_configs
 from tune.ranking import chosen, importances, num_alike, rank, warning_of_small_validation, write_ranking
-from tune.records import read_records
+from tune.records import Record, read_records
 from tune.refit import refit, same_as_trial
 from tune.sharing import check_memory, share
 from tune.spaces import check_amount, check_space, expand, point_of
 from tune.sweep_config import SweepConfig, make_sweep
 from tune.trial import Objective, SharedRows, Task, groups, run_trial
-from tune.trials import check_sampler, concurrency, run_trials
+from tune.trials import check_resources, check_sampler, run_trials
 
 __all__ = ["check", "make_sweep", "saved_sweep", "sweep"]
 
@@ -58,8 +58,9 @@ def sweep(
     """
     pools = check(config)
     folder = RunFolder(out)
-    with folder.claimed(config.dump(), identity=config.identity(), fresh=fresh):
+    with folder.claimed(config.dump(), identity=config.identity(), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
+        recipes.warn_of_versions(other_versions, say)
         with folder.timed("preparation"):
             base, planned = plan_pools(config.run, pools, out, say)
             check_memory(config, base, planned)
@@ -85,7 +86,7 @@ def check(config: SweepConfig) -> dict[str, RunConfig]:
             amount, a grid that is too large.
         DataError: The dataset's folder as a whole cannot be used.
         ModelError: The inpainting model cannot be used.
-        ResourceError: The cluster has not what pools or a trial need.
+        ResourceError: The cluster has not what pools or a trial need, or other work holds it.
     """
     counts = class_counts(config.run.dataset, "train")
     check_space(config.run, config.space, num_classes=len(counts))
@@ -94,7 +95,7 @@ def check(config: SweepConfig) -> dict[str, RunConfig]:
     for pool in pools.values():
         check_amount(pool, counts)
     recipes.check(config.run)
-    concurrency(config.run, at_most=config.search.max_concurrent)
+    check_resources(config.run, at_most=config.search.max_concurrent)
     return pools
 
 
@@ -122,38 +123,19 @@ def _finish(
     say: Say,
 ) -> dict[str, Any]:
     """Chooses on validation, refits for test, and writes what the sweep found."""
-    search, out = task.sweep.search, folder.path
-    records = read_records(task.trials)
+    out, records = folder.path, read_records(task.trials)
     ranked = rank(task, records, rows)
     best = chosen(ranked)
     write_ranking(ranked, out / "sweep.parquet")
-    config = task.config_of(best["params"])
-    _write_best(config, best, len(ranked), out / "best.yaml")
-    (pool,) = [pool for pool in pools if pool.name == best["pool"]]
-    say(f"best trial: {describe_point(best['params'])}; fitting it with {search.num_refits} seeds for test")
-    refits = out / "refit" / best["name"]
-    with folder.timed("refit"):
-        test = refit(config, base, pool, refits, num=search.num_refits, say=say)
+    _write_best(task.config_of(best["params"]), best, len(ranked), out / "best.yaml")
     (record,) = [record for record in records if record.name == best["name"]]
-    if not same_as_trial(refits, config, record.progress):
-        say(
-            "warning: the refit with the run's seed went another way than the trial: this device does not repeat itself"
-        )
-    default = [row for row in ranked if first is not None and row["params"] == dict(first)]
-    domains = expand(task.sweep.space, num_classes=len(rows.dataset.class_names))
+    (pool,) = [pool for pool in pools if pool.name == best["pool"]]
+    with folder.timed("refit"):
+        test = _test(task, base, pool, record, out / "refit" / best["name"], say)
     summary = {
-        "recipe": config.recipe,
-        "dataset": rows.dataset.name,
-        "seed": config.seed,
-        "metric": search.metric,
-        "validation": _validation(rows),
-        "num_trials": len(ranked),
-        "num_alike": num_alike(ranked, metric=search.metric),
-        "best": best,
-        "default": default[0] if default else None,
+        **_found(task, ranked, rows, first=first),
         "test": test,
         "num_test_readings": len(list((out / "refit").glob("*/evaluation/manifest.json"))),
-        "importance": importances(ranked, domains, metric=search.metric, seed=search.seed),
         "pools": {pool.name: {"generated": pool.num_generated} for pool in pools},
         "seconds": _seconds(folder),
         "versions": versions(),
@@ -161,6 +143,38 @@ def _finish(
     write_json(out / "summary.json", summary)
     say(f"page: {write_sweep_page(out)}")
     return summary
+
+
+def _test(task: Task, base: Base, pool: Pool, record: Record, folder: Path, say: Say) -> dict[str, dict[str, Any]]:
+    """Accuracies of the chosen trial's refit, by seed and split."""
+    params, num = record.progress.params, task.sweep.search.num_refits
+    config = task.config_of(params)
+    say(f"best trial: {describe_point(params)}; fitting it with {num} seeds for test")
+    test = refit(config, base, pool, folder, num=num, say=say)
+    if not same_as_trial(folder, config, record.progress):
+        say("warning: the refit with the run's seed went another way than the trial: this device does not repeat fits")
+    return test
+
+
+def _found(
+    task: Task, ranked: Sequence[Mapping[str, Any]], rows: SharedRows, *, first: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What validation says."""
+    run, search = task.sweep.run, task.sweep.search
+    default = [row for row in ranked if first is not None and row["params"] == dict(first)]
+    domains = expand(task.sweep.space, num_classes=len(rows.dataset.class_names))
+    return {
+        "recipe": run.recipe,
+        "dataset": rows.dataset.name,
+        "seed": run.seed,
+        "metric": search.metric,
+        "validation": _validation(rows),
+        "num_trials": len(ranked),
+        "num_alike": num_alike(ranked),
+        "best": ranked[0],
+        "default": default[0] if default else None,
+        "importance": importances(ranked, domains, metric=search.metric, seed=search.seed),
+    }
 
 
 def _write_best(config: RunConfig, best: Mapping[str, Any], num_trials: int, path: Path) -> None:
@@ -196,9 +210,6 @@ def main() -> None:
     except RaygenError as error:
         typer.echo(f"tune.search: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("tune.search: interrupted; the same command goes on where this one stopped", err=True)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

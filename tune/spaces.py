@@ -50,6 +50,15 @@ def expand(space: Space, *, num_classes: int) -> dict[str, Domain]:
     return expanded
 
 
+def exact(params: Params, *, space: Space) -> dict[str, Value]:
+    """A point as a sampler gave it, with the values of its domains: 0.3 for 0.30000000000000004."""
+    found = {}
+    for name, value in params.items():
+        parent, _, last = name.rpartition(".")
+        found[name] = space[parent if last.isdigit() else name].nearest(value)
+    return found
+
+
 def config_at(run: RunConfig, params: Params, *, space: Space) -> RunConfig:
     """The run's config with a point's values.
 

@@ -6,8 +6,9 @@ beside its actor, so trials cannot wait for each other.
 
 # N images, M candidates of a pool, S side of the square picture, R random halvings of validation
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
+from filelock import FileLock, Timeout
 from ray import tune as ray_tune
 
 from raygen import algorithms, fits
@@ -28,10 +30,12 @@ from tune.pools import pool_name
 from tune.records import DONE, Progress, read_outcome, read_progress, write_progress
 from tune.scoring import score
 from tune.selection import Selection, select_candidates
-from tune.spaces import Params, config_at
+from tune.spaces import Params, config_at, exact
 from tune.sweep_config import SweepConfig
 
 CHECKPOINT = "checkpoint.pt"
+# How often a trial that waits for one of the same point looks whether that one is done.
+POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Task:
 
     def config_of(self, params: Params) -> RunConfig:
         """The run config that a point stands for."""
-        return config_at(self.sweep.run, params, space=self.sweep.space)
+        return config_at(self.sweep.run, exact(params, space=self.sweep.space), space=self.sweep.space)
 
     def name_of(self, params: Params) -> str:
         """The trial's name: a hash of its config and of what it reads."""
@@ -93,7 +97,10 @@ class Task:
         """A trial's notes before it has done anything."""
         config = self.config_of(params)
         return Progress(
-            params=dict(params), begun=time.time(), pool=pool_name(config), epochs_planned=config.algorithm.epochs
+            params=exact(params, space=self.sweep.space),
+            begun=time.time(),
+            pool=pool_name(config),
+            epochs_planned=config.algorithm.epochs,
         )
 
 
@@ -103,29 +110,51 @@ Objective = Callable[..., Any]
 def run_trial(params: dict[str, Any], *, task: Task) -> None:
     """Fits a point, or reports again what is known of it.
 
-    A trial that was interrupted or crashed goes on from its last epoch.
+    A trial that was interrupted or crashed goes on from its last epoch. Samplers may draw a point twice: the second
+    trial waits for the first, and then has nothing to do.
     """
     config, folder = task.config_of(params), task.trials / task.name_of(params)
     folder.mkdir(parents=True, exist_ok=True)
-    rows: SharedRows = ray.get(task.rows)
-    progress, outcome = read_progress(folder), read_outcome(folder)
-    if progress is None:
-        (folder / CHECKPOINT).unlink(missing_ok=True)  # without its record it cannot be gone on from
-        progress = task.begin(params)
+    with _turn(folder):
+        rows: SharedRows = ray.get(task.rows)
+        progress, outcome = read_progress(folder), read_outcome(folder)
+        if progress is None:
+            (folder / CHECKPOINT).unlink(missing_ok=True)  # without its record it cannot be gone on from
+            progress = task.begin(params)
+            write_progress(folder, progress)
+        for epoch in range(1, len(progress.epochs) + 1):
+            _report(progress, epoch, config, rows, task.sweep)
+        if progress.epochs and (progress.is_complete or (outcome is not None and outcome.status in DONE)):
+            return
+        pool: SharedPool = ray.get(task.pools[progress.pool])
+        selection = select_candidates(config, scores=pool.scores, candidates=pool.candidates, dataset=rows.dataset)
+        progress.planned, progress.kept = len(selection.rows), len(selection.kept)
         write_progress(folder, progress)
-    for epoch in range(1, len(progress.epochs) + 1):
-        _report(progress, epoch, config, rows, task.sweep)
-    if progress.epochs and (progress.is_complete or (outcome is not None and outcome.status in DONE)):
-        return
-    pool: SharedPool = ray.get(task.pools[progress.pool])
-    selection = select_candidates(config, scores=pool.scores, candidates=pool.candidates, dataset=rows.dataset)
-    progress.planned, progress.kept = len(selection.rows), len(selection.kept)
-    write_progress(folder, progress)
-    if progress.kept == 0:
-        # The worst there is, so that the sampler learns to stay away.
-        ray_tune.report({"score": -1.0, "epoch": config.algorithm.epochs})
-        return
-    _fit(config, folder, progress, selection, rows, pool, task)
+        if progress.kept:
+            _fit(config, folder, progress, selection, rows, pool, task)
+        else:  # the worst there is, so that the sampler learns to stay away
+            ray_tune.report({"score": -1.0, "epoch": config.algorithm.epochs})
+
+
+@contextlib.contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Holds a trial's folder against a trial of the same point; one that is done needs no holding.
+
+    Not just a lock: Tune keeps the actor of a trial that was stopped, whose thread then waits in its last report, the
+    lock in its hand.
+    """
+    lock = FileLock(folder / ".lock")  # the system drops it with its process
+    while True:
+        outcome = read_outcome(folder)
+        if outcome is not None and outcome.status in DONE:
+            break
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=POLL_S)
+            break
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _fit(

@@ -64,6 +64,16 @@ def concurrency(run: RunConfig, *, at_most: int | None) -> int:
     return min(num, at_most or num)
 
 
+def check_resources(run: RunConfig, *, at_most: int | None) -> None:
+    """Checks that a trial can run, and run now.
+
+    Raises:
+        ResourceError: No node of the cluster has what it takes, or other work holds it.
+    """
+    concurrency(run, at_most=at_most)
+    cluster.require_free({"CPU": run.fit.num_cpus, "GPU": run.fit.num_gpus}, what="a trial takes")
+
+
 def run_trials(
     task: Task,
     *,
@@ -90,10 +100,7 @@ def run_trials(
     num = min(concurrency(task.sweep.run, at_most=search.max_concurrent), total)
     say(f"trials: {total}, {num} at once, {sum(record.status in DONE for record in known)} done before")
     notes = _Notes(task, total, say)
-    shutil.rmtree(task.trials.parent / LOG_FOLDER, ignore_errors=True)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # crashes are said in one line, below
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints a table of settings however quiet it is
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _prepare_logs(task.trials.parent / LOG_FOLDER)
     fit = task.sweep.run.fit
     resources = {"cpu": fit.num_cpus, **({"gpu": fit.num_gpus} if fit.num_gpus else {})}
     tuner = Tuner(
@@ -110,16 +117,11 @@ def run_trials(
             trial_name_creator=lambda trial: task.name_of(trial.config),
             trial_dirname_creator=lambda trial: f"{task.name_of(trial.config)}-{trial.trial_id}",
         ),
-        run_config=ray_tune.RunConfig(
-            name=LOG_FOLDER,
-            storage_path=str(task.trials.parent),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[notes],
-            verbose=0,
-        ),
+        run_config=_run_config(task, notes),
     )
     tuner.fit()
     if notes.num_ended < total:  # Tune catches Ctrl-C and gives back what it has
+        say(f"interrupted after {notes.num_ended} of {total} trials; the same command goes on where this one stopped")
         raise KeyboardInterrupt
 
 
@@ -157,6 +159,23 @@ def distribution(domain: Domain) -> BaseDistribution:
     if domain.is_whole:
         return IntDistribution(int(domain.low), int(domain.high), step=int(domain.step or 1), log=domain.log)
     return FloatDistribution(domain.low, domain.high, step=domain.step, log=domain.log)
+
+
+def _prepare_logs(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # crashes are said in one line, by _Notes
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints a table of settings however quiet it is
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def _run_config(task: Task, notes: Callback) -> ray_tune.RunConfig:
+    return ray_tune.RunConfig(
+        name=LOG_FOLDER,
+        storage_path=str(task.trials.parent),
+        failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        callbacks=[notes],
+        verbose=0,
+    )
 
 
 def _grid(domains: Mapping[str, Domain]) -> dict[str, Any]:
@@ -228,11 +247,12 @@ class _Notes(Callback):
         if progress is None:  # ended by Ctrl-C before it began
             self.num_ended -= 1
             return
-        is_known = outcome is not None and outcome.status in DONE
+        status: Status = "stopped"
+        if progress.is_complete:
+            status = "complete" if progress.kept else "nothing kept"
+        # One that ran beside a trial of the same point may have gone on where that one was stopped.
+        is_known = outcome is not None and outcome.status in {status, "complete"}
         if outcome is None or not is_known:
-            status: Status = "stopped"
-            if progress.is_complete:
-                status = "complete" if progress.kept else "nothing kept"
             outcome = Outcome(status, self._crashes[folder.name], None)
             write_outcome(folder, outcome)
             (folder / CHECKPOINT).unlink(missing_ok=True)

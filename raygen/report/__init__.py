@@ -5,6 +5,7 @@
     figures.py   numbers -> inline SVG
     pictures.py  rows and candidates -> pictures as data URIs
     html.py      all of it -> report.html
+    sweep.py     a sweep's folder -> sweep.html
 
 Reads finished runs only: nothing here decides a result.
 """

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from small_sweeps import dies_once, small_sweep
+from filelock import FileLock
+from small_sweeps import ONLY_K, dies_once, notes, small_sweep, timed_trial
 from typer.testing import CliRunner
 
 from raygen import recipes
@@ -21,10 +23,13 @@ from raygen.cli import app
 from raygen.config import load_yaml
 from raygen.errors import ConfigError, ResourceError, RunFolderError
 from raygen.run_config import make_config
+from tune.pools import generate, plan_pools, pool_configs
 from tune.records import Outcome, Record, read_records
 from tune.search import saved_sweep, sweep
-from tune.spaces import point_of
+from tune.sharing import share
+from tune.spaces import expand, point_of
 from tune.sweep_config import make_sweep
+from tune.trials import run_trials
 
 
 def files(folder: Path, pattern: str) -> dict[str, tuple[int, bytes]]:
@@ -123,7 +128,9 @@ def test_a_second_sweep_generates_nothing_and_repeats_no_trial(
     shutil.rmtree(lost)
     said: list[str] = []
     config = small_sweep(model, trials=4)
-    sweep(config, out, fresh=False, command="again", say=said.append, objective=dies_once)
+    # As if another process still had the first one: what is done is not waited for.
+    with FileLock(kept / ".lock"):
+        sweep(config, out, fresh=False, command="again", say=said.append, objective=dies_once)
     assert files(out, "pools/*/candidates/*") | files(out, "base/**/*.parquet") == made
     assert files(kept, "*") | files(open_ended, "epochs.json") == before
     assert json.loads((lost / "epochs.json").read_text())["epochs"] == epochs
@@ -134,6 +141,29 @@ def test_a_second_sweep_generates_nothing_and_repeats_no_trial(
     assert pq.read_metadata(out / "sweep.parquet").num_rows == 4
     assert any(line.endswith("candidates: done before") for line in said)
     assert any("validation has 40 images, 10 in its smallest group" in line for line in said)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_of_two_trials_of_one_point_one_waits_and_fits_nothing(
+    finished_sweep: Path, model: Path, tmp_path: Path
+) -> None:
+    whole = small_sweep(model)
+    pools = pool_configs(whole.run, whole.space, num_classes=2, max_pools=1)
+    shutil.copytree(finished_sweep, tmp_path / "sweep")
+    base, planned = plan_pools(whole.run, pools, tmp_path / "sweep", lambda line: None)
+    task = share(whole, base, generate(base, planned), tmp_path / "sweep")
+    config = small_sweep(model, "fit.num_cpus=2", "tune.space.synthesis.k=[0.4]", *ONLY_K, trials=2)
+    task = replace(task, sweep=config, trials=tmp_path / "trials")
+    task.trials.mkdir()
+    said: list[str] = []
+    domains = expand(config.space, num_classes=2)
+    run_trials(task, domains=domains, first=None, say=said.append, objective=timed_trial)
+    assert said[0] == "trials: 2, 2 at once, 0 done before"
+    (record,) = read_records(task.trials)
+    assert record.status == "complete"
+    quick, slow = sorted(row["seconds"] for row in notes(tmp_path))
+    # CPU seconds: three epochs against reading what the other one wrote.
+    assert quick < slow / 3
 
 
 def test_a_folder_of_another_space_is_refused_before_any_work(finished_sweep: Path, model: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sweeps import small_sweep
+from small_sweeps import small_sweep, toy_task
 
 from raygen.config import load_yaml
 from raygen.datasets import class_counts
@@ -56,6 +56,15 @@ def test_a_point_sets_its_fields_per_class_and_nothing_else() -> None:
     synthesis = config.synthesis.model_copy(update={"k": 0.5, "attribution_threshold": 0.25})
     algorithm = config.algorithm.model_copy(update={"gamma": 1.0})
     assert config.model_copy(update={"synthesis": synthesis, "algorithm": algorithm}) == sweep.run
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_samplers_rounding_makes_no_other_trial(scenes_folder: Path, tmp_path: Path) -> None:
+    task = toy_task(small_sweep(), scenes_folder, tmp_path)
+    rough, plain = {"synthesis.k": 0.1 + 0.2, "algorithm.gamma.1": 3.0}, {"synthesis.k": 0.3, "algorithm.gamma.1": 3}
+    assert rough != plain
+    assert task.begin(rough).params == plain
+    assert task.name_of(rough) == task.name_of(plain) != task.name_of({**plain, "synthesis.k": 0.4})
 
 
 def test_the_runs_own_config_is_a_point_only_if_the_space_holds_it() -> None:

@@ -5,20 +5,16 @@ from typing import Any
 
 import optuna
 import pytest
-from small_sweeps import fails_at_some, notes, small_sweep, toy_task, toy_trial
+import ray
+from small_sweeps import ONLY_K, fails_at_some, notes, small_sweep, toy_task, toy_trial
 
+from raygen import cluster
 from raygen.errors import ResourceError
 from tune.domains import Domain
 from tune.records import read_records
 from tune.spaces import expand
 from tune.sweep_config import SweepConfig
 from tune.trials import concurrency, distribution, run_trials
-
-ONLY_K = [
-    "tune.space.synthesis.attribution_threshold=null",
-    "tune.space.synthesis.source_probability_test=null",
-    "tune.space.algorithm.gamma=null",
-]
 
 
 def run(sweep: SweepConfig, data: Path, out: Path, objective: Any = toy_trial) -> list[str]:
@@ -96,6 +92,26 @@ def test_as_many_trials_at_once_as_the_cluster_holds() -> None:
 def test_resources_that_no_node_has_are_refused(override: str) -> None:
     with pytest.raises(ResourceError, match=r"a trial takes .* no node of the cluster has them"):
         concurrency(small_sweep("tiny", override).run, at_most=None)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_other_work_holds_is_not_waited_for_without_end() -> None:
+    """As when the sweep's own entrypoint took a CPU of the cluster that its trials ask for whole."""
+
+    @ray.remote(num_cpus=1)
+    class Holder:
+        def ready(self) -> None:
+            return None
+
+    needed = {"CPU": 4.0, "GPU": 0.0}
+    cluster.require_free(needed, what="a trial takes")
+    holder = Holder.remote()
+    ray.get(holder.ready.remote())
+    with pytest.raises(ResourceError, match=r"a trial takes 4 CPUs, and of the cluster's 4 only 3 are free"):
+        cluster.require_free(needed, what="a trial takes", patience_s=1)
+    cluster.require_free({"CPU": 3.0}, what="a trial takes", patience_s=1)
+    ray.kill(holder)
+    cluster.require_free(needed, what="a trial takes")
 
 
 @pytest.mark.parametrize(
