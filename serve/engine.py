@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,57 +28,15 @@ from raygen.inpainters.edits import (
 )
 from serve.config import ServedModelConfig
 from serve.metrics import Metrics
-from serve.painting import Painter, Picture, PreparedRequest, StepOutcome
+from serve.painting import Painter, StepOutcome
 from serve.scheduling import choose, rank
 from serve.tokens import TokenStore
+from serve.under_way import PictureUnderWay, RequestUnderWay
 
 logger = logging.getLogger(__name__)
 
 MAX_RETRY_AFTER_S = 60.0
 PROBE_TIMEOUT_S = 10.0
-
-
-@dataclass(eq=False)
-class _Request:
-    """A request in the engine."""
-
-    number: int
-    request: EditRequest
-    prepared: PreparedRequest
-    arrived_s: float
-    events: asyncio.Queue[EditEvent | EndpointError] = field(default_factory=asyncio.Queue)
-    started_s: float | None = None
-    num_left: int = 0
-    bucket: int = 0
-    position: int = 0
-
-
-@dataclass(eq=False)
-class _Item:
-    """One picture of a request, as `serve.scheduling` sees it."""
-
-    owner: _Request
-    picture: Picture
-
-    @property
-    def priority(self) -> str:
-        return self.owner.request.priority
-
-    @property
-    def arrived_s(self) -> float:
-        return self.owner.arrived_s
-
-    @property
-    def steps_left(self) -> int:
-        return self.picture.steps_left
-
-    @property
-    def group(self) -> Any:
-        return self.owner.prepared.group
-
-    @property
-    def order(self) -> tuple[int, int]:
-        return self.owner.number, self.picture.index
 
 
 class Engine:
@@ -95,7 +53,7 @@ class Engine:
         self._painter = Painter(config)
         # One thread: torch calls never overlap, and the event loop never waits for them.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="painter")
-        self._items: list[_Item] = []
+        self._items: list[PictureUnderWay] = []
         self._numbers = itertools.count()
         self._wake = asyncio.Event()
         self._seconds_per_step = 0.1
@@ -140,8 +98,8 @@ class Engine:
         learned = await asyncio.to_thread(self._find_tokens, request)
         prepared = await self._in_thread(self._painter.prepare, request, learned)
         self._check_room()  # others came meanwhile
-        owner = _Request(next(self._numbers), request, prepared, time.monotonic(), num_left=len(request.seeds))
-        items = [_Item(owner, picture) for picture in prepared.pictures]
+        owner = RequestUnderWay(next(self._numbers), request, prepared, time.monotonic(), num_left=len(request.seeds))
+        items = [PictureUnderWay(owner, picture) for picture in prepared.pictures]
         self._enter(items)
         try:
             while True:
@@ -187,7 +145,7 @@ class Engine:
             await asyncio.gather(self._loop_task, return_exceptions=True)
         self._thread.shutdown(wait=False)
 
-    def _enter(self, items: list[_Item]) -> None:
+    def _enter(self, items: list[PictureUnderWay]) -> None:
         self._items += items
         self._tell_positions()
         if self._loop_task is None:
@@ -221,13 +179,13 @@ class Engine:
                 item.owner.bucket = max(item.owner.bucket, outcome.bucket)
                 self._settle(item)
 
-    def _start(self, owner: _Request, now_s: float) -> None:
+    def _start(self, owner: RequestUnderWay, now_s: float) -> None:
         if owner.started_s is None:
             owner.started_s = now_s
             self._metrics.observe("raygen_queue_seconds", now_s - owner.arrived_s)
             self._tell_positions()
 
-    def _settle(self, item: _Item) -> None:
+    def _settle(self, item: PictureUnderWay) -> None:
         """Tells a picture's owner what came of a step."""
         owner, picture = item.owner, item.picture
         if picture.error is not None:
@@ -259,14 +217,14 @@ class Engine:
         if owner.num_left == 0:
             owner.events.put_nowait(self._result(owner))
 
-    def _progress(self, owner: _Request, position: int = 0) -> Progress:
+    def _progress(self, owner: RequestUnderWay, position: int = 0) -> Progress:
         pictures = owner.prepared.pictures
         total = sum(picture.num_steps for picture in pictures)
         return Progress(
             queue_position=position, step=total - sum(picture.steps_left for picture in pictures), steps=total
         )
 
-    def _result(self, owner: _Request) -> EditResult:
+    def _result(self, owner: RequestUnderWay) -> EditResult:
         now_s = time.monotonic()
         assert owner.started_s is not None
         self._metrics.observe("raygen_generation_seconds", now_s - owner.started_s)
@@ -281,7 +239,7 @@ class Engine:
             generation_s=now_s - owner.started_s,
         )
 
-    def _forget(self, owner: _Request) -> None:
+    def _forget(self, owner: RequestUnderWay) -> None:
         left = [item for item in self._items if item.owner is not owner]
         if len(left) < len(self._items):
             self._metrics.count("raygen_cancelled_total", stage="queued" if owner.started_s is None else "running")
@@ -345,8 +303,8 @@ class Engine:
         )
         prepared = await self._in_thread(self._painter.prepare, request, {})
         # Without the check for room: a full queue is no illness.
-        owner = _Request(next(self._numbers), request, prepared, time.monotonic(), num_left=1)
-        self._enter([_Item(owner, picture) for picture in prepared.pictures])
+        owner = RequestUnderWay(next(self._numbers), request, prepared, time.monotonic(), num_left=1)
+        self._enter([PictureUnderWay(owner, picture) for picture in prepared.pictures])
         try:
             while not isinstance(event := await owner.events.get(), EditResult):
                 if isinstance(event, EndpointError):

@@ -8,13 +8,12 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from raygen.errors import EndpointError
-from raygen.inpainters.edits import EditRequest, LearnedToken
-from raygen.inpainters.model_folder import ModelFacts, model_facts
+from raygen.inpainters.edits import EditRequest
 from serve.backend import Allowance, Job, Rendering
 from serve.config import ServeConfig
 from serve.dispatch import Dispatcher
+from serve.known_models import KnownModels
 from serve.metrics import Metrics
-from serve.tokens import TokenStore
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +34,9 @@ class RayBackend:
     def __init__(self, config: ServeConfig, engines: Mapping[str, Any], ledger: Any, metrics: Metrics) -> None:
         self._config, self._engines, self._ledger = config, engines, ledger
         self._dispatcher = Dispatcher(engines, lambda: metrics.count("raygen_redispatch_total"))
-        self._stores = {model.id: TokenStore(config.tokens_folder, model.id) for model in config.models}
-        self._facts = {model.id: model_facts(model.inpainter) for model in config.models}
+        known = KnownModels(config)
+        self.facts, self.tokens = known.facts, known.tokens
+        self.put_token, self.delete_token = known.put_token, known.delete_token
         self.edit = self._dispatcher.edit
         self.stream = self._dispatcher.stream
 
@@ -46,23 +46,6 @@ class RayBackend:
         if model is not None and model.min_replicas == 0:
             return None
         return await self._dispatcher.not_ready(model_id, timeout_s=READY_TIMEOUT_S)
-
-    async def facts(self, model_id: str) -> ModelFacts:
-        """See `serve.backend.Backend`."""
-        return self._facts[model_id]
-
-    async def tokens(self, model_id: str) -> list[LearnedToken]:
-        """See `serve.backend.Backend`."""
-        return await asyncio.to_thread(self._stores[model_id].all)
-
-    async def put_token(self, model_id: str, name: str, data: bytes) -> LearnedToken:
-        """See `serve.backend.Backend`."""
-        width = self._facts[model_id].text_width
-        return await asyncio.to_thread(self._stores[model_id].put, name, data, width=width)
-
-    async def delete_token(self, model_id: str, name: str) -> bool:
-        """See `serve.backend.Backend`."""
-        return await asyncio.to_thread(self._stores[model_id].delete, name)
 
     async def submit(
         self,

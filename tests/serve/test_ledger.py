@@ -196,15 +196,15 @@ def test_what_is_old_or_too_much_is_gone_and_said_so() -> None:
 
 def test_an_allowance_runs_out_and_fills_again() -> None:
     async def body(ledger: Ledger, painter: Painter) -> None:
-        left = [(await ledger.spend("me", requests_per_minute=600)).remaining for _ in range(601)]
-        assert left[:2] == [599, 598]
-        refused = next(i for i, remaining in enumerate(left) if remaining < 0) if -1 in left else None
-        allowance = await ledger.spend("slow", requests_per_minute=1)
-        assert (allowance.remaining, allowance.limit) == (0, 1)
-        allowance = await ledger.spend("slow", requests_per_minute=1)
-        assert allowance.remaining == -1
-        assert 55 < allowance.reset_s <= 60
-        assert refused is None or refused >= 600
-        assert (await ledger.spend("other", requests_per_minute=1)).remaining == 0
+        left = [(await ledger.spend("me", requests_per_minute=2)).remaining for _ in range(3)]
+        assert left == [1, 0, -1]
+        refused = await ledger.spend("me", requests_per_minute=2)
+        assert (refused.limit, refused.remaining) == (2, -1)
+        assert 20 < refused.reset_s <= 30  # two a minute: the next one after 30 s
+        assert (await ledger.spend("other", requests_per_minute=2)).remaining == 1
+        quick = [(await ledger.spend("quick", requests_per_minute=600)).remaining for _ in range(2)]
+        assert quick[0] == 599
+        await asyncio.sleep(0.25)  # 600 a minute: ten a second
+        assert (await ledger.spend("quick", requests_per_minute=600)).remaining >= quick[1]
 
     run(body)
