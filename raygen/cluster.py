@@ -1,5 +1,6 @@
 """Joining the Ray cluster, checking that what is asked for fits it, and reaching an endpoint on it."""
 
+import gc
 import logging
 import os
 import time
@@ -84,6 +85,9 @@ def require_free(needed: Mapping[str, float], *, what: str, patience_s: float = 
         short = {name: amount for name, amount in needed.items() if amount > free.get(name, 0) + 1e-6}
         if not short:
             return
+        # Actors of a pass that failed in this process live as long as its error's traceback does; waiting alone never
+        # makes Python collect that.
+        gc.collect()
         if time.monotonic() > deadline:
             name, amount = next(iter(short.items()))
             raise ResourceError(

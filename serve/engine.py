@@ -9,10 +9,10 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,12 +28,14 @@ from raygen.inpainters.edits import (
 )
 from serve.config import ServedModelConfig
 from serve.metrics import Metrics
-from serve.painting import Painter, StepOutcome
+from serve.painting import Painter, PreparedRequest, StepOutcome
 from serve.scheduling import choose, rank
 from serve.tokens import TokenStore
 from serve.under_way import PictureUnderWay, RequestUnderWay
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_RETRY_AFTER_S = 60.0
 PROBE_TIMEOUT_S = 10.0
@@ -54,6 +56,7 @@ class Engine:
         # One thread: torch calls never overlap, and the event loop never waits for them.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="painter")
         self._items: list[PictureUnderWay] = []
+        self._preparing: set[asyncio.Future[Any]] = set()
         self._numbers = itertools.count()
         self._wake = asyncio.Event()
         self._seconds_per_step = 0.1
@@ -96,7 +99,7 @@ class Engine:
         deadline_s = time.monotonic() + request.timeout_s
         self._check_room()
         learned = await asyncio.to_thread(self._find_tokens, request)
-        prepared = await self._in_thread(self._painter.prepare, request, learned)
+        prepared = await self._prepare(request, learned)
         self._check_room()  # others came meanwhile
         owner = RequestUnderWay(next(self._numbers), request, prepared, time.monotonic(), num_left=len(request.seeds))
         items = [PictureUnderWay(owner, picture) for picture in prepared.pictures]
@@ -154,6 +157,9 @@ class Engine:
 
     async def _run(self) -> None:
         while True:
+            if self._preparing:
+                # The thread does these before any step that it is given now: whoever they are for can be in that step.
+                await asyncio.wait(self._preparing)
             chosen = choose(self._items, num_rows=self._painter.bucket, now_s=time.monotonic())
             if not chosen:
                 self._wake.clear()
@@ -276,10 +282,16 @@ class Engine:
         self._metrics.set("raygen_tokens_loaded", self._tokens.num_cached)
         return found
 
-    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+    async def _prepare(self, request: EditRequest, learned: dict[str, LearnedToken]) -> PreparedRequest:
+        preparing = asyncio.ensure_future(self._in_thread(self._painter.prepare, request, learned))
+        self._preparing.add(preparing)
+        preparing.add_done_callback(self._preparing.discard)
+        return await preparing
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         """Runs in the painter's thread, which serves one call after the other."""
 
-        def timed() -> Any:
+        def timed() -> T:
             self._busy_since = time.monotonic()
             try:
                 return function(*arguments)
@@ -301,7 +313,7 @@ class Engine:
             priority="interactive",
             timeout_s=PROBE_TIMEOUT_S,
         )
-        prepared = await self._in_thread(self._painter.prepare, request, {})
+        prepared = await self._prepare(request, {})
         # Without the check for room: a full queue is no illness.
         owner = RequestUnderWay(next(self._numbers), request, prepared, time.monotonic(), num_left=1)
         self._enter([PictureUnderWay(owner, picture) for picture in prepared.pictures])
