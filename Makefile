@@ -1,7 +1,7 @@
 # Each target sets up what it needs: .venv is made when it is missing, and installed again when pyproject.toml or
 # constraints.txt changed. Without a GPU, the smaller CPU build of torch will do:
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
-.PHONY: help demo test test-all check bench clean
+.PHONY: help demo test test-all check results bench clean
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
 
@@ -18,6 +18,7 @@ help:
 	@echo 'make demo      the main job on the embedded benchmark, then where its report is (ARGS="--out runs/other")'
 	@echo 'make test      the quick tests          make test-all  all that this machine can run'
 	@echo 'make check     style, types, layers     make bench     every script in benchmarks/'
+	@echo 'make results   every recipe over three seeds, into docs/results.md (about two hours on two cores)'
 	@echo 'make clean     removes .venv and caches; runs/ stays'
 
 demo: $(STAMP)
@@ -36,6 +37,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+results: $(STAMP)
+	$(BIN)/python benchmarks/effect.py --into docs/results.md $(ARGS)
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/[a-z]*.py; do \

@@ -1,10 +1,11 @@
 """Worst-group accuracy of the recipes, their controls and plain ERM on the scenes, over seeds.
 
 Every seed draws another dataset, other weights and other pictures: one `raygen run` each, with all the controls, and
-for `dbb` also without pruning. An interrupted study goes on where it stopped.
+for `dbb` also without pruning. Runs of one seed share what is the same in them (`--reuse`): rows, ERM, candidates. An
+interrupted study goes on where it stopped.
 
-    python benchmarks/effect.py                              # runs/effect, five seeds, about two hours on two cores
-    python benchmarks/effect.py --recipes dbb --seeds 2
+    make results                                             # all recipes, three seeds, into docs/results.md
+    python benchmarks/effect.py --recipes dbb --seeds 5
     python benchmarks/effect.py --recipes scgs --set synthesis.tau=0.5 --out runs/effect_tau
 """
 
@@ -14,15 +15,20 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 IMAGES_PER_CLASS = 500  # those of `raygen demo`
 OVERRIDES = {
-    "dbb": [f"synthesis.k={IMAGES_PER_CLASS}", "unpruned=true"],
-    "scgs": [],
     "erm_reweighted": [],
+    "jtt": [],
+    "group_dro": [],
+    "dfr": [],
+    "scgs": [],
+    "scgs+jtt": [],
+    "dbb": [f"synthesis.k={IMAGES_PER_CLASS}", "unpruned=true"],
 }
+# Where the tables go in a document.
+BEGIN, END = "<!-- made by `make results`: begin -->", "<!-- made by `make results`: end -->"
 
 
 def main() -> None:
@@ -30,42 +36,81 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/effect"))
     parser.add_argument("--recipes", nargs="+", choices=OVERRIDES, default=list(OVERRIDES))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; give each its share of CPUs with --set")
+    parser.add_argument("--into", type=Path, help="a document to write the tables into, between their two marks")
     arguments = parser.parse_args()
-    runs = [(recipe, seed) for recipe in arguments.recipes for seed in range(arguments.seeds)]
-    pool = ThreadPoolExecutor(arguments.jobs)
-    try:
-        futures = [pool.submit(run, *name, arguments.out / "{}_{}".format(*name), arguments.overrides) for name in runs]
-        summaries = dict(zip(runs, [future.result() for future in futures], strict=True))
-    finally:  # after a failure, what has not begun is left out
-        pool.shutdown(cancel_futures=True)
-    by_recipe = {r: [summary for (name, _), summary in summaries.items() if name == r] for r in arguments.recipes}
-    text = "\n".join(table(recipe, found) for recipe, found in by_recipe.items())
+    document = arguments.into.read_text(encoding="utf-8") if arguments.into else f"{BEGIN}{END}"
+    before, mark, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (mark and end):
+        parser.error(f"{arguments.into} has no lines '{BEGIN}' and '{END}'")
+    by_recipe = defaultdict(list)
+    for seed in range(arguments.seeds):
+        for recipe in arguments.recipes:
+            by_recipe[recipe].append(run(recipe, seed, arguments.out, arguments.overrides))
+    tables = [overview(by_recipe), *(table(recipe, found) for recipe, found in by_recipe.items())]
+    text = "\n".join(tables)
     (arguments.out / "effect.md").write_text(text, encoding="utf-8")
+    if arguments.into:
+        arguments.into.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
     print(text)
 
 
-def run(recipe: str, seed: int, folder: Path, overrides: list[str]) -> dict:
+def run(recipe: str, seed: int, out: Path, overrides: list[str]) -> dict:
     """The summary of one run, made if it is not there."""
+    folder = out / f"{recipe}_{seed}"
     raygen = Path(sys.executable).with_name("raygen")
     command = [str(raygen), "run", recipe, "--dataset", "scenes", "--out", str(folder)]
     for override in [*OVERRIDES[recipe], *overrides, f"seed={seed}"]:
         command += ["--set", override]
+    for other in sorted(out.glob(f"*_{seed}")):
+        if other != folder and (other / "summary.json").is_file():
+            command += ["--reuse", str(other)]
     if not (folder / "summary.json").is_file():
         print("$", " ".join(command), flush=True)
         subprocess.run(command, check=True)
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
-def table(recipe: str, summaries: list[dict]) -> str:
-    """Markdown: mean, standard deviation and range over the seeds, then the gains with their pairs."""
+def overview(by_recipe: dict[str, list[dict]]) -> str:
+    """Markdown: one row a recipe."""
+    lines = [
+        "| recipe | worst-group accuracy, % | range | average accuracy, % | over ERM | over its best control |",
+        "|---|---|---|---|---|---|",
+    ]
+    first = next(iter(by_recipe.values()))
+    worst, average = accuracies(first)
+    lines.append(row("erm", worst, average))
+    for recipe, summaries in by_recipe.items():
+        worst, average = accuracies(summaries)
+        lines += [row(name, worst, average) for name in (recipe, f"{recipe}_unpruned") if name in worst]
+    return "\n".join([*lines, ""])
+
+
+def row(name: str, worst: dict[str, list[float]], average: dict[str, list[float]]) -> str:
+    low, high = min(worst[name]), max(worst[name])
+    controls = [values for other, values in worst.items() if other.startswith("control_")]
+    over_erm = spread([a - b for a, b in zip(worst[name], worst["erm"], strict=True)]) if name != "erm" else ""
+    best = [max(values) for values in zip(*controls, strict=True)]
+    over_best = spread([a - b for a, b in zip(worst[name], best, strict=True)]) if best and name != "erm" else ""
+    cells = [name, spread(worst[name]), f"{low:.1f} to {high:.1f}", spread(average[name]), over_erm, over_best]
+    return f"| {' | '.join(cells)} |"
+
+
+def accuracies(summaries: list[dict]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Worst-group and average test accuracy in percent, by result, one value a seed."""
     worst, average = defaultdict(list), defaultdict(list)
     for summary in summaries:
         for name, splits in summary["results"].items():
             worst[name].append(100 * splits["test"]["worst_group"])
             average[name].append(100 * splits["test"]["average"])
+    return worst, average
+
+
+def table(recipe: str, summaries: list[dict]) -> str:
+    """Markdown: mean, standard deviation and range over the seeds, then the gains with their pairs."""
+    worst, average = accuracies(summaries)
     lines = [
         f"### {recipe}, {len(summaries)} seeds",
         "",

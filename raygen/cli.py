@@ -39,6 +39,12 @@ Config = Annotated[
     Path | None, typer.Option("--config", help="YAML config, such as the config.yaml of an earlier run.")
 ]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="'scenes' or a folder of pictures.")]
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--reuse", help="Another run's folder: what it did with the same settings is taken from there. Repeatable."
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder holds and start over.")]
 
 
@@ -77,9 +83,10 @@ def run(
     config: Config = None,
     overrides: Set = None,
     fresh: Fresh = False,
+    reuse: Reuse = None,
 ) -> None:
     """Run a recipe: score, generate, prune, retrain, evaluate, report."""
-    _run(_read_target(target, config, dataset), overrides, out=out, fresh=fresh)
+    _run(_read_target(target, config, dataset), overrides, out=out, fresh=fresh, reuse=reuse)
 
 
 @app.command()
@@ -222,7 +229,14 @@ def main() -> None:
         sys.exit(1)
 
 
-def _run(data: dict[str, Any], overrides: list[str] | None, *, out: Path, fresh: bool) -> None:
+def _run(
+    data: dict[str, Any],
+    overrides: list[str] | None,
+    *,
+    out: Path,
+    fresh: bool,
+    reuse: list[Path] | None = None,
+) -> None:
     from raygen import recipes
     from raygen.report import tables
     from raygen.report.collect import write_summary
@@ -230,7 +244,7 @@ def _run(data: dict[str, Any], overrides: list[str] | None, *, out: Path, fresh:
 
     config = recipes.make_config(data, overrides or [], where="config")
     command = shlex.join(["raygen", *sys.argv[1:]])
-    recipes.run(config, out, fresh=fresh, command=command, say=typer.echo)
+    recipes.run(config, out, fresh=fresh, command=command, say=typer.echo, reuse=reuse or ())
     summary = write_summary(out)
     page = write_report(out)
     tables.print_results(summary)

@@ -25,7 +25,7 @@ from raygen.steps import Say, Steps
 __all__ = ["RECIPES", "Recipe", "RunConfig", "evaluate_classifier", "make_config", "make_dataset", "run"]
 
 
-def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say) -> None:
+def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, reuse: Sequence[Path] = ()) -> None:
     """The whole job; steps that are complete are skipped.
 
     Args:
@@ -34,12 +34,13 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say) ->
         fresh: Delete what the folder holds first.
         command: The command line, for the report.
         say: Called with a line before each step.
+        reuse: Folders of other runs, whose finished steps of the same config and inputs are taken from there.
 
     Raises:
         RaygenError: See the steps; what was complete stays complete.
     """
     check(config)
-    folder = RunFolder(out)
+    folder = RunFolder(out, reuse)
     with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
         warn_of_versions(other_versions, say)

@@ -9,9 +9,10 @@ of the steps above it. Running again skips a step whose dependencies are equal.
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,20 @@ class Step:
         write_text(self.folder / BEGUN, self.fingerprint)
         return self.folder
 
+    def take_over(self, donor: "Step") -> None:
+        """Makes the finished output of another run's step this one's: by hard links, where the disk is the same.
+
+        Finished files are never written to again, only replaced, so that neither run can change the other.
+        """
+        with disk_errors(self.folder):
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            # The manifest is the last to come, as ever: without it the step is not complete.
+            shutil.copytree(
+                donor.folder, self.folder, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(MANIFEST)
+            )
+            _link_or_copy(donor.folder / MANIFEST, self.folder / MANIFEST)
+
     def finish(self, counts: Mapping[str, Any]) -> None:
         """Writes the manifest: from now on the step is complete."""
         # Hidden files are notes and what killed writers left: never output.
@@ -101,6 +116,14 @@ class Step:
         }
         write_json(self.folder / MANIFEST, manifest)
         (self.folder / BEGUN).unlink(missing_ok=True)
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> str | Path:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without hard links
+        shutil.copy2(source, target)
+    return target
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -170,10 +193,19 @@ class RunFolder:
 
     Args:
         path: The folder; made when absent.
+        reuse: Folders of other runs: a step that one of them has finished from the same config and inputs is taken from
+            there.
+
+    Raises:
+        RunFolderError: One of `reuse` holds no run.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reuse: Sequence[Path] = ()) -> None:
         self.path = path
+        self._reuse = tuple(reuse)
+        for other in self._reuse:
+            if not (other / MARKER).is_file():
+                raise RunFolderError(f"{other} holds no run to take finished steps from")
 
     @contextlib.contextmanager
     def claimed(
@@ -234,7 +266,15 @@ class RunFolder:
 
     def step(self, name: str, depends: Mapping[str, Any]) -> Step:
         """The step of that name (a path below the run's folder, such as "fit/dbb")."""
-        return Step(self.path / name, depends)
+        step = Step(self.path / name, depends)
+        for other in self._reuse:
+            if step.is_complete:
+                break
+            donor = Step(other / name, depends)
+            if donor.is_complete:
+                step.take_over(donor)
+                self.log("reuse", step=name, run=str(other))
+        return step
 
     def log(self, event: str, **fields: Any) -> None:
         """Adds a line to `log.jsonl`."""

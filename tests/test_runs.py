@@ -268,3 +268,49 @@ def test_writing_leaves_no_temporary_file(tmp_path):
     write_json(tmp_path / "a.json", {"ü": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"ü": 2}
+
+
+def run_with_step(path, depends=None) -> Step:
+    """A run's folder with the finished step "plan"."""
+    claim(RunFolder(path))
+    return finished_step(path / "plan", depends)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_finished_step_of_another_run_is_taken_over_and_neither_changes_the_other(tmp_path, monkeypatch, has_links):
+    if not has_links:
+        monkeypatch.setattr(os, "link", lambda source, target: (_ for _ in ()).throw(OSError("no hard links")))
+    donor = run_with_step(tmp_path / "first")
+    folder = RunFolder(tmp_path / "second", reuse=[tmp_path / "first"])
+    claim(folder)
+    step = folder.step("plan", {"seed": 1})
+    assert step.is_complete
+    assert step.digest == donor.digest
+    assert [event["step"] for event in folder.events() if event["event"] == "reuse"] == ["plan"]
+    write_text(step.begin() / "rows.txt", "other")
+    step.finish({"rows": 1})
+    assert donor.is_complete
+    assert (donor.folder / "rows.txt").read_text() == "abc"
+
+
+def test_step_of_other_dependencies_or_unfinished_is_not_taken_over(tmp_path):
+    run_with_step(tmp_path / "first", {"seed": 2})
+    claim(RunFolder(tmp_path / "half"))
+    Step(tmp_path / "half" / "plan", {"seed": 1}).begin()
+    folder = RunFolder(tmp_path / "second", reuse=[tmp_path / "first", tmp_path / "half"])
+    claim(folder)
+    assert not folder.step("plan", {"seed": 1}).is_complete
+    assert not (tmp_path / "second" / "plan").exists()
+
+
+def test_what_a_run_finished_itself_stays(tmp_path):
+    run_with_step(tmp_path / "first")
+    own = run_with_step(tmp_path / "second")
+    before = (own.folder / "rows.txt").stat().st_ino
+    assert RunFolder(tmp_path / "second", reuse=[tmp_path / "first"]).step("plan", {"seed": 1}).is_complete
+    assert (own.folder / "rows.txt").stat().st_ino == before
+
+
+def test_reuse_of_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunFolderError, match="holds no run to take finished steps from"):
+        RunFolder(tmp_path / "second", reuse=[tmp_path / "elsewhere"])
