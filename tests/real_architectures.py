@@ -231,12 +231,7 @@ def save_architecture(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        parts = {
-            "vae": AutoencoderKL(**model.vae).to(dtype),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**model.text_encoder)).to(dtype),
-            "unet": UNet2DConditionModel(**model.unet).to(dtype),
-            "safety_checker": None if model.safety_checker is None else _checker(model.safety_checker).to(dtype),
-        }
+        parts = {name: None if part is None else part.to(dtype) for name, part in build_parts(model).items()}
     max_length = model.text_encoder["max_position_embeddings"]
     kind = StableDiffusionInpaintPipeline if model.unet["in_channels"] == 9 else StableDiffusionPipeline
     has_checker = model.safety_checker is not None
@@ -255,6 +250,16 @@ def save_architecture(
         (folder / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(processor))
         edit_json(folder / "model_index.json", feature_extractor=["transformers", "CLIPFeatureExtractor"])
     return folder
+
+
+def build_parts(model: Architecture) -> dict[str, Any]:
+    """A model's networks, by component."""
+    return {
+        "vae": AutoencoderKL(**model.vae),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**model.text_encoder)),
+        "unet": UNet2DConditionModel(**model.unet),
+        "safety_checker": None if model.safety_checker is None else _checker(model.safety_checker),
+    }
 
 
 def set_threshold(folder: Path, cosine: float) -> Path:

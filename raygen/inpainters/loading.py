@@ -52,7 +52,8 @@ def load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"model '{name}' cannot be loaded as an inpainting pipeline: {error}. Give a local folder in Hugging Face "
-            "layout, or a hub id that this machine can reach."
+            "layout, or a hub id that this machine can reach; if it has safetensors of one variant only, name that: "
+            "inpainter.variant=fp16."
         ) from error
     pipe.set_progress_bar_config(disable=True)
     if dtype == torch.float16 and pipe.vae.config.force_upcast:

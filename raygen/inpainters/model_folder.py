@@ -69,7 +69,7 @@ def check_model_folder(folder: Path, *, variant: str | None = None, safety_check
     found = set().union(*(_check_weights(folder / part, variant) for part in parts))
     if variant is not None and variant not in found:
         raise ModelError(f"{folder}: no weights of variant '{variant}'; leave inpainter.variant out")
-    unet = _read_json(folder / "unet" / "config.json", folder)
+    unet = load_json(folder / "unet" / "config.json", folder)
     channels = unet.get("in_channels")
     if channels not in (4, 9):
         raise ModelError(
@@ -77,7 +77,7 @@ def check_model_folder(folder: Path, *, variant: str | None = None, safety_check
             "(painted with by latent blending) 4"
         )
     reads = unet.get("cross_attention_dim")
-    given = _read_json(folder / "text_encoder" / "config.json", folder).get("hidden_size")
+    given = load_json(folder / "text_encoder" / "config.json", folder).get("hidden_size")
     if isinstance(reads, int) and reads != given:
         raise ModelError(
             f"{folder}: the UNet reads text vectors of {reads} numbers, the text encoder gives {given}; "
@@ -148,14 +148,14 @@ def model_facts(config: InpainterConfig) -> ModelFacts:
     folder = Path(name)
     if not folder.is_dir():
         return ModelFacts(f"hub:{name}@{config.revision or 'main'}", config.resolution_px, None, None)
-    channels = _read_json(folder / "vae" / "config.json", folder)["block_out_channels"]
+    channels = load_json(folder / "vae" / "config.json", folder)["block_out_channels"]
     assert isinstance(channels, list)
     stride_px = 2 ** (len(channels) - 1)
     return ModelFacts(
         digest=f"sha256:{model_revision(folder)}",
         resolution_px=config.resolution_px or _sample_size(folder) * stride_px,
         stride_px=stride_px,
-        text_width=_integer(_read_json(folder / "text_encoder" / "config.json", folder), "hidden_size"),
+        text_width=_integer(load_json(folder / "text_encoder" / "config.json", folder), "hidden_size"),
     )
 
 
@@ -165,7 +165,7 @@ def _sample_size(folder: Path) -> int:
     The first releases of Stable Diffusion 1 and 2 say 32 for models of 64; diffusers mends that on loading, by this
     very rule, and so the two agree.
     """
-    unet = _read_json(folder / "unet" / "config.json", folder)
+    unet = load_json(folder / "unet" / "config.json", folder)
     size = _integer(unet, "sample_size")
     version = Version(str(unet.get("_diffusers_version", "1.0")))
     return 64 if size < 64 and Version(version.base_version) < Version("0.9.0.dev0") else size
@@ -173,7 +173,7 @@ def _sample_size(folder: Path) -> int:
 
 def _read_index(folder: Path) -> dict[str, Any]:
     if (folder / "model_index.json").is_file():
-        return _read_json(folder / "model_index.json", folder)
+        return load_json(folder / "model_index.json", folder)
     inner = sorted(path.parent for path in folder.glob("*/model_index.json"))
     inner += sorted(path.parent for path in folder.glob("snapshots/*/model_index.json"))
     if inner:
@@ -225,7 +225,7 @@ def _check_weights(folder: Path, variant: str | None) -> set[str | None]:
         wanted = "without a variant" if variant is None else f"of variant '{variant}'"
         raise ModelError(f"{folder}: no weights {wanted}; found: {', '.join(known)}. Set inpainter.variant={known[0]}")
     for path in folder.glob("*.index*.json"):
-        shards = _read_json(path, folder).get("weight_map", {})
+        shards = load_json(path, folder).get("weight_map", {})
         absent = sorted({*shards.values()} - {*names}) if isinstance(shards, dict) else []
         if absent and path.name.split(".")[1] == "safetensors":
             raise ModelError(f"{folder}: {path.name} names {absent[0]}, which is not there; copy the folder again")
@@ -245,7 +245,12 @@ def _integer(data: dict[str, Any], name: str) -> int:
     return value
 
 
-def _read_json(path: Path, folder: Path) -> dict[str, Any]:
+def load_json(path: Path, folder: Path) -> dict[str, Any]:
+    """A JSON file of a model's folder.
+
+    Raises:
+        ModelError: It is absent, damaged, or no JSON object.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -7,7 +7,15 @@ import pytest
 import torch
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
-from real_architectures import ARCHITECTURES, SD2_INPAINTING, SD15_INPAINTING, edit_json, narrowed, save_architecture
+from real_architectures import (
+    ARCHITECTURES,
+    SD2_INPAINTING,
+    SD15_INPAINTING,
+    build_parts,
+    edit_json,
+    narrowed,
+    save_architecture,
+)
 
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.batch import inpaint
@@ -39,6 +47,24 @@ def paint(folder: Path, **options: object) -> list[np.ndarray]:
     results = [result for result in painted if isinstance(result, np.ndarray)]
     assert len(results) == len(SEEDS), painted
     return results
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "file_mb"),
+    [
+        ("sd15_inpainting", "unet", 1720),
+        ("sd15_inpainting", "vae", 167),
+        ("sd15_inpainting", "safety_checker", 608),
+        ("sd2_inpainting", "unet", 1730),
+        ("sd2_inpainting", "text_encoder", 681),
+    ],
+)
+def test_the_true_size_is_that_of_the_published_files(name: str, part: str, file_mb: int) -> None:
+    """The hub lists the weights in float16 as so many megabytes, rounded to three digits."""
+    with torch.device("meta"):
+        network = build_parts(ARCHITECTURES[name])[part]
+    num_bytes = sum(2 * weights.numel() for weights in network.parameters())
+    assert num_bytes == pytest.approx(file_mb * 1e6, rel=0.003)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
