@@ -40,8 +40,7 @@ def picture() -> tuple[np.ndarray, np.ndarray]:
     return np.random.default_rng(0).integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8), mask_HW
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("bfloat16", 4), ("float16", 0.5)])
-@pytest.mark.parametrize("channels", [4, 9])
+@pytest.mark.parametrize(("channels", "dtype", "limit"), [(4, "bfloat16", 4), (9, "float16", 0.5)])
 def test_half_precision_paints_nearly_the_same(
     models: dict[int, Path], channels: int, dtype: str, limit: float
 ) -> None:
