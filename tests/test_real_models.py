@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,16 +127,23 @@ def test_a_run_whose_pictures_are_all_blocked_stops_with_the_reason(tmp_path: Pa
     check_candidates(tmp_path / "off", num=4)
 
 
-@pytest.mark.slow
-def test_stable_diffusion_2_of_its_true_size_goes_through_the_command(tmp_path: Path) -> None:
-    """The published configuration, 865 million parameters in the UNet alone; random weights, pictures of 128 px."""
+@pytest.fixture
+def true_size(tmp_path: Path) -> Iterator[Path]:
+    """Stable Diffusion 2 inpainting as published, with random weights."""
     free_gib, disk_gib = psutil.virtual_memory().available / GIB, shutil.disk_usage(tmp_path).free / GIB
     if min(free_gib, disk_gib) < NEEDED_GIB:
         pytest.skip(f"needs {NEEDED_GIB} GiB of memory and disk; {free_gib:.0f} and {disk_gib:.0f} are free")
     folder = save_architecture(SD2_INPAINTING, tmp_path / "sd2", dtype=torch.bfloat16)
-    assert 2.4 < sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / GIB < 2.5
+    yield folder
+    shutil.rmtree(folder)  # gigabytes: pytest keeps the folders of three sessions
+
+
+@pytest.mark.slow
+def test_stable_diffusion_2_of_its_true_size_goes_through_the_command(true_size: Path, tmp_path: Path) -> None:
+    """The published configuration, 865 million parameters in the UNet alone; pictures of 128 px."""
+    assert 2.4 < sum(path.stat().st_size for path in true_size.rglob("*.safetensors")) / GIB < 2.5
     path = tmp_path / "config.yaml"
-    path.write_text(json.dumps(config(folder, "inpainter.resolution_px=128", k=1).model_dump(mode="json")))
+    path.write_text(json.dumps(config(true_size, "inpainter.resolution_px=128", k=1).model_dump(mode="json")))
     start = time.monotonic()
     result = CliRunner().invoke(app, ["run", "--config", str(path), "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
@@ -145,12 +153,11 @@ def test_stable_diffusion_2_of_its_true_size_goes_through_the_command(tmp_path: 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_batch_of_the_true_size_on_a_gpu(tmp_path: Path) -> None:
+def test_a_batch_of_the_true_size_on_a_gpu(true_size: Path) -> None:
     """Pictures of 512 px in bfloat16; prints what it took."""
     num, side = 4, 512
-    folder = save_architecture(SD2_INPAINTING, tmp_path / "sd2", dtype=torch.bfloat16)
     settings = InpainterConfig(
-        model=str(folder), dtype="bfloat16", num_inference_steps=20, guidance_scale=7.5, composite=True
+        model=str(true_size), dtype="bfloat16", num_inference_steps=20, guidance_scale=7.5, composite=True
     )
     model = StableDiffusionInpainter(settings, num, "cuda")
     assert model.resolution_px == side
