@@ -130,7 +130,7 @@ def _check_model(config: RunConfig) -> None:
     else:
         folder = Path(resolve_model(config.inpainter.model))
         if folder.is_dir():
-            check_model_folder(folder)
+            check_model_folder(folder, variant=config.inpainter.variant, safety_checker=config.inpainter.safety_checker)
 
 
 def _check_endpoint(url: str, model: str) -> None:

@@ -153,7 +153,7 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
     for model in config.models:
         folder = Path(resolve_model(model.inpainter.model))
         if folder.is_dir():
-            check_model_folder(folder)
+            check_model_folder(folder, variant=model.inpainter.variant, safety_checker=model.inpainter.safety_checker)
     plain = config.model_dump(mode="json")
     engines = {model.id: _bind_engine(config, model) for model in config.models}
     share = {"num_cpus": SHARE_CPUS}

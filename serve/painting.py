@@ -302,10 +302,12 @@ class Painter:
             return
         due = _num_due(len(row.timesteps), row.num_done, prepared.request.num_partial_images)
         if due > picture.num_previews and row.estimate_1Chw is not None:
-            painted_HWC = self._inpainter.decode(row.estimate_1Chw)
-            preview_HWC = prepared.frame.put_back(painted_HWC, preserve_unmasked=preserve)
-            picture.preview = (picture.num_previews, preview_HWC)
-            picture.num_previews += 1
+            number, picture.num_previews = picture.num_previews, picture.num_previews + 1
+            try:
+                painted_HWC = self._inpainter.decode(row.estimate_1Chw)
+            except BlockedError:
+                return  # nobody sees this preview; what the picture is in the end decides about the picture
+            picture.preview = (number, prepared.frame.put_back(painted_HWC, preserve_unmasked=preserve))
 
 
 def _num_due(num_steps: int, num_done: int, num_previews: int) -> int:

@@ -25,7 +25,7 @@ def save_pipeline(folder: Path, *, in_channels: int = 9, scheduler: str = "ddim"
     """A Stable Diffusion inpainting pipeline for 32 px pictures with random weights, saved in Hugging Face layout."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        tokenizer = _tokenizer()
+        tokenizer = byte_tokenizer(24)
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),
@@ -73,8 +73,9 @@ def save_pipeline(folder: Path, *, in_channels: int = 9, scheduler: str = "ddim"
     return folder
 
 
-def _tokenizer() -> CLIPTokenizer:
+def byte_tokenizer(max_length: int, **options: str) -> CLIPTokenizer:
+    """A CLIP tokenizer whose words are single bytes, for prompts of at most that many ids."""
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=24)
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=max_length, **options)

@@ -22,7 +22,8 @@ class InpainterConfig(Strict):
             that it serves the model by.
         revision: Commit, branch or tag of a hub id; pin it for results that are to be repeated.
         variant: File variant of the weights, such as "fp16".
-        dtype: Numbers of the model: float32 on CPUs; float16 or bfloat16 on GPUs.
+        dtype: Numbers of the model: float32 on CPUs; float16 or bfloat16 on GPUs. With float16 the autoencoder
+            stays in float32, unless its config says that it need not (`force_upcast`).
         num_inference_steps: Denoising steps at strength 1. The tiny model wants 12; Stable Diffusion 20 to 50.
         guidance_scale: Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598); 1 switches it off. Stable
             Diffusion's default is 7.5, the tiny model's 3.0.
@@ -31,6 +32,8 @@ class InpainterConfig(Strict):
         composite: Put the pixels outside the repaint mask back after decoding, so that they are equal to the bit.
             False leaves the autoencoder's round trip in them, as diffusers and the DBB paper do.
         resolution_px: Side of the square that the model paints; by default the model's own.
+        safety_checker: Run the safety checker that the model brings along on each picture; what it blocks is a failed
+            row. False leaves it out. An endpoint decides on its own.
         on_out_of_memory: "stop": when a GPU's memory does not hold a UNet call of the configured rows, the run stops
             and says how many rows fit; "reduce": it goes on with as many, and the parts made so say it
             (`unet_rows` in their metadata), since another row count may change the last bits of a picture.
@@ -48,6 +51,7 @@ class InpainterConfig(Strict):
     negative_prompt: str = ""
     composite: bool = True
     resolution_px: int | None = Field(None, ge=8)
+    safety_checker: bool = True
     on_out_of_memory: Literal["stop", "reduce"] = "stop"
 
     @field_validator("resolution_px")

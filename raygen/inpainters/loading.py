@@ -1,12 +1,17 @@
-"""Loading a diffusers inpainting pipeline from a folder or the hub."""
+"""Loading a diffusers inpainting pipeline from a folder or the hub.
+
+Not for saying what is wrong with a local folder: `model_folder.check_model_folder` does that, before anything is read.
+"""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from raygen.errors import ModelError
 from raygen.inpainters import InpainterConfig
+from raygen.inpainters.model_folder import check_pipeline_class, names_safety_checker
 
 logger = logging.getLogger(__name__)
 
@@ -16,32 +21,55 @@ def load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
 
     Args:
         name: Folder or hub id, see `model_folder.resolve_model`.
-        config: Its dtype, revision and variant.
+        config: Its dtype, revision, variant, and whether its safety checker is loaded.
         device: "cpu" or "cuda".
 
     Raises:
-        ModelError: It cannot be loaded.
+        ModelError: It cannot be loaded, or is of an architecture that raygen does not paint with.
     """
-    from diffusers import AutoPipelineForInpainting
+    from diffusers import AutoPipelineForInpainting, StableDiffusionInpaintPipeline
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.disable_progress_bar()
+    # It announces a black picture for each one that is blocked; here the row fails and says why.
+    logging.getLogger("diffusers.pipelines.stable_diffusion.safety_checker").setLevel(logging.ERROR)
     dtype: torch.dtype = getattr(torch, config.dtype)
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
-    if config.revision is not None:
-        options["revision"] = config.revision
-    if config.variant is not None:
-        options["variant"] = config.variant
+    if device == "cpu" and dtype == torch.float16:
+        logger.warning("float16 on a CPU is slow and may overflow; inpainter.dtype=float32 or bfloat16 suits it")
+    where = {} if config.revision is None else {"revision": config.revision}
     try:
-        pipe = AutoPipelineForInpainting.from_pretrained(name, **options)
+        index: Mapping[str, Any] = StableDiffusionInpaintPipeline.load_config(name, **where)
+        check_pipeline_class(index, name)  # of a hub id: before gigabytes are fetched
+        # No attention slicing: it trades time for memory, and diffusers leaves it off by itself.
+        pipe = AutoPipelineForInpainting.from_pretrained(
+            name,
+            dtype=dtype,
+            use_safetensors=True,
+            variant=config.variant,
+            **where,
+            **_without_checker(name, index, config),
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"model '{name}' cannot be loaded as an inpainting pipeline: {error}. Give a local folder in Hugging Face "
-            "layout, or a hub id that this machine can reach."
+            "layout, or a hub id that this machine can reach; if it has safetensors of one variant only, name that: "
+            "inpainter.variant=fp16."
         ) from error
     pipe.set_progress_bar_config(disable=True)
+    if dtype == torch.float16 and pipe.vae.config.force_upcast:
+        # diffusers' rule for SDXL: such an autoencoder may overflow in float16 and give black or non-finite pictures.
+        pipe.vae.to(torch.float32)
     pipe.to(device)
     for part in (pipe.unet, pipe.vae):
         part.to(memory_format=torch.channels_last)
     logger.info("loaded %s on %s as %s", name, device, config.dtype)
     return pipe
+
+
+def _without_checker(name: str, index: Mapping[str, Any], config: InpainterConfig) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that leave out the safety checker and the processor that only it uses."""
+    if names_safety_checker(index):
+        if config.safety_checker:
+            return {}
+        logger.warning("the safety checker of %s is switched off (inpainter.safety_checker=false)", name)
+    return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

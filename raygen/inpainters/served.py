@@ -31,7 +31,14 @@ PATIENCE_S = 900.0
 TIMEOUT_S = 600.0
 MAX_PAUSE_S = 30.0
 # Errors that are about one row; any other stops the job.
-_ROW_CODES = {"prompt_too_long", "unknown_learned_token", "empty_mask", "non_finite_output", "image_too_large"}
+_ROW_CODES = {
+    "content_policy_violation",
+    "empty_mask",
+    "image_too_large",
+    "non_finite_output",
+    "prompt_too_long",
+    "unknown_learned_token",
+}
 
 T = TypeVar("T")
 

@@ -58,7 +58,7 @@ class StableDiffusionInpainter:
         name = resolve_model(self.config.model)
         is_local = Path(name).is_dir()
         if is_local:
-            check_model_folder(Path(name))
+            check_model_folder(Path(name), variant=self.config.variant, safety_checker=self.config.safety_checker)
         self.model_id = self.config.model
         self.model_revision = model_revision(Path(name)) if is_local else (self.config.revision or "main")
         self._pipe = load_pipeline(name, self.config, self.device)
@@ -207,7 +207,8 @@ class StableDiffusionInpainter:
             BlockedError: The model's safety checker blocked the picture.
         """
         vae = self._pipe.vae
-        decoded_1CHW = vae.decode(latent_1Chw / vae.config.scaling_factor, return_dict=False)[0]
+        latent_1Chw = (latent_1Chw / vae.config.scaling_factor).to(vae.dtype)
+        decoded_1CHW = vae.decode(latent_1Chw, return_dict=False)[0]
         if not torch.isfinite(decoded_1CHW).all():
             raise NonFiniteError("the model gave non-finite numbers; try dtype float32")
         _, blocked = self._pipe.run_safety_checker(decoded_1CHW, self.device, self._dtype)
@@ -257,11 +258,11 @@ class StableDiffusionInpainter:
         return scheduler, timesteps
 
     def _posterior(self, image_1CHW: torch.Tensor) -> Any:
-        return self._pipe.vae.encode(image_1CHW.to(self._dtype)).latent_dist
+        return self._pipe.vae.encode(image_1CHW.to(self._pipe.vae.dtype)).latent_dist
 
     def _draw(self, posterior: Any, generator: torch.Generator) -> torch.Tensor:
         latent: torch.Tensor = posterior.sample(generator) * self._pipe.vae.config.scaling_factor
-        return latent
+        return latent.to(self._dtype)
 
     def _embed(self, prompt: str) -> torch.Tensor:
         embedding = self.prompts.encode_plain(prompt)
