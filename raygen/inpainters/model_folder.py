@@ -38,7 +38,7 @@ def check_model_folder(folder: Path) -> None:
     Raises:
         ModelError: No model_index.json, a component missing, or a UNet with other than 4 or 9 input channels.
     """
-    index = _read_json(folder / "model_index.json", folder)
+    index = load_json(folder / "model_index.json", folder)
     name = str(index.get("_class_name", ""))
     if not name.startswith("StableDiffusion"):
         raise ModelError(
@@ -52,7 +52,7 @@ def check_model_folder(folder: Path) -> None:
     for part in ("vae", "text_encoder", "unet"):
         if not list((folder / part).glob("*.safetensors")):
             raise ModelError(f"{folder / part}: no .safetensors file; weights in other formats are not loaded (pickle)")
-    channels = _read_json(folder / "unet" / "config.json", folder).get("in_channels")
+    channels = load_json(folder / "unet" / "config.json", folder).get("in_channels")
     if channels not in (4, 9):
         raise ModelError(
             f"{folder}: the UNet takes {channels} input channels; an inpainting pipeline has 9 (4 with latent blending)"
@@ -102,15 +102,15 @@ def model_facts(config: InpainterConfig) -> ModelFacts:
     folder = Path(name)
     if not folder.is_dir():
         return ModelFacts(f"hub:{name}@{config.revision or 'main'}", config.resolution_px, None, None)
-    channels = _read_json(folder / "vae" / "config.json", folder)["block_out_channels"]
+    channels = load_json(folder / "vae" / "config.json", folder)["block_out_channels"]
     assert isinstance(channels, list)
     stride_px = 2 ** (len(channels) - 1)
-    sample_size = _integer(_read_json(folder / "unet" / "config.json", folder), "sample_size")
+    sample_size = _integer(load_json(folder / "unet" / "config.json", folder), "sample_size")
     return ModelFacts(
         digest=f"sha256:{model_revision(folder)}",
         resolution_px=config.resolution_px or sample_size * stride_px,
         stride_px=stride_px,
-        text_width=_integer(_read_json(folder / "text_encoder" / "config.json", folder), "hidden_size"),
+        text_width=_integer(load_json(folder / "text_encoder" / "config.json", folder), "hidden_size"),
     )
 
 
@@ -121,7 +121,12 @@ def _integer(data: dict[str, object], name: str) -> int:
     return value
 
 
-def _read_json(path: Path, folder: Path) -> dict[str, object]:
+def load_json(path: Path, folder: Path) -> dict[str, object]:
+    """A JSON file of a model's folder.
+
+    Raises:
+        ModelError: It is absent, damaged, or no JSON object.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
