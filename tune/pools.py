@@ -163,7 +163,13 @@ def plan_pools(
         scores = scoring.score(data, identifier)
         # Pools of the same model and scores learn the same tokens.
         shared = fingerprint(
-            [epochs, config.inpainter.model, config.inpainter.revision, config.inpainter.variant, config.inpainter.resolution_px]
+            [
+                epochs,
+                config.inpainter.model,
+                config.inpainter.revision,
+                config.inpainter.variant,
+                config.inpainter.resolution_px,
+            ]
         )
         tokens = _steps(config, folder / "learned" / shared, say).learn_tokens(data, scores, identifier)
         job = _steps(config, folder / "pools" / name, partial(_say_of_pool, say, name))
