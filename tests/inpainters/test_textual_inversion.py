@@ -190,6 +190,14 @@ def test_fewer_rows_a_call_learn_the_same_vector(models: dict[str, Path], tmp_pa
     assert torch.allclose(at_once.vector, in_turn.vector, atol=2e-3)
 
 
+def test_bfloat16_sees_the_same_losses_to_its_precision(models: dict[str, Path], tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"num_steps": 1, "dtype": "bfloat16"})
+    half = learn(load(models["9"], settings), tmp_path / "half", settings=settings)
+    full = learn(load(models["9"]), tmp_path / "full", settings=SETTINGS.model_copy(update={"num_steps": 1}))
+    assert half.vector.dtype == torch.float32
+    assert half.history[0]["loss"] == pytest.approx(full.history[0]["loss"], rel=0.02)  # 8 bits of mantissa
+
+
 def test_with_a_whole_mask_an_inpainting_model_sees_nothing_of_the_picture(models: dict[str, Path]) -> None:
     denoiser = load(models["9"])
     rows = [
