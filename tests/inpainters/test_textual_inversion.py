@@ -138,14 +138,14 @@ def test_nothing_but_the_vector_moves_and_that_by_the_optimizer(models: dict[str
     parts = (denoiser.unet, denoiser.vae, denoiser.text_encoder)
     before = [value.clone() for part in parts for value in part.state_dict().values()]
     start = denoiser.initial_vector(TOKEN)
-    one_step = SETTINGS.model_copy(update={"num_steps": 1})
+    one_step = SETTINGS.model_copy(update={"num_steps": 1, "weight_decay": 10.0})  # enough to be seen beside the rate
     learned = learn(denoiser, tmp_path / "fit", settings=one_step)
     after = [value for part in parts for value in part.state_dict().values()]
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
     assert all(parameter.grad is None for part in parts for parameter in part.parameters())
     assert TOKEN.name not in denoiser.tokenizer.get_vocab()
     # Adam's first step is the learning rate in each coordinate, whatever the gradient; AdamW shrinks the vector before.
-    shrunk = start * (1 - SETTINGS.learning_rate * SETTINGS.weight_decay)
+    shrunk = start * (1 - one_step.learning_rate * one_step.weight_decay)
     moved = (learned.vector - shrunk).abs()
     assert torch.allclose(moved, torch.full_like(moved, SETTINGS.learning_rate), rtol=1e-2)
 
@@ -244,7 +244,7 @@ def test_memory_that_does_not_suffice_says_what_to_set(models: dict[str, Path], 
 def test_a_token_explains_held_out_images_of_its_class_better_than_its_initializer(tmp_path: Path) -> None:
     """The shipped model, landbirds on water; the token starts from "bird". Same noise and times for both."""
     settings = TextualInversionConfig(
-        region="object", num_steps=30, batch_size=4, learning_rate=0.1, templates=("a photo of a {token} {word}",)
+        region="object", num_steps=25, batch_size=4, learning_rate=0.1, templates=("a photo of a {token} {word}",)
     )
     denoiser = FrozenDenoiser(trained_model(settings, InpainterConfig()), device="cpu")
     token = ClassToken("<landbird>", "bird", "bird")
@@ -261,7 +261,7 @@ def test_a_token_explains_held_out_images_of_its_class_better_than_its_initializ
     def losses(vector_1D: torch.Tensor) -> np.ndarray:
         prompt = denoiser.prompts.tokenize(text, {token.name: vector_1D})
         found = []
-        for i, picture in enumerate(scenes(90_000, 30)):
+        for i, picture in enumerate(scenes(90_000, 20)):
             encoded = denoiser.encode(picture, flipped=False)
             rows = [denoiser.noisy_row(encoded, torch.Generator().manual_seed(100 * i + k)) for k in range(4)]
             found.append(float(denoiser.losses_B(rows, [prompt] * 4).mean()))
