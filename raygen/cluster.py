@@ -146,6 +146,15 @@ class HandleEndpoint:
             )
         return self._facts
 
+    def put_token(self, name: str, data: bytes, model: str) -> None:
+        """Stores a learned token in the folder that the model's replicas share; who is on the cluster needs no key."""
+        try:
+            error = self._handle.put_token.remote(name, data).result(timeout_s=FACTS_TIMEOUT_S)
+        except (RayError, self._serve_error, TimeoutError) as failure:
+            raise EndpointError("a replica died", code="service_unavailable", retryable=True) from failure
+        if error is not None:
+            raise error
+
 
 def connect_endpoint(url: str) -> Endpoint:
     """The endpoint at "http(s)://…" or "serve://application/deployment"."""

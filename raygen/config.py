@@ -115,7 +115,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         *parents, last = name.split(".")
         place = result
         for depth, parent in enumerate(parents):
-            child = place.setdefault(parent, {})
+            child = place[parent] = {} if place.get(parent) is None else place[parent]  # null: switched on by a field
             if not isinstance(child, dict):
                 raise ConfigError(
                     f"--set {override}: '{'.'.join(parents[: depth + 1])}' is {child!r}, not a group of fields"

@@ -12,10 +12,19 @@ import torch
 
 from raygen import cluster, pipeline, training
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
-from raygen.datasets import DatasetConfig, write_dataset
+from raygen.datasets import DatasetConfig, class_counts, write_dataset
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.evaluation import held_out, predict
-from raygen.inpainters.model_folder import check_model_folder, resolve_model
+from raygen.inpainters.learned_tokens import (
+    check_num_images,
+    check_prediction,
+    check_same_text_encoder,
+    check_tokens,
+    class_tokens,
+    load_tokenizer,
+    trained_model,
+)
+from raygen.inpainters.model_folder import check_model_folder, load_json, resolve_model
 from raygen.results import results
 from raygen.rows import RowIndex
 from raygen.run_config import RECIPES, Recipe, RunConfig, identity, make_config
@@ -51,8 +60,9 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
         if config.synthesis is not None:
             identifier = job.fit_identifier(data, erm)
             scores = job.score(data, identifier)
-            plan = job.plan(data, scores)
-            candidates = job.synthesize(plan, data, identifier)
+            tokens = job.learn_tokens(data, scores, identifier)
+            plan = job.plan(data, scores, tokens)
+            candidates = job.synthesize(plan, data, identifier, tokens)
             fitted |= job.fit_all(data, scores, candidates, erm)
         elif config.recipe != "erm":
             fitted[config.recipe] = job.fit(config.recipe, data, erm, extra=None)
@@ -114,11 +124,12 @@ def check(config: RunConfig) -> None:
     """Checks what can be checked before any work: the inpainting model, and that pools and fits fit the machine.
 
     Raises:
-        ConfigError: An endpoint that cannot be used.
+        ConfigError: An endpoint that cannot be used, or tokens that cannot be learned as asked.
         ModelError: The model's folder is absent or incomplete.
         ResourceError: CPUs or GPUs that are not there.
     """
     _check_model(config)
+    _check_tokens(config)
     _check_resources(config)
 
 
@@ -140,6 +151,25 @@ def _check_endpoint(url: str, model: str) -> None:
         cluster.connect_endpoint(url).facts(model)
     except EndpointError as error:
         raise ConfigError(f"inpainter.url {url} cannot be used for model '{model}': {error}") from error
+
+
+def _check_tokens(config: RunConfig) -> None:
+    settings = config.textual_inversion
+    if settings is None:
+        return
+    split = "train" if settings.source == "high_loss" else "val"
+    counts = class_counts(config.dataset, split)
+    tokens = class_tokens(settings, list(counts))
+    check_num_images(settings, counts, split=split)
+    model = trained_model(settings, config.inpainter)
+    folder = Path(resolve_model(model.model))
+    if not folder.is_dir():
+        return  # a hub id: the fit checks it once it is loaded
+    check_model_folder(folder, variant=model.variant, safety_checker=model.safety_checker)
+    check_prediction(load_json(folder / "scheduler" / "scheduler_config.json", folder), model=model.model)
+    check_tokens(tokens, settings, load_tokenizer(model))
+    if config.inpainter.url is None and Path(resolve_model(config.inpainter.model)).is_dir():
+        check_same_text_encoder(model, config.inpainter)
 
 
 def _check_resources(config: RunConfig) -> None:

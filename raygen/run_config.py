@@ -14,6 +14,7 @@ from raygen.datasets import DatasetConfig
 from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import ConfigError
 from raygen.inpainters import InpainterConfig
+from raygen.inpainters.token_config import TextualInversionConfig
 from raygen.pipeline import Engine
 from raygen.synthesis import SynthesisConfig
 from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
@@ -56,6 +57,8 @@ class RunConfig(Strict):
         synthesis: What is generated; null for none.
         algorithm: How the classifier is fitted at the end.
         inpainter: The inpainting model.
+        textual_inversion: How a token is learned for each class, which its prompt then names; null for plain prompts.
+            `--set textual_inversion.num_images=30`, or any other field, switches it on.
         pools: Actors, CPUs, GPUs and batch sizes of the four pools.
         fit: Workers of a fit.
         controls: Which controls are fitted beside the recipe, with as many extra rows from the same sources.
@@ -73,6 +76,7 @@ class RunConfig(Strict):
     synthesis: SynthesisConfig | None = None
     algorithm: AlgorithmConfig
     inpainter: InpainterConfig = InpainterConfig()
+    textual_inversion: TextualInversionConfig | None = None
     pools: PoolsConfig = PoolsConfig()
     fit: FitConfig = FitConfig()
     controls: tuple[ControlKind, ...] = CONTROL_KINDS
@@ -85,6 +89,19 @@ class RunConfig(Strict):
         if self.engine == "local" and self.fit.num_workers > 1:
             raise ValueError(
                 f"engine is local, which fits with one worker, but fit.num_workers is {self.fit.num_workers}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_have_a_use_and_a_model(self) -> "RunConfig":
+        if self.textual_inversion is None:
+            return self
+        if self.synthesis is None:
+            raise ValueError(f"textual_inversion is set, but recipe {self.recipe} generates nothing; leave it null")
+        if self.inpainter.kind == "served" and self.textual_inversion.model is None:
+            raise ValueError(
+                "inpainter.kind is served, and an endpoint does not learn tokens; set textual_inversion.model to a "
+                "folder or hub id of the served model, or of one with the same text encoder"
             )
         return self
 

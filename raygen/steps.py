@@ -2,19 +2,23 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen import cluster, fits, pipeline
+from raygen import cluster, fits, pipeline, token_fits
 from raygen.algorithms import AnyAlgorithm
 from raygen.config import PoolConfig, fingerprint
 from raygen.datasets import write_dataset
 from raygen.errors import DataError
 from raygen.evaluation import held_out, predict
+from raygen.inpainters import InpainterConfig
+from raygen.inpainters.learned_tokens import trained_model
 from raygen.inpainters.model_folder import model_revision, resolve_model
+from raygen.inpainters.served import store_tokens
 from raygen.parts import Parts, failure_reasons, read_parts
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.rows import RowIndex
@@ -68,33 +72,41 @@ class Steps:
 
     def score(self, data: Step, erm: Step) -> Step:
         """Logits, losses and features of the training images under ERM, in scores/."""
-        config = self._config
+        return self._score("scores", data, erm, "train", "scoring the training images")
+
+    def learn_tokens(self, data: Step, scores: Step, classifier: Step) -> Step | None:
+        """A learned token for each class, in tokens/; None where the config asks for none."""
+        config, settings = self._config, self._config.textual_inversion
+        if settings is None:
+            return None
+        if settings.source == "val_groups":
+            scores = self._score("val_scores", data, classifier, "val", "scoring the validation images")
+        request = token_fits.make_request(
+            RowIndex.open(data.folder), read_parts(scores.folder), settings, config.inpainter, seed=config.seed
+        )
+        model = trained_model(settings, config.inpainter)
         depends = {
             "data": data.digest,
-            "erm": erm.digest,
-            "unit_rows": config.unit_rows,
-            "scorer": _call(config.pools.scorer),
+            "textual_inversion": request.settings,
+            "tokens": request.tokens,
+            "images": fingerprint(request.images),
+            "model": [model.model, model.variant, _revision(model)],
+            "resolution_px": model.resolution_px,
+            "seed": config.seed,
+            "workers": config.fit.model_dump(mode="json", include={"num_workers", "num_threads"}),
+            "device": config.fit.torch_device,
         }
-        step = self._folder.step("scores", depends)
-        if not self._needed(step, "scores", "scoring the training images"):
-            return step
-        with self._folder.timed("scores"):
-            index = RowIndex.open(data.folder)
-            table = index.split("train").select(["image_id", "label"])
-            spec = StageSpec(
-                ScoreStage,
-                "scorer",
-                {"classifier_folder": str(erm.folder.resolve()), "device": config.pools.scorer.torch_device},
-            )
-            folder = step.begin(keep_parts=True)
-            counts = pipeline.run(
-                self._job(table, index, ("image_png",), [spec], SCORE, folder, step), engine=config.engine
-            )
-            step.finish(counts)
+        step = self._folder.step("tokens", depends)
+        if self._needed(step, "tokens", f"learning {', '.join(token['name'] for token in request.tokens)}"):
+            with self._folder.timed("tokens"):
+                begun = step.begin(keep_parts=step.is_begun)
+                step.finish(token_fits.fit(request, begun, resources=config.fit, engine=config.engine))
+            for line in token_fits.read_learned(step.folder).lines:
+                self._say(f"tokens: {line}")
         return step
 
-    def plan(self, data: Step, scores: Step) -> Step:
-        """What to generate, in plan/plan.parquet."""
+    def plan(self, data: Step, scores: Step, tokens: Step | None) -> Step:
+        """What to generate, in plan/plan.parquet; with learned tokens, prompts name them."""
         config = self._config
         assert config.synthesis is not None
         depends = {
@@ -102,18 +114,21 @@ class Steps:
             "synthesis": config.synthesis.model_dump(mode="json"),
             "seed": config.seed,
         }
+        info = RowIndex.open(data.folder).dataset
+        if tokens is not None:
+            info = replace(info, prompts=token_fits.read_learned(tokens.folder).prompts)
+            depends["prompts"] = info.prompts
         step = self._folder.step("plan", depends)
         if self._needed(step, "plan", f"choosing what to generate ({config.synthesis.name})"):
             with self._folder.timed("plan"):
                 table = read_parts(scores.folder)
-                index = RowIndex.open(data.folder)
-                plan = select(config.synthesis, table, dataset=index.dataset, run_seed=config.seed)
+                plan = select(config.synthesis, table, dataset=info, run_seed=config.seed)
                 with atomic(step.begin() / "plan.parquet") as temporary:
                     pq.write_table(plan, temporary)
                 step.finish({"planned": plan.num_rows})
         return step
 
-    def synthesize(self, plan: Step, data: Step, erm: Step) -> Step:
+    def synthesize(self, plan: Step, data: Step, erm: Step, tokens: Step | None) -> Step:
         """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
         config = self._config
         assert config.synthesis is not None
@@ -128,6 +143,9 @@ class Steps:
             "pools": {name: _call(getattr(config.pools, name)) for name in ("masker", "inpainter", "pruner")},
             "attribution": list(attribution(config.synthesis)),
         }
+        files = {} if tokens is None else token_fits.read_learned(tokens.folder).files
+        if tokens is not None:
+            depends["tokens"] = tokens.digest
         step = self._folder.step("candidates", depends)
         if not self._needed(step, "candidates", "generating: masker, inpainter and pruner pools"):
             return step
@@ -135,6 +153,8 @@ class Steps:
             table = pq.read_table(plan.folder / "plan.parquet")
             folder = step.begin(keep_parts=True)
             index = RowIndex.open(data.folder)
+            if files and config.inpainter.url is not None:
+                store_tokens(cluster.connect_endpoint(config.inpainter.url), files, config.inpainter.model)
             method, num_steps = attribution(config.synthesis)
             specs = synthesis_specs(
                 config.pools,
@@ -143,6 +163,7 @@ class Steps:
                 classifier_folder=str(erm.folder.resolve()),
                 attribution=method,
                 num_steps=num_steps,
+                tokens=files,
                 connect=cluster.connect_endpoint,
             )
             job = self._job(table, index, ("image_png", "object_png"), specs, CANDIDATE, folder, step)
@@ -202,6 +223,33 @@ class Steps:
                 failed = dict(failure_reasons(parts))
                 shutil.rmtree(parts)
                 step.finish({"images": predictions.num_rows, "failed": failed})
+        return step
+
+    def _score(self, name: str, data: Step, erm: Step, split: str, doing: str) -> Step:
+        config = self._config
+        depends = {
+            "data": data.digest,
+            "erm": erm.digest,
+            "unit_rows": config.unit_rows,
+            "scorer": _call(config.pools.scorer),
+            **({} if split == "train" else {"split": split}),
+        }
+        step = self._folder.step(name, depends)
+        if not self._needed(step, name, doing):
+            return step
+        with self._folder.timed(name):
+            index = RowIndex.open(data.folder)
+            table = index.split(split).select(["image_id", "label"])
+            spec = StageSpec(
+                ScoreStage,
+                "scorer",
+                {"classifier_folder": str(erm.folder.resolve()), "device": config.pools.scorer.torch_device},
+            )
+            folder = step.begin(keep_parts=True)
+            counts = pipeline.run(
+                self._job(table, index, ("image_png",), [spec], SCORE, folder, step), engine=config.engine
+            )
+            step.finish(counts)
         return step
 
     def _fit(
@@ -280,5 +328,9 @@ def _model_revision(config: RunConfig) -> str | None:
     if config.inpainter.url is not None:
         digest = str(cluster.connect_endpoint(config.inpainter.url).facts(config.inpainter.model)["digest"])
         return digest.removeprefix("sha256:")
-    folder = Path(resolve_model(config.inpainter.model))
-    return model_revision(folder) if folder.is_dir() else config.inpainter.revision
+    return _revision(config.inpainter)
+
+
+def _revision(inpainter: InpainterConfig) -> str | None:
+    folder = Path(resolve_model(inpainter.model))
+    return model_revision(folder) if folder.is_dir() else inpainter.revision

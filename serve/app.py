@@ -6,6 +6,7 @@
 Jobs of the same cluster may skip HTTP: `serve.client.Client(get_deployment_handle("engine", "raygen"))`.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Mapping
@@ -57,7 +58,8 @@ class EngineDeployment:
         self._model = config
         labels = {"model": config.id}
         self._metrics = RayMetrics(labels)
-        self._engine = Engine(config, TokenStore(Path(tokens_folder), config.id), self._metrics)
+        self._tokens = TokenStore(Path(tokens_folder), config.id)
+        self._engine = Engine(config, self._tokens, self._metrics)
 
     async def edit(self, request: EditRequest) -> EditResult | EndpointError:
         """Paints."""
@@ -90,6 +92,15 @@ class EngineDeployment:
         model = self._model
         known = {"id": model.id, "max_replicas": model.max_replicas, "bucket": self._engine.bucket}
         return {**known, **asdict(model_facts(model.inpainter))}
+
+    async def put_token(self, name: str, data: bytes) -> EndpointError | None:
+        """Stores a learned token for all replicas of the model; the error, if it is refused."""
+        width = model_facts(self._model.inpainter).text_width
+        try:
+            await asyncio.to_thread(self._tokens.put, name, data, width=width)
+        except EndpointError as error:
+            return error
+        return None
 
     def check_health(self) -> None:
         """Ray replaces the replica when this raises."""

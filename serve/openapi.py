@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from raygen.inpainters.token_files import NAME
 from serve.limits import MAX_REQUEST_ID_LENGTH, MAX_TIMEOUT_S, MAX_WAIT_S, MIN_TIMEOUT_S
 from serve.openapi_schemas import Schema, ref, schemas
-from serve.tokens import NAME
 from serve.wishes import KEY
 
 DESCRIPTION = (

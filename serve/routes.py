@@ -12,6 +12,7 @@ from starlette.responses import Response
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import LearnedToken
 from raygen.inpainters.schedulers import SCHEDULERS
+from raygen.inpainters.token_files import MAX_FILE_BYTES, MAX_VECTORS
 from serve import limits
 from serve.backend import Backend, Job
 from serve.config import Scope, ServeConfig, ServedModelConfig
@@ -24,7 +25,6 @@ from serve.metrics import Metrics
 from serve.openapi import document
 from serve.readiness import Readiness
 from serve.responses import job_body
-from serve.tokens import MAX_FILE_BYTES, MAX_VECTORS
 
 _BYTES = "application/octet-stream"
 

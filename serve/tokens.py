@@ -6,23 +6,15 @@ under its name is seen at the next request, while requests under way keep the ol
 
 # V vectors of a token, D width of the text encoder
 
-import hashlib
-import re
 from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
-from safetensors import SafetensorError, deserialize
-from safetensors.numpy import load
-
-from raygen.errors import EndpointError
+from raygen.errors import EndpointError, ModelError
 from raygen.inpainters.edits import LearnedToken
+from raygen.inpainters.token_files import NAME, parse_token
 from raygen.writing import atomic
 
-MAX_VECTORS = 64
-MAX_FILE_BYTES = 16 << 20
 MAX_CACHED = 256
-NAME = re.compile(r"<[a-z0-9][a-z0-9._-]{0,62}>")
 _SUFFIX = ".safetensors"
 
 
@@ -104,34 +96,10 @@ class TokenStore:
 
 
 def _read(name: str, data: bytes, stored_at: int) -> LearnedToken:
-    if len(data) > MAX_FILE_BYTES:
-        raise _invalid(f"it has {len(data)} bytes; at most {MAX_FILE_BYTES} are allowed")
-    vectors_VD = np.atleast_2d(_only_tensor(data))
-    if vectors_VD.ndim != 2 or not vectors_VD.size:
-        raise _invalid(f"its tensor has the shape {vectors_VD.shape}; expected (vectors, width)")
-    if len(vectors_VD) > MAX_VECTORS:
-        raise _invalid(f"it has {len(vectors_VD)} vectors; at most {MAX_VECTORS} are allowed")
-    if not np.isfinite(vectors_VD).all():
-        raise _invalid("it holds NaN or infinite numbers")
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    return LearnedToken(name=name, digest=digest, vectors=vectors_VD, loaded_at=stored_at)
-
-
-def _only_tensor(data: bytes) -> np.ndarray:
     try:
-        tensors = deserialize(data)
-    except SafetensorError as error:
-        raise _invalid("it is not a safetensors file") from error
-    if len(tensors) != 1:
-        raise _invalid(f"it holds {len(tensors)} tensors; expected one")
-    kind = tensors[0][1]["dtype"]
-    if kind == "BF16":  # numpy has no bfloat16: its bits are the upper half of a float32
-        bits = np.frombuffer(tensors[0][1]["data"], dtype=np.uint16).astype(np.uint32) << 16
-        return bits.view(np.float32).reshape(tensors[0][1]["shape"])
-    if kind not in {"F16", "F32", "F64"}:
-        raise _invalid(f"its numbers are {kind}; expected F16, BF16, F32 or F64")
-    (tensor,) = load(data).values()
-    return tensor.astype(np.float32)
+        return parse_token(name, data, stored_at=stored_at)
+    except ModelError as error:
+        raise _invalid(str(error)) from error
 
 
 def _invalid(what: str) -> EndpointError:

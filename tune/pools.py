@@ -5,6 +5,7 @@ own; one that changes pictures does, and pools are shared by a hash of what deci
 
     base/            the dataset's rows and the ERM classifier, for all
     scored/<epochs>/ scores of the training images, for pools whose selecting classifier had as many epochs
+    learned/<hash>/  learned tokens, if there are to be any, for pools of the same model and scores
     pools/<hash>/    plan and candidates
 """
 
@@ -55,6 +56,7 @@ class PlannedPool:
         job: Its steps.
         identifier: The classifier whose scores select.
         scores: Of the training images.
+        tokens: Learned tokens, if the config asks for them.
         plan: What is to be generated.
     """
 
@@ -63,6 +65,7 @@ class PlannedPool:
     job: Steps
     identifier: Step
     scores: Step
+    tokens: Step | None
     plan: Step
 
     @property
@@ -158,15 +161,28 @@ def plan_pools(
         scoring = _steps(config, folder / "scored" / ("erm" if epochs is None else str(epochs)), say)
         identifier = scoring.fit_identifier(data, base.erm)
         scores = scoring.score(data, identifier)
+        # Pools of the same model and scores learn the same tokens.
+        shared = fingerprint(
+            [
+                epochs,
+                config.inpainter.model,
+                config.inpainter.revision,
+                config.inpainter.variant,
+                config.inpainter.resolution_px,
+            ]
+        )
+        tokens = _steps(config, folder / "learned" / shared, say).learn_tokens(data, scores, identifier)
         job = _steps(config, folder / "pools" / name, partial(_say_of_pool, say, name))
-        planned.append(PlannedPool(name, config, job, identifier, scores, job.plan(data, scores)))
+        plan = job.plan(data, scores, tokens)
+        planned.append(PlannedPool(name, config, job, identifier, scores, tokens, plan))
     return base, planned
 
 
 def generate(base: Base, planned: Sequence[PlannedPool]) -> list[Pool]:
     """Generates what is missing of each pool."""
     return [
-        Pool(pool.name, pool.scores, pool.job.synthesize(pool.plan, base.data, pool.identifier)) for pool in planned
+        Pool(pool.name, pool.scores, pool.job.synthesize(pool.plan, base.data, pool.identifier, pool.tokens))
+        for pool in planned
     ]
 
 

@@ -3,7 +3,7 @@
 # H height, W width, C colour channels
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch
 from raygen.errors import ResourceError, RowError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.batch import inpaint
+from raygen.inpainters.edits import LearnedToken
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 
 logger = logging.getLogger(__name__)
@@ -23,15 +24,18 @@ class FittingInpainter:
         config: The model and its sampling.
         num_rows: Rows of every UNet call.
         device: "cpu" or "cuda".
+        learned: Learned tokens by name.
 
     Attributes:
         model_id: What the config calls the model.
         model_revision: Hash of a local folder, or the revision of a hub id.
     """
 
-    def __init__(self, config: InpainterConfig, num_rows: int, device: str) -> None:
+    def __init__(
+        self, config: InpainterConfig, num_rows: int, device: str, learned: Mapping[str, LearnedToken] | None = None
+    ) -> None:
         self._config = config
-        self._inpainter = StableDiffusionInpainter(config, num_rows, device)
+        self._inpainter = StableDiffusionInpainter(config, num_rows, device, learned or {})
         self.model_id, self.model_revision = self._inpainter.model_id, self._inpainter.model_revision
 
     @property

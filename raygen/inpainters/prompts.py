@@ -5,11 +5,11 @@ before anything is encoded. Learned tokens (textual inversion, Gal et al. 2022, 
 single calls: neither the tokenizer nor the embedding table is ever changed, so one request cannot disturb another.
 """
 
-# T tokens of a prompt, V vectors of a learned token, D width of the text encoder
+# B prompts, T tokens of a prompt, V vectors of a learned token, D width of the text encoder
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,20 @@ class PromptEncoder:
         text_encoder: A CLIP text model.
         device: Where it runs.
         dtype: Of the embeddings.
+        learned: Its own learned tokens, vectors by name, (V, D) each.
     """
 
-    def __init__(self, tokenizer: Any, text_encoder: Any, *, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        *,
+        device: str,
+        dtype: torch.dtype,
+        learned: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self._tokenizer, self._text_encoder, self._device, self._dtype = tokenizer, text_encoder, device, dtype
+        self._learned = dict(learned or {})
         self._cached: OrderedDict[str, torch.Tensor] = OrderedDict()
         self.width = int(text_encoder.config.hidden_size)
         self._added = frozenset(tokenizer.get_added_vocab())
@@ -64,60 +74,42 @@ class PromptEncoder:
         found = [(f"<{match[1]}>", match[2]) for match in TOKEN.finditer(prompt)]
         return [(name, pin) for name, pin in dict.fromkeys(found) if pin or name not in self._added]
 
-    def tokenize(self, prompt: str, learned: Mapping[str, np.ndarray] | None = None) -> TokenizedPrompt:
-        """The ids of a prompt.
-
-        Args:
-            prompt: The text.
-            learned: Vectors by token name, (V, D) each; names that are not in it are plain text.
-        """
-        tokenizer = self._tokenizer
-        ids: list[int] = [tokenizer.bos_token_id]
-        vectors: dict[int, torch.Tensor] = {}
-        end = 0
-        for match in TOKEN.finditer(prompt):
-            table_VD = (learned or {}).get(f"<{match[1]}>")
-            if table_VD is None:
-                continue
-            ids += self._plain(prompt[end : match.start()])
-            for vector_D in torch.from_numpy(np.array(table_VD)):
-                vectors[len(ids)] = vector_D
-                ids.append(0)
-            end = match.end()
-        ids += self._plain(prompt[end:])
-        max_length = int(tokenizer.model_max_length)
-        dropped = ids[max_length - 1 :]
-        word = (tokenizer.decode(dropped).split() or ["<…>"])[0] if dropped else None
-        return TokenizedPrompt((*ids, tokenizer.eos_token_id), vectors, max_length, word)
+    def tokenize(self, prompt: str, learned: Mapping[str, np.ndarray | torch.Tensor] | None = None) -> TokenizedPrompt:
+        """The ids of a prompt; see `tokenize`. Without `learned`, the encoder's own learned tokens."""
+        return tokenize(self._tokenizer, prompt, self._learned if learned is None else learned)
 
     @torch.inference_mode()
     def encode(self, prompt: TokenizedPrompt) -> torch.Tensor:
         """Embedding, (1, T, D); what does not fit is left out."""
-        tokenizer = self._tokenizer
-        ids = [*prompt.ids[:-1][: prompt.max_length - 1], prompt.ids[-1]]
-        num_padding = prompt.max_length - len(ids)
-        attention = [1] * len(ids) + [0] * num_padding
-        ids += [tokenizer.pad_token_id] * num_padding
-        uses_mask = getattr(self._text_encoder.config, "use_attention_mask", False)
-        mask_1T = torch.tensor([attention], device=self._device) if uses_mask else None
+        return self.embed([prompt])
 
-        def put_learned(module: torch.nn.Module, inputs: Any, output_1TD: torch.Tensor) -> torch.Tensor:
-            output_1TD = output_1TD.clone()
-            for position, vector_D in prompt.vectors.items():
-                if position < prompt.max_length - 1:
-                    output_1TD[0, position] = vector_D.to(output_1TD)
-            return output_1TD
+    def embed(self, prompts: Sequence[TokenizedPrompt]) -> torch.Tensor:
+        """Embeddings, (B, T, D); gradients reach learned vectors that ask for them. What does not fit is left out."""
+        rows = [self._padded(prompt) for prompt in prompts]
+        ids_BT, attention_BT = (torch.tensor(column, device=self._device) for column in zip(*rows, strict=True))
+        uses_mask = getattr(self._text_encoder.config, "use_attention_mask", False)
+
+        def put_learned(module: torch.nn.Module, inputs: Any, output_BTD: torch.Tensor) -> torch.Tensor:
+            output_BTD = output_BTD.clone()
+            for row, prompt in enumerate(prompts):
+                for position, vector_D in prompt.vectors.items():
+                    if position < prompt.max_length - 1:
+                        output_BTD[row, position] = vector_D.to(output_BTD)
+            return output_BTD
 
         handle = self._text_encoder.get_input_embeddings().register_forward_hook(put_learned)
         try:
-            embedding = self._text_encoder(torch.tensor([ids], device=self._device), attention_mask=mask_1T)[0]
+            embedding = self._text_encoder(ids_BT, attention_mask=attention_BT if uses_mask else None)[0]
         finally:
             handle.remove()
         result: torch.Tensor = embedding.to(self._dtype)
         return result
 
     def encode_plain(self, prompt: str) -> torch.Tensor | None:
-        """Embedding of a prompt without learned tokens, (1, T, D), remembered; None if it is too long."""
+        """Embedding of a prompt with no learned tokens but the encoder's own, (1, T, D); None if it is too long.
+
+        It is remembered.
+        """
         if prompt not in self._cached:
             tokenized = self.tokenize(prompt)
             if tokenized.first_dropped is not None:
@@ -128,6 +120,39 @@ class PromptEncoder:
         self._cached.move_to_end(prompt)
         return self._cached[prompt]
 
-    def _plain(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, truncation=False).input_ids
-        return ids
+    def _padded(self, prompt: TokenizedPrompt) -> tuple[list[int], list[int]]:
+        """Ids and attention of a prompt, (T,) each."""
+        ids = [*prompt.ids[:-1][: prompt.max_length - 1], prompt.ids[-1]]
+        num_padding = prompt.max_length - len(ids)
+        return ids + [self._tokenizer.pad_token_id] * num_padding, [1] * len(ids) + [0] * num_padding
+
+
+def tokenize(tokenizer: Any, prompt: str, learned: Mapping[str, np.ndarray | torch.Tensor]) -> TokenizedPrompt:
+    """The ids of a prompt.
+
+    Args:
+        tokenizer: A CLIP tokenizer.
+        prompt: The text.
+        learned: Vectors by token name, (V, D) each; names that are not in it are plain text.
+    """
+    ids: list[int] = [tokenizer.bos_token_id]
+    vectors: dict[int, torch.Tensor] = {}
+
+    def add_plain(text: str) -> None:
+        ids.extend(tokenizer(text, add_special_tokens=False, truncation=False).input_ids)
+
+    end = 0
+    for match in TOKEN.finditer(prompt):
+        table_VD = learned.get(f"<{match[1]}>")
+        if table_VD is None:
+            continue
+        add_plain(prompt[end : match.start()])
+        for vector_D in table_VD if isinstance(table_VD, torch.Tensor) else torch.from_numpy(np.array(table_VD)):
+            vectors[len(ids)] = vector_D
+            ids.append(0)
+        end = match.end()
+    add_plain(prompt[end:])
+    max_length = int(tokenizer.model_max_length)
+    dropped = ids[max_length - 1 :]
+    word = (tokenizer.decode(dropped).split() or ["<…>"])[0] if dropped else None
+    return TokenizedPrompt((*ids, tokenizer.eos_token_id), vectors, max_length, word)

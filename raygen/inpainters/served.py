@@ -9,18 +9,22 @@ squashing to the model's square and putting back what lies outside the mask is d
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 import httpx2
 import numpy as np
 
 from raygen.errors import ConfigError, EndpointError, RowError, StageError
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.edits import EditRequest, EditResult
+from raygen.inpainters.edits import EditRequest, EditResult, LearnedToken
 from raygen.inpainters.square import squash, unsquash
-from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, error_of, form_of, headers_of, result_of
+from raygen.inpainters.token_files import read_tokens
+from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, TOKENS_PATH, error_of, form_of, headers_of, result_of
 
 # Where the key is looked for: a config file is copied into run folders, so it must not hold one.
 KEY_VARIABLE = "RAYGEN_API_KEY"
@@ -37,7 +41,6 @@ _ROW_CODES = {
     "image_too_large",
     "non_finite_output",
     "prompt_too_long",
-    "unknown_learned_token",
 }
 
 T = TypeVar("T")
@@ -56,6 +59,14 @@ class Endpoint(Protocol):
 
     def facts(self, model: str) -> dict[str, Any]:
         """The model's entry of `/v1/models`."""
+        ...
+
+    def put_token(self, name: str, data: bytes, model: str) -> None:
+        """Stores a learned token, the bytes of its file; the same again changes nothing.
+
+        Raises:
+            EndpointError: See its `code`.
+        """
         ...
 
 
@@ -83,6 +94,13 @@ class HttpEndpoint:
         headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
         return dict(_json(self._send("GET", f"{MODELS_PATH}/{model}", headers=headers)))
 
+    def put_token(self, name: str, data: bytes, model: str) -> None:
+        """Stores a learned token; see `Endpoint`. Takes a key of scope "admin"."""
+        headers = {"content-type": "application/octet-stream"}
+        if self._key is not None:
+            headers["authorization"] = f"Bearer {self._key}"
+        self._send("PUT", f"{TOKENS_PATH}/{quote(name)}", params={"model": model}, content=data, headers=headers)
+
     def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:
             response = self._client.request(method, path, **options)
@@ -92,7 +110,7 @@ class HttpEndpoint:
                 code="connection_error",
                 retryable=True,
             ) from error
-        if response.status_code != 200:
+        if not response.is_success:
             raise error_of(response.status_code, _json(response), response.headers)
         return response
 
@@ -103,6 +121,7 @@ class ServedInpainter:
     Args:
         config: `url` and `model` say whom, the rest how to sample.
         endpoint: Where `config.url` leads.
+        learned: Learned tokens by name; the endpoint must have them, see `store_tokens`.
 
     Attributes:
         model_id: The served model.
@@ -110,8 +129,11 @@ class ServedInpainter:
         num_rows: Rows of the endpoint's UNet calls when it painted the first picture; 0 before.
     """
 
-    def __init__(self, config: InpainterConfig, endpoint: Endpoint) -> None:
+    def __init__(
+        self, config: InpainterConfig, endpoint: Endpoint, learned: Mapping[str, LearnedToken] | None = None
+    ) -> None:
         self._config, self._endpoint = config, endpoint
+        self._served_names = {name: served_name(token) for name, token in (learned or {}).items()}
         facts = retrying(lambda: endpoint.facts(config.model))
         resolution_px, stride_px = config.resolution_px or facts.get("resolution_px"), facts.get("stride_px")
         if not resolution_px or not stride_px:
@@ -158,17 +180,55 @@ class ServedInpainter:
         return EditRequest(
             image_HWC=canvas_HWC,
             repaint_HW=canvas_repaint_HW,
-            prompt=prompt,
+            prompt=self._as_served(prompt),
             seeds=(seed,),
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             strength=config.strength,
-            negative_prompt=config.negative_prompt,
+            negative_prompt=self._as_served(config.negative_prompt),
             preserve_unmasked=False,
-            literal_tokens=True,
+            literal_tokens=not self._served_names,
             priority="batch",
             timeout_s=TIMEOUT_S,
         )
+
+    def _as_served(self, prompt: str) -> str:
+        for name, served in self._served_names.items():
+            prompt = prompt.replace(name, served)
+        return prompt
+
+
+def served_name(token: LearnedToken) -> str:
+    """What a token is called at an endpoint: its name and its file's digest.
+
+    Runs that learned other vectors under the same name do not get into each other's way, and the same run puts the
+    same again.
+    """
+    digest = token.digest.removeprefix("sha256:")[:16]
+    return f"<{token.name[1:-1][:46]}.{digest}>"
+
+
+def store_tokens(endpoint: Endpoint, paths: Mapping[str, str], model: str) -> None:
+    """Gives an endpoint the learned tokens that a run's prompts will name.
+
+    Args:
+        endpoint: Where the pictures will be painted.
+        paths: Files of the tokens by name.
+        model: Id of the served model.
+
+    Raises:
+        ConfigError: The endpoint refuses them.
+    """
+    for name, token in read_tokens(paths).items():
+        data = Path(paths[name]).read_bytes()
+        try:
+            retrying(partial(endpoint.put_token, served_name(token), data, model))
+        except EndpointError as error:
+            advice = {
+                "permission_denied": f"; the key in {KEY_VARIABLE} needs the scope admin (raygen key --admin NAME)",
+                "invalid_token": "; textual_inversion.model must have the text encoder of the served model",
+            }.get(error.code, "")
+            raise ConfigError(f"the endpoint does not take the learned token {name}: {error}{advice}") from error
 
 
 def _json(response: httpx2.Response) -> Any:

@@ -11,7 +11,7 @@ draws in the same order (a test compares the two).
 # R rows of one UNet call, H height and W width of the picture, C colour channels, h and w of the latent
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ import torch
 
 from raygen.errors import BlockedError, ConfigError, ModelError, NonFiniteError, ResourceError, RowError
 from raygen.inpainters import InpainterConfig
+from raygen.inpainters.edits import LearnedToken
+from raygen.inpainters.latents import draw_latent, encode_picture
 from raygen.inpainters.loading import load_pipeline
 from raygen.inpainters.model_folder import check_model_folder, model_revision, resolve_model
 from raygen.inpainters.prompts import PromptEncoder
 from raygen.inpainters.row import EncodedPicture, InpaintRow, Sampling
 from raygen.inpainters.schedulers import new_scheduler
 from raygen.inpainters.square import squash, unsquash
+from raygen.inpainters.token_files import check_widths
 
 
 @dataclass
@@ -37,6 +40,7 @@ class StableDiffusionInpainter:
         config: Model, and the sampling of rows that ask for no other.
         num_rows: Rows of every UNet call; fewer are padded. Part of a result's fingerprint.
         device: "cpu" or "cuda".
+        learned: Learned tokens that prompts may name, by name; with none, "<x>" in a prompt is plain text.
 
     Attributes:
         model_id: What the config calls the model.
@@ -49,6 +53,7 @@ class StableDiffusionInpainter:
     config: InpainterConfig
     num_rows: int
     device: str
+    learned: Mapping[str, LearnedToken] = field(default_factory=dict)
     model_id: str = field(init=False)
     model_revision: str = field(init=False)
 
@@ -69,12 +74,17 @@ class StableDiffusionInpainter:
         self.stride_px = int(self._pipe.vae_scale_factor)
         self.resolution_px = self.config.resolution_px or int(self._pipe.unet.config.sample_size) * self.stride_px
         self.prompts = PromptEncoder(
-            self._pipe.tokenizer, self._pipe.text_encoder, device=self.device, dtype=self._dtype
+            self._pipe.tokenizer,
+            self._pipe.text_encoder,
+            device=self.device,
+            dtype=self._dtype,
+            learned={name: token.vectors for name, token in self.learned.items()},
         )
+        check_widths(self.learned, width=self.prompts.width, model=name)
         try:
             self._embed(self.config.negative_prompt)
         except RowError as error:
-            raise ConfigError(f"inpainter.negative_prompt: {error}; make it shorter") from error
+            raise ConfigError(f"inpainter.negative_prompt: {error}") from error
 
     def encode_row(self, image_HWC: np.ndarray, repaint_HW: np.ndarray, *, prompt: str, seed: int) -> InpaintRow:
         """A row of the configured sampling, ready for its first step.
@@ -113,15 +123,14 @@ class StableDiffusionInpainter:
             repaint_HW: True = paint anew, (H, W) bool.
             strength: Below 1, rows start from the picture and its latent is needed.
         """
-        pixels = torch.from_numpy(np.array(canvas_HWC))
-        image_1CHW = (pixels.permute(2, 0, 1)[None].float() / 255 * 2 - 1).to(self.device)
-        mask_11HW = torch.from_numpy(repaint_HW.astype(np.float32))[None, None].to(self.device)
-        needs_image = self._channels == 4 or strength < 1
-        size = (canvas_HWC.shape[0] // self.stride_px, canvas_HWC.shape[1] // self.stride_px)
-        return EncodedPicture(
-            image=self._posterior(image_1CHW) if needs_image else None,
-            masked=self._posterior(image_1CHW * (mask_11HW < 0.5)) if self._channels == 9 else None,
-            mask_11hw=torch.nn.functional.interpolate(mask_11HW, size=size).to(self._dtype),
+        return encode_picture(
+            self._pipe.vae,
+            canvas_HWC,
+            repaint_HW,
+            stride_px=self.stride_px,
+            with_image=self._channels == 4 or strength < 1,
+            with_masked=self._channels == 9,
+            dtype=self._dtype,
         )
 
     @torch.inference_mode()
@@ -145,6 +154,7 @@ class StableDiffusionInpainter:
         image_latent = None if picture.image is None else self._draw(picture.image, generator)
         shape = (1, int(self._pipe.vae.config.latent_channels), *picture.mask_11hw.shape[2:])
         noise = torch.randn(shape, generator=generator, dtype=self._dtype).to(self.device)
+        masked_latent = None if picture.masked is None else self._draw(picture.masked, generator)
         if sampling.strength == 1.0:
             latent = noise * scheduler.init_noise_sigma
         else:
@@ -158,7 +168,7 @@ class StableDiffusionInpainter:
             latent_1Chw=latent,
             noise_1Chw=noise,
             mask_11hw=picture.mask_11hw,
-            masked_latent_1Chw=None if picture.masked is None else self._draw(picture.masked, generator),
+            masked_latent_1Chw=masked_latent,
             image_latent_1Chw=image_latent,
             prompt_embedding_1TD=prompt_embedding_1TD,
             negative_embedding_1TD=negative_embedding_1TD,
@@ -257,19 +267,19 @@ class StableDiffusionInpainter:
             raise RowError(f"strength {sampling.strength} leaves none of {num_steps} steps; raise either")
         return scheduler, timesteps
 
-    def _posterior(self, image_1CHW: torch.Tensor) -> Any:
-        return self._pipe.vae.encode(image_1CHW.to(self._pipe.vae.dtype)).latent_dist
-
     def _draw(self, posterior: Any, generator: torch.Generator) -> torch.Tensor:
-        latent: torch.Tensor = posterior.sample(generator) * self._pipe.vae.config.scaling_factor
-        return latent.to(self._dtype)
+        return draw_latent(self._pipe.vae, posterior, generator, dtype=self._dtype)
 
     def _embed(self, prompt: str) -> torch.Tensor:
+        unknown = [name for name, _ in self.prompts.token_names(prompt) if name not in self.learned]
+        if self.learned and unknown:  # else it would be read as plain letters
+            raise RowError(f"the prompt names {unknown[0]}, which is none of the learned tokens {sorted(self.learned)}")
         embedding = self.prompts.encode_plain(prompt)
         if embedding is None:
             tokenized = self.prompts.tokenize(prompt)
             raise RowError(
-                f"the prompt has {len(tokenized.ids)} tokens; the model reads at most {tokenized.max_length}"
+                f"the prompt has {len(tokenized.ids)} tokens; the model reads at most {tokenized.max_length}; "
+                "shorten it"
             )
         return embedding
 

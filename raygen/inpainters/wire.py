@@ -15,6 +15,7 @@ from raygen.inpainters.edits import EditedImage, EditRequest, EditResult
 
 EDITS_PATH = "/v1/images/edits"
 MODELS_PATH = "/v1/models"
+TOKENS_PATH = "/v1/tokens"
 # Statuses after which the same request may succeed: conflicts, limits, and every failure of a server or a gateway.
 _RETRYABLE = {408, 409, 425, 429, 500, 502, 503}
 

@@ -12,6 +12,7 @@ from raygen.images import encode_image
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.fitting import FittingInpainter
 from raygen.inpainters.served import Endpoint, ServedInpainter, connect_http
+from raygen.inpainters.token_files import read_tokens
 from raygen.stages.pictures import decode_masks, decode_pictures
 from raygen.stages.spec import Batch, fail_row, fill_slots, object_column, ok_rows, with_own_status
 
@@ -23,9 +24,11 @@ class InpaintStage:
         inpainter: Fields of `InpainterConfig`.
         num_rows: Rows of every UNet call; an endpoint decides on its own.
         device: "cpu" or "cuda".
+        tokens: Files of learned tokens by name, on a folder that all nodes share; an endpoint has them already.
         connect: From a URL to an endpoint, for `kind=served`; an argument, since handles of the cluster are Ray's.
 
     Raises:
+        ModelError: A token's file is wrong or was learned with another model.
         ResourceError: The device ran out of memory, and the config does not allow fewer rows, or one is too many.
     """
 
@@ -38,14 +41,16 @@ class InpaintStage:
         inpainter: Mapping[str, Any],
         num_rows: int,
         device: str,
+        tokens: Mapping[str, str] | None = None,
         connect: Callable[[str], Endpoint] = connect_http,
     ) -> None:
         config = InpainterConfig.model_validate(inpainter)
+        self._tokens = read_tokens(tokens or {})
         self._inpainter: FittingInpainter | ServedInpainter
         if config.url is not None:
-            self._inpainter = ServedInpainter(config, connect(config.url))
+            self._inpainter = ServedInpainter(config, connect(config.url), self._tokens)
         else:
-            self._inpainter = FittingInpainter(config, num_rows, device)
+            self._inpainter = FittingInpainter(config, num_rows, device, self._tokens)
 
     def __call__(self, batch: Batch) -> Batch:
         """The rows with generated pictures; a row that fails has none."""
@@ -79,10 +84,13 @@ class InpaintStage:
 
     def _provenance(self, batch: Batch, row: int) -> dict[str, str]:
         """Text chunks that say that and how a picture was made."""
+        prompt = str(batch["prompt"][row])
+        named = [f"{name}@{token.digest}" for name, token in self._tokens.items() if name in prompt]
         return {
             "synthetic": "true",
             "model": f"{self._inpainter.model_id}@{self._inpainter.model_revision}",
-            "prompt": str(batch["prompt"][row]),
+            "prompt": prompt,
+            **({"tokens": " ".join(named)} if named else {}),
             "seed": str(int(batch["seed"][row])),
             "source": str(batch["image_id"][row]),
         }

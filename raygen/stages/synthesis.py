@@ -19,6 +19,7 @@ def synthesis_specs(
     classifier_folder: str,
     attribution: Literal["exact", "ig"],
     num_steps: int,
+    tokens: Mapping[str, str],
     connect: Callable[[str], Endpoint],
 ) -> list[StageSpec]:
     """Masker, inpainter and pruner.
@@ -30,6 +31,7 @@ def synthesis_specs(
         classifier_folder: The classifier that CAM maskers look into and that the pruner asks.
         attribution: See `PruneStage`.
         num_steps: See `PruneStage`.
+        tokens: See `InpaintStage`.
         connect: See `InpaintStage`.
     """
     of_masker = {"masker": masker, "classifier_folder": classifier_folder, "device": pools.masker.torch_device}
@@ -37,6 +39,7 @@ def synthesis_specs(
         "inpainter": inpainter,
         "num_rows": pools.inpainter.batch_size,
         "device": pools.inpainter.torch_device,
+        "tokens": tokens,
         "connect": connect,
     }
     of_pruner = {

@@ -261,9 +261,9 @@ def test_deploying_anew_loses_nothing(url: str, settings: dict[str, Any]) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["http", "serve"])
+@pytest.mark.parametrize(("scheme", "learns"), [("http", False), ("serve", False), ("http", True), ("serve", True)])
 def test_a_run_through_the_endpoint_has_the_candidates_of_a_run_with_its_own_pool(
-    url: str, tmp_path: Path, scheme: str
+    url: str, tmp_path: Path, scheme: str, learns: bool
 ) -> None:
     address = {"http": url, "serve": "serve://raygen/engine-tiny"}[scheme]
     pools = {name: {"num_cpus": 0.25} for name in ("scorer", "masker", "inpainter", "pruner")}
@@ -280,6 +280,9 @@ def test_a_run_through_the_endpoint_has_the_candidates_of_a_run_with_its_own_poo
         "controls": [],
         "unit_rows": 4,
     }
+    if learns:
+        few = {"num_images": 4, "num_steps": 2, "batch_size": 2, "learning_rate": 0.1}
+        data["textual_inversion"] = {**few, "words": "bird", "model": "tiny"}
     own = recipes.make_config(data, [], where="test")
     served = recipes.make_config(data, ["inpainter.kind=served", f"inpainter.url={address}"], where="test")
     tables = []
@@ -287,6 +290,9 @@ def test_a_run_through_the_endpoint_has_the_candidates_of_a_run_with_its_own_poo
         recipes.run(config, tmp_path / name, fresh=False, command="test", say=lambda line: None)
         tables.append(read_parts(tmp_path / name / "candidates"))
     assert tables[0].num_rows == 8
+    assert {"<landbird>" in prompt for prompt in tables[0]["prompt"].to_pylist()} == (
+        {True, False} if learns else {False}
+    )
     assert tables[0].equals(tables[1])
 
 

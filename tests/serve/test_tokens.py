@@ -10,7 +10,8 @@ from safetensors.numpy import save
 from safetensors.torch import save as save_torch
 
 from raygen.errors import EndpointError
-from serve.tokens import MAX_VECTORS, TokenStore
+from raygen.inpainters.token_files import MAX_VECTORS
+from serve.tokens import TokenStore
 
 WIDTH = 8
 

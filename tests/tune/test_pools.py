@@ -1,12 +1,16 @@
 """Which parameters share a pool, and that a pool of the largest amount holds the pictures of every smaller one."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 from score_tables import dataset, score_table
-from small_sweeps import small_sweep
+from small_sweeps import ONLY_K, small_sweep
+from tiny_pipelines import save_pipeline
 
 from raygen import synthesis
 from raygen.config import Strict
@@ -14,7 +18,7 @@ from raygen.errors import ConfigError
 from raygen.synthesis import SynthesisConfig
 from raygen.synthesis.dbb import DbbConfig
 from raygen.synthesis.scgs import ScgsConfig
-from tune.pools import pool_configs, pool_name
+from tune.pools import plan_pools, pool_configs, pool_name
 from tune.spaces import DEFAULT_SPACES, config_at
 from tune.sweep_config import make_sweep
 
@@ -136,3 +140,17 @@ def test_where_the_endpoint_is_does_not_make_another_pool() -> None:
     run = small_sweep().run
     reduced = run.model_copy(update={"inpainter": run.inpainter.model_copy(update={"on_out_of_memory": "reduce"})})
     assert pool_name(reduced) == pool_name(run)
+
+
+def test_pools_of_one_model_learn_their_tokens_once(tmp_path: Path) -> None:
+    model = save_pipeline(tmp_path / "model")
+    quick = "textual_inversion={num_images: 4, num_steps: 1, batch_size: 1, initializers: [l, w]}"
+    sweep = small_sweep(model, quick, "tune.space.synthesis.dilation_px=[4, 8]", *ONLY_K)
+    configs = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=2)
+    _, planned = plan_pools(sweep.run, configs, tmp_path / "sweep", lambda line: None)
+    assert len(planned) == 2
+    (tokens,) = {pool.tokens.folder for pool in planned if pool.tokens is not None}
+    assert (tokens / "landbird" / "learned_embeds.safetensors").is_file()
+    for pool in planned:
+        prompts = pq.read_table(pool.plan.folder / "plan.parquet")["prompt"].to_pylist()
+        assert {*prompts} == {"a photo of a <landbird> landbird", "a photo of a <waterbird> waterbird"}
