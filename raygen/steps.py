@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen import cluster, fits, pipeline
-from raygen.algorithms import AnyAlgorithm
-from raygen.config import PoolConfig, fingerprint
+from raygen.config import PoolConfig
 from raygen.datasets import write_dataset
 from raygen.errors import DataError
 from raygen.evaluation import held_out, predict
+from raygen.fit_steps import FitSteps
+from raygen.fold_scores import with_unseen_predictions
+from raygen.folds import assign_folds
 from raygen.inpainters.model_folder import model_revision, resolve_model
 from raygen.parts import Parts, failure_reasons, read_parts
 from raygen.pruners import PruneThresholds, verdicts
@@ -24,7 +26,7 @@ from raygen.schema import CANDIDATE, SCORE
 from raygen.stages.score import ScoreStage
 from raygen.stages.spec import StageSpec
 from raygen.stages.synthesis import synthesis_specs
-from raygen.synthesis import attribution, identification_epochs, masker, select, thresholds
+from raygen.synthesis import attribution, identification_folds, masker, select, thresholds
 from raygen.synthesis.controls import ControlKind
 from raygen.units import Job
 from raygen.writing import atomic, write_json
@@ -39,6 +41,7 @@ class Steps:
 
     def __init__(self, config: RunConfig, folder: RunFolder, say: Say) -> None:
         self._config, self._folder, self._say = config, folder, say
+        self._fits = FitSteps(config, folder, self._needed)
 
     def load_rows(self) -> Step:
         """The dataset's rows, as SOURCE Parquet in data/."""
@@ -51,46 +54,84 @@ class Steps:
 
     def fit_erm(self, data: Step) -> Step:
         """The biased classifier, in erm/."""
-        return self._fit("erm", "erm", self._config.erm, data, init=None, extra=None)
+        return self._fits.erm(data)
 
     def fit_identifier(self, data: Step, erm: Step) -> Step:
-        """The classifier whose mistakes are selected by: ERM, or ERM stopped early, in identification/."""
-        config = self._config
-        epochs = None if config.synthesis is None else identification_epochs(config.synthesis)
-        if epochs is None:
-            return erm
-        early = config.erm.model_copy(update={"epochs": epochs, "select": "last"})
-        return self._fit("identification", "identification", early, data, init=None, extra=None)
+        """The classifier whose scores and features a synthesis selects by; see `FitSteps.identifier`."""
+        return self._fits.identifier(data, erm)
 
     def fit(self, name: str, data: Step, erm: Step, *, extra: fits.ExtraRows | None) -> Step:
         """A classifier by the recipe's algorithm, in fit/<name>/."""
-        return self._fit(f"fit/{name}", name, self._config.algorithm, data, init=erm, extra=extra)
+        return self._fits.by_algorithm(name, data, erm, extra=extra)
 
-    def score(self, data: Step, erm: Step) -> Step:
-        """Logits, losses and features of the training images under ERM, in scores/."""
+    def score(self, data: Step, identifier: Step) -> Step:
+        """Logits, losses and features of the training images, in scores/; k-fold: with predictions out of fold."""
+        synthesis = self._config.synthesis
+        num_folds = None if synthesis is None else identification_folds(synthesis)
+        if num_folds is None:
+            return self._score("scores", data, identifier)
+        folds = self._fits.folds(data, num_folds=num_folds)
+        return self._score_out_of_fold(data, self._score("scores_in_sample", data, identifier), folds)
+
+    def _score(self, name: str, data: Step, classifier: Step) -> Step:
         config = self._config
         depends = {
             "data": data.digest,
-            "erm": erm.digest,
+            "erm": classifier.digest,
             "unit_rows": config.unit_rows,
             "scorer": _call(config.pools.scorer),
         }
-        step = self._folder.step("scores", depends)
-        if not self._needed(step, "scores", "scoring the training images"):
+        step = self._folder.step(name, depends)
+        if not self._needed(step, name, "scoring the training images"):
             return step
-        with self._folder.timed("scores"):
+        with self._folder.timed(name):
             index = RowIndex.open(data.folder)
             table = index.split("train").select(["image_id", "label"])
             spec = StageSpec(
                 ScoreStage,
                 "scorer",
-                {"classifier_folder": str(erm.folder.resolve()), "device": config.pools.scorer.torch_device},
+                {"classifier_folder": str(classifier.folder.resolve()), "device": config.pools.scorer.torch_device},
             )
             folder = step.begin(keep_parts=True)
             counts = pipeline.run(
                 self._job(table, index, ("image_png",), [spec], SCORE, folder, step), engine=config.engine
             )
             step.finish(counts)
+        return step
+
+    def _score_out_of_fold(self, data: Step, in_sample: Step, folds: list[Step]) -> Step:
+        config = self._config
+        depends = {
+            "data": data.digest,
+            "in_sample": in_sample.digest,
+            "folds": [fold.digest for fold in folds],
+            "seed": config.seed,
+            "scorer": _call(config.pools.scorer),
+        }
+        step = self._folder.step("scores", depends)
+        if not self._needed(step, "scores", "predicting each fold by the classifier that has not seen it"):
+            return step
+        with self._folder.timed("scores"):
+            index = RowIndex.open(data.folder)
+            table = index.split("train").select(["image_id", "label"])
+            parts = step.begin() / "parts"
+            parts.mkdir()
+            predictions = predict(
+                index,
+                table,
+                {f"fold_{number}": str(fold.folder.resolve()) for number, fold in enumerate(folds)},
+                parts,
+                config.pools,
+                step.fingerprint,
+                config.max_failed_fraction,
+                config.engine,
+            )
+            shutil.rmtree(parts)
+            fold_N = assign_folds(table["label"].to_numpy(), num_folds=len(folds), seed=config.seed)
+            scores = with_unseen_predictions(read_parts(in_sample.folder), predictions, fold_N)
+            with atomic(step.folder / "part-00000.parquet") as temporary:
+                pq.write_table(scores, temporary)
+            step.finish({"images": scores.num_rows})
         return step
 
     def plan(self, data: Step, scores: Step) -> Step:
@@ -202,46 +243,6 @@ class Steps:
                 failed = dict(failure_reasons(parts))
                 shutil.rmtree(parts)
                 step.finish({"images": predictions.num_rows, "failed": failed})
-        return step
-
-    def _fit(
-        self,
-        folder: str,
-        name: str,
-        algorithm: AnyAlgorithm,
-        data: Step,
-        *,
-        init: Step | None,
-        extra: fits.ExtraRows | None,
-    ) -> Step:
-        config = self._config
-        request = fits.FitRequest(
-            data=str(data.folder.resolve()),
-            classifier=config.classifier.model_dump(mode="json"),
-            algorithm=algorithm.model_dump(mode="json"),
-            seed=config.seed,
-            init=None if init is None else str(init.folder.resolve()),
-            extra=extra,
-            max_failed_fraction=config.max_failed_fraction,
-        )
-        depends = {
-            "data": data.digest,
-            "init": None if init is None else init.digest,
-            "classifier": request.classifier,
-            "algorithm": request.algorithm,
-            "seed": config.seed,
-            "workers": config.fit.model_dump(mode="json", include={"num_workers", "num_threads"}),
-            "device": config.fit.torch_device,
-            "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
-        }
-        step = self._folder.step(folder, depends)
-        count = "" if extra is None else f" with {len(extra.keys)} extra images"
-        if self._needed(step, f"fit {name}", f"fitting {name}{count}"):
-            with self._folder.timed(f"fit {name}"):
-                # A checkpoint of another training set or algorithm is not gone on from.
-                begun = step.begin(keep_parts=step.is_begun)
-                counts = fits.fit(request, begun, resources=config.fit, engine=config.engine)
-                step.finish(counts)
         return step
 
     def _job(

@@ -60,7 +60,7 @@ def describe_result(name: str, recipe: str) -> str:
         recipe: "the recipe",
         "erm": "plain training on the data as they are",
         f"{recipe}_unpruned": "the recipe without pruning: every generated picture",
-        "erm_reweighted": "plain training with all groups weighted alike; needs the group labels",
+        "erm_reweighted": "plain training with all groups weighted alike; needs the group labels of training images",
         "control_duplicate": "control: plain copies instead of generated pictures",
         "control_hole": "control: repaint region left grey, target label",
         "control_flat": "control: repaint region in one random object colour, target label",
