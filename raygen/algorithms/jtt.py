@@ -44,7 +44,7 @@ class JttConfig(LoopConfig):
     name: Literal["jtt"] = "jtt"
     epochs: int = Field(8, ge=1)
     learning_rate: float = Field(0.1, gt=0)
-    identification_epochs: int = Field(1, ge=1)
+    identification_epochs: int = Field(2, ge=1)
     online: bool = False
     up_weight: int = Field(BY_RULE, ge=BY_RULE)
     identify_on: Literal["original", "all"] = "original"

@@ -105,11 +105,12 @@ def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_se
     for label, rows in enumerate(misclassified):
         logger.info("class %d (%s): %d misclassified", label, dataset.class_names[label], len(rows))
         if len(rows) < MIN_MISCLASSIFIED:
+            advice = "an earlier look (a lower synthesis.mis_epoch or erm.learning_rate), or synthesis.mis_source=kfold"
+            if config.mis_source == "kfold":
+                advice = "fewer epochs or a lower learning rate of erm, or mis_source=epoch"
             raise DataError(
-                f"class {label} ('{dataset.class_names[label]}') has {len(rows)} misclassified training "
-                f"image(s); SCGS needs at least {MIN_MISCLASSIFIED} per class. Look earlier in training (a lower "
-                "synthesis.mis_epoch, or a lower learning rate), set synthesis.mis_source=kfold, or take another "
-                "recipe, such as dbb."
+                f"class {label} ('{dataset.class_names[label]}') has {len(rows)} misclassified training image(s); SCGS "
+                f"needs at least {MIN_MISCLASSIFIED} per class. Try {advice}, or another recipe, such as dbb."
             )
     mis_counts_C = np.array([len(rows) for rows in misclassified])
     base_C = train.class_counts(num_classes) if config.gen_ratio_base == "train_other" else mis_counts_C
