@@ -55,7 +55,7 @@ def default_space(recipe: Any, *, where: str) -> dict[str, Domain]:
         raise ConfigError(f"{where}: {error}") from error
     if found.synthesis is None:
         known = ", ".join(sorted(DEFAULT_SPACES))
-        raise ConfigError(f"{where}: recipe {recipe!r} has no search, since it generates nothing; known: {known}")
+        raise ConfigError(f"{where}: recipe {recipe!r} has no search; known: {known}")
     space = DEFAULT_SPACES[found.synthesis]
     return space if name in DEFAULT_SPACES else {p: d for p, d in space.items() if not p.startswith("algorithm.")}
 
