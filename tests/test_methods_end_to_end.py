@@ -127,6 +127,21 @@ def test_jtt_after_scgs_shares_one_error_set_of_the_original_images(small: Small
     assert "scgs+jtt" in write_report(tmp_path / "run").read_text()
 
 
+def test_jtt_can_look_for_errors_among_the_generated_pictures_too(small: Small, tmp_path: Path) -> None:
+    pictures = {"synthesis": {"k": 6, "prune": False}}
+    config = small("dbb+jtt", algorithm={**ONE_EPOCH, "identify_on": "all", "identification_epochs": 1}, **pictures)
+    run(config, tmp_path / "run")
+    step = tmp_path / "run" / "jtt_errors" / "dbb+jtt"
+    assert counts(step)["extra"] == 12
+    errors = pq.read_table(step / "error_set.parquet")
+    index = RowIndex.open(tmp_path / "run" / "data")
+    own = index.split("train").num_rows
+    for row in errors.to_pylist():
+        assert (row["image_id"] is None) == (row["position"] >= own)
+    assert counts(tmp_path / "run" / "fit" / "dbb+jtt")["images"] == own + 12
+    assert not (tmp_path / "run" / "jtt_errors" / "original").exists()
+
+
 def test_dfr_after_dbb_reads_features_of_a_fit_with_the_pictures(small: Small, tmp_path: Path) -> None:
     config = small("dbb+dfr", synthesis={"k": 4, "prune": False}, controls=["hole"])
     summary, _ = run(config, tmp_path / "run")
