@@ -14,7 +14,7 @@ class ErmConfig(LoopConfig):
     """ERM from random (or ImageNet) weights; `init: erm` goes on from the first fit's.
 
     Attributes:
-        init: Weights to start from. SCGS retrains from the start (METHODS leaves it open; "erm" is the other reading).
+        init: Weights to start from. SCGS: from the start (the paper leaves it open; "erm" is the other reading).
     """
 
     name: Literal["erm"] = "erm"
