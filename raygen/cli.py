@@ -76,7 +76,7 @@ def demo(
 @app.command()
 def run(
     target: Annotated[
-        str | None, typer.Argument(metavar="RECIPE|CONFIG", help="A recipe's name or a YAML config.")
+        str | None, typer.Argument(metavar="RECIPE|CONFIG", help="A recipe, such as dbb or scgs+jtt, or a YAML config.")
     ] = None,
     dataset: Dataset = None,
     out: Out = Path("runs/latest"),
@@ -91,14 +91,14 @@ def run(
 
 @app.command()
 def fit(
-    algorithm: Annotated[str, typer.Argument(help="erm, reweighted or balanced.")],
+    algorithm: Annotated[str, typer.Argument(help="erm, reweighted, jtt, group_dro or dfr.")],
     dataset: Dataset = "scenes",
     out: Out = Path("runs/fit"),
     overrides: Set = None,
     fresh: Fresh = False,
 ) -> None:
     """Fit one algorithm on a dataset as it is, without generated pictures, and evaluate it."""
-    data = {"recipe": "erm" if algorithm == "erm" else f"erm_{algorithm}"}
+    data = {"recipe": "erm_reweighted" if algorithm == "reweighted" else algorithm}
     _run({**data, "dataset": _dataset(dataset or "scenes")}, overrides, out=out, fresh=fresh)
 
 

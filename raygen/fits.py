@@ -9,22 +9,27 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from raygen import algorithms, training
-from raygen.algorithms import AlgorithmConfig, AnyAlgorithm
+from raygen.algorithms import AlgorithmConfig, AnyAlgorithm, jtt
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, save_classifier
+from raygen.folds import assign_folds
 from raygen.images import decode_image, decode_mask
 from raygen.parts import read_parts
 from raygen.rows import RowIndex
 from raygen.synthesis.controls import ControlKind, control_label, control_picture, draw_colour, object_colours
 from raygen.training import FitConfig
 from raygen.worker import Worker
-from raygen.writing import TEMPORARY_SUFFIX, write_json
+from raygen.writing import TEMPORARY_SUFFIX, atomic, write_json
 
 # Training objects whose colours `control_flat` draws from, per class.
 COLOUR_SAMPLES = 400
+# JTT's error set, beside its identification classifier: position in the training set, image_id (null for a generated
+# picture), label.
+ERRORS_FILE = "error_set.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,8 @@ class FitRequest:
         init: Folder of the ERM classifier, for algorithms that go on from it.
         extra: Pictures to add.
         max_failed_fraction: More unreadable pictures than this share are an error.
+        errors: Folder of JTT's error set, written by `find_errors`.
+        without_fold: (number, of how many): leave out the training images of one fold.
     """
 
     data: str
@@ -65,6 +72,8 @@ class FitRequest:
     init: str | None
     extra: ExtraRows | None
     max_failed_fraction: float
+    errors: str | None = None
+    without_fold: tuple[int, int] | None = None
 
 
 def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str) -> dict[str, Any]:
@@ -73,7 +82,21 @@ def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str)
     Raises:
         RaygenError: See `raygen.training.run` and the algorithms.
     """
-    training.run(fit_job, asdict(request), folder=folder, resources=resources, engine=engine)
+    return _run(fit_job, request, folder, resources=resources, engine=engine)
+
+
+def find_errors(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str) -> dict[str, Any]:
+    """Fits JTT's identification classifier into a folder, with its error set beside it; gives back counts.
+
+    Raises:
+        DataError: The error set is empty.
+        RaygenError: See `raygen.training.run`.
+    """
+    return _run(errors_job, request, folder, resources=resources, engine=engine)
+
+
+def _run(job: training.Job, request: FitRequest, folder: Path, *, resources: FitConfig, engine: str) -> dict[str, Any]:
+    training.run(job, asdict(request), folder=folder, resources=resources, engine=engine)
     for leftover in (folder / "checkpoint.pt", *folder.glob(f".*{TEMPORARY_SUFFIX}")):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / training.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps
@@ -83,25 +106,69 @@ def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str)
 
 def fit_job(worker: Worker, payload: dict[str, Any]) -> None:
     """What a worker does: loads, fits, and, if it leads, saves."""
+    request, config = _read(payload)
+    classifier, train, val = _prepare(request, config)
+    error_N = None if request.errors is None else _read_errors(Path(request.errors), num_images=len(train))
+    history = algorithms.fit(config, classifier, train, val, seed=request.seed, worker=worker, error_N=error_N)
+    if worker.leads:
+        _save(classifier, train, history, worker.folder)
+
+
+def errors_job(worker: Worker, payload: dict[str, Any]) -> None:
+    """What a worker does for JTT's error set: loads, fits, predicts, and, if it leads, saves."""
+    request, config = _read(payload)
+    classifier, train, val = _prepare(request, config)
+    error_N, history = jtt.find_errors(config, classifier, train, val, seed=request.seed, worker=worker)
+    if worker.leads:
+        rows = np.flatnonzero(error_N)
+        columns = {
+            "position": pa.array(rows, pa.int64()),
+            "image_id": pa.array(train.image_ids(rows), pa.string()),
+            "label": pa.array(train.label_N[rows], pa.int32()),
+        }
+        with atomic(worker.folder / ERRORS_FILE) as temporary:
+            pq.write_table(pa.table(columns), temporary)
+        _save(classifier, train, history, worker.folder, errors=len(rows))
+
+
+def _read(payload: dict[str, Any]) -> tuple[FitRequest, Any]:
     extra = payload["extra"]
     request = FitRequest(**{**payload, "extra": None if extra is None else ExtraRows(**extra)})
-    config: Any = TypeAdapter(AlgorithmConfig).validate_python(request.algorithm)
+    return request, TypeAdapter(AlgorithmConfig).validate_python(request.algorithm)
+
+
+def _prepare(request: FitRequest, algorithm: AnyAlgorithm) -> tuple[Classifier, TrainingSet, TrainingSet]:
+    """What the fit starts from, training set and validation set."""
     index = RowIndex.open(Path(request.data))
     classifier_config = ClassifierConfig.model_validate(request.classifier)
     classifier = first_classifier(
-        config, classifier_config, num_classes=index.num_classes, seed=request.seed, init=request.init
+        algorithm, classifier_config, num_classes=index.num_classes, seed=request.seed, init=request.init
     )
     size_px = classifier.config.image_size_px
     pictures = [] if request.extra is None else extra_pictures(request.extra, index, seed=request.seed)
-    train = TrainingSet(
-        index, "train", size_px=size_px, extra=pictures, max_failed_fraction=request.max_failed_fraction
-    )
-    val = TrainingSet(index, "val", size_px=size_px, max_failed_fraction=request.max_failed_fraction)
-    history = algorithms.fit(config, classifier, train, val, seed=request.seed, worker=worker)
-    if worker.leads:
-        save_classifier(classifier, worker.folder)
-        counts = {"images": len(train), "extra": int(train.generated_N.sum()), "epochs": len(history)}
-        write_json(worker.folder / "history.json", {"counts": counts, "epochs": history})
+    keep_N = None
+    if request.without_fold is not None:
+        number, num_folds = request.without_fold
+        label_N = index.split("train")["label"].to_numpy()
+        keep_N = assign_folds(label_N, num_folds=num_folds, seed=request.seed) != number
+    limit = request.max_failed_fraction
+    train = TrainingSet(index, "train", size_px=size_px, extra=pictures, keep_N=keep_N, max_failed_fraction=limit)
+    return classifier, train, TrainingSet(index, "val", size_px=size_px, max_failed_fraction=limit)
+
+
+def _save(
+    classifier: Classifier, train: TrainingSet, history: list[dict[str, float]], folder: Path, **counts: int
+) -> None:
+    save_classifier(classifier, folder)
+    counts = {"images": len(train), "extra": int(train.generated_N.sum()), "epochs": len(history), **counts}
+    write_json(folder / "history.json", {"counts": counts, "epochs": history})
+
+
+def _read_errors(folder: Path, *, num_images: int) -> np.ndarray:
+    """JTT's error set, (N,) bool; generated pictures, which come last, are not in one of the original images."""
+    error_N = np.zeros(num_images, dtype=bool)
+    error_N[pq.read_table(folder / ERRORS_FILE)["position"].to_numpy()] = True
+    return error_N
 
 
 def first_classifier(
@@ -118,24 +185,30 @@ def first_classifier(
 
 
 def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> list[ExtraImage]:
-    """The pictures of candidates, or of a control made from the same sources, in order of key."""
-    table = read_parts(
-        Path(extra.candidates), columns=("key", "image_id", "source_label", "target_label", "repaint_png")
-    )
-    if extra.kind == "generated":
-        table = read_parts(Path(extra.candidates), columns=("key", "target_label", "generated_png"))
+    """The pictures of candidates, or of a control made from the same sources, in order of key.
+
+    Each has its source's attribute, whichever the synthesis: DBB keeps the background, SCGS the region that misled
+    the classifier, its img2img baseline the large forms. That is what the attribute is about, and it is still there.
+    """
+    column = "generated_png" if extra.kind == "generated" else "repaint_png"
+    table = read_parts(Path(extra.candidates), columns=("key", "image_id", "source_label", "target_label", column))
     rows = table.filter(pc.is_in(table["key"], pa.array(extra.keys))).sort_by("key").to_pylist()
+    image_ids = [row["image_id"] for row in rows]
+    attributes = index.fetch(image_ids, ["attribute"])["attribute"].to_pylist()
     if extra.kind == "generated":
-        return [ExtraImage(decode_image(row["generated_png"]), row["target_label"]) for row in rows]
+        return [
+            ExtraImage(decode_image(row["generated_png"]), row["target_label"], attribute)
+            for row, attribute in zip(rows, attributes, strict=True)
+        ]
     kind: ControlKind = extra.kind
-    sources = index.fetch([row["image_id"] for row in rows], ["image_png"])["image_png"].to_pylist()
+    sources = index.fetch(image_ids, ["image_png"])["image_png"].to_pylist()
     colours = _colours(index, seed) if kind == "flat" else {}
     images = []
-    for row, data in zip(rows, sources, strict=True):
+    for row, data, attribute in zip(rows, sources, attributes, strict=True):
         source, target = row["source_label"], row["target_label"]
         colour = draw_colour(colours[target], run_seed=seed, key=row["key"]) if kind == "flat" else None
         picture = control_picture(kind, decode_image(data), decode_mask(row["repaint_png"]), colour=colour)
-        images.append(ExtraImage(picture, control_label(kind, source_label=source, target_label=target)))
+        images.append(ExtraImage(picture, control_label(kind, source_label=source, target_label=target), attribute))
     return images
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from raygen import cluster, pipeline, training
+from raygen import algorithms, cluster, pipeline, training
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
-from raygen.datasets import DatasetConfig, class_counts, write_dataset
+from raygen.datasets import DatasetConfig, class_counts, has_attributes, write_dataset
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.evaluation import held_out, predict
 from raygen.inpainters.learned_tokens import (
@@ -25,9 +25,10 @@ from raygen.inpainters.learned_tokens import (
     trained_model,
 )
 from raygen.inpainters.model_folder import check_model_folder, load_json, resolve_model
+from raygen.known_recipes import RECIPES, Recipe
 from raygen.results import results
 from raygen.rows import RowIndex
-from raygen.run_config import RECIPES, Recipe, RunConfig, identity, make_config
+from raygen.run_config import RunConfig, identity, make_config
 from raygen.runs import RunFolder
 from raygen.steps import Say, Steps
 
@@ -121,16 +122,28 @@ def warn_of_versions(others: Mapping[str, tuple[str | None, str | None]], say: S
 
 
 def check(config: RunConfig) -> None:
-    """Checks what can be checked before any work: the inpainting model, and that pools and fits fit the machine.
+    """Checks what can be checked before any work: groups, the inpainting model, that pools and fits fit the machine.
 
     Raises:
         ConfigError: An endpoint that cannot be used, or tokens that cannot be learned as asked.
+        DataError: The algorithm needs groups that the dataset does not have, or the dataset's folder cannot be used.
         ModelError: The model's folder is absent or incomplete.
         ResourceError: CPUs or GPUs that are not there.
     """
+    _check_groups(config)
     _check_model(config)
     _check_tokens(config)
     _check_resources(config)
+
+
+def _check_groups(config: RunConfig) -> None:
+    split = algorithms.needs_groups_of(config.algorithm)
+    if split is not None and not has_attributes(config.dataset, split):
+        images = {"train": "training", "val": "validation"}[split]
+        raise DataError(
+            f"recipe {config.recipe} needs the attribute of every {images} image, and this dataset does not have them "
+            "all. Add the column `place` to metadata.csv, or take an algorithm that needs no groups, such as jtt."
+        )
 
 
 def _check_model(config: RunConfig) -> None:

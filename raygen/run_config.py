@@ -1,10 +1,9 @@
-"""What a run does: the recipes, and the config of one run with everything it may set."""
+"""What a run does: the config of one run with everything it may set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.erm import ErmConfig
@@ -15,40 +14,21 @@ from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import ConfigError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.token_config import TextualInversionConfig
+from raygen.known_recipes import find_recipe
 from raygen.pipeline import Engine
 from raygen.synthesis import SynthesisConfig
 from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
 from raygen.training import FitConfig
 
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """A named pair.
-
-    Attributes:
-        synthesis: Name of the synthesis, or None.
-        algorithm: Name of the algorithm.
-        paper: Where it comes from.
-    """
-
-    synthesis: str | None
-    algorithm: str
-    paper: str
-
-
-RECIPES = {
-    "erm": Recipe(None, "erm", "empirical risk minimization"),
-    "erm_reweighted": Recipe(None, "reweighted", "group-reweighted ERM (Sagawa et al. 2020, arXiv 1911.08731)"),
-    "scgs": Recipe("scgs", "erm", "SCGS (Li et al., arXiv 2412.19457)"),
-    "dbb": Recipe("dbb", "balanced", "DBB (Yazdan Parast et al., arXiv 2503.17226)"),
-}
+# Default of `inpainter.strength` where the whole picture is repainted (synthesis.cam=none).
+IMG2IMG_STRENGTH = 0.75
 
 
 class RunConfig(Strict):
     """One run: a recipe on a dataset with one seed.
 
     Attributes:
-        recipe: One of `RECIPES`.
+        recipe: One of `RECIPES`, or a synthesis and an algorithm, such as "scgs+jtt" (`raygen.known_recipes`).
         seed: Seed of everything that is drawn: dataset, fits, selection, pictures.
         engine: "ray" streams through actor pools; "local" does the same in one process, for debugging.
         dataset: What to debias on.
@@ -67,7 +47,7 @@ class RunConfig(Strict):
         max_failed_fraction: A pass stops when more than this share of its rows fails.
     """
 
-    recipe: Literal["erm", "erm_reweighted", "scgs", "dbb"]
+    recipe: str
     seed: int = Field(0, ge=0)
     engine: Engine = "ray"
     dataset: DatasetConfig = ScenesConfig()
@@ -83,6 +63,35 @@ class RunConfig(Strict):
     unpruned: bool = False
     unit_rows: PositiveInt = 64
     max_failed_fraction: float = Field(0.05, ge=0, le=1)
+
+    @field_validator("recipe")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return find_recipe(value)[0]
+
+    @model_validator(mode="after")
+    def _is_what_the_recipe_says(self) -> "RunConfig":
+        recipe = find_recipe(self.recipe)[1]
+        synthesis = None if self.synthesis is None else self.synthesis.name
+        for field, found, expected in (
+            ("synthesis", synthesis, recipe.synthesis),
+            ("algorithm", self.algorithm.name, recipe.algorithm),
+        ):
+            if found != expected:
+                raise ValueError(
+                    f"recipe {self.recipe} has {field} {expected or 'null'}, but {field}.name is {found or 'null'}; "
+                    "give the pair as the recipe, such as scgs+jtt"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _something_of_the_picture_stays(self) -> "RunConfig":
+        if getattr(self.synthesis, "cam", None) == "none" and self.inpainter.strength == 1:
+            raise ValueError(
+                "synthesis.cam is none, which repaints the whole picture, but inpainter.strength is 1, which leaves "
+                f"nothing of it; set inpainter.strength below 1, such as {IMG2IMG_STRENGTH}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _local_fits_have_one_worker(self) -> "RunConfig":
@@ -120,15 +129,18 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -
         ConfigError: An unknown recipe, or any wrong field; all of them are named.
     """
     data = apply_overrides(data, overrides)
-    name = data.get("recipe")
-    if name not in RECIPES:
-        raise ConfigError(f"{where}: recipe is {name!r}; known: {', '.join(sorted(RECIPES))}")
-    recipe = RECIPES[name]
+    try:
+        data["recipe"], recipe = find_recipe(data.get("recipe"))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
     # "Fitted as usual" uses no groups, and where the worst group is at 0 its accuracy would choose an epoch by chance.
     data["erm"] = _with_defaults(data.get("erm"), select="last")
     data["algorithm"] = _with_defaults(data.get("algorithm"), name=recipe.algorithm)
     if recipe.synthesis is not None:
         data["synthesis"] = _with_defaults(data.get("synthesis"), name=recipe.synthesis)
+        if isinstance(data["synthesis"], dict) and data["synthesis"].get("cam") == "none":
+            # Stable Diffusion web UIs' default; at 1 nothing of the picture would be left.
+            data["inpainter"] = _with_defaults(data.get("inpainter"), strength=IMG2IMG_STRENGTH)
     if isinstance(data.get("dataset"), str):
         data["dataset"] = {"name": data["dataset"]}
     if isinstance(data.get("dataset"), dict):

@@ -10,27 +10,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen import cluster, fits, pipeline, token_fits
-from raygen.algorithms import AnyAlgorithm
-from raygen.config import PoolConfig, fingerprint
+from raygen.config import fingerprint
 from raygen.datasets import write_dataset
 from raygen.errors import DataError
 from raygen.evaluation import held_out, predict
+from raygen.fit_steps import FitSteps
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.learned_tokens import trained_model
 from raygen.inpainters.model_folder import model_revision, resolve_model
 from raygen.inpainters.served import store_tokens
-from raygen.parts import Parts, failure_reasons, read_parts
+from raygen.parts import failure_reasons, read_parts
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.rows import RowIndex
 from raygen.run_config import RunConfig
 from raygen.runs import RunFolder, Step
-from raygen.schema import CANDIDATE, SCORE
-from raygen.stages.score import ScoreStage
-from raygen.stages.spec import StageSpec
+from raygen.schema import CANDIDATE
+from raygen.score_steps import ScoreSteps, call_of, job_of
 from raygen.stages.synthesis import synthesis_specs
-from raygen.synthesis import attribution, identification_epochs, masker, select, thresholds
+from raygen.synthesis import attribution, identification_folds, masker, select, thresholds
 from raygen.synthesis.controls import ControlKind
-from raygen.units import Job
 from raygen.writing import atomic, write_json
 
 Say = Callable[[str], Any]
@@ -43,6 +41,8 @@ class Steps:
 
     def __init__(self, config: RunConfig, folder: RunFolder, say: Say) -> None:
         self._config, self._folder, self._say = config, folder, say
+        self._fits = FitSteps(config, folder, self._needed)
+        self._scores = ScoreSteps(config, folder, self._needed)
 
     def load_rows(self) -> Step:
         """The dataset's rows, as SOURCE Parquet in data/."""
@@ -55,24 +55,25 @@ class Steps:
 
     def fit_erm(self, data: Step) -> Step:
         """The biased classifier, in erm/."""
-        return self._fit("erm", "erm", self._config.erm, data, init=None, extra=None)
+        return self._fits.erm(data)
 
     def fit_identifier(self, data: Step, erm: Step) -> Step:
-        """The classifier whose mistakes are selected by: ERM, or ERM stopped early, in identification/."""
-        config = self._config
-        epochs = None if config.synthesis is None else identification_epochs(config.synthesis)
-        if epochs is None:
-            return erm
-        early = config.erm.model_copy(update={"epochs": epochs, "select": "last"})
-        return self._fit("identification", "identification", early, data, init=None, extra=None)
+        """The classifier whose scores and features a synthesis selects by; see `FitSteps.identifier`."""
+        return self._fits.identifier(data, erm)
 
     def fit(self, name: str, data: Step, erm: Step, *, extra: fits.ExtraRows | None) -> Step:
         """A classifier by the recipe's algorithm, in fit/<name>/."""
-        return self._fit(f"fit/{name}", name, self._config.algorithm, data, init=erm, extra=extra)
+        return self._fits.by_algorithm(name, data, erm, extra=extra)
 
-    def score(self, data: Step, erm: Step) -> Step:
-        """Logits, losses and features of the training images under ERM, in scores/."""
-        return self._score("scores", data, erm, "train", "scoring the training images")
+    def score(self, data: Step, identifier: Step) -> Step:
+        """Logits, losses and features of the training images, in scores/; k-fold: with predictions out of fold."""
+        synthesis = self._config.synthesis
+        num_folds = None if synthesis is None else identification_folds(synthesis)
+        if num_folds is None:
+            return self._scores.of("train", data, identifier, name="scores")
+        folds = self._fits.folds(data, num_folds=num_folds)
+        in_sample = self._scores.of("train", data, identifier, name="scores_in_sample")
+        return self._scores.out_of_fold(data, in_sample, folds)
 
     def learn_tokens(self, data: Step, scores: Step, classifier: Step) -> Step | None:
         """A learned token for each class, in tokens/; None where the config asks for none."""
@@ -80,7 +81,7 @@ class Steps:
         if settings is None:
             return None
         if settings.source == "val_groups":
-            scores = self._score("val_scores", data, classifier, "val", "scoring the validation images")
+            scores = self._scores.of("val", data, classifier, name="val_scores")
         request = token_fits.make_request(
             RowIndex.open(data.folder), read_parts(scores.folder), settings, config.inpainter, seed=config.seed
         )
@@ -140,7 +141,7 @@ class Steps:
             "inpainter": config.inpainter.model_dump(mode="json", exclude={"on_out_of_memory", "url"}),
             "model_revision": _model_revision(config),
             "unit_rows": config.unit_rows,
-            "pools": {name: _call(getattr(config.pools, name)) for name in ("masker", "inpainter", "pruner")},
+            "pools": {name: call_of(getattr(config.pools, name)) for name in ("masker", "inpainter", "pruner")},
             "attribution": list(attribution(config.synthesis)),
         }
         files = {} if tokens is None else token_fits.read_learned(tokens.folder).files
@@ -166,7 +167,7 @@ class Steps:
                 tokens=files,
                 connect=cluster.connect_endpoint,
             )
-            job = self._job(table, index, ("image_png", "object_png"), specs, CANDIDATE, folder, step)
+            job = job_of(config, table, index, ("image_png", "object_png"), specs, CANDIDATE, folder, step)
             step.finish(pipeline.run(job, engine=config.engine))
         return step
 
@@ -200,7 +201,7 @@ class Steps:
         """Predicted labels of every fit on the validation and test splits, in evaluation/predictions.parquet."""
         config = self._config
         fits_of = {name: fit.digest for name, fit in fitted.items()}
-        depends = {"data": data.digest, "fits": fits_of, "scorer": _call(config.pools.scorer)}
+        depends = {"data": data.digest, "fits": fits_of, "scorer": call_of(config.pools.scorer)}
         step = self._folder.step("evaluation", depends)
         if self._needed(step, "evaluation", "evaluating on validation and test"):
             with self._folder.timed("evaluation"):
@@ -225,87 +226,6 @@ class Steps:
                 step.finish({"images": predictions.num_rows, "failed": failed})
         return step
 
-    def _score(self, name: str, data: Step, erm: Step, split: str, doing: str) -> Step:
-        config = self._config
-        depends = {
-            "data": data.digest,
-            "erm": erm.digest,
-            "unit_rows": config.unit_rows,
-            "scorer": _call(config.pools.scorer),
-            **({} if split == "train" else {"split": split}),
-        }
-        step = self._folder.step(name, depends)
-        if not self._needed(step, name, doing):
-            return step
-        with self._folder.timed(name):
-            index = RowIndex.open(data.folder)
-            table = index.split(split).select(["image_id", "label"])
-            spec = StageSpec(
-                ScoreStage,
-                "scorer",
-                {"classifier_folder": str(erm.folder.resolve()), "device": config.pools.scorer.torch_device},
-            )
-            folder = step.begin(keep_parts=True)
-            counts = pipeline.run(
-                self._job(table, index, ("image_png",), [spec], SCORE, folder, step), engine=config.engine
-            )
-            step.finish(counts)
-        return step
-
-    def _fit(
-        self,
-        folder: str,
-        name: str,
-        algorithm: AnyAlgorithm,
-        data: Step,
-        *,
-        init: Step | None,
-        extra: fits.ExtraRows | None,
-    ) -> Step:
-        config = self._config
-        request = fits.FitRequest(
-            data=str(data.folder.resolve()),
-            classifier=config.classifier.model_dump(mode="json"),
-            algorithm=algorithm.model_dump(mode="json"),
-            seed=config.seed,
-            init=None if init is None else str(init.folder.resolve()),
-            extra=extra,
-            max_failed_fraction=config.max_failed_fraction,
-        )
-        depends = {
-            "data": data.digest,
-            "init": None if init is None else init.digest,
-            "classifier": request.classifier,
-            "algorithm": request.algorithm,
-            "seed": config.seed,
-            "workers": config.fit.model_dump(mode="json", include={"num_workers", "num_threads"}),
-            "device": config.fit.torch_device,
-            "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
-        }
-        step = self._folder.step(folder, depends)
-        count = "" if extra is None else f" with {len(extra.keys)} extra images"
-        if self._needed(step, f"fit {name}", f"fitting {name}{count}"):
-            with self._folder.timed(f"fit {name}"):
-                # A checkpoint of another training set or algorithm is not gone on from.
-                begun = step.begin(keep_parts=step.is_begun)
-                counts = fits.fit(request, begun, resources=config.fit, engine=config.engine)
-                step.finish(counts)
-        return step
-
-    def _job(
-        self,
-        table: pa.Table,
-        index: RowIndex,
-        columns: tuple[str, ...],
-        specs: list[StageSpec],
-        schema: pa.Schema,
-        folder: Path,
-        step: Step,
-    ) -> Job:
-        config = self._config
-        parts = Parts(folder.resolve(), schema, step.fingerprint, table.num_rows, config.max_failed_fraction)
-        return Job(table, index.folder, columns, specs, config.pools, config.unit_rows, parts)
-
     def _needed(self, step: Step, name: str, doing: str) -> bool:
         if step.is_complete:
             self._say(f"{name}: done before")
@@ -317,11 +237,6 @@ class Steps:
 def _keys(candidates: pa.Table, limits: PruneThresholds) -> list[str]:
     kept_N, _ = verdicts(candidates, limits)
     return [key for key, kept in zip(candidates["key"].to_pylist(), kept_N, strict=True) if kept]
-
-
-def _call(pool: PoolConfig) -> dict[str, int | str]:
-    """What of a pool decides the bits of its results."""
-    return {"batch_size": pool.batch_size, "num_threads": pool.num_threads, "device": pool.torch_device}
 
 
 def _model_revision(config: RunConfig) -> str | None:

@@ -172,7 +172,7 @@ def test_a_model_that_cannot_inpaint_is_refused_before_anything_starts(tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "dbbb"], "known: dbb, erm"),
+        (["run", "dbbb"], "known: dbb, dfr, erm"),
         (["run", "dbb", "--set", "synthesis.kk=3"], "did you mean 'k'"),
         (["run", "dbb", "--set", "inpainter.strength=2"], "inpainter.strength"),
         (["run", "dbb", "--set", "unit_rows=17"], "not a multiple"),

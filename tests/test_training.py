@@ -9,22 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from raygen import fits, recipes, training
+from raygen import algorithms, fits, recipes, training
 from raygen.algorithms.erm import ErmConfig
-from raygen.classifier import ClassifierConfig
+from raygen.algorithms.group_dro import GroupDroConfig
+from raygen.algorithms.loop import LoopConfig
+from raygen.algorithms.training_set import TrainingSet
+from raygen.classifier import Classifier, ClassifierConfig
 from raygen.fits import FitRequest
+from raygen.rows import RowIndex
 from raygen.runs import RunFolder, Step
 from raygen.steps import Steps
 from raygen.training import FitConfig
 from raygen.worker import Worker
 
 
-def payload(data: Path) -> dict[str, Any]:
+def payload(data: Path, algorithm: LoopConfig) -> dict[str, Any]:
     request = FitRequest(
         data=str(data),
         classifier=ClassifierConfig(width=8).model_dump(mode="json"),
-        algorithm=ErmConfig(epochs=3, batch_size=32).model_dump(mode="json"),
+        algorithm=algorithm.model_dump(mode="json"),
         seed=0,
         init=None,
         extra=None,
@@ -33,11 +39,16 @@ def payload(data: Path) -> dict[str, Any]:
     return asdict(request)
 
 
-def fit(job: training.Job, data: Path, folder: Path, **resources: Any) -> bytes:
+ERM = ErmConfig(epochs=3, batch_size=32)
+# A large step size, so that the groups' weights, which the workers must agree on, matter.
+GROUP_DRO = GroupDroConfig(epochs=3, batch_size=32, eta=1.0)
+
+
+def fit(job: training.Job, data: Path, folder: Path, *, algorithm: LoopConfig = ERM, **resources: Any) -> bytes:
     """Weights of a fit."""
     folder.mkdir()
     config = FitConfig(num_cpus=0.5, num_threads=1, **resources)
-    training.run(job, payload(data), folder=folder, resources=config, engine="ray")
+    training.run(job, payload(data, algorithm), folder=folder, resources=config, engine="ray")
     return (folder / "model.safetensors").read_bytes()
 
 
@@ -65,9 +76,47 @@ def test_a_fit_whose_worker_dies_ends_with_the_same_weights(scenes_folder: Path,
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_two_workers_fit_the_same_weights_every_time(scenes_folder: Path, tmp_path: Path) -> None:
-    first, second = (fit(fits.fit_job, scenes_folder, tmp_path / name, num_workers=2) for name in ("first", "second"))
+@pytest.mark.parametrize("algorithm", [ERM, GROUP_DRO], ids=["erm", "group_dro"])
+def test_two_workers_fit_the_same_weights_every_time(
+    scenes_folder: Path, tmp_path: Path, algorithm: LoopConfig
+) -> None:
+    first, second = (
+        fit(fits.fit_job, scenes_folder, tmp_path / name, algorithm=algorithm, num_workers=2)
+        for name in ("first", "second")
+    )
     assert first == second
+
+
+def fit_a_linear_classifier(worker: Worker, payload: dict[str, Any]) -> None:
+    """Group DRO of a classifier without batch statistics, whose fit does not depend on how a batch is shared out."""
+    index = RowIndex.open(Path(payload["data"]))
+    train, val = (TrainingSet(index, split, size_px=16) for split in ("train", "val"))
+    config = GroupDroConfig(epochs=2, batch_size=33, eta=1.0, learning_rate=1e-3, augment="none", select="last")
+    torch.default_generator.manual_seed(0)  # every worker starts alike
+    classifier = Classifier(ClassifierConfig(image_size_px=16), nn.Flatten(), num_features=3 * 16 * 16, num_classes=2)
+    algorithms.fit(config, classifier, train, val, seed=0, worker=worker)
+    if worker.leads:
+        torch.save(classifier.state_dict(), worker.folder / "weights.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_group_dro_on_two_workers_is_group_dro_on_one(scenes_folder: Path, tmp_path: Path) -> None:
+    found = []
+    for num_workers in (1, 2):
+        folder = tmp_path / str(num_workers)
+        folder.mkdir()
+        resources = FitConfig(num_cpus=0.5, num_threads=1, num_workers=num_workers)
+        job = {"data": str(scenes_folder)}
+        training.run(fit_a_linear_classifier, job, folder=folder, resources=resources, engine="ray")
+        state = torch.load(folder / "checkpoint.pt", weights_only=True)
+        found.append((state["adaptive"]["q"], torch.load(folder / "weights.pt", weights_only=True)))
+    (q_one, one), (q_two, two) = found
+    # Float32 sums in another order; q itself moves by far more from where it began.
+    torch.testing.assert_close(q_two, q_one, rtol=1e-4, atol=1e-6)
+    assert (q_one - 0.25).abs().max() > 0.01
+    for name in ("head.weight", "head.bias"):
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
 
 
 def test_a_checkpoint_of_another_fit_is_not_gone_on_from(scenes_folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ A pool holds the pictures of the space's largest amount. A parameter that only f
 own; one that changes pictures does, and pools are shared by a hash of what decides them.
 
     base/            the dataset's rows and the ERM classifier, for all
-    scored/<epochs>/ scores of the training images, for pools whose selecting classifier had as many epochs
+    scored/<which>/  scores of the training images, for pools that are selected by the same classifier or folds
     learned/<hash>/  learned tokens, if there are to be any, for pools of the same model and scores
     pools/<hash>/    plan and candidates
 """
@@ -157,14 +157,13 @@ def plan_pools(
     planned = []
     for name, config in configs.items():
         assert config.synthesis is not None
-        epochs = synthesis.identification_epochs(config.synthesis)
-        scoring = _steps(config, folder / "scored" / ("erm" if epochs is None else str(epochs)), say)
+        scoring = _steps(config, folder / "scored" / _selecting(config), say)
         identifier = scoring.fit_identifier(data, base.erm)
         scores = scoring.score(data, identifier)
         # Pools of the same model and scores learn the same tokens.
         shared = fingerprint(
             [
-                epochs,
+                _selecting(config),
                 config.inpainter.model,
                 config.inpainter.revision,
                 config.inpainter.variant,
@@ -210,6 +209,15 @@ def _kind(run: RunConfig, path: str) -> str:
     if root == "synthesis" and field == synthesis.amount_field(run.synthesis):
         return "amount"
     return "fit" if root == "synthesis" and field in synthesis.filter_fields(run.synthesis) else "pictures"
+
+
+def _selecting(config: RunConfig) -> str:
+    """What a config selects by, as a folder's name: "erm", the epochs of an early classifier, or the folds."""
+    assert config.synthesis is not None
+    epochs, folds = synthesis.identification_epochs(config.synthesis), synthesis.identification_folds(config.synthesis)
+    if folds is not None:
+        return f"folds_{folds}"
+    return "erm" if epochs is None else str(epochs)
 
 
 def _say_of_pool(say: Say, name: str, line: str) -> None:

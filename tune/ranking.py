@@ -16,6 +16,7 @@ from raygen.writing import atomic
 from tune.domains import Domain
 from tune.records import Record
 from tune.scoring import SMALL_GROUP, Score, score, standard_error
+from tune.spaces import loop_of
 from tune.trial import SharedRows, Task, groups
 from tune.trials import distribution
 
@@ -41,7 +42,7 @@ def score_of(task: Task, record: Record, rows: SharedRows) -> Score | None:
     return score(
         record.progress.correct_EN(len(rows.val)),
         groups(rows.val),
-        select=task.config_of(record.progress.params).algorithm.select,
+        select=loop_of(task.config_of(record.progress.params)).select,
         halves_RN=rows.halves_RN,
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import ray
 
 from raygen.algorithms.training_set import MAX_CACHED_BYTES, TrainingSet
@@ -61,7 +62,9 @@ def share(sweep: SweepConfig, base: Base, pools: Sequence[Pool], out: Path) -> T
     for pool in pools:
         scores, candidates = pool.tables()
         images_NHWC = generated_pictures(pool, size_px=size_px)
-        shared[pool.name] = ray.put(SharedPool(scores, candidates.combine_chunks(), images_NHWC))
+        sources = index.fetch(candidates["image_id"].to_pylist(), ["attribute"])["attribute"]
+        attribute_M = np.array([-1 if value is None else value for value in sources.to_pylist()], dtype=np.int64)
+        shared[pool.name] = ray.put(SharedPool(scores, candidates.combine_chunks(), images_NHWC, attribute_M))
     trials = out.resolve() / "trials"
     trials.mkdir(exist_ok=True)
     return Task(

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from raygen import synthesis
+from raygen.algorithms.loop import LoopConfig
 from raygen.config import validate
 from raygen.errors import ConfigError
+from raygen.known_recipes import find_recipe
 from raygen.run_config import RunConfig
 from tune.domains import Domain, Value
 
@@ -39,6 +41,43 @@ DEFAULT_SPACES: dict[str, dict[str, Domain]] = {
 SEARCHED = ("synthesis", "algorithm", "inpainter")
 # What of these does not change a result.
 NOT_SEARCHED = ("synthesis.name", "algorithm.name", "inpainter.kind", "inpainter.url", "inpainter.on_out_of_memory")
+
+
+def default_space(recipe: Any, *, where: str) -> dict[str, Domain]:
+    """The default space of a recipe's name; of a pair such as "dbb+group_dro": of its synthesis alone.
+
+    Raises:
+        ConfigError: There is no such recipe, or none to search.
+    """
+    try:
+        name, found = find_recipe(recipe)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if found.synthesis is None:
+        known = ", ".join(sorted(DEFAULT_SPACES))
+        raise ConfigError(f"{where}: recipe {recipe!r} has no search; known: {known}")
+    space = DEFAULT_SPACES[found.synthesis]
+    return space if name in DEFAULT_SPACES else {p: d for p, d in space.items() if not p.startswith("algorithm.")}
+
+
+def check_algorithm(run: RunConfig) -> None:
+    """Checks that a trial can fit by the run's algorithm.
+
+    Raises:
+        ConfigError: It is no single fit that goes from epoch to epoch: jtt has another fit before it, dfr no epochs.
+    """
+    if run.algorithm.name == "jtt" or not isinstance(run.algorithm, LoopConfig):
+        raise ConfigError(
+            f"recipe {run.recipe} cannot be searched: a trial is one fit with a validation accuracy after every epoch, "
+            f"and {run.algorithm.name} is not. Search the synthesis with another algorithm, and give what it finds to "
+            f"`raygen run {run.recipe}`"
+        )
+
+
+def loop_of(run: RunConfig) -> LoopConfig:
+    """The algorithm's config, which has epochs (`check_algorithm`)."""
+    assert isinstance(run.algorithm, LoopConfig)
+    return run.algorithm
 
 
 def expand(space: Space, *, num_classes: int) -> dict[str, Domain]:

@@ -11,7 +11,7 @@ from raygen.config import PositiveInt, Strict, apply_overrides, validate
 from raygen.errors import ConfigError
 from raygen.run_config import RunConfig, identity, make_config
 from tune.domains import Domain
-from tune.spaces import DEFAULT_SPACES, Space
+from tune.spaces import Space, check_algorithm, default_space
 
 Metric = Literal["worst_group", "average"]
 
@@ -101,17 +101,16 @@ def make_sweep(data: Mapping[str, Any], overrides: Sequence[str], *, where: str)
     search = data.pop("tune", None) or {}
     if not isinstance(search, dict):
         raise ConfigError(f"{where}: tune is {search!r}; expected a group of fields")
-    recipe = data.get("recipe")
-    if recipe not in DEFAULT_SPACES:
-        raise ConfigError(f"{where}: recipe {recipe!r} has no search; known: {', '.join(sorted(DEFAULT_SPACES))}")
+    default = default_space(data.get("recipe"), where=where)
     if not isinstance(data.get("fit"), dict | None):
         raise ConfigError(f"{where}: fit is {data['fit']!r}; expected a group of fields")
     data["fit"] = {"num_cpus": 1, "num_threads": 1, **(data.get("fit") or {})}
     run = make_config(data, [], where=where)
+    check_algorithm(run)
     if run.fit.num_workers != 1:
         raise ConfigError(f"{where}: fit.num_workers is {run.fit.num_workers}; a trial is fitted by one worker")
-    default = {path: domain.model_dump(exclude_none=True) for path, domain in DEFAULT_SPACES[recipe].items()}
-    search["space"] = {**default, **_flat(search.get("space") or {}, where=where)}
+    defaults = {path: domain.model_dump(exclude_none=True) for path, domain in default.items()}
+    search["space"] = {**defaults, **_flat(search.get("space") or {}, where=where)}
     return SweepConfig(run, validate(_Wrapped, {"tune": search}, where=where).tune)
 
 

@@ -30,7 +30,7 @@ from tune.pools import pool_name
 from tune.records import DONE, Progress, read_outcome, read_progress, write_progress
 from tune.scoring import score
 from tune.selection import Selection, select_candidates
-from tune.spaces import Params, config_at, exact
+from tune.spaces import Params, config_at, exact, loop_of
 from tune.sweep_config import SweepConfig
 
 CHECKPOINT = "checkpoint.pt"
@@ -56,11 +56,13 @@ class SharedPool:
         scores: SCORE rows.
         candidates: CANDIDATE rows without pictures, (M,) sorted by key.
         images_NHWC: Their pictures, (M, S, S, 3) uint8.
+        attribute_M: Their sources' attributes, (M,) int, -1 where one has none.
     """
 
     scores: pa.Table
     candidates: pa.Table
     images_NHWC: np.ndarray
+    attribute_M: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Task:
             params=exact(params, space=self.sweep.space),
             begun=time.time(),
             pool=pool_name(config),
-            epochs_planned=config.algorithm.epochs,
+            epochs_planned=loop_of(config).epochs,
         )
 
 
@@ -133,7 +135,7 @@ def run_trial(params: dict[str, Any], *, task: Task) -> None:
         if progress.kept:
             _fit(config, folder, progress, selection, rows, pool, task)
         else:  # the worst there is, so that the sampler learns to stay away
-            ray_tune.report({"score": -1.0, "epoch": config.algorithm.epochs})
+            ray_tune.report({"score": -1.0, "epoch": loop_of(config).epochs})
 
 
 @contextlib.contextmanager
@@ -169,7 +171,9 @@ def _fit(
     """The fit that `raygen run` of this config makes: same pictures in the same order, same seed, same threads."""
     torch.set_num_threads(config.fit.num_threads)
     label_M = pool.candidates["target_label"].to_numpy()
-    train = rows.train.with_extra([pool.images_NHWC[row] for row in selection.kept], label_M[selection.kept])
+    kept = selection.kept
+    pictures = [pool.images_NHWC[row] for row in kept]
+    train = rows.train.with_extra(pictures, label_M[kept], pool.attribute_M[kept])
     classifier = fits.first_classifier(
         config.algorithm,
         config.classifier,
@@ -191,7 +195,7 @@ def _fit(
 
 def _report(progress: Progress, num_epochs: int, config: RunConfig, rows: SharedRows, sweep: SweepConfig) -> None:
     correct_EN = progress.correct_EN(len(rows.val))[:num_epochs]
-    found = score(correct_EN, groups(rows.val), select=config.algorithm.select, halves_RN=rows.halves_RN)
+    found = score(correct_EN, groups(rows.val), select=loop_of(config).select, halves_RN=rows.halves_RN)
     ray_tune.report(
         {
             "score": found.number(sweep.search.metric),

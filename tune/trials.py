@@ -36,7 +36,7 @@ from tune.records import (
     write_outcome,
     write_progress,
 )
-from tune.spaces import largest
+from tune.spaces import largest, loop_of
 from tune.sweep_config import SweepConfig
 from tune.trial import CHECKPOINT, Objective, Task, run_trial
 
@@ -222,7 +222,7 @@ def _scheduler(sweep: SweepConfig) -> ASHAScheduler | None:
 
 def _most_epochs(sweep: SweepConfig) -> int:
     domain = sweep.space.get("algorithm.epochs")
-    return sweep.run.algorithm.epochs if domain is None else int(largest(domain))
+    return loop_of(sweep.run).epochs if domain is None else int(largest(domain))
 
 
 class _Notes(Callback):

@@ -2,10 +2,9 @@
 
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
-from raygen.algorithms.loop import LoopConfig, fit_loop
+from raygen.algorithms.loop import LoopConfig, fit_loop, mean_weights
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.worker import Worker
@@ -15,7 +14,7 @@ class ErmConfig(LoopConfig):
     """ERM from random (or ImageNet) weights; `init: erm` goes on from the first fit's.
 
     Attributes:
-        init: Weights to start from. SCGS retrains from the start (METHODS leaves it open; "erm" is the other reading).
+        init: Weights to start from. SCGS: from the start (the paper leaves it open; "erm" is the other reading).
     """
 
     name: Literal["erm"] = "erm"
@@ -35,8 +34,3 @@ def fit_erm(
 ) -> list[dict[str, float]]:
     """Fits by plain cross entropy; gives back the history."""
     return fit_loop(classifier, train, val, config, seed=seed, worker=worker, loss_weights=mean_weights)
-
-
-def mean_weights(label_B: np.ndarray, generated_B: np.ndarray) -> np.ndarray:
-    """1 / B for every image."""
-    return np.full(len(label_B), 1 / len(label_B))

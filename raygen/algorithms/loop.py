@@ -5,13 +5,13 @@ loop does the rest. Loss weights are computed on the whole batch and then divide
 with several means (`balanced`) does not depend on how many workers there are.
 """
 
-# N images, B images of a batch, C classes
+# N images, M draws of an epoch, B images of a batch, C classes
 
 import io
 import logging
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +33,32 @@ logger = logging.getLogger(__name__)
 LossWeights = Callable[[np.ndarray, np.ndarray], np.ndarray]
 EVALUATION_BATCH = 256
 MAX_SHIFT_PX = 4
+
+
+@runtime_checkable
+class AdaptiveWeights(Protocol):
+    """Loss weights that follow the classifier from step to step; what they remember is part of every checkpoint.
+
+    They are told of the whole batch, on every worker alike, so all workers remember the same.
+    """
+
+    def weigh(self, positions_B: np.ndarray, losses_B: np.ndarray, correct_B: np.ndarray) -> np.ndarray:
+        """Weight of each image's cross entropy in this step's loss, (B,) float.
+
+        Args:
+            positions_B: Which images of the training set, (B,) int.
+            losses_B: Their cross entropies before the step, (B,) float64.
+            correct_B: Whether their labels are predicted, by the classifier in training mode, (B,) bool.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What is remembered: tensors and numbers."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        ...
 
 
 class LoopConfig(Strict):
@@ -68,8 +94,9 @@ def fit_loop(
     *,
     seed: int,
     worker: Worker,
-    loss_weights: LossWeights,
+    loss_weights: LossWeights | AdaptiveWeights,
     sampling_weights_N: np.ndarray | None = None,
+    occurrences_M: np.ndarray | None = None,
 ) -> list[dict[str, float]]:
     """Fits a classifier in place; gives back one entry per epoch.
 
@@ -82,6 +109,8 @@ def fit_loop(
         worker: Where this runs; a checkpoint in its folder is continued.
         loss_weights: Weight of each image of a batch in the loss.
         sampling_weights_N: Draw images with replacement in proportion to these, (N,); by default each once an epoch.
+        occurrences_M: What an epoch goes through once, as positions of images, (M,) int: an image that stands there
+            several times counts as often. Not together with `sampling_weights_N`.
 
     Raises:
         StageError: The loss is not finite.
@@ -90,16 +119,19 @@ def fit_loop(
     model: torch.nn.Module = classifier
     if worker.world_size > 1:
         model = torch.nn.parallel.DistributedDataParallel(classifier)
-    steps = math.ceil(len(train) / config.batch_size)
+    assert sampling_weights_N is None or occurrences_M is None
+    occurrences_M = np.arange(len(train)) if occurrences_M is None else occurrences_M
+    steps = math.ceil(len(occurrences_M) / config.batch_size)
     optimizer, scheduler = _build_optimizer(classifier, config, num_steps=steps * config.epochs)
-    state = _Progress(classifier, optimizer, scheduler, worker)
+    adaptive = loss_weights if isinstance(loss_weights, AdaptiveWeights) else None
+    state = _Progress(classifier, optimizer, scheduler, adaptive, worker)
     for epoch in range(state.resume(), config.epochs):
         classifier.train()
         total = 0.0
         # A seed for each epoch, not one for the fit: so that a fit that goes on from a checkpoint draws the same.
         rng = np.random.default_rng(row_seed(seed, f"fit/{epoch}"))
-        for positions in _batches(len(train), config.batch_size, sampling_weights_N, rng):
-            total += _step(model, train, positions, config, optimizer, loss_weights, rng, worker)
+        for draws in _batches(len(occurrences_M), config.batch_size, sampling_weights_N, rng):
+            total += _step(model, train, occurrences_M[draws], config, optimizer, loss_weights, rng, worker)
             scheduler.step()
         if not math.isfinite(total):
             raise StageError(
@@ -121,6 +153,11 @@ def fit_loop(
         )
     classifier.load_state_dict(state.selected)
     return state.history
+
+
+def mean_weights(label_B: np.ndarray, generated_B: np.ndarray) -> np.ndarray:
+    """1 / B for every image: the loss is the batch's mean cross entropy."""
+    return np.full(len(label_B), 1 / len(label_B))
 
 
 @torch.inference_mode()
@@ -160,27 +197,42 @@ def _step(
     positions: np.ndarray,
     config: LoopConfig,
     optimizer: torch.optim.Optimizer,
-    loss_weights: LossWeights,
+    loss_weights: LossWeights | AdaptiveWeights,
     rng: np.random.Generator,
     worker: Worker,
 ) -> float:
     """One step on a batch; gives back the whole batch's loss, or this worker's part of it times their number."""
     label_B = train.label_N[positions]
-    weight_B = loss_weights(label_B, train.generated_N[positions])
     images = train.images_NCHW(positions)
     if config.augment == "flip_shift":
         images = augment_flip_shift(images, rng)
     share = slice(worker.rank, None, worker.world_size)
     inputs = images[share].to(worker.device, memory_format=torch.channels_last)
     target = torch.from_numpy(label_B[share]).to(worker.device)
+    logits = model(inputs)
+    losses = F.cross_entropy(logits, target, reduction="none")
+    if isinstance(loss_weights, AdaptiveWeights):
+        losses_B = _of_whole_batch(losses.detach(), share, len(positions), worker)
+        correct_B = _of_whole_batch(logits.argmax(1) == target, share, len(positions), worker) > 0
+        weight_B = loss_weights.weigh(positions, losses_B, correct_B)
+    else:
+        weight_B = loss_weights(label_B, train.generated_N[positions])
     weight = torch.from_numpy(weight_B[share]).float().to(worker.device)
-    losses = F.cross_entropy(model(inputs), target, reduction="none")
     # Workers' gradients are averaged, so each worker's part counts world_size times.
     loss = (losses * weight).sum() * worker.world_size
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
     return float(loss.detach())
+
+
+def _of_whole_batch(values: torch.Tensor, share: slice, num: int, worker: Worker) -> np.ndarray:
+    """Every worker's values, each at its image's place in the batch, (B,) float64; the same on all workers."""
+    values_B = torch.zeros(num, dtype=torch.float64, device=values.device)
+    values_B[share] = values.double()
+    if worker.world_size > 1:
+        torch.distributed.all_reduce(values_B)  # a sum with zeros: nothing is rounded
+    return np.asarray(values_B.cpu().numpy())
 
 
 def _batches(num: int, batch_size: int, weights_N: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
@@ -215,8 +267,16 @@ def _build_optimizer(classifier: Classifier, config: LoopConfig, *, num_steps: i
 class _Progress:
     """History, the selected weights, and a checkpoint of both after every epoch."""
 
-    def __init__(self, classifier: Classifier, optimizer: Any, scheduler: Any, worker: Worker) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        optimizer: Any,
+        scheduler: Any,
+        adaptive: AdaptiveWeights | None,
+        worker: Worker,
+    ) -> None:
         self._classifier, self._optimizer, self._scheduler = classifier, optimizer, scheduler
+        self._adaptive = adaptive
         self._worker, self._path = worker, worker.folder / "checkpoint.pt"
         self.history: list[dict[str, float]] = []
         self.selected: dict[str, torch.Tensor] = {}
@@ -230,6 +290,8 @@ class _Progress:
         self._classifier.load_state_dict(state["classifier"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
+        if self._adaptive is not None:
+            self._adaptive.restore(state["adaptive"])
         self.history, self.selected, self._best = state["history"], state["selected"], tuple(state["best"])
         return len(self.history)
 
@@ -248,6 +310,7 @@ class _Progress:
                 "history": self.history,
                 "selected": self.selected,
                 "best": list(self._best),
+                "adaptive": None if self._adaptive is None else self._adaptive.state(),
             }
             # By way of memory, so that a full disk is an OSError with its number: torch's own writer hides it.
             buffer = io.BytesIO()

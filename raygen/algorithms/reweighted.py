@@ -6,13 +6,12 @@ needs the attributes of the training images, which raygen's recipes do not: a ya
 
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
-from raygen.algorithms.loop import LoopConfig, fit_loop
+from raygen.algorithms.group_sampling import group_weights, known_groups
+from raygen.algorithms.loop import LoopConfig, fit_loop, mean_weights
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
-from raygen.errors import DataError
 from raygen.worker import Worker
 
 
@@ -39,10 +38,7 @@ def fit_reweighted(
     Raises:
         DataError: A training image has no attribute.
     """
-    if train.group_N is None:
-        raise DataError("algorithm reweighted needs the attribute of every training image; this dataset has none")
-    weights_N = group_weights(train.group_N)
-    loss_weights = _mean_weights
+    weights_N = group_weights(known_groups(train, algorithm="reweighted"))
     return fit_loop(
         classifier,
         train,
@@ -50,16 +46,6 @@ def fit_reweighted(
         config,
         seed=seed,
         worker=worker,
-        loss_weights=loss_weights,
+        loss_weights=mean_weights,
         sampling_weights_N=weights_N,
     )
-
-
-def group_weights(group_N: np.ndarray) -> np.ndarray:
-    """Sampling weight of each image, N / n_g, (N,) float; each group's weights sum to the same."""
-    _, inverse_N, counts_G = np.unique(group_N, return_inverse=True, return_counts=True)
-    return np.asarray(len(group_N) / counts_G[inverse_N], dtype=float)
-
-
-def _mean_weights(label_B: np.ndarray, generated_B: np.ndarray) -> np.ndarray:
-    return np.full(len(label_B), 1 / len(label_B))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from raygen.classifier import preprocess, squash
@@ -25,10 +26,18 @@ _CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class ExtraImage:
-    """A picture beside the dataset's own: a generated one, or a control's."""
+    """A picture beside the dataset's own: a generated one, or a control's.
+
+    Attributes:
+        image_HWC: (H, W, 3) uint8 RGB.
+        label: Its class.
+        attribute: Its spurious attribute, for algorithms that need groups: the source's, which is still in it; None
+            where the source has none.
+    """
 
     image_HWC: np.ndarray
     label: int
+    attribute: int | None = None
 
 
 class TrainingSet:
@@ -38,12 +47,13 @@ class TrainingSet:
         index: The dataset.
         split: "train" or "val".
         size_px: Side of the classifier's square.
-        extra: Pictures to add; they count as generated and belong to no group.
+        extra: Pictures to add; they count as generated.
+        keep_N: Which rows of the split to take, (N,) bool in order of image_id; by default all.
         max_failed_fraction: More pictures than this share that cannot be decoded are an error; fewer are left out.
 
     Attributes:
         label_N: Classes, (N,) int64.
-        group_N: Groups, (N,) int64, -1 for extra pictures; None where the dataset has no attributes.
+        group_N: Groups, (N,) int64, -1 for extra pictures without an attribute; None where the dataset has none.
         generated_N: True for extra pictures, (N,) bool.
 
     Raises:
@@ -61,10 +71,13 @@ class TrainingSet:
         *,
         size_px: int,
         extra: Iterable[ExtraImage] = (),
+        keep_N: np.ndarray | None = None,
         max_failed_fraction: float = 0.05,
         max_cached_bytes: int = MAX_CACHED_BYTES,
     ) -> None:
         table = index.split(split)
+        if keep_N is not None:
+            table = table.filter(pa.array(keep_N))
         if not table.num_rows:
             raise DataError(f"{index.folder} has no image in split {split}")
         self._size_px = size_px
@@ -79,32 +92,46 @@ class TrainingSet:
         # With all pictures decoded the files are not needed any more, and a copy for another process has none of it.
         self._index = index if self._cache_NHWC is None else None
         self._own_label_N: np.ndarray = labels[ok_N].astype(np.int64)
+        self._num_attributes = len(index.dataset.attribute_names)
         self._own_group_N: np.ndarray | None = None
-        if not attributes.null_count and index.dataset.attribute_names:
-            own = group_index(labels, attributes.to_numpy(), num_attributes=len(index.dataset.attribute_names))
+        if not attributes.null_count and self._num_attributes:
+            own = group_index(labels, attributes.to_numpy(), num_attributes=self._num_attributes)
             self._own_group_N = own[ok_N]
         extras = list(extra)
         pictures = [squash(picture.image_HWC, size_px) for picture in extras]
-        self._add(pictures, np.array([picture.label for picture in extras], dtype=np.int64))
+        attribute_M = [-1 if picture.attribute is None else picture.attribute for picture in extras]
+        self._add(
+            pictures,
+            np.array([picture.label for picture in extras], dtype=np.int64),
+            np.array(attribute_M, dtype=np.int64),
+        )
 
-    def with_extra(self, images: Sequence[np.ndarray], label_M: np.ndarray) -> "TrainingSet":
+    def with_extra(
+        self, images: Sequence[np.ndarray], label_M: np.ndarray, attribute_M: np.ndarray | None = None
+    ) -> "TrainingSet":
         """The same pictures, shared, with others beside them in place of any that were there.
 
         Args:
             images: Each (S, S, 3) uint8 already; kept as they are, not copied.
             label_M: Their classes, (M,) int.
+            attribute_M: Their attributes, (M,) int, -1 where one has none; by default none has.
         """
         other = copy.copy(self)
-        other._add(images, label_M)
+        other._add(images, label_M, np.full(len(label_M), -1) if attribute_M is None else attribute_M)
         return other
 
-    def _add(self, images: Sequence[np.ndarray], label_M: np.ndarray) -> None:
+    def image_ids(self, positions: np.ndarray) -> list[str | None]:
+        """Ids of the dataset's own images among these; None for extra pictures."""
+        return [self._ids[i] if i < self._num_own else None for i in positions.tolist()]
+
+    def _add(self, images: Sequence[np.ndarray], label_M: np.ndarray, attribute_M: np.ndarray) -> None:
         self._extra = list(images)
         self.label_N = np.concatenate([self._own_label_N, label_M]).astype(np.int64)
         self.generated_N = np.arange(len(self.label_N)) >= self._num_own
         self.group_N = None
         if self._own_group_N is not None:
-            self.group_N = np.concatenate([self._own_group_N, np.full(len(label_M), -1, dtype=np.int64)])
+            group_M = np.where(attribute_M < 0, -1, label_M * self._num_attributes + attribute_M)
+            self.group_N = np.concatenate([self._own_group_N, group_M]).astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.label_N)

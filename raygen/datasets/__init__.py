@@ -49,3 +49,19 @@ def class_counts(config: ScenesConfig | FolderConfig, split: str) -> dict[str, i
         case _:
             assert_never(config)
     return {name: int(count) for name, count in zip(names, counts_C, strict=True)}
+
+
+def has_attributes(config: ScenesConfig | FolderConfig, split: str) -> bool:
+    """Whether every image of a split has an attribute; no picture is read.
+
+    Raises:
+        DataError: The dataset's folder as a whole cannot be used.
+    """
+    match config:
+        case ScenesConfig():
+            return True
+        case FolderConfig():
+            entries = open_folder(config).entries
+            return all(entry.attribute is not None for entry in entries if entry.split == split)
+        case _:
+            assert_never(config)

@@ -10,8 +10,9 @@ from raygen.errors import RowError
 from raygen.maskers.box import BoxConfig, BoxMasker
 from raygen.maskers.cam import CamConfig, CamMasker
 from raygen.maskers.truth import TruthConfig, TruthMasker
+from raygen.maskers.whole import WholeConfig, WholeMasker
 
-MaskerConfig = Annotated[TruthConfig | BoxConfig | CamConfig, Field(discriminator="name")]
+MaskerConfig = Annotated[TruthConfig | BoxConfig | CamConfig | WholeConfig, Field(discriminator="name")]
 
 
 class Masker(Protocol):
@@ -37,7 +38,9 @@ class Masker(Protocol):
         ...
 
 
-def load_masker(config: TruthConfig | BoxConfig | CamConfig, classifier_folder: str, *, device: str = "cpu") -> Masker:
+def load_masker(
+    config: TruthConfig | BoxConfig | CamConfig | WholeConfig, classifier_folder: str, *, device: str = "cpu"
+) -> Masker:
     """The masker of a config.
 
     Args:
@@ -55,5 +58,7 @@ def load_masker(config: TruthConfig | BoxConfig | CamConfig, classifier_folder: 
             return BoxMasker(config)
         case CamConfig():
             return CamMasker(config, classifier_folder, device=device)
+        case WholeConfig():
+            return WholeMasker()
         case _:
             assert_never(config)

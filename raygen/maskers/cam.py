@@ -38,6 +38,9 @@ class CamConfig(Strict):
         repaint: The attended pixels, or all others.
         explain: Column with the label whose logit is explained.
         dilation_px: Radius by which the repaint region is grown, pixels of the picture.
+        top_q: Where the map is 0 everywhere, this share of the pixels counts as attended: those whose activations speak
+            least against the label (gradient times activation, summed over channels, without Grad-CAM's ReLU). None:
+            such a picture has no mask.
     """
 
     name: Literal["cam"] = "cam"
@@ -46,6 +49,7 @@ class CamConfig(Strict):
     repaint: Literal["attended", "unattended"] = "attended"
     explain: Literal["predicted_label", "source_label"] = "source_label"
     dilation_px: int = Field(8, ge=0)
+    top_q: float | None = Field(None, gt=0, lt=1)
 
 
 class CamMasker:
@@ -68,17 +72,20 @@ class CamMasker:
     ) -> list[np.ndarray | RowError]:
         """A repaint mask per picture, (H, W) bool each; a RowError where the map is empty or not finite."""
         images_NCHW = preprocess(images, self._classifier.config.image_size_px)
-        heatmaps_NHW = _heatmaps(self._explainer, images_NCHW, labels)
+        heatmaps_NHW, signed_NHW = _heatmaps(self._explainer, images_NCHW, labels)
         masks: list[np.ndarray | RowError] = []
-        for image_HWC, heatmap_HW in zip(images, heatmaps_NHW, strict=True):
+        for image_HWC, heatmap_HW, signed_HW in zip(images, heatmaps_NHW, signed_NHW, strict=True):
             try:
-                masks.append(self._repaint(image_HWC, heatmap_HW))
+                masks.append(self._repaint(image_HWC, heatmap_HW, signed_HW))
             except RowError as error:
                 masks.append(error)
         return masks
 
-    def _repaint(self, image_HWC: np.ndarray, heatmap_HW: np.ndarray) -> np.ndarray:
-        attended_HW = attended(heatmap_HW, tau=self._config.tau)
+    def _repaint(self, image_HWC: np.ndarray, heatmap_HW: np.ndarray, signed_HW: np.ndarray) -> np.ndarray:
+        if self._config.top_q is not None and not heatmap_HW.any():
+            attended_HW = top_pixels(signed_HW, fraction=self._config.top_q)
+        else:
+            attended_HW = attended(heatmap_HW, tau=self._config.tau)
         chosen_HW = scgs_to_edit(attended_HW) if self._config.repaint == "unattended" else attended_HW
         height, width = image_HWC.shape[:2]
         repaint_HW = dilate(resize_mask(chosen_HW, height=height, width=width), radius_px=self._config.dilation_px)
@@ -105,7 +112,7 @@ def cam_heatmaps(
     explainer = _build_explainer(classifier, method)
     # Not `with explainer`: the library's __exit__ prints an IndexError and swallows it.
     try:
-        return _heatmaps(explainer, images_NCHW, target_labels_N)
+        return _heatmaps(explainer, images_NCHW, target_labels_N)[0]
     finally:
         explainer.activations_and_grads.release()
 
@@ -123,6 +130,20 @@ def attended(heatmap_HW: np.ndarray, *, tau: float) -> np.ndarray:
     return heatmap_HW >= tau
 
 
+def top_pixels(heatmap_HW: np.ndarray, *, fraction: float) -> np.ndarray:
+    """The hottest pixels, (H, W) bool: round(fraction * H * W) of them, at least one; of equal ones, the first.
+
+    Raises:
+        RowError: The map is not finite.
+    """
+    if not np.isfinite(heatmap_HW).all():
+        raise RowError("the class activation map is not finite; is the classifier's training diverged?")
+    chosen = np.argsort(-heatmap_HW, axis=None, kind="stable")[: max(1, round(fraction * heatmap_HW.size))]
+    top_HW = np.zeros(heatmap_HW.shape, dtype=bool)
+    top_HW.flat[chosen] = True
+    return top_HW
+
+
 def scgs_to_edit(keep_HW: np.ndarray) -> np.ndarray:
     """Repaint mask from SCGS's mask, whose True means keep, (H, W) bool."""
     return ~keep_HW
@@ -137,7 +158,8 @@ def _build_explainer(classifier: Classifier, method: CamMethod) -> "BaseCAM":
     return kind(model=classifier, target_layers=[classifier.target_layer])
 
 
-def _heatmaps(explainer: "BaseCAM", images_NCHW: torch.Tensor, labels: Sequence[int]) -> np.ndarray:
+def _heatmaps(explainer: "BaseCAM", images_NCHW: torch.Tensor, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The library's maps, and gradient times activation summed over channels, (N, H, W) float32 each."""
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     targets = [ClassifierOutputTarget(int(label)) for label in labels]
@@ -145,7 +167,10 @@ def _heatmaps(explainer: "BaseCAM", images_NCHW: torch.Tensor, labels: Sequence[
     inputs_NCHW = images_NCHW.detach().clone().requires_grad_(True)
     with torch.enable_grad():
         heatmaps_NHW: Any = explainer(input_tensor=inputs_NCHW, targets=targets)
+    kept = explainer.activations_and_grads
+    signed_N1hw = (kept.gradients[-1] * kept.activations[-1]).detach().float().sum(1, keepdim=True)
+    signed_N1HW = torch.nn.functional.interpolate(signed_N1hw, size=images_NCHW.shape[2:], mode="bilinear")
     # The library keeps the last batch's graph until the next call; an actor may wait for long in between.
     explainer.outputs = None
     explainer.activations_and_grads.clear()
-    return np.asarray(heatmaps_NHW, dtype=np.float32)
+    return np.asarray(heatmaps_NHW, dtype=np.float32), np.asarray(signed_N1HW[:, 0].cpu().numpy())

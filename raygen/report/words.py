@@ -54,13 +54,21 @@ REASONS = {
 }
 
 
+# What an algorithm, the last part of a recipe's name, needs beside images and labels.
+NEEDS = {
+    "erm_reweighted": "; needs the group labels of training images",
+    "group_dro": "; needs the group labels of training images",
+    "dfr": "; needs the group labels of validation images, which it fits on: compare on test",
+}
+
+
 def describe_result(name: str, recipe: str) -> str:
     """What a result is, in half a sentence; empty for names that are not of raygen's own making."""
     fixed = {
-        recipe: "the recipe",
+        recipe: "the recipe" + NEEDS.get(recipe.rpartition("+")[2], ""),
         "erm": "plain training on the data as they are",
         f"{recipe}_unpruned": "the recipe without pruning: every generated picture",
-        "erm_reweighted": "plain training with all groups weighted alike; needs the group labels",
+        "erm_reweighted": "plain training with all groups weighted alike; needs the group labels of training images",
         "control_duplicate": "control: plain copies instead of generated pictures",
         "control_hole": "control: repaint region left grey, target label",
         "control_flat": "control: repaint region in one random object colour, target label",

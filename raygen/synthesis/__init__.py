@@ -72,7 +72,18 @@ def identification_epochs(config: ScgsConfig | DbbConfig) -> int | None:
     """Epochs of the ERM classifier whose scores are selected by; None: all of them."""
     match config:
         case ScgsConfig():
-            return config.mis_epoch + 1
+            return config.mis_epoch + 1 if config.mis_source == "epoch" else None
+        case DbbConfig():
+            return None
+        case _:
+            assert_never(config)
+
+
+def identification_folds(config: ScgsConfig | DbbConfig) -> int | None:
+    """Folds by whose out-of-fold predictions is selected; None: by those of the one identification classifier."""
+    match config:
+        case ScgsConfig():
+            return config.num_folds if config.mis_source == "kfold" else None
         case DbbConfig():
             return None
         case _:

@@ -41,8 +41,8 @@ class DbbConfig(Strict):
             per class. Waterbirds: [1300, 1112]; MetaShift: [400, 400] (paper, table 2). Assumption: half of
             each class.
         target: Class to repaint an image as: "confused", the class with the highest mean softmax on the
-            images of the source class (with two classes: the other one); or a list, entry c for source class
-            c.
+            images of the source class (with two classes: the other one); "every_other", each other class, one
+            candidate for each; or a list, entry c for source class c.
         mask: Where the object is: "truth", the dataset's mask; "box", its bounding box; "cam", where the
             classifier looks. Differs: the paper asks LangSAM for the class name.
         dilation_px: Growth of the repaint region, pixels; 8 is the stride of Stable Diffusion's latents.
@@ -63,7 +63,7 @@ class DbbConfig(Strict):
 
     name: Literal["dbb"] = "dbb"
     k: Amount | tuple[Amount, ...] = 0.5
-    target: Literal["confused"] | tuple[int, ...] = "confused"
+    target: Literal["confused", "every_other"] | tuple[int, ...] = "confused"
     mask: Literal["truth", "box", "cam"] = "truth"
     dilation_px: int = Field(8, ge=0)
     tau: float = Field(0.5, gt=0, le=1)
@@ -87,7 +87,7 @@ class DbbConfig(Strict):
 
 
 def select(config: DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
-    """PLAN rows sorted by key: the k lowest-loss images of each class, once each.
+    """PLAN rows sorted by key: the k lowest-loss images of each class, once for each of their targets.
 
     Args:
         config: What to generate.
@@ -110,11 +110,13 @@ def select(config: DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_see
                 f"but synthesis.k asks for {amount}; give a lower count, a fraction such as 0.5, or a list "
                 "with one value per class"
             )
+    _check_thresholds(config, num_classes=num_classes)
     targets_C = target_labels(config, train, num_classes=num_classes)
     images = [
-        PlannedImage(int(row), sample=0, target_label=targets_C[label])
+        PlannedImage(int(row), sample=0, target_label=target)
         for label in range(num_classes)
         for row in np.flatnonzero((train.label_N == label) & (train.loss_rank_N < amounts_C[label]))
+        for target in targets_C[label]
     ]
     return plan_table(images, train, prompts=dataset.prompts, run_seed=run_seed)
 
@@ -134,14 +136,16 @@ def num_selected(k: int | float | Sequence[int | float], counts_C: Sequence[int]
     ]
 
 
-def target_labels(config: DbbConfig, train: TrainScores, *, num_classes: int) -> list[int]:
-    """Target class of each source class.
+def target_labels(config: DbbConfig, train: TrainScores, *, num_classes: int) -> list[list[int]]:
+    """Target classes of each source class.
 
     Raises:
         ConfigError: `target` does not name another class for every class.
     """
     if num_classes == 1:
         raise DataError(f"the dataset has {num_classes} class; repainting one class as another needs at least two")
+    if config.target == "every_other":
+        return [[target for target in range(num_classes) if target != label] for label in range(num_classes)]
     if config.target != "confused":
         targets = list(config.target)
         valid = [0 <= target < num_classes and target != label for label, target in enumerate(targets)]
@@ -150,7 +154,7 @@ def target_labels(config: DbbConfig, train: TrainScores, *, num_classes: int) ->
                 f"synthesis.target is {targets}; expected {num_classes} entries, each another class in "
                 f"0..{num_classes - 1} than its position"
             )
-        return targets
+        return [[target] for target in targets]
     targets = []
     for label in range(num_classes):
         logits_NC = train.vectors("logits", np.flatnonzero(train.label_N == label))
@@ -158,7 +162,7 @@ def target_labels(config: DbbConfig, train: TrainScores, *, num_classes: int) ->
         mean_C = softmax(logits_NC, axis=1).mean(axis=0)
         mean_C[label] = -1
         targets.append(int(mean_C.argmax()))
-    return targets
+    return [[target] for target in targets]
 
 
 def thresholds(config: DbbConfig, scores: pa.Table, candidates: pa.Table) -> PruneThresholds:
@@ -194,6 +198,16 @@ def masker(config: DbbConfig) -> dict[str, Any]:
         "explain": "source_label",
         "dilation_px": config.dilation_px,
     }
+
+
+def _check_thresholds(config: DbbConfig, *, num_classes: int) -> None:
+    # Before anything is generated, not when it is pruned.
+    given = config.attribution_threshold
+    if isinstance(given, tuple) and len(given) != num_classes:
+        raise ConfigError(
+            f"synthesis.attribution_threshold has {len(given)} entries, but the dataset has {num_classes} classes; it "
+            "takes one number, or one for each target class"
+        )
 
 
 def _source_probability_thresholds(config: DbbConfig, train: TrainScores, labels: Sequence[int]) -> dict[int, float]:

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from raygen.config import Strict
+from raygen.config import PositiveInt, Strict
 from raygen.datasets.table import DatasetInfo
-from raygen.errors import DataError
+from raygen.errors import ConfigError, DataError
 from raygen.pruners import PruneThresholds
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
 
@@ -40,10 +40,14 @@ class ScgsConfig(Strict):
 
     Attributes:
         mis_source: Which predictions decide what is misclassified: "epoch", those of an ERM classifier
-            stopped early. (At convergence no training image is misclassified; the paper does not say when it
-            looks.)
+            stopped early; "kfold", those of classifiers that have not seen the image, each fitted as `erm` says on
+            the other folds. (At convergence no training image is misclassified; the paper does not say when it
+            looks.) With "kfold" features, loss and heat maps are the ERM classifier's, since features of several
+            classifiers cannot be compared; only the predicted label is out of fold.
         mis_epoch: The epoch after which it is stopped, 0 = the first. MetaShift's logs suggest 0.
-        num_clusters: K-means clusters per class: 2 for Waterbirds and CelebA, 4 for MetaShift (paper).
+        num_folds: Folds of "kfold".
+        num_clusters: K-means clusters: a number for every class, or a list with one per class. 2 for Waterbirds and
+            CelebA, 4 for MetaShift (paper).
         sample_fraction: Share of a class's misclassified images that become sources (paper: 0.2).
         covariance: Of the Gaussian of eq. (3). "pca" (assumption): full covariance in the first principal
             components; "ledoit_wolf": shrunk, in all dimensions; "full": eq. (3) by pseudo-inverse, which
@@ -51,24 +55,30 @@ class ScgsConfig(Strict):
         max_components: Components of "pca"; never more than a quarter of the cluster's images, since with all
             of them the weights are equal again.
         temperature: Divides the log-weights; larger is closer to equal.
-        cam: Class activation map of the wrong prediction (paper: Grad-CAM++).
+        cam: Class activation map of the wrong prediction: "gradcam++" (paper) or "gradcam" (its table II); "none":
+            the img2img baseline of table II, which keeps no region and repaints the whole picture from its noised
+            self (`inpainter.strength`, then 0.75 by default, must be below 1).
         tau: Heat from which pixels are kept. Assumption: 0.7, where "red and orange" end in the usual colour
             maps.
+        top_q: What is kept where the map is 0 everywhere, as it is when nothing speaks for the wrong class: this share
+            of the pixels, those that speak least against it. By default such an image is a failed row.
         gen_ratio: Pictures generated for a class, as a share of `gen_ratio_base` (paper: 0.4; CelebA 0.2).
         gen_ratio_base: "train_other": training images of the other classes; "mis_other": their misclassified
             ones.
     """
 
     name: Literal["scgs"] = "scgs"
-    mis_source: Literal["epoch"] = "epoch"
+    mis_source: Literal["epoch", "kfold"] = "epoch"
     mis_epoch: int = Field(0, ge=0)
-    num_clusters: int = Field(2, ge=1)
+    num_folds: int = Field(5, ge=2)
+    num_clusters: PositiveInt | tuple[PositiveInt, ...] = 2
     sample_fraction: float = Field(0.2, gt=0, le=1)
     covariance: Covariance = "pca"
     max_components: int = Field(8, ge=1)
     temperature: float = Field(1.0, gt=0)
-    cam: Literal["gradcam++", "gradcam"] = "gradcam++"
+    cam: Literal["gradcam++", "gradcam", "none"] = "gradcam++"
     tau: float = Field(0.7, gt=0, le=1)
+    top_q: float | None = Field(None, gt=0, lt=1)
     gen_ratio: float = Field(0.4, gt=0)
     gen_ratio_base: Literal["train_other", "mis_other"] = "train_other"
 
@@ -83,26 +93,32 @@ def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_se
         run_seed: Seeds k-means, the draws and each picture.
 
     Raises:
+        ConfigError: `num_clusters` has another number of entries than there are classes.
         DataError: A class has fewer than two misclassified images.
     """
     train = read_scores(scores)
     num_classes = len(dataset.class_names)
+    clusters_C = clusters_per_class(config.num_clusters, num_classes=num_classes)
     misclassified = [
         np.flatnonzero((train.label_N == label) & (train.predicted_N != label)) for label in range(num_classes)
     ]
     for label, rows in enumerate(misclassified):
         logger.info("class %d (%s): %d misclassified", label, dataset.class_names[label], len(rows))
         if len(rows) < MIN_MISCLASSIFIED:
+            advice = "an earlier look (a lower synthesis.mis_epoch or erm.learning_rate), or synthesis.mis_source=kfold"
+            if config.mis_source == "kfold":
+                advice = "fewer epochs or a lower learning rate of erm, or mis_source=epoch"
             raise DataError(
-                f"class {label} ('{dataset.class_names[label]}') has {len(rows)} misclassified training "
-                f"image(s); SCGS needs at least {MIN_MISCLASSIFIED} per class. Look earlier in training (a lower "
-                "synthesis.mis_epoch, or a lower learning rate), or take another recipe, such as dbb."
+                f"class {label} ('{dataset.class_names[label]}') has {len(rows)} misclassified training image(s); SCGS "
+                f"needs at least {MIN_MISCLASSIFIED} per class. Try {advice}, or another recipe, such as dbb."
             )
     mis_counts_C = np.array([len(rows) for rows in misclassified])
     base_C = train.class_counts(num_classes) if config.gen_ratio_base == "train_other" else mis_counts_C
     images = []
     for label, count in enumerate(num_to_generate(base_C, ratio=config.gen_ratio)):
-        sources = _sample_sources(config, train, misclassified[label], label=label, run_seed=run_seed)
+        sources = _sample_sources(
+            config, train, misclassified[label], num_clusters=clusters_C[label], label=label, run_seed=run_seed
+        )
         for i in range(count):
             row, cluster = sources[i % len(sources)]
             images.append(PlannedImage(row, sample=i // len(sources), target_label=label, cluster=cluster))
@@ -119,6 +135,8 @@ def masker(config: ScgsConfig) -> dict[str, Any]:
 
     Not dilated: that would eat into the region to keep.
     """
+    if config.cam == "none":
+        return {"name": "whole"}
     return {
         "name": "cam",
         "method": config.cam,
@@ -126,7 +144,22 @@ def masker(config: ScgsConfig) -> dict[str, Any]:
         "repaint": "unattended",
         "explain": "predicted_label",
         "dilation_px": 0,
+        "top_q": config.top_q,
     }
+
+
+def clusters_per_class(num_clusters: int | Sequence[int], *, num_classes: int) -> list[int]:
+    """Clusters of each class.
+
+    Raises:
+        ConfigError: A list with another number of entries than there are classes.
+    """
+    clusters = list(num_clusters) if isinstance(num_clusters, Sequence) else [num_clusters] * num_classes
+    if len(clusters) != num_classes:
+        raise ConfigError(
+            f"synthesis.num_clusters has {len(clusters)} entries, but the dataset has {num_classes} classes"
+        )
+    return clusters
 
 
 def num_to_generate(counts_C: Sequence[int] | np.ndarray, *, ratio: float) -> list[int]:
@@ -191,11 +224,11 @@ def largest_remainder(total: int, sizes_K: Sequence[int] | np.ndarray) -> list[i
 
 
 def _sample_sources(
-    config: ScgsConfig, train: TrainScores, rows: np.ndarray, *, label: int, run_seed: int
+    config: ScgsConfig, train: TrainScores, rows: np.ndarray, *, num_clusters: int, label: int, run_seed: int
 ) -> list[tuple[int, int]]:
     """(row, cluster) of the sources of one class, in order of image_id: D_sam."""
     features_ND = train.vectors("features", rows)
-    cluster_N = _cluster(features_ND, num_clusters=config.num_clusters, seed=run_seed)
+    cluster_N = _cluster(features_ND, num_clusters=num_clusters, seed=run_seed)
     num_sources = max(1, round(config.sample_fraction * len(rows)))
     sizes_K = np.bincount(cluster_N)
     sources = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionInpaintPipeline
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from PIL import Image
 from tiny_pipelines import save_pipeline
 
@@ -73,6 +73,64 @@ def test_same_pictures_as_the_diffusers_pipeline(
         assert isinstance(result, np.ndarray)
         # One step of 8-bit rounding: diffusers encodes the pictures in one batch, we one by one.
         assert np.abs(result.astype(float) - reference * 255).max() <= 1.01
+
+
+def test_a_whole_picture_with_four_channels_is_diffusers_image_to_image(
+    models: dict[tuple[int, str], Path],
+) -> None:
+    """Same noise, same first step: with every pixel repainted nothing is blended in on the way."""
+    images, _ = pictures(2)
+    whole = [np.ones((SIDE, SIDE), dtype=bool)] * 2
+    ours = load(models[4, "ddim"], num_rows=2, strength=0.75, guidance_scale=3.0)
+    painted = inpaint(ours, images, whole, prompts=["a bird", "cat"], seeds=[5, 6])
+
+    inpaint_pipe = StableDiffusionInpaintPipeline.from_pretrained(models[4, "ddim"], safety_checker=None)
+    pipe = StableDiffusionImg2ImgPipeline(**inpaint_pipe.components, requires_safety_checker=False)
+    # The pipeline's constructor sets clip_sample of the scheduler that it is given; the model's own has it.
+    pipe.scheduler = DDIMScheduler.from_pretrained(models[4, "ddim"], subfolder="scheduler")
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipe(
+        prompt=["a bird", "cat"],
+        image=[Image.fromarray(image) for image in images],
+        num_inference_steps=4,
+        strength=0.75,
+        guidance_scale=3.0,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in (5, 6)],
+        output_type="np",
+    ).images
+    for result, reference in zip(painted, expected, strict=True):
+        assert isinstance(result, np.ndarray)
+        assert np.abs(result.astype(float) - reference * 255).max() <= 1.01
+
+
+def test_a_whole_picture_with_nine_channels_is_diffusers_inpainting_of_a_white_mask(
+    models: dict[tuple[int, str], Path],
+) -> None:
+    """The UNet sees a blank masked picture; the source is only in the noised latent, as for image-to-image."""
+    images, _ = pictures(2)
+    whole = [np.ones((SIDE, SIDE), dtype=bool)] * 2
+    ours = load(models[9, "ddim"], num_rows=2, strength=0.75, guidance_scale=3.0)
+    painted = inpaint(ours, images, whole, prompts=["a bird", "cat"], seeds=[5, 6])
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(models[9, "ddim"], safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipe(
+        prompt=["a bird", "cat"],
+        image=[Image.fromarray(image) for image in images],
+        mask_image=[Image.fromarray(mask) for mask in whole],
+        height=SIDE,
+        width=SIDE,
+        num_inference_steps=4,
+        strength=0.75,
+        guidance_scale=3.0,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in (5, 6)],
+        output_type="np",
+    ).images
+    for result, reference in zip(painted, expected, strict=True):
+        assert isinstance(result, np.ndarray)
+        assert np.abs(result.astype(float) - reference * 255).max() <= 1.01
+    # Something of the source is left: another one gives another picture.
+    other = inpaint(ours, images[::-1], whole, prompts=["a bird", "cat"], seeds=[5, 6])
+    assert not np.array_equal(painted[0], other[0])
 
 
 def test_pixels_outside_the_mask_are_equal_to_the_bit(models: dict[tuple[int, str], Path]) -> None:

@@ -8,8 +8,17 @@ from raygen.classifier import preprocess, save_classifier
 from raygen.errors import RowError
 from raygen.images import resize_mask
 from raygen.maskers import load_masker
-from raygen.maskers.cam import CamConfig, attended, cam_heatmaps, scgs_to_edit
+from raygen.maskers.cam import (
+    CamConfig,
+    CamMasker,
+    _build_explainer,
+    attended,
+    cam_heatmaps,
+    scgs_to_edit,
+    top_pixels,
+)
 from raygen.maskers.truth import dilate
+from raygen.maskers.whole import WholeConfig
 
 # cv2 and numpy in float32, and the library's 1e-7 in the min-max: METHODS measured 4e-7 on the unscaled map.
 CAM_TOLERANCE = 2e-5
@@ -120,3 +129,41 @@ def test_masker_gives_the_same_masks_when_called_again(classifier_folder):
 @pytest.mark.parametrize("explain", ["predicted_label", "source_label"])
 def test_masker_says_which_column_it_explains(classifier_folder, explain):
     assert load_masker(CamConfig(explain=explain), str(classifier_folder)).label_column == explain
+
+
+def test_where_the_map_is_empty_the_pixels_that_speak_least_against_the_label_are_attended(tmp_path):
+    """On a pooled convolution gradient times activation is the label's weights times the activations."""
+    classifier = toy_classifiers.convolutional([[-0.5, -1.0, -2.0], [1.0, 1.0, 1.0]])
+    images = pictures(2)
+    images_NCHW = preprocess(images, toy_classifiers.SIZE_PX)
+    normal_NCHW = (images_NCHW - classifier.mean_C11) / classifier.std_C11
+    signed_NHW = torch.einsum("k,nkhw->nhw", classifier.head.weight[0], classifier.backbone.features(normal_NCHW))
+    config = CamConfig(explain="predicted_label", dilation_px=0, top_q=0.25)
+    masker = CamMasker.__new__(CamMasker)
+    masker._config, masker._classifier = config, classifier
+    masker._explainer = _build_explainer(classifier, config.method)
+    masks = masker(images, [None, None], [0, 0])
+    for mask_HW, signed_HW in zip(masks, signed_NHW.detach().numpy(), strict=True):
+        assert mask_HW.sum() == mask_HW.size // 4
+        assert signed_HW[mask_HW].min() >= signed_HW[~mask_HW].max()
+    # A map that is not empty is thresholded as ever.
+    plain = masker(images, [None, None], [1, 1])
+    for mask_HW, heatmap_HW in zip(
+        plain, cam_heatmaps(classifier, images_NCHW, [1, 1], method="gradcam++"), strict=True
+    ):
+        np.testing.assert_array_equal(mask_HW, heatmap_HW >= config.tau)
+
+
+def test_top_pixels_are_so_many_and_of_equal_ones_the_first():
+    np.testing.assert_array_equal(
+        top_pixels(np.array([[0.0, 5.0], [5.0, 5.0]]), fraction=0.5), [[False, True], [True, False]]
+    )
+    assert top_pixels(np.zeros((3, 3)), fraction=0.01).sum() == 1
+    with pytest.raises(RowError, match="not finite"):
+        top_pixels(np.array([[np.nan, 0.0]]), fraction=0.5)
+
+
+def test_the_whole_masker_repaints_every_pixel():
+    masks = load_masker(WholeConfig(), "")(pictures(2, size_px=20), [None, None], [0, 1])
+    assert [mask.shape for mask in masks] == [(20, 20)] * 2
+    assert all(mask.all() for mask in masks)

@@ -167,3 +167,74 @@ def test_tests_can_be_switched_off():
 def test_candidate_without_attribution_is_an_error_not_a_test_that_passes():
     with pytest.raises(DataError, match="no attribution_inside"):
         thresholds(DbbConfig(), random_scores((4, 4)), candidates((0, None, "ok")))
+
+
+def test_every_other_class_is_a_target_once():
+    plan = select(
+        DbbConfig(k=(2, 3, 1), target="every_other"), random_scores((6, 6, 6)), dataset=dataset(3), run_seed=0
+    )
+    found = Counter(zip(plan["source_label"].to_pylist(), plan["target_label"].to_pylist(), strict=True))
+    assert found == {(0, 1): 2, (0, 2): 2, (1, 0): 3, (1, 2): 3, (2, 0): 1, (2, 1): 1}
+    assert len(set(plan["key"].to_pylist())) == len(set(plan["seed"].to_pylist())) == 12
+    assert set(plan["sample"].to_pylist()) == {0}
+    for row in plan.to_pylist():
+        assert row["prompt"] == dataset(3).prompts[row["target_label"]]
+
+
+def test_with_two_classes_every_other_is_the_confused_one():
+    scores = random_scores((10, 8))
+    plans = [
+        select(DbbConfig(k=4, target=target), scores, dataset=dataset(), run_seed=0)
+        for target in ("confused", "every_other")
+    ]
+    assert plans[0].equals(plans[1])
+
+
+def three_class_candidates() -> pa.Table:
+    """Ten of every pair, psi 0.00, 0.01, ...; rho the target's hundred plus the row's number."""
+    rows = [(source, target, i) for source in range(3) for target in range(3) if source != target for i in range(10)]
+    return pa.table(
+        {
+            "source_label": [row[0] for row in rows],
+            "target_label": [row[1] for row in rows],
+            "source_probability": pa.array([0.1 * i for _, _, i in rows]),
+            "attribution_inside": pa.array([100.0 * target + i for _, target, i in rows], pa.float32()),
+            "status": ["ok"] * len(rows),
+        }
+    )
+
+
+@pytest.mark.parametrize("scope", ["train", "selected"])
+@pytest.mark.parametrize("k", [(2, 0.5, 1.0), 3, 0.4])
+def test_three_classes_have_their_own_psi_by_source_and_quantile_by_target(scope, k):
+    scores, table = random_scores((10, 8, 6)), three_class_candidates()
+    config = DbbConfig(k=k, target="every_other", source_probability_test=scope, attribution_threshold=(0.0, 0.25, 0.5))
+    limits = thresholds(config, scores, table)
+    amounts = num_selected(config.k, [10, 8, 6])
+    for label in range(3):
+        confidence = sorted((row["confidence"] for row in scores.to_pylist() if row["label"] == label), reverse=True)
+        used = confidence if scope == "train" else confidence[: amounts[label]]
+        assert limits.source_probability_below[label] == pytest.approx(np.mean(used))
+        of_target = [row["attribution_inside"] for row in table.to_pylist() if row["target_label"] == label]
+        assert limits.attribution_above[label] == pytest.approx(np.quantile(of_target, (0.0, 0.25, 0.5)[label]))
+    kept_N, _ = verdicts(table, limits)
+    expected = [
+        row["source_probability"] < limits.source_probability_below[row["source_label"]]
+        and row["attribution_inside"] > limits.attribution_above[row["target_label"]]
+        for row in table.to_pylist()
+    ]
+    assert kept_N.tolist() == expected
+    assert 0 < sum(expected) < len(expected)
+
+
+def test_three_classes_have_their_own_absolute_threshold():
+    config = DbbConfig(attribution_test="absolute", attribution_threshold=(0.3, 2.0, -1.0))
+    found = thresholds(config, random_scores((4, 4, 4)), three_class_candidates())
+    assert found.attribution_above == {0: 0.3, 1: 2.0, 2: -1.0}
+
+
+@pytest.mark.parametrize("test", ["absolute", "quantile"])
+def test_thresholds_for_another_number_of_classes_are_refused_before_generating(test):
+    config = DbbConfig(k=2, attribution_test=test, attribution_threshold=(0.3, 0.2))
+    with pytest.raises(ConfigError, match="attribution_threshold has 2 entries, but the dataset has 3 classes"):
+        select(config, random_scores((4, 4, 4)), dataset=dataset(3), run_seed=0)

@@ -7,10 +7,11 @@ import pytest
 import scipy.stats
 from score_tables import dataset, score_table, shuffled, with_failed_rows
 
-from raygen.errors import DataError
+from raygen.errors import ConfigError, DataError
 from raygen.pruners import PruneThresholds
 from raygen.synthesis.scgs import (
     ScgsConfig,
+    clusters_per_class,
     gaussian_log_weights,
     largest_remainder,
     num_to_generate,
@@ -231,3 +232,34 @@ def test_two_identical_misclassified_images_are_enough():
 def test_nothing_is_pruned():
     empty = wrong_and_right((2, 2), (1, 1))
     assert thresholds(ScgsConfig(), empty, empty) == PruneThresholds()
+
+
+def test_clusters_are_a_number_or_one_for_each_class():
+    assert clusters_per_class(3, num_classes=2) == [3, 3]
+    assert clusters_per_class((1, 4), num_classes=2) == [1, 4]
+    with pytest.raises(ConfigError, match="num_clusters has 3 entries, but the dataset has 2 classes"):
+        select(ScgsConfig(num_clusters=(1, 2, 3)), wrong_scores(), dataset=dataset(), run_seed=0)
+
+
+def test_each_class_is_cut_into_its_own_number_of_clusters():
+    plan = select(ScgsConfig(num_clusters=(1, 4), sample_fraction=1.0), wrong_scores(), dataset=dataset(), run_seed=0)
+    found = {label: set() for label in (0, 1)}
+    for row in plan.to_pylist():
+        found[row["source_label"]].add(row["cluster"])
+    assert found == {0: {0}, 1: {0, 1, 2, 3}}
+
+
+@pytest.mark.parametrize(("source", "advice"), [("epoch", "synthesis.mis_source=kfold"), ("kfold", "fewer epochs")])
+def test_too_few_mistakes_say_what_to_try(source, advice):
+    right = score_table([0, 0, 1, 1], [[1, 0], [1, 0], [0, 1], [0, 1]])
+    with pytest.raises(DataError, match=advice):
+        select(ScgsConfig(mis_source=source), right, dataset=dataset(), run_seed=0)
+
+
+def wrong_scores():
+    """Twenty images of each class, all wrong, with features in four corners."""
+    corners = np.array([[0, 0], [9, 0], [0, 9], [9, 9]], dtype=float)
+    features_ND = np.tile(corners, (10, 1)) + np.random.default_rng(0).normal(size=(40, 2))
+    labels = [0] * 20 + [1] * 20
+    logits_NC = [[0.0, 1.0]] * 20 + [[1.0, 0.0]] * 20
+    return score_table(labels, logits_NC, features_ND=features_ND)

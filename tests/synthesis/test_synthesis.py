@@ -6,6 +6,7 @@ from raygen.maskers import MaskerConfig
 from raygen.maskers.box import BoxConfig
 from raygen.maskers.cam import CamConfig
 from raygen.maskers.truth import TruthConfig
+from raygen.maskers.whole import WholeConfig
 from raygen.schema import PLAN
 from raygen.synthesis import SynthesisConfig, masker, select
 
@@ -21,6 +22,11 @@ def config(**fields):
             {"name": "scgs", "tau": 0.6, "cam": "gradcam"},
             CamConfig(method="gradcam", tau=0.6, repaint="unattended", explain="predicted_label", dilation_px=0),
         ),
+        (
+            {"name": "scgs", "top_q": 0.1},
+            CamConfig(repaint="unattended", explain="predicted_label", dilation_px=0, top_q=0.1),
+        ),
+        ({"name": "scgs", "cam": "none"}, WholeConfig()),
         ({"name": "dbb", "dilation_px": 3}, TruthConfig(dilation_px=3)),
         ({"name": "dbb", "mask": "box"}, BoxConfig(dilation_px=8)),
         (

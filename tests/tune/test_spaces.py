@@ -125,7 +125,7 @@ def test_a_space_without_parameters_is_refused() -> None:
         check(small_sweep("tiny", *overrides))
 
 
-@pytest.mark.parametrize("recipe", ["erm", "erm_reweighted", "none"])
+@pytest.mark.parametrize("recipe", ["erm", "erm_reweighted", "group_dro"])
 def test_a_recipe_without_pictures_has_no_search(recipe: str) -> None:
     with pytest.raises(ConfigError, match=f"recipe '{recipe}' has no search; known: dbb, scgs"):
         make_sweep({**DBB, "recipe": recipe}, [], where="test")
@@ -162,3 +162,23 @@ def test_amounts_per_class_make_one_pool_of_the_largest_of_each() -> None:
     (pool,) = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=1).values()
     assert isinstance(pool.synthesis, DbbConfig)
     assert pool.synthesis.k == (30, 30)
+
+
+def test_a_pair_is_searched_over_its_synthesis() -> None:
+    sweep = make_sweep({**DBB, "recipe": "group_dro+dbb"}, [], where="test")
+    assert sweep.run.recipe == "dbb+group_dro"
+    assert set(sweep.space) == {path for path in DEFAULT_SPACES["dbb"] if path.startswith("synthesis.")}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("scgs+jtt", r"scgs\+jtt cannot be searched: a trial is one fit .* jtt is not"),
+        ("dbb+dfr", r"dbb\+dfr cannot be searched: a trial is one fit .* dfr is not"),
+        ("jtt", "'jtt' has no search; known: dbb, scgs"),
+        ("nothing", "recipe is 'nothing'; known"),
+    ],
+)
+def test_what_cannot_be_a_trial_is_refused_before_work(recipe: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_sweep({**DBB, "recipe": recipe}, [], where="test")

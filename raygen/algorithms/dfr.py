@@ -1,0 +1,248 @@
+"""DFR: a new last layer on group-balanced validation images (Kirichenko et al. 2022, arXiv 2204.02937).
+
+The features of a classifier that was fitted as usual are kept; a logistic regression with an L1 penalty is fitted on
+them. It needs the groups of the *validation* images, none of the training images. Since it fits on validation, its
+validation accuracies are of images that it has seen: compare on test.
+"""
+
+# N images, D features, C classes, K decision functions: 1 for two classes, C beyond, R retrains
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import field_validator
+
+from raygen.algorithms.loop import EVALUATION_BATCH
+from raygen.algorithms.training_set import TrainingSet
+from raygen.classifier import Classifier
+from raygen.config import PositiveInt, Strict
+from raygen.errors import DataError
+from raygen.metrics import worst_group_accuracy
+from raygen.seeding import row_seed
+from raygen.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+class DfrConfig(Strict):
+    """DFR on validation ("DFR-val").
+
+    Attributes:
+        c_values: Inverse strengths of the L1 penalty that are tried, in this order; the first best is taken (authors'
+            code).
+        num_retrains: Heads that are averaged, each fitted on another group-balanced part of validation (paper: 20).
+        scaler: What the features are standardised by at the end: "val", as the authors' later code, or "train", their
+            first. While the penalty is searched it is the half that is fitted on.
+        init: Always the ERM classifier: of the run, or, after a synthesis, one that was fitted as `erm` says on the
+            training images and the pictures.
+    """
+
+    name: Literal["dfr"] = "dfr"
+    c_values: tuple[float, ...] = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
+    num_retrains: PositiveInt = 20
+    scaler: Literal["val", "train"] = "val"
+    init: Literal["erm"] = "erm"
+
+    @field_validator("c_values")
+    @classmethod
+    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not values or min(values) <= 0:
+            raise ValueError("expected at least one number, all above 0")
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Linear decision functions on features.
+
+    Attributes:
+        weight_KD: (K, D) float64.
+        bias_K: (K,) float64.
+    """
+
+    weight_KD: np.ndarray
+    bias_K: np.ndarray
+
+    def decisions(self, features_ND: np.ndarray) -> np.ndarray:
+        """Decision values, (N, K)."""
+        return np.asarray(features_ND @ self.weight_KD.T + self.bias_K)
+
+    def predict(self, features_ND: np.ndarray) -> np.ndarray:
+        """Predicted labels, (N,) int; as scikit-learn does it, a decision of 0 is class 0."""
+        decisions_NK = self.decisions(features_ND)
+        if decisions_NK.shape[1] == 1:
+            return (decisions_NK[:, 0] > 0).astype(np.int64)
+        return np.asarray(decisions_NK.argmax(axis=1))
+
+
+def fit_dfr(
+    config: DfrConfig,
+    classifier: Classifier,
+    train: TrainingSet,
+    val: TrainingSet,
+    *,
+    seed: int,
+    worker: Worker,
+) -> list[dict[str, float]]:
+    """Replaces the classifier's head in place; gives back an entry for each penalty that was tried.
+
+    With several workers only the leading one does it; no other's classifier is saved.
+
+    Raises:
+        DataError: A validation image has no attribute, a class has no validation image, or a group just one.
+    """
+    if not worker.leads:
+        return []
+    group_N = _checked_groups(val, num_classes=classifier.num_classes)
+    features_ND = extract_features(classifier, val, worker.device)
+    scores = penalty_scores(features_ND, val.label_N, group_N, c_values=config.c_values, seed=seed)
+    c_value = config.c_values[int(np.argmax(scores))]
+    logger.info("DFR: C = %g of %s, worst group %.3f on the held-out half", c_value, config.c_values, max(scores))
+    scaled_by_ND = features_ND
+    if config.scaler == "train":
+        own = train.with_extra([], np.zeros(0, dtype=np.int64))
+        scaled_by_ND = extract_features(classifier, own, worker.device)
+    head = average_head(
+        features_ND,
+        val.label_N,
+        group_N,
+        scaled_by_ND=scaled_by_ND,
+        c_value=c_value,
+        num_retrains=config.num_retrains,
+        seed=seed,
+    )
+    set_head(classifier, head)
+    return [
+        {"c": c, "val_worst_group": score, "chosen": float(c == c_value)}
+        for c, score in zip(config.c_values, scores, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def extract_features(classifier: Classifier, data: TrainingSet, device: str) -> np.ndarray:
+    """Input of the linear head for each image, in evaluation mode and without augmentation, (N, D) float64."""
+    classifier.to(device).eval()
+    parts = [
+        classifier.features(data.images_NCHW(np.arange(start, min(start + EVALUATION_BATCH, len(data)))).to(device))
+        for start in range(0, len(data), EVALUATION_BATCH)
+    ]
+    return np.asarray(torch.cat(parts).double().cpu().numpy())
+
+
+def penalty_scores(
+    features_ND: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, *, c_values: tuple[float, ...], seed: int
+) -> list[float]:
+    """Worst-group accuracy on one half of the images of a head fitted on the other half, balanced, for each C.
+
+    Differs: each group is halved by itself. The authors halve all images at random, which can leave a half without the
+    smallest group.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(row_seed(seed, "dfr/halves"))
+    fitted_on = np.concatenate(
+        [rng.permutation(rows)[: len(rows) // 2] for rows in (np.flatnonzero(group_N == g) for g in np.unique(group_N))]
+    )
+    held_out_N = np.ones(len(group_N), dtype=bool)
+    held_out_N[fitted_on] = False
+    chosen = fitted_on[balanced_rows(group_N[fitted_on], rng)]
+    scaler = StandardScaler().fit(features_ND[chosen])
+    fitted_ND, other_ND = scaler.transform(features_ND[chosen]), scaler.transform(features_ND[held_out_N])
+    scores = []
+    for c_value in c_values:
+        head = logistic_head(fitted_ND, label_N[chosen], c_value=c_value, seed=row_seed(seed, "dfr/penalty"))
+        correct_N = head.predict(other_ND) == label_N[held_out_N]
+        scores.append(
+            worst_group_accuracy(correct_N, group_N[held_out_N], num_groups=int(group_N.max()) + 1),
+        )
+    return scores
+
+
+def average_head(
+    features_ND: np.ndarray,
+    label_N: np.ndarray,
+    group_N: np.ndarray,
+    *,
+    scaled_by_ND: np.ndarray,
+    c_value: float,
+    num_retrains: int,
+    seed: int,
+) -> Head:
+    """Mean of heads fitted on group-balanced parts of all images, for features as they are (the scaler is folded in).
+
+    Args:
+        features_ND: Of the images to fit on.
+        label_N: Their classes.
+        group_N: Their groups.
+        scaled_by_ND: Features whose mean and deviation standardise all.
+        c_value: Inverse strength of the penalty.
+        num_retrains: How many.
+        seed: Draws the parts.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(scaled_by_ND)
+    scaled_ND = scaler.transform(features_ND)
+    heads = []
+    for number in range(num_retrains):
+        this_seed = row_seed(seed, f"dfr/retrain/{number}")
+        rows = balanced_rows(group_N, np.random.default_rng(this_seed))
+        heads.append(logistic_head(scaled_ND[rows], label_N[rows], c_value=c_value, seed=this_seed))
+    weight_KD = np.mean([head.weight_KD for head in heads], axis=0) / scaler.scale_
+    bias_K = np.mean([head.bias_K for head in heads], axis=0)
+    return Head(weight_KD, bias_K - weight_KD @ scaler.mean_)
+
+
+def balanced_rows(group_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Positions of as many images of every group as the smallest has, drawn without replacement."""
+    groups, counts_G = np.unique(group_N, return_counts=True)
+    return np.concatenate(
+        [rng.choice(np.flatnonzero(group_N == group), size=counts_G.min(), replace=False) for group in groups]
+    )
+
+
+def logistic_head(features_ND: np.ndarray, label_N: np.ndarray, *, c_value: float, seed: int) -> Head:
+    """L1-penalised logistic regression by liblinear; one against the rest beyond two classes."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    # l1_ratio=1 is the L1 penalty; its default, 0, is not. liblinear's seeds are 32-bit.
+    model: Any = LogisticRegression(l1_ratio=1, solver="liblinear", C=c_value, random_state=seed % 2**32)
+    if len(np.unique(label_N)) == 2:
+        fitted = model.fit(features_ND, label_N)
+        return Head(fitted.coef_, np.asarray(fitted.intercept_))
+    fitted = OneVsRestClassifier(model).fit(features_ND, label_N)
+    parts = fitted.estimators_
+    return Head(np.concatenate([part.coef_ for part in parts]), np.concatenate([part.intercept_ for part in parts]))
+
+
+def set_head(classifier: Classifier, head: Head) -> None:
+    """Makes a head the classifier's own linear layer.
+
+    A single decision value d becomes the logits -d/2 and d/2, whose softmax is the logistic regression's probability.
+    """
+    weight_CD, bias_C = head.weight_KD, head.bias_K
+    if len(bias_C) == 1:
+        weight_CD, bias_C = np.concatenate([-weight_CD, weight_CD]) / 2, np.concatenate([-bias_C, bias_C]) / 2
+    layer = classifier.head
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight_CD))
+        layer.bias.copy_(torch.from_numpy(bias_C))
+
+
+def _checked_groups(val: TrainingSet, *, num_classes: int) -> np.ndarray:
+    if val.group_N is None:
+        raise DataError("algorithm dfr needs the attribute of every validation image; this dataset has none")
+    missing = sorted(set(range(num_classes)) - set(val.label_N.tolist()))
+    if missing:
+        raise DataError(f"algorithm dfr fits on validation, which has no image of class {missing[0]}")
+    groups, counts_G = np.unique(val.group_N, return_counts=True)
+    if counts_G.min() < 2:
+        raise DataError(
+            f"algorithm dfr halves each group of validation, but group {groups[counts_G.argmin()]} has one image; it "
+            "needs two or more"
+        )
+    return val.group_N

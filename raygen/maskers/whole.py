@@ -1,0 +1,33 @@
+"""Repaint masks of the whole picture: what an inpainter of strength below 1 makes of one is image-to-image.
+
+SCGS's img2img baseline (arXiv 2412.19457, table II). Nothing is kept but what the noise of the first step leaves: at
+strength 1 that is nothing.
+"""
+
+# H height, W width, C colour channels
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from raygen.config import Strict
+from raygen.errors import RowError
+
+
+class WholeConfig(Strict):
+    """Repaint everything."""
+
+    name: Literal["whole"] = "whole"
+
+
+class WholeMasker:
+    """Repaint = every pixel."""
+
+    label_column: ClassVar = "source_label"
+
+    def __call__(
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+    ) -> list[np.ndarray | RowError]:
+        """A mask of True per picture, (H, W) bool each."""
+        return [np.ones(image_HWC.shape[:2], dtype=bool) for image_HWC in images]

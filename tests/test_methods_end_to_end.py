@@ -1,0 +1,265 @@
+"""Recipes of several fits and their pairs, whole runs on one small dataset, in this process."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from tiny_pipelines import save_pipeline
+
+from raygen import recipes
+from raygen.algorithms.loop import right_predictions
+from raygen.algorithms.training_set import TrainingSet
+from raygen.classifier import load_classifier, preprocess
+from raygen.errors import ConfigError, DataError
+from raygen.folds import assign_folds
+from raygen.images import decode_image
+from raygen.parts import read_parts
+from raygen.report.collect import write_summary
+from raygen.report.html import write_report
+from raygen.rows import RowIndex
+from raygen.synthesis.scgs import ScgsConfig
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("model") / "inpaint", scheduler="dpm")
+
+
+@pytest.fixture(scope="module")
+def small(model: Path, scenes_folder: Path) -> Callable[..., recipes.RunConfig]:
+    """Configs of runs of seconds."""
+
+    def config(recipe: str, **changes: Any) -> recipes.RunConfig:
+        data = {
+            "recipe": recipe,
+            "engine": "local",
+            "dataset": {"name": "folder", "path": str(scenes_folder)},
+            "classifier": {"width": 8},
+            "erm": {"epochs": 1, "batch_size": 32, "learning_rate": 0.02},
+            "inpainter": {"model": str(model), "num_inference_steps": 1},
+            "pools": {name: {"batch_size": 8} for name in ("scorer", "masker", "inpainter", "pruner")},
+            "fit": {"num_threads": 1},
+            "unit_rows": 8,
+            "controls": [],
+        }
+        return recipes.make_config({**data, **changes}, [], where="test")
+
+    return config
+
+
+Small = Callable[..., recipes.RunConfig]
+SCGS = {"gen_ratio": 0.05, "tau": 0.3, "top_q": 0.1}
+ONE_EPOCH = {"epochs": 1, "learning_rate": 0.02}
+
+
+def run(config: recipes.RunConfig, out: Path) -> tuple[dict[str, Any], list[str]]:
+    """The summary, and what was said."""
+    said: list[str] = []
+    recipes.run(config, out, fresh=False, command="test", say=said.append)
+    return write_summary(out), said
+
+
+def interrupted(config: recipes.RunConfig, out: Path, *, before: str) -> None:
+    """Runs until a step is about to begin."""
+
+    def say(line: str) -> None:
+        if line.startswith(before):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recipes.run(config, out, fresh=False, command="test", say=say)
+
+
+def counts(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text())["counts"]
+    return found
+
+
+def test_jtt_fits_twice_and_goes_on_between_the_two(small: Small, scenes_folder: Path, tmp_path: Path) -> None:
+    config = small("jtt", algorithm=ONE_EPOCH)
+    interrupted(config, tmp_path / "parts", before="fit jtt")
+    summary, said = run(config, tmp_path / "parts")
+    assert "fit errors of original: done before" in said
+    assert set(summary["results"]) == {"erm", "jtt"}
+    whole, _ = run(config, tmp_path / "whole")
+    assert whole["results"] == summary["results"]
+    weights = [(tmp_path / name / "fit" / "jtt" / "model.safetensors").read_bytes() for name in ("parts", "whole")]
+    assert weights[0] == weights[1]
+    # The file names what the first classifier gets wrong.
+    index = RowIndex.open(tmp_path / "whole" / "data")
+    train = TrainingSet(index, "train", size_px=64)
+    first = load_classifier(tmp_path / "whole" / "jtt_errors" / "original")
+    wrong = np.flatnonzero(~right_predictions(first, train, "cpu"))
+    errors = pq.read_table(tmp_path / "whole" / "jtt_errors" / "original" / "error_set.parquet")
+    assert errors["image_id"].to_pylist() == train.image_ids(wrong)
+    assert counts(tmp_path / "whole" / "jtt_errors" / "original")["errors"] == len(wrong)
+
+
+def test_group_dro_runs(small: Small, tmp_path: Path) -> None:
+    summary, _ = run(small("group_dro", algorithm={**ONE_EPOCH, "adjustment": 1.0}), tmp_path / "run")
+    assert set(summary["results"]) == {"erm", "group_dro"}
+    assert len(summary["results"]["group_dro"]["test"]["groups"]) == 4
+
+
+def test_dfr_is_erm_with_another_head_and_the_page_shows_it(small: Small, tmp_path: Path) -> None:
+    summary, _ = run(small("dfr"), tmp_path / "run")
+    assert set(summary["results"]) == {"erm", "dfr"}
+    erm, dfr = (load_classifier(tmp_path / "run" / name).state_dict() for name in ("erm", "fit/dfr"))
+    differing = {name for name, value in erm.items() if not value.equal(dfr[name])}
+    assert differing == {"head.weight", "head.bias"}
+    page = write_report(tmp_path / "run").read_text()
+    assert "dfr gets" in page
+
+
+def test_jtt_after_scgs_shares_one_error_set_of_the_original_images(small: Small, tmp_path: Path) -> None:
+    config = small("jtt+scgs", synthesis=SCGS, algorithm={**ONE_EPOCH, "up_weight": 2}, controls=["duplicate"])
+    summary, said = run(config, tmp_path / "run")
+    assert summary["recipe"] == "scgs+jtt"
+    assert set(summary["results"]) == {"erm", "scgs+jtt", "control_duplicate"}
+    assert sum(line.startswith("fit errors") and "fitting" in line for line in said) == 1
+    assert counts(tmp_path / "run" / "jtt_errors" / "original")["extra"] == 0
+    assert counts(tmp_path / "run" / "fit" / "scgs+jtt")["extra"] == summary["synthesis"]["kept"] > 0
+    assert "scgs+jtt" in write_report(tmp_path / "run").read_text()
+
+
+def test_jtt_can_look_for_errors_among_the_generated_pictures_too(small: Small, tmp_path: Path) -> None:
+    pictures = {"synthesis": {"k": 6, "prune": False}}
+    config = small("dbb+jtt", algorithm={**ONE_EPOCH, "identify_on": "all", "identification_epochs": 1}, **pictures)
+    run(config, tmp_path / "run")
+    step = tmp_path / "run" / "jtt_errors" / "dbb+jtt"
+    assert counts(step)["extra"] == 12
+    errors = pq.read_table(step / "error_set.parquet")
+    index = RowIndex.open(tmp_path / "run" / "data")
+    own = index.split("train").num_rows
+    for row in errors.to_pylist():
+        assert (row["image_id"] is None) == (row["position"] >= own)
+    assert counts(tmp_path / "run" / "fit" / "dbb+jtt")["images"] == own + 12
+    assert not (tmp_path / "run" / "jtt_errors" / "original").exists()
+
+
+def test_dfr_after_dbb_reads_features_of_a_fit_with_the_pictures(small: Small, tmp_path: Path) -> None:
+    config = small("dbb+dfr", synthesis={"k": 4, "prune": False}, controls=["hole"])
+    summary, _ = run(config, tmp_path / "run")
+    assert set(summary["results"]) == {"erm", "dbb+dfr", "control_hole"}
+    for name in ("dbb+dfr", "control_hole"):
+        assert counts(tmp_path / "run" / "dfr_features" / name)["extra"] == 8
+        base, final = (load_classifier(tmp_path / "run" / kind / name).state_dict() for kind in ("dfr_features", "fit"))
+        assert {key for key in base if not base[key].equal(final[key])} == {"head.weight", "head.bias"}
+
+
+def test_generated_pictures_are_in_the_groups_of_their_sources(small: Small, tmp_path: Path) -> None:
+    """Of dbb's eight pictures of each class, those of a landbird on land are waterbirds on land."""
+    from raygen import fits
+
+    config = small("dbb+group_dro", synthesis={"k": 8, "prune": False}, algorithm=ONE_EPOCH)
+    out = tmp_path / "run"
+    run(config, out)
+    index = RowIndex.open(out / "data")
+    attribute = dict(zip(index.table["image_id"].to_pylist(), index.table["attribute"].to_pylist(), strict=True))
+    candidates = read_parts(out / "candidates").to_pylist()
+    for kind, label in (("generated", "target_label"), ("flat", "target_label"), ("duplicate", "source_label")):
+        keys = tuple(row["key"] for row in candidates)
+        extra = fits.ExtraRows(kind=kind, keys=keys, candidates=str(out / "candidates"), digest="")  # type: ignore[arg-type]
+        pictures = fits.extra_pictures(extra, index, seed=0)
+        found = [(picture.label, picture.attribute) for picture in pictures]
+        assert found == [(row[label], attribute[row["image_id"]]) for row in candidates]
+
+
+def test_out_of_fold_labels_come_from_classifiers_that_have_not_seen_the_image(small: Small, tmp_path: Path) -> None:
+    config = small(
+        "scgs",
+        synthesis={**SCGS, "mis_source": "kfold", "num_folds": 3},
+        algorithm=ONE_EPOCH,
+        erm={"epochs": 4, "batch_size": 16, "learning_rate": 0.05},  # wrong in both classes
+    )
+    out = tmp_path / "run"
+    interrupted(config, out, before="fit fold 2")
+    _, said = run(config, out)
+    assert {f"fit fold {number}: done before" for number in (0, 1)} <= set(said)
+    index = RowIndex.open(out / "data")
+    train = index.split("train")
+    fold_N = assign_folds(train["label"].to_numpy(), num_folds=3, seed=0)
+    scores, in_sample = read_parts(out / "scores"), read_parts(out / "scores_in_sample")
+    pictures = index.fetch(train["image_id"].to_pylist(), ["image_png"])["image_png"].to_pylist()
+    images_NCHW = preprocess([decode_image(picture) for picture in pictures], 64)
+    expected_N = np.empty(len(fold_N), dtype=int)
+    for number in range(3):
+        step = out / "folds" / str(number)
+        assert counts(step)["images"] == (fold_N != number).sum()
+        predicted_N = load_classifier(step)(images_NCHW).argmax(1).numpy()
+        expected_N[fold_N == number] = predicted_N[fold_N == number]
+    assert scores["image_id"].equals(train["image_id"])
+    assert scores["predicted_label"].to_pylist() == expected_N.tolist()
+    for column in ("features", "logits", "loss"):  # of one classifier, ERM
+        assert scores[column].equals(in_sample[column])
+    plan = pq.read_table(out / "plan" / "plan.parquet").to_pylist()
+    assert all(row["predicted_label"] != row["source_label"] for row in plan)
+
+
+def test_folds_are_even_in_every_class_and_depend_on_the_seed() -> None:
+    label_N = np.repeat([0, 1, 2], [31, 10, 4])
+    fold_N = assign_folds(label_N, num_folds=5, seed=0)
+    for label in range(3):
+        sizes = np.bincount(fold_N[label_N == label], minlength=5)
+        assert sizes.max() - sizes.min() <= 1
+    assert np.array_equal(fold_N, assign_folds(label_N, num_folds=5, seed=0))
+    assert not np.array_equal(fold_N, assign_folds(label_N, num_folds=5, seed=1))
+
+
+def test_without_a_map_scgs_repaints_whole_pictures_at_a_strength_below_one(small: Small, tmp_path: Path) -> None:
+    config = small("scgs", synthesis={**SCGS, "cam": "none"}, algorithm=ONE_EPOCH)
+    assert config.inpainter.strength == 0.75
+    run(
+        small(
+            "scgs",
+            synthesis={**SCGS, "cam": "none"},
+            algorithm=ONE_EPOCH,
+            inpainter={
+                **config.inpainter.model_dump(mode="json"),
+                "num_inference_steps": 2,
+            },
+        ),
+        tmp_path / "run",
+    )
+    candidates = read_parts(tmp_path / "run" / "candidates")
+    assert set(candidates["repaint_fraction"].to_pylist()) == {1.0}
+    assert set(candidates["status"].to_pylist()) == {"ok"}
+
+
+def test_a_whole_picture_at_strength_one_is_refused(small: Small) -> None:
+    with pytest.raises(ConfigError, match=r"inpainter\.strength is 1, which leaves nothing of it"):
+        small("scgs", synthesis={"cam": "none"}, inpainter={"strength": 1.0})
+
+
+@pytest.fixture(scope="module")
+def without_attributes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plain")
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            Image.new("RGB", (16, 16)).save(folder / split / name / "1.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("recipe", "images"),
+    [("group_dro", "training"), ("erm_reweighted", "training"), ("dfr", "validation"), ("scgs+group_dro", "training")],
+)
+def test_groups_that_are_not_there_are_named_before_any_work(
+    small: Small, without_attributes: Path, tmp_path: Path, recipe: str, images: str
+) -> None:
+    config = small(recipe, dataset={"name": "folder", "path": str(without_attributes)})
+    with pytest.raises(DataError, match=f"recipe {recipe.replace('+', '.')} needs the attribute of every {images}"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_saved_config_of_a_pair_repeats_it(small: Small) -> None:
+    config = small("jtt+scgs", synthesis=SCGS)
+    assert isinstance(config.synthesis, ScgsConfig)
+    assert recipes.make_config(config.model_dump(mode="json"), [], where="again") == config
