@@ -16,11 +16,13 @@ from raygen.datasets import DatasetConfig, write_dataset
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.evaluation import held_out, predict
 from raygen.inpainters.model_folder import check_model_folder, resolve_model
+from raygen.maskers.language import check_finder
 from raygen.results import results
 from raygen.rows import RowIndex
 from raygen.run_config import RECIPES, Recipe, RunConfig, identity, make_config
 from raygen.runs import RunFolder
 from raygen.steps import Say, Steps
+from raygen.synthesis import finder
 
 __all__ = ["RECIPES", "Recipe", "RunConfig", "evaluate_classifier", "make_config", "make_dataset", "run"]
 
@@ -110,20 +112,22 @@ def warn_of_versions(others: Mapping[str, tuple[str | None, str | None]], say: S
 
 
 def check(config: RunConfig) -> None:
-    """Checks what can be checked before any work: the inpainting model, and that pools and fits fit the machine.
+    """Checks what can be checked before any work: the models, and that pools and fits fit the machine.
 
     Raises:
         ConfigError: An endpoint that cannot be used.
-        ModelError: The model's folder is absent or incomplete.
+        ModelError: A model's folder is absent or incomplete.
         ResourceError: CPUs or GPUs that are not there.
     """
-    _check_model(config)
+    _check_models(config)
     _check_resources(config)
 
 
-def _check_model(config: RunConfig) -> None:
+def _check_models(config: RunConfig) -> None:
     if config.synthesis is None:
         return
+    if (models := finder(config.synthesis)) is not None:
+        check_finder(models)
     if config.inpainter.url is not None:
         _check_endpoint(config.inpainter.url, config.inpainter.model)
     else:

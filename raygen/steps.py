@@ -15,6 +15,7 @@ from raygen.datasets import write_dataset
 from raygen.errors import DataError
 from raygen.evaluation import held_out, predict
 from raygen.inpainters.model_folder import model_revision, resolve_model
+from raygen.maskers.language import finder_revisions
 from raygen.parts import Parts, failure_reasons, read_parts
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.rows import RowIndex
@@ -24,7 +25,7 @@ from raygen.schema import CANDIDATE, SCORE
 from raygen.stages.score import ScoreStage
 from raygen.stages.spec import StageSpec
 from raygen.stages.synthesis import synthesis_specs
-from raygen.synthesis import attribution, identification_epochs, masker, select, thresholds
+from raygen.synthesis import attribution, finder, identification_epochs, masker, select, thresholds
 from raygen.synthesis.controls import ControlKind
 from raygen.units import Job
 from raygen.writing import atomic, write_json
@@ -41,12 +42,19 @@ class Steps:
         self._config, self._folder, self._say = config, folder, say
 
     def load_rows(self) -> Step:
-        """The dataset's rows, as SOURCE Parquet in data/."""
+        """The dataset's rows, as SOURCE Parquet in data/.
+
+        Raises:
+            ConfigError: The masker cannot look for what the dataset shows.
+        """
         config = self._config
         step = self._folder.step("data", {"dataset": config.dataset.model_dump(mode="json"), "seed": config.seed})
         if self._needed(step, "data", f"writing the rows of {config.dataset.name}"):
             with self._folder.timed("data"):
                 step.finish(write_dataset(config.dataset, step.begin(), run_seed=config.seed))
+        if config.synthesis is not None:
+            # Now, not after hours of fitting: whether the masker can look for what this dataset shows.
+            masker(config.synthesis, dataset=RowIndex.open(step.folder).dataset)
         return step
 
     def fit_erm(self, data: Step) -> Step:
@@ -117,11 +125,13 @@ class Steps:
         """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
         config = self._config
         assert config.synthesis is not None
+        index = RowIndex.open(data.folder)
         depends = {
             "data": data.digest,
             "plan": plan.digest,
             "erm": erm.digest,
-            "masker": masker(config.synthesis),
+            "masker": masker(config.synthesis, dataset=index.dataset),
+            "masker_revisions": _masker_revisions(config),
             "inpainter": config.inpainter.model_dump(mode="json", exclude={"on_out_of_memory", "url"}),
             "model_revision": _model_revision(config),
             "unit_rows": config.unit_rows,
@@ -134,11 +144,10 @@ class Steps:
         with self._folder.timed("candidates"):
             table = pq.read_table(plan.folder / "plan.parquet")
             folder = step.begin(keep_parts=True)
-            index = RowIndex.open(data.folder)
             method, num_steps = attribution(config.synthesis)
             specs = synthesis_specs(
                 config.pools,
-                masker=masker(config.synthesis),
+                masker=masker(config.synthesis, dataset=index.dataset),
                 inpainter=config.inpainter.model_dump(mode="json"),
                 classifier_folder=str(erm.folder.resolve()),
                 attribution=method,
@@ -274,6 +283,11 @@ def _keys(candidates: pa.Table, limits: PruneThresholds) -> list[str]:
 def _call(pool: PoolConfig) -> dict[str, int | str]:
     """What of a pool decides the bits of its results."""
     return {"batch_size": pool.batch_size, "num_threads": pool.num_threads, "device": pool.torch_device}
+
+
+def _masker_revisions(config: RunConfig) -> list[str]:
+    models = None if config.synthesis is None else finder(config.synthesis)
+    return [] if models is None else finder_revisions(models)
 
 
 def _model_revision(config: RunConfig) -> str | None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from raygen.errors import ModelError
 from raygen.inpainters import InpainterConfig
+from raygen.model_files import load_errors
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,8 @@ def load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
         options["revision"] = config.revision
     if config.variant is not None:
         options["variant"] = config.variant
-    try:
+    with load_errors(name, what="an inpainting pipeline"):
         pipe = AutoPipelineForInpainting.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"model '{name}' cannot be loaded as an inpainting pipeline: {error}. Give a local folder in Hugging Face "
-            "layout, or a hub id that this machine can reach."
-        ) from error
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
     for part in (pipe.unet, pipe.vae):

@@ -3,17 +3,18 @@
 Not for loading: `stable_diffusion.py` does that.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
-from importlib import resources
+from functools import partial
 from pathlib import Path
 
 from raygen.errors import ModelError
-from raygen.inpainters import TINY, InpainterConfig
+from raygen.inpainters import InpainterConfig
+from raygen.model_files import find_model, model_revision, read_json
+
+__all__ = ["ModelFacts", "check_model_folder", "model_facts", "model_revision", "resolve_model"]
 
 COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-_SAMPLE_BYTES = 1 << 20
+_read_json = partial(read_json, layout="diffusers")
 
 
 def resolve_model(model: str) -> str:
@@ -22,14 +23,7 @@ def resolve_model(model: str) -> str:
     Raises:
         ModelError: The name is neither "tiny", an existing folder nor in the form of a hub id.
     """
-    if model == TINY:
-        return str(resources.files("raygen.tiny") / "weights")
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.exists() or path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise ModelError(f"model '{model}' is neither a folder nor a hub id (owner/name) nor '{TINY}'")
-    return model
+    return find_model(model, tiny="weights")
 
 
 def check_model_folder(folder: Path) -> None:
@@ -57,26 +51,6 @@ def check_model_folder(folder: Path) -> None:
         raise ModelError(
             f"{folder}: the UNet takes {channels} input channels; an inpainting pipeline has 9 (4 with latent blending)"
         )
-
-
-def model_revision(folder: Path) -> str:
-    """Hash of a local model: its configs, and each weight file's size, first and last MiB; 16 hex digits.
-
-    The ends of a safetensors file hold its table of contents and its last tensor; reading whole files would take
-    half a minute for Stable Diffusion.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix not in {".json", ".safetensors", ".txt"} or not path.is_file():
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}:{size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_SAMPLE_BYTES))
-            if size > _SAMPLE_BYTES:
-                file.seek(max(_SAMPLE_BYTES, size - _SAMPLE_BYTES))
-                digest.update(file.read())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +93,3 @@ def _integer(data: dict[str, object], name: str) -> int:
     if not isinstance(value, int):
         raise ModelError(f"a model's config.json has {name} = {value!r}; expected a whole number")
     return value
-
-
-def _read_json(path: Path, folder: Path) -> dict[str, object]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder}: no {path.relative_to(folder)}; not a diffusers model folder") from error
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{path} is damaged: expected a JSON object")
-    return data

@@ -23,6 +23,7 @@ OTHERS = {
     "dbb": {
         "target": (1, 0),
         "mask": "box",
+        "language": {"threshold": 0.4},
         "dilation_px": 3,
         "tau": 0.7,
         "prune": False,
@@ -76,7 +77,7 @@ def test_a_filter_leaves_the_pictures_as_they_are_and_shares_the_pool(name: str,
     if is_filter:
         plans = [synthesis.select(c, scores(), dataset=dataset(), run_seed=0) for c in (first, other)]
         assert plans[0].equals(plans[1])
-        assert synthesis.masker(first) == synthesis.masker(other)
+        assert synthesis.masker(first, dataset=dataset()) == synthesis.masker(other, dataset=dataset())
         assert synthesis.attribution(first) == synthesis.attribution(other)
         assert synthesis.identification_epochs(first) == synthesis.identification_epochs(other)
     names = {pool_name(run.model_copy(update={"synthesis": c})) for c in (first, other)}
