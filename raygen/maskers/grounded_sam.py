@@ -140,8 +140,10 @@ class GroundedSamFinder:
         best_N = outputs.logits.sigmoid().amax((1, 2)).tolist()
         detections = []
         for result, best_score in zip(results, best_N, strict=True):
-            has_word = [bool(words.strip(" .")) for words in result["text_labels"]]
-            detections.append(Detection(result["boxes"].cpu().numpy()[np.array(has_word, dtype=bool)], best_score))
+            boxes_B4 = result["boxes"].cpu().numpy()
+            # Cut: of no box at all, transformers gives one empty label.
+            has_word_B = [bool(words.strip(" .")) for words in result["text_labels"][: len(boxes_B4)]]
+            detections.append(Detection(boxes_B4[np.array(has_word_B, dtype=bool)], best_score))
         return detections
 
     def _segment(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[np.ndarray | None]:

@@ -57,6 +57,9 @@ def load_model(loader: Any, name: str, *, revision: str | None, dtype: Dtype, de
     Raises:
         ModelError: It cannot be loaded, or its files lack weights, which would stay random.
     """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     with load_errors(name, what=what):
         model, info = loader.from_pretrained(
             name, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
