@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from raygen.errors import ModelError
 
 # The models that ship with the package, trained by `python -m raygen.tiny.train`.
@@ -90,7 +92,7 @@ def load_errors(name: str, *, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"model '{name}' cannot be loaded as {what}: {error}. Give a local folder in Hugging Face layout, or a hub "
             "id that this machine can reach."

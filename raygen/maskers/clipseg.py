@@ -23,7 +23,7 @@ from raygen.maskers.loading import (
 )
 from raygen.model_files import TINY, find_model
 
-TINY_FOLDER = "segmenter"
+TINY_FOLDER = "segmenter_weights"
 KINDS = ("clipseg",)
 WHAT = "a CLIPSeg model"
 

@@ -97,7 +97,9 @@ def object_texts(config: AnyFinder, dataset: DatasetInfo) -> tuple[str, ...]:
         )
     texts = dataset.object_words if given is None else (given,) * num_classes if isinstance(given, str) else given
     if len(texts) != num_classes:
-        raise ConfigError(f"synthesis.language.text has {len(texts)} entries, but the dataset has {num_classes} classes")
+        raise ConfigError(
+            f"synthesis.language.text has {len(texts)} entries, but the dataset has {num_classes} classes"
+        )
     if not all(text.strip() for text in texts):
         raise ConfigError(f"synthesis.language.text is {list(texts)}; an empty text names nothing")
     return texts

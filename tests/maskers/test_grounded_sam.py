@@ -107,9 +107,7 @@ def test_object_is_the_union_of_the_instances_whose_boxes_pass_both_thresholds(s
 def test_boxes_are_in_pixels_of_each_picture(stubbed):
     finder = stubbed((UPPER_LEFT, BIRD, 0.9))
     images = [picture(0), picture(1, height=32, width=64), picture(2, height=100, width=50)]
-    for detection, (height, width, _) in zip(
-        finder._detect(images, [0, 0, 0]), [i.shape for i in images], strict=True
-    ):
+    for detection, (height, width, _) in zip(finder._detect(images, [0, 0, 0]), [i.shape for i in images], strict=True):
         np.testing.assert_allclose(detection.boxes_B4, [[width / 8, 0, width * 3 / 8, height / 2]], rtol=1e-6)
 
 

@@ -48,7 +48,9 @@ def test_truth_masks_are_stored_with_their_share_of_the_picture():
 
 def test_the_masks_agreement_with_the_object_is_taken_before_growing():
     object_HW = blob(9) | blob(10) | blob(12)  # 9 pixels in a box of 4 x 3
-    masked = MaskStage(masker={"name": "box"}, classifier_folder="")(unit([encode_image(picture(0))], [encode_mask(object_HW)]))
+    masked = MaskStage(masker={"name": "box"}, classifier_folder="")(
+        unit([encode_image(picture(0))], [encode_mask(object_HW)])
+    )
     assert masked["object_iou"][0] == pytest.approx(9 / 12)
 
 
