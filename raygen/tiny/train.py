@@ -88,7 +88,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints; continued if it has any")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder above those of the models")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="which to make")
-    parser.add_argument("--segmenter-minutes", type=float, default=12, help="of processor time, per worker")
+    parser.add_argument("--segmenter-minutes", type=float, default=10, help="of processor time, per worker")
     parser.add_argument("--vae-minutes", type=float, default=14, help="of processor time, per worker")
     parser.add_argument("--unet-minutes", type=float, default=60, help="of processor time, per worker")
     parser.add_argument("--card-only", action="store_true", help="measure the models in --out again; train none")
