@@ -82,7 +82,9 @@ class ClipsegFinder:
     def __call__(self, images: Sequence[np.ndarray], labels: Sequence[int]) -> list[np.ndarray | RowError]:
         """Object masks in the pictures' frames, (H, W) bool each; a RowError where nothing is found."""
         processor = self._processor.image_processor
-        images_NCHW = processor(list(images), return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+        # Copies: decoded pictures are read-only, which torch warns of.
+        pictures = [image_HWC.copy() for image_HWC in images]
+        images_NCHW = processor(pictures, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
         logits_NHW = self._model(
             pixel_values=images_NCHW.to(self._device, self._model.dtype), conditional_embeddings=self._texts_CD[labels]
         ).logits.float()

@@ -100,6 +100,7 @@ class GroundedSamFinder:
     @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray], labels: Sequence[int]) -> list[np.ndarray | RowError]:
         """Object masks in the pictures' frames, (H, W) bool each; a RowError where nothing is found."""
+        images = [image_HWC.copy() for image_HWC in images]  # decoded pictures are read-only, which torch warns of
         detections = self._detect(images, labels)
         unions = self._segment(images, [detection.boxes_B4 for detection in detections])
         found: list[np.ndarray | RowError] = []
@@ -121,7 +122,7 @@ class GroundedSamFinder:
 
     def _detect(self, images: Sequence[np.ndarray], labels: Sequence[int]) -> list[Detection]:
         inputs = self._detector_processor.image_processor(
-            list(images), return_tensors="pt", input_data_format="channels_last", pad_size=self._pad_size
+            images, return_tensors="pt", input_data_format="channels_last", pad_size=self._pad_size
         )
         tokens = {name: tokens_CT[list(labels)] for name, tokens_CT in self._tokens_CT.items()}
         outputs = self._detector(
