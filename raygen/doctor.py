@@ -29,7 +29,7 @@ OBJECT_STORE_FRACTION = 0.3
 OBJECT_STORE_MAX_BYTES = 200 * 10**9
 # Ray 2.60, local_fs_capacity_threshold: above this, Ray makes no more objects on its disk.
 RAY_DISK_FULL_FRACTION = 0.95
-WEIGHTS = Path(__file__).parent / "tiny" / "weights"
+TINY = Path(__file__).parent / "tiny"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ def report(folder: Path = Path()) -> list[Check]:
         check_shared_memory(Path("/dev/shm"), memory_bytes=memory_bytes),
         check_disk(folder),
         check_ray_folder(Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()))),
-        check_tiny_model(WEIGHTS),
+        check_tiny_model(TINY / "weights"),
+        check_tiny_model(TINY / "segmenter_weights", name="tiny segmenter", marker="config.json"),
         check_hub(os.environ),
         check_ray_token(os.environ),
     ]
@@ -184,14 +185,20 @@ def check_ray_folder(folder: Path) -> Check:
     return Check("ray folder", text, True)
 
 
-def check_tiny_model(folder: Path) -> Check:
-    """Whether the tiny inpainting model that ships with the package is there."""
-    found = sorted(folder.rglob("model_index.json"))
+def check_tiny_model(folder: Path, *, name: str = "tiny model", marker: str = "model_index.json") -> Check:
+    """Whether a model that ships with the package is there: by default the inpainting model.
+
+    Args:
+        folder: Where it should be.
+        name: Of the line.
+        marker: The file that every model of its kind has.
+    """
+    found = sorted(folder.rglob(marker))
     if not found:
         advice = "The demo needs it. Install raygen again, or make it: python -m raygen.tiny.train"
-        return Check("tiny model", f"not in {folder}", False, advice)
+        return Check(name, f"not in {folder}", False, advice)
     num_bytes = sum(path.stat().st_size for path in found[0].parent.rglob("*.safetensors"))
-    return Check("tiny model", f"{num_bytes / 2**20:.1f} MiB in {found[0].parent}", True)
+    return Check(name, f"{num_bytes / 2**20:.1f} MiB in {found[0].parent}", True)
 
 
 def check_hub(environ: Mapping[str, str]) -> Check:

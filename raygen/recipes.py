@@ -26,11 +26,13 @@ from raygen.inpainters.learned_tokens import (
 )
 from raygen.inpainters.model_folder import check_model_folder, load_json, resolve_model
 from raygen.known_recipes import RECIPES, Recipe
+from raygen.maskers.language import check_finder
 from raygen.results import results
 from raygen.rows import RowIndex
 from raygen.run_config import RunConfig, identity, make_config
 from raygen.runs import RunFolder
 from raygen.steps import Say, Steps
+from raygen.synthesis import finder
 
 __all__ = ["RECIPES", "Recipe", "RunConfig", "evaluate_classifier", "make_config", "make_dataset", "run"]
 
@@ -122,16 +124,16 @@ def warn_of_versions(others: Mapping[str, tuple[str | None, str | None]], say: S
 
 
 def check(config: RunConfig) -> None:
-    """Checks what can be checked before any work: groups, the inpainting model, that pools and fits fit the machine.
+    """Checks what can be checked before any work: groups, the models, that pools and fits fit the machine.
 
     Raises:
         ConfigError: An endpoint that cannot be used, or tokens that cannot be learned as asked.
         DataError: The algorithm needs groups that the dataset does not have, or the dataset's folder cannot be used.
-        ModelError: The model's folder is absent or incomplete.
+        ModelError: A model's folder is absent or incomplete.
         ResourceError: CPUs or GPUs that are not there.
     """
     _check_groups(config)
-    _check_model(config)
+    _check_models(config)
     _check_tokens(config)
     _check_resources(config)
 
@@ -146,9 +148,11 @@ def _check_groups(config: RunConfig) -> None:
         )
 
 
-def _check_model(config: RunConfig) -> None:
+def _check_models(config: RunConfig) -> None:
     if config.synthesis is None:
         return
+    if (models := finder(config.synthesis)) is not None:
+        check_finder(models)
     if config.inpainter.url is not None:
         _check_endpoint(config.inpainter.url, config.inpainter.model)
     else:

@@ -24,7 +24,8 @@ from raygen.versions import versions
 from raygen.writing import disk_errors, write_json, write_text
 
 # 2: files in manifests have digests, and steps depend on the digests of those above them.
-FORMAT_VERSION = 2
+# 3: candidates have `object_iou`.
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 MARKER = ".raygen.json"
 # In an unfinished step's folder: its fingerprint.

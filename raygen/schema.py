@@ -64,6 +64,8 @@ CANDIDATE = pa.schema(
         pa.field("repaint_png", pa.binary()),  # 8-bit mask, 255 = generated anew
         pa.field("generated_png", pa.binary()),  # lossless
         pa.field("repaint_fraction", pa.float32()),  # share of the picture's pixels in the repaint mask
+        # IoU of what the masker took for the object, before it was grown, with the dataset's object mask; null without
+        pa.field("object_iou", pa.float32()),
         pa.field("source_probability", pa.float32()),  # psi: softmax of the source label on the generated picture
         pa.field("attribution_inside", pa.float32()),  # rho: attribution to the target logit inside the repaint mask
         pa.field("convergence_delta", pa.float32()),  # |sum of attributions - logit difference|; 0 when exact

@@ -19,6 +19,7 @@ from raygen.inpainters import InpainterConfig
 from raygen.inpainters.learned_tokens import trained_model
 from raygen.inpainters.model_folder import model_revision, resolve_model
 from raygen.inpainters.served import store_tokens
+from raygen.maskers.language import finder_revisions
 from raygen.parts import failure_reasons, read_parts
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.rows import RowIndex
@@ -27,7 +28,7 @@ from raygen.runs import RunFolder, Step
 from raygen.schema import CANDIDATE
 from raygen.score_steps import ScoreSteps, call_of, job_of
 from raygen.stages.synthesis import synthesis_specs
-from raygen.synthesis import attribution, identification_folds, masker, select, thresholds
+from raygen.synthesis import attribution, finder, identification_folds, masker, select, thresholds
 from raygen.synthesis.controls import ControlKind
 from raygen.writing import atomic, write_json
 
@@ -45,12 +46,19 @@ class Steps:
         self._scores = ScoreSteps(config, folder, self._needed)
 
     def load_rows(self) -> Step:
-        """The dataset's rows, as SOURCE Parquet in data/."""
+        """The dataset's rows, as SOURCE Parquet in data/.
+
+        Raises:
+            ConfigError: The masker cannot look for what the dataset shows.
+        """
         config = self._config
         step = self._folder.step("data", {"dataset": config.dataset.model_dump(mode="json"), "seed": config.seed})
         if self._needed(step, "data", f"writing the rows of {config.dataset.name}"):
             with self._folder.timed("data"):
                 step.finish(write_dataset(config.dataset, step.begin(), run_seed=config.seed))
+        if config.synthesis is not None:
+            # Now, not after hours of fitting: whether the masker can look for what this dataset shows.
+            masker(config.synthesis, dataset=RowIndex.open(step.folder).dataset)
         return step
 
     def fit_erm(self, data: Step) -> Step:
@@ -133,11 +141,13 @@ class Steps:
         """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
         config = self._config
         assert config.synthesis is not None
+        index = RowIndex.open(data.folder)
         depends = {
             "data": data.digest,
             "plan": plan.digest,
             "erm": erm.digest,
-            "masker": masker(config.synthesis),
+            "masker": masker(config.synthesis, dataset=index.dataset),
+            "masker_revisions": _masker_revisions(config),
             "inpainter": config.inpainter.model_dump(mode="json", exclude={"on_out_of_memory", "url"}),
             "model_revision": _model_revision(config),
             "unit_rows": config.unit_rows,
@@ -153,13 +163,12 @@ class Steps:
         with self._folder.timed("candidates"):
             table = pq.read_table(plan.folder / "plan.parquet")
             folder = step.begin(keep_parts=True)
-            index = RowIndex.open(data.folder)
             if files and config.inpainter.url is not None:
                 store_tokens(cluster.connect_endpoint(config.inpainter.url), files, config.inpainter.model)
             method, num_steps = attribution(config.synthesis)
             specs = synthesis_specs(
                 config.pools,
-                masker=masker(config.synthesis),
+                masker=masker(config.synthesis, dataset=index.dataset),
                 inpainter=config.inpainter.model_dump(mode="json"),
                 classifier_folder=str(erm.folder.resolve()),
                 attribution=method,
@@ -237,6 +246,11 @@ class Steps:
 def _keys(candidates: pa.Table, limits: PruneThresholds) -> list[str]:
     kept_N, _ = verdicts(candidates, limits)
     return [key for key, kept in zip(candidates["key"].to_pylist(), kept_N, strict=True) if kept]
+
+
+def _masker_revisions(config: RunConfig) -> list[str]:
+    models = None if config.synthesis is None else finder(config.synthesis)
+    return [] if models is None else finder_revisions(models)
 
 
 def _model_revision(config: RunConfig) -> str | None:

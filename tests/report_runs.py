@@ -133,6 +133,7 @@ def _write_candidates(run: Path, rows: list[dict], *, error: str) -> None:
                 "repaint_png": encode_mask(repaint_HW) if is_ok else None,
                 "generated_png": encode_image(render_scene(i, label=1, attribute=0).image_HWC) if is_ok else None,
                 "repaint_fraction": float(repaint_HW.mean()) if is_ok else None,
+                "object_iou": 0.5 + 0.1 * (i % 2) if is_ok else None,
                 "source_probability": psi,
                 "attribution_inside": rho,
                 "status": "ok" if is_ok else "failed",

@@ -1,6 +1,7 @@
 """The whole job on real parts at small size: four pools on Ray, diffusers classes with random weights, real fits."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from raygen.cli import app
 from raygen.config import differing_fields
 from raygen.errors import ConfigError, DataError, ModelError, RunFolderError
 from raygen.images import decode_image, decode_mask
+from raygen.model_files import find_model
 from raygen.parts import read_parts
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
 from raygen.rows import RowIndex
 from raygen.run_config import identity
+from raygen.runs import RunFolder
 from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
+from raygen.steps import Steps
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,11 @@ def test_the_summary_has_the_agreed_names(finished: Path) -> None:
     assert [group["n"] for group in test["groups"]] == [12] * 4
     counts = summary["synthesis"]
     assert counts["planned"] == counts["generated"] == counts["kept"] + sum(counts["pruned"].values()) == 20
+    iou = read_parts(finished / "candidates")["object_iou"].to_pylist()
+    assert counts["mask_iou"] == pytest.approx(sum(iou) / 20)
+    assert counts["mask_iou"] > 0.75  # the shipped CLIPSeg, asked for "bird"
     page = (finished / "report.html").read_text()
+    assert f"mean IoU {counts['mask_iou']:.2f}" in page
     assert "<img" in page
     assert 'src="http' not in page
     assert 'href="http' not in page
@@ -167,6 +175,38 @@ def test_a_model_that_cannot_inpaint_is_refused_before_anything_starts(tmp_path:
     with pytest.raises(ModelError, match=r"no model_index\.json"):
         recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_masker_without_its_model_is_refused_before_anything_starts(model: Path, tmp_path: Path) -> None:
+    config = small("dbb", model, synthesis={**DBB, "language": {"model": str(model)}})
+    with pytest.raises(ModelError, match=r"no config\.json; not a transformers model folder"):
+        recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_candidates_are_bound_to_the_maskers_model_and_rows_without_an_object_say_so(
+    finished: Path, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "candidates")
+    segmenter = shutil.copytree(find_model("tiny", tiny="segmenter_weights"), tmp_path / "segmenter")
+    language = {"model": str(segmenter), "text": "zebra"}
+    config = small("dbb", model, synthesis={**DBB, "language": language}, engine="local", max_failed_fraction=1)
+    said: list[str] = []
+    for _ in range(2):
+        steps = Steps(config, RunFolder(tmp_path / "run"), said.append)
+        data, erm = steps.load_rows(), steps.fit_erm(steps.load_rows())
+        steps.synthesize(steps.plan(data, steps.score(data, erm)), data, erm)
+    assert [line.partition(": ")[2] for line in said if line.startswith("candidates")] == [
+        "generating: masker, inpainter and pruner pools",
+        "done before",
+    ]
+    candidates = read_parts(tmp_path / "run" / "candidates")
+    assert set(candidates["status"].to_pylist()) == {"failed"}
+    assert candidates["error"][0].as_py().startswith("CLIPSeg found no 'zebra' (highest probability 0.")
+    (segmenter / "config.json").write_text((segmenter / "config.json").read_text() + "\n")
+    with pytest.raises(RunFolderError, match="made with other settings"):
+        steps.synthesize(steps.plan(data, steps.score(data, erm)), data, erm)
 
 
 @pytest.mark.parametrize(

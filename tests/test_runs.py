@@ -133,9 +133,9 @@ def test_digest_follows_the_output_and_not_the_dependencies(tmp_path):
         "[]",
         "null",
         "{}",
-        '{"depends": {"format_version": 2}}',
+        f'{{"depends": {{"format_version": {FORMAT_VERSION}}}}}',
         '{"depends": {"format_version": "x"}, "fingerprint": "a", "files": {}}',
-        '{"depends": {"format_version": 2}, "fingerprint": "a", "files": []}',
+        f'{{"depends": {{"format_version": {FORMAT_VERSION}}}, "fingerprint": "a", "files": []}}',
     ],
 )
 def test_damaged_manifest_is_an_error(tmp_path, text):

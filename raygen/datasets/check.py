@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raygen.datasets.folder import FolderConfig, open_folder
-from raygen.datasets.known import KNOWN, differences
+from raygen.datasets.known import KNOWN, differences, known_name
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, RowError
 from raygen.images import decode_image, decode_mask
@@ -130,8 +130,7 @@ def _compare(findings: Findings, path: Path, expect: str | None) -> None:
     if expect is not None:
         findings.problems += differences(KNOWN[expect], findings.counts)
         return
-    folder = path.resolve().name.lower().replace("_", "")
-    for name, counts in KNOWN.items():
-        if name.removesuffix("s") in folder:
-            found = differences(counts, findings.counts)
-            findings.warnings += [f"{line} (compared because of the folder's name: {name})" for line in found]
+    name = known_name(path.resolve().name)
+    if name is not None:
+        found = differences(KNOWN[name], findings.counts)
+        findings.warnings += [f"{line} (compared because of the folder's name: {name})" for line in found]

@@ -32,6 +32,22 @@ KNOWN: dict[str, GroupCounts] = {
 }
 
 
+# What the papers call the objects of a published dataset when they look for them (DBB, arXiv 2503.17226).
+OBJECT_WORDS = {"waterbirds": "bird", "celeba": "hair", "metashift": "animal"}
+
+
+def known_name(folder_name: str) -> str | None:
+    """The published dataset that a folder's name speaks of, such as "waterbird_complete95_forest2water2"; or None."""
+    plain = folder_name.lower().replace("_", "")
+    return next((name for name in KNOWN if name.removesuffix("s") in plain), None)
+
+
+def object_words(folder_name: str, class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """What to call the objects of a folder of pictures, one word per class."""
+    name = known_name(folder_name)
+    return class_names if name is None else (OBJECT_WORDS[name],) * len(class_names)
+
+
 def differences(expected: GroupCounts, found: Mapping[tuple[str, int, int | None], int]) -> list[str]:
     """One line for each group whose number of images is another than published.
 

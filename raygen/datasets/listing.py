@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raygen.datasets.known import object_words
 from raygen.datasets.table import INFO_FILE, DatasetInfo, check_prompts, read_info
 from raygen.errors import DataError
 from raygen.schema import SPLITS
@@ -126,7 +127,13 @@ def _list_shards(
     prompts = prompts or (shipped.prompts if class_names == shipped.class_names else ())
     attribute_names = attribute_names or shipped.attribute_names
     listing = Listing(
-        DatasetInfo(shipped.name, class_names, attribute_names, check_prompts(prompts, class_names)),
+        DatasetInfo(
+            shipped.name,
+            class_names,
+            attribute_names,
+            check_prompts(prompts, class_names),
+            shipped.object_words if class_names == shipped.class_names else class_names,
+        ),
         shards=sorted(path.glob("part-*.parquet")),
     )
     entries = []
@@ -179,6 +186,7 @@ def _list_csv(
             class_names,
             attribute_names or _numbered("attribute", attributes),
             check_prompts(prompts, class_names),
+            object_words(root.resolve().name, class_names),
         ),
         problems=problems,
     )
@@ -246,7 +254,9 @@ def _list_class_folders(root: Path, class_names: tuple[str, ...], prompts: tuple
                 f"{root / split} has classes {sorted(unknown)} that train/ has not ({', '.join(found['train'])})"
             )
     class_names = class_names or tuple(found["train"])
-    listing = Listing(DatasetInfo(root.resolve().name, class_names, (), check_prompts(prompts, class_names)))
+    name = root.resolve().name
+    prompts = check_prompts(prompts, class_names)
+    listing = Listing(DatasetInfo(name, class_names, (), prompts, object_words(name, class_names)))
     files = sorted(
         (path, split)
         for split in SPLITS

@@ -17,6 +17,8 @@ SIZE_PX = 64
 SUPERSAMPLING = 3
 CLASS_NAMES = ("landbird", "waterbird")
 ATTRIBUTE_NAMES = ("land", "water")
+# What to call the object of each class when it is looked for, as the papers do with Waterbirds.
+OBJECT_WORDS = ("bird", "bird")
 
 # Colour families of the plumage: (hue range, saturation range, value range), each as fractions.
 FAMILIES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {

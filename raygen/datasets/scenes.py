@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from raygen.config import Strict
-from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, Plumage, render_scene
+from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, OBJECT_WORDS, Plumage, render_scene
 from raygen.datasets.table import DatasetInfo, check_prompts, write_source
 from raygen.errors import DataError
 from raygen.images import encode_image, encode_mask
@@ -84,7 +84,8 @@ def write_scenes(config: ScenesConfig, folder: Path, *, run_seed: int) -> dict[s
         groups = np.repeat(np.arange(4), counts)
         np.random.default_rng(row_seed(seed, f"scenes/{split}")).shuffle(groups)
         jobs += [_Job(split, i, int(g), seed, config.plumage) for i, g in enumerate(groups)]
-    info = DatasetInfo("scenes", CLASS_NAMES, ATTRIBUTE_NAMES, check_prompts(config.prompts, CLASS_NAMES))
+    prompts = check_prompts(config.prompts, CLASS_NAMES)
+    info = DatasetInfo("scenes", CLASS_NAMES, ATTRIBUTE_NAMES, prompts, OBJECT_WORDS)
     return write_source(_render_all(jobs), info, folder)
 
 

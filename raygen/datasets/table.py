@@ -31,12 +31,18 @@ class DatasetInfo:
         class_names: One per label.
         attribute_names: One per attribute value; empty when no row has an attribute.
         prompts: What to ask the inpainter for, one per label.
+        object_words: What to call the pictured object when it is looked for, one per label; by default the class names.
     """
 
     name: str
     class_names: tuple[str, ...]
     attribute_names: tuple[str, ...]
     prompts: tuple[str, ...]
+    object_words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.object_words:
+            object.__setattr__(self, "object_words", self.class_names)
 
 
 def write_source(rows: Iterable[Mapping[str, Any]], info: DatasetInfo, folder: Path) -> dict[str, int]:
@@ -82,7 +88,7 @@ def read_info(folder: Path) -> DatasetInfo:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         names = {key: tuple(data[key]) for key in ("class_names", "attribute_names", "prompts")}
-        return DatasetInfo(name=str(data["name"]), **names)
+        return DatasetInfo(name=str(data["name"]), **names, object_words=tuple(data.get("object_words", ())))
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no {INFO_FILE}: not a dataset folder written by `raygen data make`") from error
     except (ValueError, KeyError, TypeError) as error:

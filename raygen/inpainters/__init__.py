@@ -5,9 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from raygen.config import Strict
-
-# The model that ships with the package, trained by `python -m raygen.tiny.train`.
-TINY = "tiny"
+from raygen.model_files import TINY
 
 
 class InpainterConfig(Strict):

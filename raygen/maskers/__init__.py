@@ -9,10 +9,13 @@ from pydantic import Field
 from raygen.errors import RowError
 from raygen.maskers.box import BoxConfig, BoxMasker
 from raygen.maskers.cam import CamConfig, CamMasker
+from raygen.maskers.language import LanguageConfig, LanguageMasker
+from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import TruthConfig, TruthMasker
 from raygen.maskers.whole import WholeConfig, WholeMasker
 
-MaskerConfig = Annotated[TruthConfig | BoxConfig | CamConfig | WholeConfig, Field(discriminator="name")]
+AnyMasker = TruthConfig | BoxConfig | CamConfig | LanguageConfig | WholeConfig
+MaskerConfig = Annotated[AnyMasker, Field(discriminator="name")]
 
 
 class Masker(Protocol):
@@ -27,20 +30,18 @@ class Masker(Protocol):
 
     def __call__(
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
-    ) -> list[np.ndarray | RowError]:
-        """A repaint mask per picture, (H, W) bool, True = generated anew; a RowError where there is none.
+    ) -> list[Repaint | RowError]:
+        """A repaint mask per picture, True = generated anew; a RowError where there is none.
 
         Args:
             images: Pictures, (H, W, 3) uint8 each.
             objects: The dataset's object masks, (H, W) bool each, None where it ships none.
-            labels: A label per picture; only maskers that explain a label use it.
+            labels: A label per picture, for maskers that explain one or look for what it names.
         """
         ...
 
 
-def load_masker(
-    config: TruthConfig | BoxConfig | CamConfig | WholeConfig, classifier_folder: str, *, device: str = "cpu"
-) -> Masker:
+def load_masker(config: AnyMasker, classifier_folder: str, *, device: str = "cpu") -> Masker:
     """The masker of a config.
 
     Args:
@@ -49,7 +50,8 @@ def load_masker(
         device: "cpu" or "cuda".
 
     Raises:
-        ModelError: The classifier is absent or incomplete.
+        ModelError: The classifier, or a model that the masker loads, is absent or incomplete.
+        ConfigError: The masker's model cannot read an object text.
     """
     match config:
         case TruthConfig():
@@ -60,5 +62,7 @@ def load_masker(
             return CamMasker(config, classifier_folder, device=device)
         case WholeConfig():
             return WholeMasker()
+        case LanguageConfig():
+            return LanguageMasker(config, device=device)
         case _:
             assert_never(config)

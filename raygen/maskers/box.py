@@ -13,6 +13,7 @@ from pydantic import Field
 
 from raygen.config import Strict
 from raygen.errors import RowError
+from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import checked_object
 
 
@@ -37,12 +38,14 @@ class BoxMasker:
 
     def __call__(
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
-    ) -> list[np.ndarray | RowError]:
-        """A repaint mask per picture, (H, W) bool each; a RowError where there is no usable object mask."""
-        masks: list[np.ndarray | RowError] = []
+    ) -> list[Repaint | RowError]:
+        """Masks per picture; a RowError where there is no usable object mask."""
+        masks: list[Repaint | RowError] = []
         for image_HWC, object_HW in zip(images, objects, strict=True):
             try:
-                masks.append(bounding_box(checked_object(image_HWC, object_HW), margin_px=self._config.dilation_px))
+                true_HW = checked_object(image_HWC, object_HW)
+                box_HW = bounding_box(true_HW, margin_px=self._config.dilation_px)
+                masks.append(Repaint(box_HW, bounding_box(true_HW, margin_px=0)))
             except RowError as error:
                 masks.append(error)
         return masks

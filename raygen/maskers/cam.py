@@ -20,6 +20,7 @@ from raygen.classifier import Classifier, load_classifier, preprocess
 from raygen.config import Strict
 from raygen.errors import RowError
 from raygen.images import resize_mask
+from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
 
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ class CamMasker:
 
     def __call__(
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
-    ) -> list[np.ndarray | RowError]:
-        """A repaint mask per picture, (H, W) bool each; a RowError where the map is empty or not finite."""
+    ) -> list[Repaint | RowError]:
+        """Masks per picture; a RowError where the map is empty or not finite."""
         images_NCHW = preprocess(images, self._classifier.config.image_size_px)
         heatmaps_NHW, signed_NHW = _heatmaps(self._explainer, images_NCHW, labels)
-        masks: list[np.ndarray | RowError] = []
+        masks: list[Repaint | RowError] = []
         for image_HWC, heatmap_HW, signed_HW in zip(images, heatmaps_NHW, signed_NHW, strict=True):
             try:
                 masks.append(self._repaint(image_HWC, heatmap_HW, signed_HW))
@@ -81,17 +82,19 @@ class CamMasker:
                 masks.append(error)
         return masks
 
-    def _repaint(self, image_HWC: np.ndarray, heatmap_HW: np.ndarray, signed_HW: np.ndarray) -> np.ndarray:
+    def _repaint(self, image_HWC: np.ndarray, heatmap_HW: np.ndarray, signed_HW: np.ndarray) -> Repaint:
         if self._config.top_q is not None and not heatmap_HW.any():
             attended_HW = top_pixels(signed_HW, fraction=self._config.top_q)
         else:
             attended_HW = attended(heatmap_HW, tau=self._config.tau)
-        chosen_HW = scgs_to_edit(attended_HW) if self._config.repaint == "unattended" else attended_HW
+        is_object = self._config.repaint == "attended"
         height, width = image_HWC.shape[:2]
-        repaint_HW = dilate(resize_mask(chosen_HW, height=height, width=width), radius_px=self._config.dilation_px)
+        chosen_HW = attended_HW if is_object else scgs_to_edit(attended_HW)
+        chosen_HW = resize_mask(chosen_HW, height=height, width=width)
+        repaint_HW = dilate(chosen_HW, radius_px=self._config.dilation_px)
         if not repaint_HW.any():
             raise RowError(f"no pixel is left to repaint at tau = {self._config.tau:g}; use another tau")
-        return repaint_HW
+        return Repaint(repaint_HW, chosen_HW if is_object else None)
 
 
 def cam_heatmaps(

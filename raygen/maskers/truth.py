@@ -15,6 +15,7 @@ from scipy.ndimage import binary_dilation
 
 from raygen.config import Strict
 from raygen.errors import RowError
+from raygen.maskers.regions import Repaint
 
 
 class TruthConfig(Strict):
@@ -39,12 +40,13 @@ class TruthMasker:
 
     def __call__(
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
-    ) -> list[np.ndarray | RowError]:
-        """A repaint mask per picture, (H, W) bool each; a RowError where there is no usable object mask."""
-        masks: list[np.ndarray | RowError] = []
+    ) -> list[Repaint | RowError]:
+        """Masks per picture; a RowError where there is no usable object mask."""
+        masks: list[Repaint | RowError] = []
         for image_HWC, object_HW in zip(images, objects, strict=True):
             try:
-                masks.append(dilate(checked_object(image_HWC, object_HW), radius_px=self._config.dilation_px))
+                true_HW = checked_object(image_HWC, object_HW)
+                masks.append(Repaint(dilate(true_HW, radius_px=self._config.dilation_px), true_HW))
             except RowError as error:
                 masks.append(error)
         return masks
@@ -57,7 +59,7 @@ def checked_object(image_HWC: np.ndarray, object_HW: np.ndarray | None) -> np.nd
         RowError: There is none, it is of another size than the picture, or it selects nothing.
     """
     if object_HW is None:
-        raise RowError("the dataset ships no object mask for this image; add `object_png` to it, or use the cam masker")
+        raise RowError("the dataset ships no object mask for this image; add `object_png` to it, or use another masker")
     if object_HW.shape != image_HWC.shape[:2]:
         found, expected = (" x ".join(map(str, shape)) for shape in (object_HW.shape, image_HWC.shape[:2]))
         raise RowError(f"the object mask is {found} but the picture is {expected} (height x width); mend the dataset")

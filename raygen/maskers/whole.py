@@ -13,6 +13,7 @@ import numpy as np
 
 from raygen.config import Strict
 from raygen.errors import RowError
+from raygen.maskers.regions import Repaint
 
 
 class WholeConfig(Strict):
@@ -28,6 +29,6 @@ class WholeMasker:
 
     def __call__(
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
-    ) -> list[np.ndarray | RowError]:
-        """A mask of True per picture, (H, W) bool each."""
-        return [np.ones(image_HWC.shape[:2], dtype=bool) for image_HWC in images]
+    ) -> list[Repaint | RowError]:
+        """A mask of True per picture; it says nothing of where the object is."""
+        return [Repaint(np.ones(image_HWC.shape[:2], dtype=bool)) for image_HWC in images]

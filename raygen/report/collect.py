@@ -38,6 +38,7 @@ CANDIDATE_COLUMNS = (
     "target_label",
     "prompt",
     "repaint_fraction",
+    "object_iou",
     "source_probability",
     "attribution_inside",
     "status",
@@ -185,12 +186,18 @@ def failures(run: Path) -> list[dict[str, Any]]:
     ]
 
 
+def mask_iou(candidates: pa.Table) -> float | None:
+    """Mean IoU of what the masker took for the object with the dataset's object masks; None where none was compared."""
+    mean = pc.mean(candidates["object_iou"]).as_py()
+    return None if mean is None else float(mean)
+
+
 def _synthesis_counts(run: Path) -> dict[str, Any] | None:
     plan = run / "plan" / "plan.parquet"
     if not plan.is_file():
         return None
     counts: dict[str, Any] = {"planned": pq.read_metadata(plan).num_rows}
-    counts |= {"generated": 0, "kept": 0, "pruned": {}, "failed": 0}
+    counts |= {"generated": 0, "kept": 0, "pruned": {}, "failed": 0, "mask_iou": None}
     candidates = load_candidates(run)
     if candidates is not None:
         kept_N, reasons = verdicts(candidates, load_thresholds(run))
@@ -198,4 +205,5 @@ def _synthesis_counts(run: Path) -> dict[str, Any] | None:
         counts["failed"] = int(pc.sum(pc.not_equal(candidates["status"], "ok")).as_py() or 0)
         counts["generated"] = candidates.num_rows - counts["failed"]
         counts["kept"], counts["pruned"] = int(kept_N.sum()), dict(sorted(pruned.items()))
+        counts["mask_iou"] = mask_iou(candidates)
     return counts

@@ -162,8 +162,18 @@ def _pruning(
         "key": [{"role": role, "name": name} for role, name, _ in kinds],
         "bars": bars,
         "panels": panels[:MAX_PANELS],
+        "masks": _masks(candidates),
         "errors": [(error or "no reason given", count) for error, count in errors.most_common(MAX_ERRORS)],
     }
+
+
+def _masks(candidates: pa.Table) -> str:
+    """A line on how well the masker found the objects; empty where the dataset has no masks to compare with."""
+    mean = collect.mask_iou(candidates)
+    if mean is None:
+        return ""
+    num = candidates.num_rows - candidates["object_iou"].null_count
+    return f"Object masks: mean IoU {mean:.2f} with the dataset's own, before they are grown ({num:,} candidates)."
 
 
 def _panel(part: pa.Table, title: str, pair: tuple[int, int], thresholds: PruneThresholds) -> figures.ScorePanel | None:

@@ -48,6 +48,8 @@ def print_results(summary: Mapping[str, Any]) -> None:
             f"pictures: {counts['planned']} planned, {counts['generated']} generated, {counts['kept']} kept, "
             f"pruned {pruned}, {counts['failed']} failed"
         )
+        if counts.get("mask_iou") is not None:
+            console.print(f"object masks: mean IoU {counts['mask_iou']:.2f} with the dataset's own")
     if summary.get("failures"):
         console.print(_failures_table(summary["failures"]))
     if summary.get("seconds"):

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from raygen.errors import RowError
 from raygen.images import encode_mask
 from raygen.maskers import MaskerConfig, load_masker
+from raygen.maskers.regions import overlap
 from raygen.stages.pictures import decode_masks, decode_pictures
 from raygen.stages.score import empty_column
 from raygen.stages.spec import Batch, fail_row, fill_slots, ok_rows, with_own_status
@@ -23,7 +24,7 @@ class MaskStage:
     """
 
     reads: ClassVar = frozenset({"image_png", "object_png", "predicted_label", "source_label", "status", "error"})
-    writes: ClassVar = frozenset({"repaint_png", "repaint_fraction"})
+    writes: ClassVar = frozenset({"repaint_png", "repaint_fraction", "object_iou"})
 
     def __init__(self, *, masker: Mapping[str, Any], classifier_folder: str, device: str = "cpu") -> None:
         config: Any = TypeAdapter(MaskerConfig).validate_python(dict(masker))
@@ -37,7 +38,7 @@ class MaskStage:
         with_object = [i for i in pictures if batch["object_png"][i] is not None]
         objects = decode_masks(batch, with_object, "object_png")
         labels = batch[self._masker.label_column]
-        repaint, fraction = empty_column(len(batch["status"])), empty_column(len(batch["status"]))
+        repaint, fraction, iou = (empty_column(len(batch["status"])) for _ in range(3))
         if rows := ok_rows(batch):
             slots = fill_slots(rows, len(batch["status"]))
             masks = self._masker(
@@ -48,5 +49,8 @@ class MaskStage:
                 if isinstance(mask, RowError):
                     fail_row(batch, i, mask)
                 else:
-                    repaint[i], fraction[i] = encode_mask(mask), float(mask.mean())
-        return {**batch, "repaint_png": repaint, "repaint_fraction": fraction}
+                    repaint[i], fraction[i] = encode_mask(mask.mask_HW), float(mask.mask_HW.mean())
+                    true_HW = objects.get(i)
+                    if mask.object_HW is not None and true_HW is not None:
+                        iou[i] = overlap(mask.object_HW, true_HW)
+        return {**batch, "repaint_png": repaint, "repaint_fraction": fraction, "object_iou": iou}

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from raygen.datasets.table import DatasetInfo
+from raygen.maskers.language import AnyFinder
 from raygen.pruners import PruneThresholds
 from raygen.synthesis import dbb, scgs
 from raygen.synthesis.dbb import DbbConfig
@@ -57,13 +58,28 @@ def thresholds(config: ScgsConfig | DbbConfig, scores: pa.Table, candidates: pa.
             assert_never(config)
 
 
-def masker(config: ScgsConfig | DbbConfig) -> dict[str, Any]:
-    """Fields of the masker's config (`raygen.maskers.MaskerConfig`)."""
+def masker(config: ScgsConfig | DbbConfig, *, dataset: DatasetInfo) -> dict[str, Any]:
+    """Fields of the masker's config (`raygen.maskers.MaskerConfig`).
+
+    Raises:
+        ConfigError: What is looked for does not fit the dataset's classes.
+    """
     match config:
         case ScgsConfig():
             return scgs.masker(config)
         case DbbConfig():
-            return dbb.masker(config)
+            return dbb.masker(config, dataset)
+        case _:
+            assert_never(config)
+
+
+def finder(config: ScgsConfig | DbbConfig) -> AnyFinder | None:
+    """The models that find objects by name, where the masker uses any."""
+    match config:
+        case ScgsConfig():
+            return None
+        case DbbConfig():
+            return config.language if config.mask == "language" else None
         case _:
             assert_never(config)
 

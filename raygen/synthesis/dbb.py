@@ -15,12 +15,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from scipy.special import softmax
 
 from raygen.config import Strict
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
+from raygen.maskers.clipseg import ClipsegConfig
+from raygen.maskers.language import FinderConfig, object_texts
 from raygen.pruners import PruneThresholds
 from raygen.pruners.confidence import mean_confidence
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
@@ -43,8 +45,11 @@ class DbbConfig(Strict):
         target: Class to repaint an image as: "confused", the class with the highest mean softmax on the
             images of the source class (with two classes: the other one); "every_other", each other class, one
             candidate for each; or a list, entry c for source class c.
-        mask: Where the object is: "truth", the dataset's mask; "box", its bounding box; "cam", where the
-            classifier looks. Differs: the paper asks LangSAM for the class name.
+        mask: Where the object is: "language", where a model finds it by name, as the paper does with LangSAM;
+            "truth", the dataset's mask; "box", its bounding box; "cam", where the classifier looks.
+        language: Which models find it, and by what name; only for mask "language". Differs: the paper's GroundingDINO
+            and SAM are `kind: grounded_sam`; the default is the small CLIPSeg that ships with raygen, which knows
+            nothing but the birds of the scenes.
         dilation_px: Growth of the repaint region, pixels; 8 is the stride of Stable Diffusion's latents.
         tau: Heat from which a pixel belongs to the object; only for mask "cam". Assumption: half of the
             maximum.
@@ -64,7 +69,8 @@ class DbbConfig(Strict):
     name: Literal["dbb"] = "dbb"
     k: Amount | tuple[Amount, ...] = 0.5
     target: Literal["confused", "every_other"] | tuple[int, ...] = "confused"
-    mask: Literal["truth", "box", "cam"] = "truth"
+    mask: Literal["language", "truth", "box", "cam"] = "language"
+    language: FinderConfig = ClipsegConfig()
     dilation_px: int = Field(8, ge=0)
     tau: float = Field(0.5, gt=0, le=1)
     prune: bool = True
@@ -73,6 +79,11 @@ class DbbConfig(Strict):
     num_steps: int = Field(200, ge=1)
     attribution_test: Literal["quantile", "absolute", "off"] = "quantile"
     attribution_threshold: float | tuple[float, ...] = 0.25
+
+    @field_validator("language", mode="before")
+    @classmethod
+    def _clipseg_by_default(cls, value: Any) -> Any:
+        return {"kind": "clipseg", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _quantile_in_range(self) -> "DbbConfig":
@@ -187,8 +198,19 @@ def thresholds(config: DbbConfig, scores: pa.Table, candidates: pa.Table) -> Pru
     )
 
 
-def masker(config: DbbConfig) -> dict[str, Any]:
-    """Fields of the masker's config."""
+def masker(config: DbbConfig, dataset: DatasetInfo) -> dict[str, Any]:
+    """Fields of the masker's config.
+
+    Raises:
+        ConfigError: `language` does not fit the dataset.
+    """
+    if config.mask == "language":
+        return {
+            "name": "language",
+            "finder": config.language.model_dump(mode="json"),
+            "texts": object_texts(config.language, dataset),
+            "dilation_px": config.dilation_px,
+        }
     if config.mask != "cam":
         return {"name": config.mask, "dilation_px": config.dilation_px}
     return {

@@ -102,7 +102,7 @@ def save_model(
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary, safe_serialization=True)
-    _forget_paths(temporary)
+    forget_paths(temporary)
     folder.mkdir(parents=True, exist_ok=True)
     # model_index.json last: a folder without it is not a model.
     for part in sorted(temporary.iterdir(), key=lambda path: path.name == "model_index.json"):
@@ -122,7 +122,7 @@ def load_model(folder: Path, *, device: str) -> StableDiffusionInpaintPipeline:
     return pipeline.to(device)
 
 
-def _forget_paths(folder: Path) -> None:
+def forget_paths(folder: Path) -> None:
     """Takes out where on its maker's disk a part was loaded from: diffusers writes that into its config."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,9 +1,10 @@
-"""A byte-level CLIP tokenizer with a vocabulary for the tiny model's captions; nothing is downloaded.
+"""A byte-level CLIP tokenizer with a vocabulary for the tiny models' texts; nothing is downloaded.
 
-Words outside the captions are still spelled, byte by byte.
+Words outside these texts are still spelled, byte by byte.
 """
 
 import json
+from collections.abc import Sequence
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -16,18 +17,18 @@ MAX_TOKENS = 16
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-def build_tokenizer() -> CLIPTokenizer:
-    """Tokenizer that knows every word of the captions as one token."""
-    merges = _learn_merges()
+def build_tokenizer(texts: Sequence[str] = (), *, max_tokens: int = MAX_TOKENS) -> CLIPTokenizer:
+    """Tokenizer that knows every word of the texts as one token; by default those of the inpainter's captions."""
+    merges = _learn_merges(texts or _captions())
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *("".join(pair) for pair in merges)]
     tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     # transformers 5 ignores vocab_file= and merges_file= without a word and ends up with two tokens.
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens)
 
 
-def _learn_merges() -> list[tuple[str, str]]:
+def _learn_merges(texts: Sequence[str]) -> list[tuple[str, str]]:
     bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>", continuing_subword_prefix=""))
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
@@ -40,9 +41,12 @@ def _learn_merges() -> list[tuple[str, str]]:
         end_of_word_suffix="</w>",
         show_progress=False,
     )
-    nouns = (GENERIC_NOUN, *CLASS_NAMES)
-    texts = [template.format(noun) for template in TEMPLATES for noun in nouns]
-    texts += [place for places in PLACES for place in places]
     bpe.train_from_iterator(texts, trainer)
     merges = json.loads(bpe.to_str())["model"]["merges"]
     return [(pair[0], pair[1]) if isinstance(pair, list) else tuple(pair.split()) for pair in merges]
+
+
+def _captions() -> list[str]:
+    nouns = (GENERIC_NOUN, *CLASS_NAMES)
+    texts = [template.format(noun) for template in TEMPLATES for noun in nouns]
+    return texts + [place for places in PLACES for place in places]

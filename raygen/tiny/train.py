@@ -1,6 +1,6 @@
-"""Trains the tiny inpainting model from nothing: world, autoencoder, denoiser, oracles, model card.
+"""Trains the tiny models from nothing: the inpainter (autoencoder, denoiser, oracles, card) and the segmenter (card).
 
-    python -m raygen.tiny.train --work DIR --out DIR
+    python -m raygen.tiny.train --work DIR --out DIR [--models segmenter]
 
 Every part leaves a file or folder in --work and is skipped when that exists, so that a run that was stopped goes on.
 """
@@ -11,33 +11,54 @@ import shutil
 from pathlib import Path
 
 from raygen.datasets.scene_rendering import Plumage
+from raygen.maskers.clipseg import TINY_FOLDER as SEGMENTER_FOLDER
 from raygen.tiny.autoencoder import train_autoencoder
 from raygen.tiny.card import write_card
 from raygen.tiny.denoiser import train_denoiser
 from raygen.tiny.oracle import NUM_HELD_OUT_SCENES, NUM_TRAINING_SCENES, ORACLES, train_oracles, world_folder
+from raygen.tiny.segmenter_card import write_segmenter_card
+from raygen.tiny.segmenter_training import EXPORT_NAME, train_segmenter
 from raygen.tiny.workers import Start, Worker, run_workers
 from raygen.tiny.world import create_world, finish_world, is_finished, render_part
 
 NUM_SCENES = 24_000
+MODELS = ("inpainter", "segmenter")
 
 
 def main() -> None:
-    """Trains what --work does not hold yet, then writes the model and its card to --out."""
+    """Trains what --work does not hold yet, then writes the models and their cards below --out."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     arguments = _parse()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     start = Start(work, num_workers=arguments.workers, device=arguments.device)
-    seed: int = arguments.seed
+    if "segmenter" in arguments.models:
+        _make_segmenter(arguments, start)
+    if "inpainter" in arguments.models:
+        _make_inpainter(arguments, start)
+
+
+def _make_segmenter(arguments: argparse.Namespace, start: Start) -> None:
+    work, seed, out = arguments.work, arguments.seed, arguments.out / SEGMENTER_FOLDER
+    if not arguments.card_only:
+        _make_world(work / "world", start, name="tiny", plumage="hinted", num_scenes=NUM_SCENES, seed=seed)
+        if not (work / "segmenter.done").exists():
+            run_workers(train_segmenter, start, minutes=arguments.segmenter_minutes, seed=seed)
+        shutil.copytree(work / EXPORT_NAME, out, dirs_exist_ok=True)
+    write_segmenter_card(out, seed=seed)
+
+
+def _make_inpainter(arguments: argparse.Namespace, start: Start) -> None:
+    work, seed, out = arguments.work, arguments.seed, arguments.out / "weights"
     if not arguments.card_only:
         _train(arguments, start)
-        shutil.copytree(work / "export_latest", arguments.out, dirs_exist_ok=True)
+        shutil.copytree(work / "export_latest", out, dirs_exist_ok=True)
     for name, plumage in ORACLES.items():
         folder, num_scenes = world_folder(work, name), NUM_TRAINING_SCENES + NUM_HELD_OUT_SCENES
         _make_world(folder, start, name=f"tiny-oracle/{name}", plumage=plumage, num_scenes=num_scenes, seed=seed)
     if not all((work / f"oracle_{name}.safetensors").exists() for name in ORACLES):
         run_workers(train_oracles, start, seed=seed)
-    write_card(arguments.out, work, seed=seed)
+    write_card(out, work, seed=seed)
 
 
 def _train(arguments: argparse.Namespace, start: Start) -> None:
@@ -65,10 +86,12 @@ def _render(worker: Worker, work: Path, *, folder: Path, name: str, plumage: Plu
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m raygen.tiny.train", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints; continued if it has any")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights", help="folder of the model")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder above those of the models")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="which to make")
+    parser.add_argument("--segmenter-minutes", type=float, default=10, help="of processor time, per worker")
     parser.add_argument("--vae-minutes", type=float, default=14, help="of processor time, per worker")
     parser.add_argument("--unet-minutes", type=float, default=60, help="of processor time, per worker")
-    parser.add_argument("--card-only", action="store_true", help="measure the model in --out again; train no model")
+    parser.add_argument("--card-only", action="store_true", help="measure the models in --out again; train none")
     parser.add_argument("--workers", type=int, default=2, help="processes; with --device cuda give 1")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=0)

@@ -52,7 +52,7 @@ def prepare(folder: Path, *, num_images: int) -> Prepared:
         "engine": "local",
         "dataset": {"name": "folder", "path": str(folder / "pictures")},
         "erm": {"epochs": 1},
-        "synthesis": {"k": 1.0},
+        "synthesis": {"k": 1.0, "mask": "truth"},  # half of the poison is in the dataset's masks
         "inpainter": {"model": str(save_pipeline(folder / "model")), "num_inference_steps": 8},
         "pools": {
             # Pretended GPUs: Ray counts them, the models run on the CPU.

@@ -54,6 +54,26 @@ def test_metadata_csv(tmp_path: Path) -> None:
     assert row == {"image_png": picture(3), "label": 1, "attribute": 1, "split": "train", "object_png": None}
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("waterbird_complete95_forest2water2", ("bird", "bird")),
+        ("CelebA", ("hair", "hair")),
+        ("meta_shift", ("animal", "animal")),
+        ("pets", ("dog", "cat")),
+    ],
+)
+def test_a_published_dataset_brings_the_papers_word_for_its_objects(
+    tmp_path: Path, name: str, words: tuple[str, ...]
+) -> None:
+    index = write(make_csv(tmp_path / name, LINES), tmp_path / "out", class_names=("dog", "cat"))
+    assert index.dataset.object_words == words
+    # Kept where the rows are written again, unless the classes get other names.
+    assert write(tmp_path / "out", tmp_path / "again").dataset.object_words == words
+    renamed = write(tmp_path / "out", tmp_path / "renamed", class_names=("hound", "kitten"))
+    assert renamed.dataset.object_words == ("hound", "kitten")
+
+
 def test_image_folders(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         for name in ("cat", "dog"):

@@ -33,7 +33,8 @@ def test_two_silhouettes_with_one_box_give_one_repaint_mask():
     square_HW[5:15, 5:15] = True
     image_HWC = np.zeros((20, 20, 3), dtype=np.uint8)
     masks = BoxMasker(BoxConfig(dilation_px=2))([image_HWC, image_HWC], [cross_HW, square_HW], [0, 1])
-    np.testing.assert_array_equal(masks[0], masks[1])
+    np.testing.assert_array_equal(masks[0].mask_HW, masks[1].mask_HW)
+    np.testing.assert_array_equal(masks[0].object_HW, square_HW)
 
 
 def test_missing_and_empty_object_masks_are_row_errors():

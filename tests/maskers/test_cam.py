@@ -17,6 +17,7 @@ from raygen.maskers.cam import (
     scgs_to_edit,
     top_pixels,
 )
+from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
 from raygen.maskers.whole import WholeConfig
 
@@ -98,9 +99,11 @@ def test_attended_and_unattended_regions_partition_a_picture_of_any_size(classif
     for side in ("attended", "unattended"):
         config = CamConfig(repaint=side, explain="predicted_label", tau=0.6, dilation_px=0)
         masks[side] = load_masker(config, str(classifier_folder))(images, [None] * 3, [0, 1, 0])
-    for attended_HW, unattended_HW in zip(masks["attended"], masks["unattended"], strict=True):
-        assert attended_HW.shape == (40, 40)
-        np.testing.assert_array_equal(attended_HW, ~unattended_HW)
+    for found, rest in zip(masks["attended"], masks["unattended"], strict=True):
+        assert found.mask_HW.shape == (40, 40)
+        np.testing.assert_array_equal(found.mask_HW, ~rest.mask_HW)
+        np.testing.assert_array_equal(found.object_HW, found.mask_HW)
+        assert rest.object_HW is None
 
 
 def test_attended_region_is_the_dilated_threshold_of_the_map(classifier_folder):
@@ -110,9 +113,10 @@ def test_attended_region_is_the_dilated_threshold_of_the_map(classifier_folder):
     heatmaps_NHW = cam_heatmaps(
         toy_classifiers.small_resnet(seed=3), preprocess(images, toy_classifiers.SIZE_PX), [1, 0], method="gradcam++"
     )
-    for mask_HW, heatmap_HW in zip(masks, heatmaps_NHW, strict=True):
-        expected_HW = dilate(resize_mask(heatmap_HW >= 0.5, height=40, width=40), radius_px=3)
-        np.testing.assert_array_equal(mask_HW, expected_HW)
+    for mask, heatmap_HW in zip(masks, heatmaps_NHW, strict=True):
+        expected_HW = resize_mask(heatmap_HW >= 0.5, height=40, width=40)
+        np.testing.assert_array_equal(mask.object_HW, expected_HW)
+        np.testing.assert_array_equal(mask.mask_HW, dilate(expected_HW, radius_px=3))
 
 
 def test_masker_gives_the_same_masks_when_called_again(classifier_folder):
@@ -120,10 +124,10 @@ def test_masker_gives_the_same_masks_when_called_again(classifier_folder):
     masker = load_masker(CamConfig(), str(classifier_folder))
     images = pictures(2)
     first = masker(images, [None, None], [0, 1])
-    assert all(isinstance(mask, np.ndarray) for mask in first)
+    assert all(isinstance(mask, Repaint) for mask in first)
     masker(pictures(2, seed=1), [None, None], [1, 1])
     for before, after in zip(first, masker(images, [None, None], [0, 1]), strict=True):
-        np.testing.assert_array_equal(before, after)
+        np.testing.assert_array_equal(before.mask_HW, after.mask_HW)
 
 
 @pytest.mark.parametrize("explain", ["predicted_label", "source_label"])

@@ -4,6 +4,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from raygen.errors import RowError
+from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import TruthConfig, TruthMasker, dilate
 
 IMAGE = np.zeros((12, 14, 3), dtype=np.uint8)
@@ -28,8 +29,9 @@ def test_dilation_by_the_default_equals_the_distance_transform():
 
 
 def test_repaint_mask_is_the_dilated_object():
-    (repaint_HW,) = TruthMasker(TruthConfig(dilation_px=2))([IMAGE], [blob((6, 7))], [0])
-    np.testing.assert_array_equal(repaint_HW, oracles.dilate(blob((6, 7)), 2))
+    (repaint,) = TruthMasker(TruthConfig(dilation_px=2))([IMAGE], [blob((6, 7))], [0])
+    np.testing.assert_array_equal(repaint.mask_HW, oracles.dilate(blob((6, 7)), 2))
+    np.testing.assert_array_equal(repaint.object_HW, blob((6, 7)))
 
 
 @pytest.mark.parametrize(
@@ -45,5 +47,5 @@ def test_row_without_a_usable_object_mask_says_why_and_leaves_its_neighbours_alo
     masks = TruthMasker(TruthConfig())([IMAGE, IMAGE, IMAGE], [good, object_HW, good], [0, 0, 0])
     assert isinstance(masks[1], RowError)
     assert reason in str(masks[1])
-    assert isinstance(masks[0], np.ndarray)
-    assert isinstance(masks[2], np.ndarray)
+    assert isinstance(masks[0], Repaint)
+    assert isinstance(masks[2], Repaint)

@@ -11,6 +11,7 @@ from raygen.errors import RunFolderError
 from raygen.metrics import wilson_interval
 from raygen.report import collect
 from raygen.report.collect import order_results, summarize, write_summary
+from raygen.report.html import write_report
 
 
 @pytest.mark.parametrize("name", ["erm", "dbb", "control_flat"])
@@ -51,6 +52,7 @@ def test_synthesis_counts_follow_the_thresholds(finished_run):
             reason: verdicts.count(reason) for reason in sorted(set(verdicts)) if reason not in ("kept", "failed")
         },
         "failed": verdicts.count("failed"),
+        "mask_iou": pytest.approx(0.55),  # of 0.5 and 0.6 in turn
     }
     assert counts["kept"] + sum(counts["pruned"].values()) == counts["generated"]
 
@@ -63,6 +65,16 @@ def test_without_thresholds_nothing_is_pruned(finished_run, tmp_path, text):
         (run / "fit" / "thresholds.json").write_text(text)
     counts = summarize(run)["synthesis"]
     assert (counts["kept"], counts["pruned"], counts["failed"]) == (6, {}, 1)
+
+
+def test_without_object_masks_there_is_no_iou(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    for part in (run / "candidates").glob("part-*.parquet"):
+        table = pq.read_table(part)
+        place = table.column_names.index("object_iou")
+        pq.write_table(table.set_column(place, "object_iou", pa.nulls(table.num_rows, pa.float32())), part)
+    assert summarize(run)["synthesis"]["mask_iou"] is None
+    assert "mean IoU" not in write_report(run).read_text(encoding="utf-8")
 
 
 def test_pictures_are_not_read(finished_run):

@@ -95,6 +95,7 @@ def test_every_verdict_is_shown_with_its_reason(page):
     assert "the repaint mask is empty" in page.text
     assert "ψ 0.900 < 0.800 ✗ · ρ 2.00 > 1.00 ✓" in page.text
     assert "2 of 6 generated pictures (33%) are kept" in page.text
+    assert "mean IoU 0.55 with the dataset's own, before they are grown (6 candidates)" in page.text
 
 
 def test_attention_counts_what_changed(page):

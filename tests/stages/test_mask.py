@@ -43,6 +43,15 @@ def test_truth_masks_are_stored_with_their_share_of_the_picture():
         expected_HW = dilate(blob(n + 8), radius_px=2)
         np.testing.assert_array_equal(decode_mask(masked["repaint_png"][n]), expected_HW)
         assert masked["repaint_fraction"][n] == pytest.approx(expected_HW.sum() / SIZE_PX**2)
+        assert masked["object_iou"][n] == 1
+
+
+def test_the_masks_agreement_with_the_object_is_taken_before_growing():
+    object_HW = blob(9) | blob(10) | blob(12)  # 9 pixels in a box of 4 x 3
+    masked = MaskStage(masker={"name": "box"}, classifier_folder="")(
+        unit([encode_image(picture(0))], [encode_mask(object_HW)])
+    )
+    assert masked["object_iou"][0] == pytest.approx(9 / 12)
 
 
 def test_rows_without_picture_or_usable_mask_keep_their_place_and_say_why():
@@ -66,4 +75,5 @@ def test_cam_explains_the_label_of_the_column_that_the_masker_names(tmp_path, ex
     masked = stage(unit([encode_image(image) for image in images], [None, None], predicted=1, source=0))
     expected = load_masker(CamConfig(**fields), str(tmp_path))(images, [None, None], [label, label])
     for n in range(2):
-        np.testing.assert_array_equal(decode_mask(masked["repaint_png"][n]), expected[n])
+        np.testing.assert_array_equal(decode_mask(masked["repaint_png"][n]), expected[n].mask_HW)
+        assert masked["object_iou"][n] is None  # the dataset has no mask to compare with

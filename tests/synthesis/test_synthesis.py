@@ -2,9 +2,14 @@ import pytest
 from pydantic import TypeAdapter
 from score_tables import dataset, score_table
 
+from raygen.datasets.table import DatasetInfo
+from raygen.errors import ConfigError
 from raygen.maskers import MaskerConfig
 from raygen.maskers.box import BoxConfig
 from raygen.maskers.cam import CamConfig
+from raygen.maskers.clipseg import ClipsegConfig
+from raygen.maskers.grounded_sam import GroundedSamConfig
+from raygen.maskers.language import LanguageConfig
 from raygen.maskers.truth import TruthConfig
 from raygen.maskers.whole import WholeConfig
 from raygen.schema import PLAN
@@ -27,7 +32,21 @@ def config(**fields):
             CamConfig(repaint="unattended", explain="predicted_label", dilation_px=0, top_q=0.1),
         ),
         ({"name": "scgs", "cam": "none"}, WholeConfig()),
-        ({"name": "dbb", "dilation_px": 3}, TruthConfig(dilation_px=3)),
+        (
+            {"name": "dbb", "language": {"model": "someone/clipseg"}},
+            LanguageConfig(finder=ClipsegConfig(model="someone/clipseg"), texts=("cat", "dog")),
+        ),
+        (
+            {"name": "dbb", "language": {"text": "an animal", "threshold": 0.4}, "dilation_px": 3},
+            LanguageConfig(
+                finder=ClipsegConfig(text="an animal", threshold=0.4), texts=("an animal", "an animal"), dilation_px=3
+            ),
+        ),
+        (
+            {"name": "dbb", "language": {"kind": "grounded_sam", "text": ["a cat", "a dog"]}},
+            LanguageConfig(finder=GroundedSamConfig(text=("a cat", "a dog")), texts=("a cat", "a dog")),
+        ),
+        ({"name": "dbb", "mask": "truth", "dilation_px": 3}, TruthConfig(dilation_px=3)),
         ({"name": "dbb", "mask": "box"}, BoxConfig(dilation_px=8)),
         (
             {"name": "dbb", "mask": "cam", "tau": 0.4},
@@ -36,7 +55,22 @@ def config(**fields):
     ],
 )
 def test_each_synthesis_asks_for_a_masker_that_exists(fields, expected):
-    assert TypeAdapter(MaskerConfig).validate_python(masker(config(**fields))) == expected
+    assert TypeAdapter(MaskerConfig).validate_python(masker(config(**fields), dataset=dataset())) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [(["a cat"], "1 entries, but the dataset has 2 classes"), (" ", "names nothing")]
+)
+def test_texts_that_do_not_fit_the_classes_are_refused(text, reason):
+    with pytest.raises(ConfigError, match=reason):
+        masker(config(name="dbb", language={"text": text}), dataset=dataset())
+
+
+def test_the_shipped_model_looks_for_birds_in_scenes_and_refuses_other_pictures():
+    scenes = DatasetInfo("scenes", ("landbird", "waterbird"), (), ("", ""), ("bird", "bird"))
+    assert masker(config(name="dbb"), dataset=scenes)["texts"] == ("bird", "bird")
+    with pytest.raises(ConfigError, match="knows only the birds of 'scenes', but the dataset is 'animals'"):
+        masker(config(name="dbb"), dataset=dataset())
 
 
 @pytest.mark.parametrize("name", ["scgs", "dbb"])

@@ -1,0 +1,141 @@
+"""Repaint masks from words: the object is found by its name.
+
+DBB (arXiv 2503.17226) asks LangSAM for the dataset's word for its objects and takes the union of the instance masks.
+"""
+
+# N images, H height, W width, C colour channels
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Protocol, assert_never
+
+import numpy as np
+from pydantic import Field
+
+from raygen.config import Strict
+from raygen.datasets.table import DatasetInfo
+from raygen.errors import ConfigError, RowError
+from raygen.maskers import clipseg, grounded_sam
+from raygen.maskers.clipseg import ClipsegConfig, ClipsegFinder
+from raygen.maskers.grounded_sam import GroundedSamConfig, GroundedSamFinder
+from raygen.maskers.regions import Repaint
+from raygen.maskers.truth import dilate
+from raygen.model_files import TINY
+
+AnyFinder = ClipsegConfig | GroundedSamConfig
+# Whose pictures the shipped CLIPSeg knows.
+TINY_DATASET = "scenes"
+FinderConfig = Annotated[AnyFinder, Field(discriminator="kind")]
+
+
+class LanguageConfig(Strict):
+    """Repaint what a text names.
+
+    Attributes:
+        finder: Which models look for it.
+        texts: What to look for, per class of the row.
+        dilation_px: Radius by which the object is grown, pixels of the picture.
+    """
+
+    name: Literal["language"] = "language"
+    finder: FinderConfig = ClipsegConfig()
+    texts: tuple[str, ...] = Field(min_length=1)
+    dilation_px: int = Field(8, ge=0)
+
+
+class Finder(Protocol):
+    """Pictures and labels in, object masks in the pictures' own frames out; a RowError where nothing is found."""
+
+    def __call__(self, images: Sequence[np.ndarray], labels: Sequence[int]) -> list[np.ndarray | RowError]: ...  # noqa: D102
+
+
+class LanguageMasker:
+    """Repaint = what a text names, grown.
+
+    Args:
+        config: What to look for, and how.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ModelError: A model is absent, incomplete or of another kind.
+        ConfigError: A text is too long.
+    """
+
+    label_column: ClassVar = "source_label"
+
+    def __init__(self, config: LanguageConfig, *, device: str) -> None:
+        self._dilation_px = config.dilation_px
+        self._finder = _load(config, device)
+
+    def __call__(
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+    ) -> list[Repaint | RowError]:
+        """Masks per picture; a RowError where nothing of that name is found."""
+        return [
+            found if isinstance(found, RowError) else Repaint(dilate(found, radius_px=self._dilation_px), found)
+            for found in self._finder(images, labels)
+        ]
+
+
+def object_texts(config: AnyFinder, dataset: DatasetInfo) -> tuple[str, ...]:
+    """What to look for, per class.
+
+    Args:
+        config: Its `text` is taken where it is given.
+        dataset: Has its own words for its objects.
+
+    Raises:
+        ConfigError: A list with another number of entries than there are classes, an empty text, or the shipped model
+            on pictures that it does not know.
+    """
+    given, num_classes = config.text, len(dataset.class_names)
+    if given is None and isinstance(config, ClipsegConfig) and config.model == TINY and dataset.name != TINY_DATASET:
+        raise ConfigError(
+            f"synthesis.language.model is '{TINY}', which knows only the birds of '{TINY_DATASET}', but the dataset is "
+            f"'{dataset.name}'. Name a model that knows its objects (synthesis.language.model, or "
+            "synthesis.language.kind=grounded_sam with detector and segmenter), or set synthesis.mask to truth, box or "
+            "cam. If the pictures are scenes, say what to look for: synthesis.language.text=bird"
+        )
+    texts = dataset.object_words if given is None else (given,) * num_classes if isinstance(given, str) else given
+    if len(texts) != num_classes:
+        raise ConfigError(
+            f"synthesis.language.text has {len(texts)} entries, but the dataset has {num_classes} classes"
+        )
+    if not all(text.strip() for text in texts):
+        raise ConfigError(f"synthesis.language.text is {list(texts)}; an empty text names nothing")
+    return texts
+
+
+def check_finder(config: AnyFinder) -> None:
+    """Checks the models' files before any work.
+
+    Raises:
+        ModelError: A folder is absent, incomplete or holds another kind of model.
+    """
+    match config:
+        case ClipsegConfig():
+            clipseg.check(config)
+        case GroundedSamConfig():
+            grounded_sam.check(config)
+        case _:
+            assert_never(config)
+
+
+def finder_revisions(config: AnyFinder) -> list[str]:
+    """Hash of each model's folder, or revision of its hub id."""
+    match config:
+        case ClipsegConfig():
+            return clipseg.revisions(config)
+        case GroundedSamConfig():
+            return grounded_sam.revisions(config)
+        case _:
+            assert_never(config)
+
+
+def _load(config: LanguageConfig, device: str) -> Finder:
+    match config.finder:
+        case ClipsegConfig():
+            return ClipsegFinder(config.finder, config.texts, device=device)
+        case GroundedSamConfig():
+            return GroundedSamFinder(config.finder, config.texts, device=device)
+        case _:
+            assert_never(config.finder)

@@ -1,0 +1,96 @@
+"""Models that maskers take from transformers: what is in their folders, and how they are loaded."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from raygen.errors import ConfigError, ModelError
+from raygen.model_files import find_model, load_errors, model_revision, read_json
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def check_folder(name: str, *, kinds: Collection[str], what: str) -> None:
+    """Checks a local model before any work; of a hub id nothing is known before it is loaded.
+
+    Args:
+        name: Folder or hub id, see `find_model`.
+        kinds: The `model_type`s that will do.
+        what: What it is to be loaded as, such as "a CLIPSeg model".
+
+    Raises:
+        ModelError: A file is missing, or the folder holds another kind of model.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    kind = str(read_json(folder / "config.json", folder, layout="transformers").get("model_type"))
+    check_kind(kind, name, kinds=kinds, what=what)
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder}: no .safetensors file; weights in other formats are not loaded (pickle)")
+    if not any((folder / file).is_file() for file in _PROCESSOR_FILES):
+        raise ModelError(f"{folder}: neither {' nor '.join(_PROCESSOR_FILES)}; the folder is incomplete, copy it again")
+
+
+def check_kind(kind: str, name: str, *, kinds: Collection[str], what: str) -> None:
+    """Raises a ModelError if a model's `model_type` is none of `kinds`."""
+    if kind not in kinds:
+        raise ModelError(
+            f"model '{name}' is of type '{kind}', which cannot be used as {what}; expected {' or '.join(sorted(kinds))}"
+        )
+
+
+def load_model(loader: Any, name: str, *, revision: str | None, dtype: Dtype, device: str, what: str) -> Any:
+    """A model in evaluation mode, without gradients.
+
+    Args:
+        loader: The model's class, or one of transformers' Auto classes.
+        name: Folder or hub id.
+        revision: Of a hub id.
+        dtype: Of the weights.
+        device: "cpu" or "cuda".
+        what: What it is loaded as, for messages.
+
+    Raises:
+        ModelError: It cannot be loaded, or its files lack weights, which would stay random.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    with load_errors(name, what=what):
+        model, info = loader.from_pretrained(
+            name, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"model '{name}' cannot be loaded as {what}: its files lack {len(missing)} weights, such as {missing[0]}"
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_processor(loader: Any, name: str, *, revision: str | None, what: str) -> Any:
+    """A model's processor.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    with load_errors(name, what=what):
+        return loader.from_pretrained(name, revision=revision)
+
+
+def revision_of(name: str, revision: str | None, *, tiny: str | None) -> str:
+    """What a model's masks depend on: the hash of a local folder, or the revision of a hub id."""
+    folder = Path(find_model(name, tiny=tiny))
+    return model_revision(folder) if folder.is_dir() else (revision or "main")
+
+
+def check_length(text: str, num_tokens: int, limit: int) -> None:
+    """Raises a ConfigError if a text does not fit a model, which would cut it without a word."""
+    if num_tokens > limit:
+        raise ConfigError(
+            f"the object text '{text}' is {num_tokens} tokens long, but the model reads {limit}; shorten "
+            "synthesis.language.text"
+        )

@@ -1,0 +1,206 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_finders
+import torch
+from transformers import AutoModel, AutoProcessor
+
+from raygen.errors import ConfigError, ModelError, RowError
+from raygen.maskers.grounded_sam import GroundedSamConfig, GroundedSamFinder, as_phrases
+from raygen.maskers.language import LanguageConfig, LanguageMasker, check_finder, finder_revisions
+from raygen.maskers.truth import dilate
+
+SIDE_PX = tiny_finders.SIDE_PX
+# Tokens of "a bird.": [CLS] a bird . [SEP]
+CLS, BIRD = 0, 2
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("finders")
+    return {
+        "detector": tiny_finders.save_grounding_dino(folder / "detector"),
+        "sam": tiny_finders.save_sam(folder / "sam"),
+        "sam2": tiny_finders.save_sam2(folder / "sam2"),
+    }
+
+
+def config(folders, *, segmenter="sam", **fields) -> GroundedSamConfig:
+    return GroundedSamConfig(detector=str(folders["detector"]), segmenter=str(folders[segmenter]), **fields)
+
+
+def picture(seed: int, height: int = SIDE_PX, width: int = SIDE_PX) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
+
+
+class StubDetector:
+    """Gives every picture the same boxes (centre, size; fractions) with the same scores of one token each."""
+
+    dtype = torch.float32
+
+    def __init__(self, *boxes: tuple[tuple[float, float, float, float], int, float]) -> None:
+        self._boxes = torch.tensor([box for box, _, _ in boxes])
+        self._logits = torch.full((len(boxes), tiny_finders.MAX_TOKENS), -torch.inf)
+        for i, (_, token, score) in enumerate(boxes):
+            self._logits[i, token] = torch.logit(torch.tensor(score, dtype=torch.float64)).float()
+
+    def __call__(self, *, pixel_values, **inputs):
+        num = len(pixel_values)
+        return SimpleNamespace(logits=self._logits.repeat(num, 1, 1), pred_boxes=self._boxes.repeat(num, 1, 1))
+
+
+class StubSegmenter:
+    """Marks each box's own pixels."""
+
+    dtype = torch.float32
+
+    def get_image_embeddings(self, images_NCHW):
+        return torch.zeros(len(images_NCHW), 1)
+
+    def __call__(self, *, image_embeddings, input_boxes, multimask_output):
+        assert multimask_output is False
+        assert len(image_embeddings) == 1
+        masks = torch.full((1, input_boxes.shape[1], 1, SIDE_PX, SIDE_PX), -1.0)
+        for i, box in enumerate(input_boxes[0].round().int().tolist()):
+            masks[0, i, 0, box[1] : box[3], box[0] : box[2]] = 1
+        return SimpleNamespace(pred_masks=masks)
+
+
+@pytest.fixture
+def stubbed(folders):
+    """A finder of "a bird" whose models are stubs: from boxes to masks in closed form."""
+
+    def make(*boxes, **fields) -> GroundedSamFinder:
+        finder = GroundedSamFinder(config(folders, **fields), ["a bird", "a cat"], device="cpu")
+        finder._detector, finder._segmenter = StubDetector(*boxes), StubSegmenter()
+        return finder
+
+    return make
+
+
+UPPER_LEFT, LOWER_RIGHT, MIDDLE = (0.25, 0.25, 0.25, 0.5), (0.75, 0.75, 0.5, 0.25), (0.5, 0.5, 0.25, 0.25)
+
+
+def rectangle(top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    mask_HW = np.zeros((SIDE_PX, SIDE_PX), dtype=bool)
+    mask_HW[top:bottom, left:right] = True
+    return mask_HW
+
+
+# 64 times (center - size / 2) to 64 times (center + size / 2).
+UPPER_LEFT_HW, LOWER_RIGHT_HW = rectangle(0, 32, 8, 24), rectangle(40, 56, 32, 64)
+
+
+def test_object_is_the_union_of_the_instances_whose_boxes_pass_both_thresholds(stubbed):
+    boxes = [(UPPER_LEFT, BIRD, 0.9), (LOWER_RIGHT, BIRD, 0.31), (MIDDLE, BIRD, 0.29), (MIDDLE, CLS, 0.8)]
+    (found_HW,) = stubbed(*boxes)([picture(0)], [0])
+    np.testing.assert_array_equal(found_HW, UPPER_LEFT_HW | LOWER_RIGHT_HW)
+    # A text threshold above its score takes a box's word away.
+    (found_HW,) = stubbed(*boxes, text_threshold=0.5)([picture(0)], [0])
+    np.testing.assert_array_equal(found_HW, UPPER_LEFT_HW)
+    (found_HW,) = stubbed(*boxes, box_threshold=0.25)([picture(0)], [0])
+    np.testing.assert_array_equal(found_HW, UPPER_LEFT_HW | LOWER_RIGHT_HW | rectangle(24, 40, 24, 40))
+
+
+def test_boxes_are_in_pixels_of_each_picture(stubbed):
+    finder = stubbed((UPPER_LEFT, BIRD, 0.9))
+    images = [picture(0), picture(1, height=32, width=64), picture(2, height=100, width=50)]
+    for detection, (height, width, _) in zip(finder._detect(images, [0, 0, 0]), [i.shape for i in images], strict=True):
+        np.testing.assert_allclose(detection.boxes_B4, [[width / 8, 0, width * 3 / 8, height / 2]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "reason"),
+    [
+        ([(MIDDLE, BIRD, 0.12)], r"the detector found no 'a bird' \(best score 0.12 < 0.3\)"),
+        ([(MIDDLE, CLS, 0.7)], r"found no 'a bird' \(best score 0.70, but no word of the text\)"),
+        ([((0.5, 0.5, 0.0, 0.0), BIRD, 0.7)], r"marked no pixel in the 1 box\(es\) of 'a bird'"),
+        ([(MIDDLE, BIRD, float("nan"))], "not finite"),
+    ],
+)
+def test_nothing_found_is_a_row_error_with_the_reason(stubbed, boxes, reason):
+    (found,) = stubbed(*boxes)([picture(0)], [0])
+    assert isinstance(found, RowError)
+    with pytest.raises(RowError, match=reason):
+        raise found
+
+
+def test_repaint_mask_is_the_grown_object_and_failed_rows_keep_their_place(folders, stubbed):
+    finder = stubbed((UPPER_LEFT, BIRD, 0.9))
+    fields = {"finder": config(folders), "texts": ("a bird", "a cat"), "dilation_px": 3}
+    masker = LanguageMasker(LanguageConfig(**fields), device="cpu")
+    masker._finder = lambda images, labels: [RowError("none"), *finder(images[1:], labels[1:])]
+    failed, repaint = masker([picture(0), picture(1)], [None, None], [0, 0])
+    assert isinstance(failed, RowError)
+    np.testing.assert_array_equal(repaint.object_HW, UPPER_LEFT_HW)
+    np.testing.assert_array_equal(repaint.mask_HW, dilate(UPPER_LEFT_HW, radius_px=3))
+
+
+@pytest.mark.parametrize("segmenter", ["sam", "sam2"])
+def test_real_models_mark_the_union_of_what_they_mark_box_by_box(folders, segmenter):
+    """Random weights: boxes and masks mean nothing, but they come from the real models and processors."""
+    finder = GroundedSamFinder(
+        config(folders, segmenter=segmenter, box_threshold=0.01, text_threshold=0.01), ["a bird"], device="cpu"
+    )
+    images = [picture(0), picture(1, height=40, width=56)]
+    detections = finder._detect(images, [0, 0])
+    assert all(len(detection.boxes_B4) for detection in detections)
+    model, processor = (kind.from_pretrained(folders[segmenter]) for kind in (AutoModel, AutoProcessor))
+    for image_HWC, detection, found_HW in zip(images, detections, finder(images, [0, 0]), strict=True):
+        expected_HW = np.zeros(image_HWC.shape[:2], dtype=bool)
+        for box in detection.boxes_B4.tolist():
+            inputs = processor(images=image_HWC, input_boxes=[[box]], return_tensors="pt")
+            sizes = [inputs[name] for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
+            names = ("pixel_values", "input_boxes")
+            with torch.inference_mode():
+                outputs = model(**{name: inputs[name].float() for name in names}, multimask_output=False)
+            (mask,) = processor.post_process_masks(outputs.pred_masks, *sizes)
+            expected_HW |= mask.squeeze().numpy()
+        assert found_HW.dtype == bool
+        # A pixel on the edge of a mask may change with the number of boxes of a call.
+        assert (found_HW == expected_HW).mean() > 0.999
+
+
+def test_a_pictures_mask_does_not_depend_on_its_companions(folders):
+    finder = GroundedSamFinder(
+        config(folders, box_threshold=0.01, text_threshold=0.01), ["a bird", "a cat. a dog"], device="cpu"
+    )
+    image_HWC = picture(3, height=30, width=50)
+    first = finder([image_HWC, picture(4, height=64, width=20), picture(5)], [0, 1, 1])
+    second = finder([image_HWC, image_HWC, picture(6, height=20, width=64)], [0, 0, 0])
+    np.testing.assert_array_equal(first[0], second[0])
+
+
+def test_texts_are_as_the_detector_learned_them():
+    assert [as_phrases(text) for text in ("Bird", "a Cat. A dog", " bird. ")] == ["bird.", "a cat. a dog.", "bird."]
+
+
+def test_a_text_that_the_detector_would_cut_is_refused(folders):
+    text = " ".join(["bird"] * tiny_finders.MAX_TOKENS)
+    with pytest.raises(ConfigError, match="is 15 tokens long, but the model reads 12"):
+        GroundedSamFinder(config(folders), [text], device="cpu")
+
+
+def test_wrong_models_are_named_before_any_work(folders, tmp_path):
+    swapped = GroundedSamConfig(detector=str(folders["sam"]), segmenter=str(folders["detector"]))
+    with pytest.raises(ModelError, match="is of type 'sam', which cannot be used as a GroundingDINO detector"):
+        check_finder(swapped)
+    with pytest.raises(ModelError, match="is of type 'grounding-dino', which cannot be used as a SAM segmenter"):
+        check_finder(swapped.model_copy(update={"detector": str(folders["detector"])}))
+    with pytest.raises(ModelError, match="neither a folder nor a hub id"):
+        check_finder(GroundedSamConfig(detector="/no/such/folder"))
+    (tmp_path / "config.json").write_text('{"model_type": "sam"}')
+    with pytest.raises(ModelError, match=r"no \.safetensors file"):
+        check_finder(config({**folders, "sam": tmp_path}))
+    check_finder(config(folders))
+
+
+def test_revisions_are_those_of_both_models(folders):
+    first, second = (finder_revisions(config(folders, segmenter=name)) for name in ("sam", "sam2"))
+    assert len(first) == 2
+    assert first[0] == second[0]
+    assert first[1] != second[1]
+    pinned = GroundedSamConfig(detector_revision="abc", segmenter_revision="def")
+    assert finder_revisions(pinned) == ["abc", "def"]
