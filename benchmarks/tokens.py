@@ -1,7 +1,7 @@
 """Table 5 of DBB on the scenes: what tokens learned on 10 to 40 images a class change, against plain prompts (0).
 
 One `raygen run dbb` for each number of images and seed. The runs of a seed share the dataset, the ERM classifier and
-its scores (hard links to the first run's folders), so only tokens, pictures and fits differ. An interrupted study goes
+its scores (`--reuse`), so only tokens, pictures and fits differ. An interrupted study goes
 on where it stopped.
 
     python benchmarks/tokens.py                                   # runs/tokens, three seeds
@@ -13,18 +13,11 @@ on where it stopped.
 
 import argparse
 import json
-import os
-import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from raygen import recipes
-from raygen.run_config import identity
-from raygen.runs import MANIFEST, RunFolder
-
-SHARED = ("data", "erm", "scores")
 OVERRIDES = [
     "synthesis.k=500",  # those of `raygen demo`
     "controls=[]",
@@ -69,26 +62,13 @@ def run(num_images: int, seed: int, seed_folder: Path, overrides: list[str]) -> 
     settings += [f"textual_inversion.num_images={num_images}"] if num_images else []
     settings += [f"seed={seed}"]
     if not (folder / "summary.json").is_file():
-        share(seed_folder, folder, settings)
         command = [str(Path(sys.executable).with_name("raygen")), "run", "dbb", "--dataset", "scenes"]
         command += ["--out", str(folder), *(part for setting in settings for part in ("--set", setting))]
+        for other in sorted(seed_folder.glob("*/summary.json")):
+            command += ["--reuse", str(other.parent)]
         print("$", " ".join(command), flush=True)
         subprocess.run(command, check=True)
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-
-
-def share(seed_folder: Path, folder: Path, settings: list[str]) -> None:
-    """Gives a new run the steps that another run of its seed has finished; they depend on nothing that differs."""
-    config = recipes.make_config({"recipe": "dbb", "dataset": {"name": "scenes"}}, settings, where="config")
-    with RunFolder(folder).claimed(config.model_dump(mode="json"), identity=identity(config), fresh=False):
-        for name in SHARED:
-            found = next(seed_folder.glob(f"*/{name}/{MANIFEST}"), None)
-            if found is None or (folder / name).exists():
-                continue
-            half_done = folder / f".{name}"
-            shutil.rmtree(half_done, ignore_errors=True)
-            shutil.copytree(found.parent, half_done, copy_function=os.link)
-            half_done.rename(folder / name)
 
 
 def table(summaries: dict[int, list[dict]]) -> str:
