@@ -196,7 +196,7 @@ def test_candidates_are_bound_to_the_maskers_model_and_rows_without_an_object_sa
     for _ in range(2):
         steps = Steps(config, RunFolder(tmp_path / "run"), said.append)
         data, erm = steps.load_rows(), steps.fit_erm(steps.load_rows())
-        steps.synthesize(steps.plan(data, steps.score(data, erm)), data, erm)
+        steps.synthesize(steps.plan(data, steps.score(data, erm), None), data, erm, None)
     assert [line.partition(": ")[2] for line in said if line.startswith("candidates")] == [
         "generating: masker, inpainter and pruner pools",
         "done before",
@@ -206,7 +206,7 @@ def test_candidates_are_bound_to_the_maskers_model_and_rows_without_an_object_sa
     assert candidates["error"][0].as_py().startswith("CLIPSeg found no 'zebra' (highest probability 0.")
     (segmenter / "config.json").write_text((segmenter / "config.json").read_text() + "\n")
     with pytest.raises(RunFolderError, match="made with other settings"):
-        steps.synthesize(steps.plan(data, steps.score(data, erm)), data, erm)
+        steps.synthesize(steps.plan(data, steps.score(data, erm), None), data, erm, None)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ def main(config_path: str, out: str, *overrides: str) -> None:
         data = job.load_rows()
         erm = job.fit_erm(data)
         scores = job.score(data, erm)
-        plan = job.plan(data, scores)
-        job.synthesize(plan, data, erm)
+        tokens = job.learn_tokens(data, scores, erm)
+        job.synthesize(job.plan(data, scores, tokens), data, erm, tokens)
 
 
 if __name__ == "__main__":

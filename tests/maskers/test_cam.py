@@ -147,15 +147,18 @@ def test_where_the_map_is_empty_the_pixels_that_speak_least_against_the_label_ar
     masker._config, masker._classifier = config, classifier
     masker._explainer = _build_explainer(classifier, config.method)
     masks = masker(images, [None, None], [0, 0])
-    for mask_HW, signed_HW in zip(masks, signed_NHW.detach().numpy(), strict=True):
+    for repaint, signed_HW in zip(masks, signed_NHW.detach().numpy(), strict=True):
+        assert isinstance(repaint, Repaint)
+        mask_HW = repaint.mask_HW
         assert mask_HW.sum() == mask_HW.size // 4
         assert signed_HW[mask_HW].min() >= signed_HW[~mask_HW].max()
     # A map that is not empty is thresholded as ever.
     plain = masker(images, [None, None], [1, 1])
-    for mask_HW, heatmap_HW in zip(
+    for repaint, heatmap_HW in zip(
         plain, cam_heatmaps(classifier, images_NCHW, [1, 1], method="gradcam++"), strict=True
     ):
-        np.testing.assert_array_equal(mask_HW, heatmap_HW >= config.tau)
+        assert isinstance(repaint, Repaint)
+        np.testing.assert_array_equal(repaint.mask_HW, heatmap_HW >= config.tau)
 
 
 def test_top_pixels_are_so_many_and_of_equal_ones_the_first():
@@ -169,5 +172,8 @@ def test_top_pixels_are_so_many_and_of_equal_ones_the_first():
 
 def test_the_whole_masker_repaints_every_pixel():
     masks = load_masker(WholeConfig(), "")(pictures(2, size_px=20), [None, None], [0, 1])
-    assert [mask.shape for mask in masks] == [(20, 20)] * 2
-    assert all(mask.all() for mask in masks)
+    for repaint in masks:
+        assert isinstance(repaint, Repaint)
+        assert repaint.mask_HW.shape == (20, 20)
+        assert repaint.mask_HW.all()
+        assert repaint.object_HW is None
