@@ -3,7 +3,7 @@
 Starts the endpoint on this machine with the model that ships with raygen, drives it over loopback and through a handle,
 checks every picture that comes back against the same request painted alone, and prints one line a ratio.
 
-    python benchmarks/serving.py                     # about six minutes on two cores
+    python benchmarks/serving.py                     # about eleven minutes on two cores
     python benchmarks/serving.py --only R1 R6
 """
 
