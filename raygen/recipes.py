@@ -32,7 +32,7 @@ from raygen.rows import RowIndex
 from raygen.run_config import RunConfig, identity, make_config
 from raygen.runs import RunFolder
 from raygen.steps import Say, Steps
-from raygen.synthesis import finder
+from raygen.synthesis import check_classes, finder
 
 __all__ = ["RECIPES", "Recipe", "RunConfig", "evaluate_classifier", "make_config", "make_dataset", "run"]
 
@@ -124,18 +124,28 @@ def warn_of_versions(others: Mapping[str, tuple[str | None, str | None]], say: S
 
 
 def check(config: RunConfig) -> None:
-    """Checks what can be checked before any work: groups, the models, that pools and fits fit the machine.
+    """Checks what can be checked before any work: classes, groups, the models, that pools and fits fit the machine.
 
     Raises:
-        ConfigError: An endpoint that cannot be used, or tokens that cannot be learned as asked.
-        DataError: The algorithm needs groups that the dataset does not have, or the dataset's folder cannot be used.
+        ConfigError: A list that does not fit the classes, an endpoint that cannot be used, or tokens that cannot be
+            learned as asked.
+        DataError: The algorithm needs groups that the dataset does not have, a class has too few images, or the
+            dataset's folder cannot be used.
         ModelError: A model's folder is absent or incomplete.
         ResourceError: CPUs or GPUs that are not there.
     """
+    _check_classes(config)
     _check_groups(config)
     _check_models(config)
     _check_tokens(config)
     _check_resources(config)
+
+
+def _check_classes(config: RunConfig) -> None:
+    counts = class_counts(config.dataset, "train")
+    algorithms.check_classes(config.algorithm, num_classes=len(counts))
+    if config.synthesis is not None:
+        check_classes(config.synthesis, counts)
 
 
 def _check_groups(config: RunConfig) -> None:

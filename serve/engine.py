@@ -1,13 +1,15 @@
 """The step-level engine of one replica: requests of different steps, guidance and prompts share UNet calls.
 
-One coroutine decides before every step which pictures go into the next call (`serve.scheduling`); one worker thread
-encodes, steps and decodes (`serve.painting`). Requests join, leave, are cancelled and overtaken between steps. A
-picture's bits depend on its own request only, since a call has a fixed number of rows. No Ray here.
+A coroutine decides which pictures go into the next call (`serve.scheduling`); one worker thread encodes, steps and
+decodes (`serve.painting`). The thread takes step after step of the same pictures until something happens that may
+change who is next. So requests join, leave, are cancelled and overtaken between any two steps, and a step costs no hop
+between threads. A picture's bits depend on its own request only, since a call has a fixed number of rows. No Ray here.
 """
 
 import asyncio
 import itertools
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +41,8 @@ T = TypeVar("T")
 
 MAX_RETRY_AFTER_S = 60.0
 PROBE_TIMEOUT_S = 10.0
+# Age lifts a request in rank (`serve.scheduling`), though nothing else happens: so often the order is looked at again.
+CHOICE_S = 1.0
 
 
 class Engine:
@@ -57,6 +61,8 @@ class Engine:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="painter")
         self._items: list[PictureUnderWay] = []
         self._preparing: set[asyncio.Future[Any]] = set()
+        # Set for the thread: requests came or went, so the loop has to choose anew.
+        self._has_changed = threading.Event()
         self._numbers = itertools.count()
         self._wake = asyncio.Event()
         self._seconds_per_step = 0.1
@@ -80,14 +86,14 @@ class Engine:
             EndpointError: See `stream`.
         """
         images: dict[int, EditedImage] = {}
-        async for event in self.stream(request):
+        async for event in self._events(request, wants_progress=False):
             if isinstance(event, EditedImage):
                 images[event.index] = event
             elif isinstance(event, EditResult):
                 return _with_images(event, images)
         raise AssertionError("a stream ends with its result")
 
-    async def stream(self, request: EditRequest) -> AsyncGenerator[EditEvent, None]:
+    def stream(self, request: EditRequest) -> AsyncGenerator[EditEvent, None]:
         """Progress, previews and pictures as they come, and the result at the end.
 
         Closing the iterator, or cancelling whoever waits for it, frees its rows before the next step.
@@ -96,12 +102,15 @@ class Engine:
             EndpointError: server_is_overloaded, prompt_too_long, unknown_learned_token, empty_mask, out_of_range,
                 deadline_exceeded, out_of_memory, non_finite_output.
         """
+        return self._events(request, wants_progress=True)
+
+    async def _events(self, request: EditRequest, *, wants_progress: bool) -> AsyncGenerator[EditEvent, None]:
         deadline_s = time.monotonic() + request.timeout_s
         self._check_room()
         learned = await asyncio.to_thread(self._find_tokens, request)
         prepared = await self._prepare(request, learned)
         self._check_room()  # others came meanwhile
-        owner = RequestUnderWay(next(self._numbers), request, prepared, time.monotonic(), num_left=len(request.seeds))
+        owner = self._owner(request, prepared, wants_progress=wants_progress)
         items = [PictureUnderWay(owner, picture) for picture in prepared.pictures]
         self._enter(items)
         try:
@@ -145,14 +154,21 @@ class Engine:
         """Ends the loop; requests under way get no answer."""
         if self._loop_task is not None:
             self._loop_task.cancel()
+            self._has_changed.set()
             await asyncio.gather(self._loop_task, return_exceptions=True)
         self._thread.shutdown(wait=False)
+
+    def _owner(self, request: EditRequest, prepared: PreparedRequest, *, wants_progress: bool) -> RequestUnderWay:
+        return RequestUnderWay(
+            next(self._numbers), request, prepared, time.monotonic(), wants_progress, num_left=len(request.seeds)
+        )
 
     def _enter(self, items: list[PictureUnderWay]) -> None:
         self._items += items
         self._tell_positions()
         if self._loop_task is None:
             self._loop_task = asyncio.get_running_loop().create_task(self._run())
+        self._has_changed.set()
         self._wake.set()
 
     async def _run(self) -> None:
@@ -160,6 +176,7 @@ class Engine:
             if self._preparing:
                 # The thread does these before any step that it is given now: whoever they are for can be in that step.
                 await asyncio.wait(self._preparing)
+            self._has_changed.clear()
             chosen = choose(self._items, num_rows=self._painter.bucket, now_s=time.monotonic())
             if not chosen:
                 self._wake.clear()
@@ -168,22 +185,41 @@ class Engine:
             now_s = time.monotonic()
             for item in chosen:
                 self._start(item.owner, now_s)
-            try:
-                outcome = await self._in_thread(self._painter.advance, [item.picture for item in chosen])
-            except Exception:
-                logger.exception("a step of %d pictures failed", len(chosen))
-                outcome = StepOutcome(self._painter.bucket)
-                for item in chosen:
-                    item.picture.error = EndpointError("the model failed", code="internal_error", retryable=True)
-            elapsed_s = time.monotonic() - now_s
-            self._metrics.observe("raygen_step_seconds", elapsed_s, bucket=str(outcome.bucket))
-            self._metrics.set("raygen_bucket_fill", len(chosen) / outcome.bucket)
-            self._seconds_per_step += 0.1 * (elapsed_s / len(chosen) - self._seconds_per_step)
-            for _ in range(outcome.num_out_of_memory):
-                self._metrics.count("raygen_oom_total")
+            await self._in_thread(self._paint, chosen, asyncio.get_running_loop())
             for item in chosen:
-                item.owner.bucket = max(item.owner.bucket, outcome.bucket)
                 self._settle(item)
+
+    def _paint(self, chosen: list[PictureUnderWay], loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread: steps pictures until one of them has something to settle, or the loop has to choose anew."""
+        pictures = [item.picture for item in chosen]
+        chosen_s = time.monotonic()
+        while True:
+            start_s = self._busy_since = time.monotonic()
+            try:
+                outcome = self._painter.advance(pictures)
+            except Exception:
+                logger.exception("a step of %d pictures failed", len(pictures))
+                outcome = StepOutcome(self._painter.bucket)
+                for picture in pictures:
+                    picture.error = EndpointError("the model failed", code="internal_error", retryable=True)
+            end_s = time.monotonic()
+            self._note_step(chosen, outcome, end_s - start_s)
+            # Progress is taken here: when the loop comes to tell it, the pictures may be some steps further.
+            progress = [(owner, self._progress(owner)) for item in chosen if (owner := item.owner).wants_progress]
+            if progress:
+                loop.call_soon_threadsafe(_tell, progress)
+            is_through = any(picture.is_to_settle for picture in pictures)
+            if is_through or self._has_changed.is_set() or end_s - chosen_s > CHOICE_S:
+                return
+
+    def _note_step(self, chosen: list[PictureUnderWay], outcome: StepOutcome, elapsed_s: float) -> None:
+        self._metrics.observe("raygen_step_seconds", elapsed_s, bucket=str(outcome.bucket))
+        self._metrics.set("raygen_bucket_fill", len(chosen) / outcome.bucket)
+        self._seconds_per_step += 0.1 * (elapsed_s / len(chosen) - self._seconds_per_step)
+        for _ in range(outcome.num_out_of_memory):
+            self._metrics.count("raygen_oom_total")
+        for item in chosen:
+            item.owner.bucket = max(item.owner.bucket, outcome.bucket)
 
     def _start(self, owner: RequestUnderWay, now_s: float) -> None:
         if owner.started_s is None:
@@ -192,7 +228,7 @@ class Engine:
             self._tell_positions()
 
     def _settle(self, item: PictureUnderWay) -> None:
-        """Tells a picture's owner what came of a step."""
+        """Tells a picture's owner what there is to see of it."""
         owner, picture = item.owner, item.picture
         if picture.error is not None:
             if picture.error.code == "non_finite_output":
@@ -204,7 +240,6 @@ class Engine:
             number, image_HWC = picture.preview
             owner.events.put_nowait(PartialImage(index=picture.index, number=number, image_HWC=image_HWC))
             picture.preview = None
-        owner.events.put_nowait(self._progress(owner))
         if not picture.is_done:
             return
         if item in self._items:
@@ -249,6 +284,7 @@ class Engine:
         left = [item for item in self._items if item.owner is not owner]
         if len(left) < len(self._items):
             self._metrics.count("raygen_cancelled_total", stage="queued" if owner.started_s is None else "running")
+            self._has_changed.set()
         self._items = left
         self._tell_positions()
 
@@ -272,7 +308,8 @@ class Engine:
         for position, owner in enumerate(waiting, start=1):
             if owner.position != position:
                 owner.position = position
-                owner.events.put_nowait(self._progress(owner, position))
+                if owner.wants_progress:
+                    owner.events.put_nowait(self._progress(owner, position))
         for priority in ("interactive", "batch"):
             number = sum(owner.request.priority == priority for owner in waiting)
             self._metrics.set("raygen_queue_depth", number, priority=priority)
@@ -285,6 +322,7 @@ class Engine:
     async def _prepare(self, request: EditRequest, learned: dict[str, LearnedToken]) -> PreparedRequest:
         preparing = asyncio.ensure_future(self._in_thread(self._painter.prepare, request, learned))
         self._preparing.add(preparing)
+        self._has_changed.set()
         preparing.add_done_callback(self._preparing.discard)
         return await preparing
 
@@ -315,7 +353,7 @@ class Engine:
         )
         prepared = await self._prepare(request, {})
         # Without the check for room: a full queue is no illness.
-        owner = RequestUnderWay(next(self._numbers), request, prepared, time.monotonic(), num_left=1)
+        owner = self._owner(request, prepared, wants_progress=False)
         self._enter([PictureUnderWay(owner, picture) for picture in prepared.pictures])
         try:
             while not isinstance(event := await owner.events.get(), EditResult):
@@ -323,6 +361,11 @@ class Engine:
                     raise event
         finally:
             self._forget(owner)
+
+
+def _tell(progress: list[tuple[RequestUnderWay, Progress]]) -> None:
+    for owner, event in progress:
+        owner.events.put_nowait(event)
 
 
 def _with_images(result: EditResult, images: dict[int, EditedImage]) -> EditResult:

@@ -62,6 +62,11 @@ class Picture:
         """Whether there is a result."""
         return self.result_HWC is not None or self.flagged
 
+    @property
+    def is_to_settle(self) -> bool:
+        """Whether its request is to be told more than progress."""
+        return self.is_done or self.error is not None or self.preview is not None
+
 
 @dataclass(eq=False)
 class PreparedRequest:

@@ -46,5 +46,6 @@ class RayMetrics:
 
     def refresh(self) -> None:
         """Sets every gauge again: Ray exports one only in the interval in which it was set."""
-        for (name, labels), value in self._gauges.items():
+        # A copy: other threads may set a gauge for the first time meanwhile.
+        for (name, labels), value in list(self._gauges.items()):
             self._metrics[name].set(value, {**self._labels, **dict(labels)})

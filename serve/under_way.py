@@ -18,6 +18,7 @@ class RequestUnderWay:
         request: What was asked.
         prepared: The same, checked and encoded.
         arrived_s: On the monotonic clock.
+        wants_progress: Whether whoever waits for it reads `Progress`; without, a step wakes nobody.
         events: For whoever waits for it.
         started_s: When its first step began; None while it waits.
         num_left: Pictures that are not done.
@@ -29,6 +30,7 @@ class RequestUnderWay:
     request: EditRequest
     prepared: PreparedRequest
     arrived_s: float
+    wants_progress: bool
     events: "asyncio.Queue[EditEvent | EndpointError]" = field(default_factory=asyncio.Queue)
     started_s: float | None = None
     num_left: int = 0

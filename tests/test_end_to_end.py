@@ -162,11 +162,22 @@ def test_scgs_runs_too(model: Path, tmp_path: Path) -> None:
     assert None not in candidates["cluster"].to_pylist()
 
 
-def test_more_images_than_the_class_has_is_refused(model: Path, tmp_path: Path) -> None:
-    config = small("dbb", model, synthesis={"k": 5000}, engine="local")
-    with pytest.raises((DataError, ConfigError), match="5000"):
-        recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
-    assert (tmp_path / "run" / "scores" / "manifest.json").is_file()
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"synthesis": {"k": 5000}}, r"class 'landbird' has \d+ training image\(s\).* asks for 5000"),
+        ({"synthesis": {"target": [0, 1]}}, r"synthesis.target is \[0, 1\]"),
+        ({"synthesis": {"attribution_threshold": [0.1, 0.1, 0.1]}}, "3 entries, but the dataset has 2 classes"),
+        ({"algorithm": {"gamma": [1, 2, 3]}}, r"algorithm.gamma is \[1.*expected 2 numbers"),
+        ({"synthesis": {"language": {"text": "bird " * 80}}}, r"is \d+ tokens long, but the model reads \d+"),
+    ],
+)
+def test_what_does_not_fit_the_classes_or_the_models_is_refused_before_anything_starts(
+    fields: dict[str, Any], message: str, model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises((DataError, ConfigError), match=message):
+        recipes.run(small("dbb", model, **fields), tmp_path / "run", fresh=False, command="", say=lambda line: None)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_that_cannot_inpaint_is_refused_before_anything_starts(tmp_path: Path) -> None:

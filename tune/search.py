@@ -94,7 +94,7 @@ def check(config: SweepConfig) -> dict[str, RunConfig]:
     pools = pool_configs(config.run, config.space, num_classes=len(counts), max_pools=config.search.max_pools)
     for pool in pools.values():
         check_amount(pool, counts)
-    recipes.check(config.run)
+        recipes.check(pool)
     check_resources(config.run, at_most=config.search.max_concurrent)
     return pools
 

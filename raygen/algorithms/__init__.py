@@ -7,7 +7,7 @@ from typing import Annotated, assert_never
 import numpy as np
 from pydantic import Field
 
-from raygen.algorithms.balanced import BalancedConfig, fit_balanced
+from raygen.algorithms.balanced import BalancedConfig, fit_balanced, gammas
 from raygen.algorithms.dfr import DfrConfig, fit_dfr
 from raygen.algorithms.erm import ErmConfig, fit_erm
 from raygen.algorithms.group_dro import GroupDroConfig, fit_group_dro
@@ -62,6 +62,16 @@ def fit(
             return fit_dfr(config, classifier, train, val, seed=seed, worker=worker)
         case _:
             assert_never(config)
+
+
+def check_classes(config: AnyAlgorithm, *, num_classes: int) -> None:
+    """Checks before any work that a config fits a dataset's classes.
+
+    Raises:
+        ConfigError: A list in the config does not.
+    """
+    if isinstance(config, BalancedConfig):
+        gammas(config.gamma, num_classes=num_classes)
 
 
 def needs_groups_of(config: AnyAlgorithm) -> str | None:

@@ -57,7 +57,7 @@ class TextualInversionConfig(Strict):
     Textual inversion (Gal et al. 2022, arXiv 2208.01618), as DBB uses it (arXiv 2503.17226, section 4.1). The numbers
     of the optimization are those of diffusers' training script, since DBB gives none; they are made for Stable
     Diffusion, whose embeddings are small (about 0.02 a coordinate). Those of the tiny model are about 0.5: give it
-    num_steps=300 and learning_rate=0.01.
+    num_steps=200, batch_size=8 and learning_rate=0.05.
 
     Attributes:
         num_images: Images of each class to learn from; 20 to 40, 30 is best on Waterbirds (paper, table 5).

@@ -3,6 +3,7 @@
 # N images, H height, W width, C classes, D width of the joint space, T tokens
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -112,10 +113,7 @@ class ClipsegFinder:
     @torch.inference_mode()
     def _embed(self, tokenizer: Any) -> torch.Tensor:
         """Embedding of each class's text, (C, D)."""
-        limit = min(int(tokenizer.model_max_length), self._model.config.text_config.max_position_embeddings)
-        tokens = tokenizer(self._texts, truncation=False)
-        for text, ids in zip(self._texts, tokens["input_ids"], strict=True):
-            check_length(text, len(ids), limit)
+        _check_lengths(tokenizer, self._texts, self._model.config)
         tokens_CT = tokenizer(self._texts, padding=True, return_tensors="pt").to(self._device)
         embeddings_CD: torch.Tensor = self._model.clip.get_text_features(
             input_ids=tokens_CT["input_ids"], attention_mask=tokens_CT["attention_mask"]
@@ -124,12 +122,26 @@ class ClipsegFinder:
 
 
 def check(config: ClipsegConfig) -> None:
-    """Checks a configured model's files before any work.
+    """Checks a configured model's files, and the texts that the config gives, before any work.
 
     Raises:
         ModelError: See `loading.check_folder`.
+        ConfigError: A text is too long.
     """
-    check_folder(find_model(config.model, tiny=TINY_FOLDER), kinds=KINDS, what=WHAT)
+    name = find_model(config.model, tiny=TINY_FOLDER)
+    check_folder(name, kinds=KINDS, what=WHAT)
+    if config.text is not None and Path(name).is_dir():
+        from transformers import AutoConfig, CLIPSegProcessor
+
+        processor = load_processor(CLIPSegProcessor, name, revision=None, what=WHAT)
+        texts = [config.text] if isinstance(config.text, str) else list(config.text)
+        _check_lengths(processor.tokenizer, texts, load_processor(AutoConfig, name, revision=None, what=WHAT))
+
+
+def _check_lengths(tokenizer: Any, texts: list[str], model_config: Any) -> None:
+    limit = min(int(tokenizer.model_max_length), model_config.text_config.max_position_embeddings)
+    for text, ids in zip(texts, tokenizer(texts, truncation=False)["input_ids"], strict=True):
+        check_length(text, len(ids), limit)
 
 
 def revisions(config: ClipsegConfig) -> list[str]:

@@ -8,6 +8,7 @@ GroundingDINO: Liu et al. 2023 (arXiv 2303.05499); SAM: Kirillov et al. 2023 (ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -213,9 +214,8 @@ class GroundedSamFinder:
 
     def _tokenize(self, tokenizer: Any) -> dict[str, torch.Tensor]:
         """Tokens of each class's text, (C, T) each; padded alike, so that a row's do not depend on its companions."""
+        _check_lengths(tokenizer, self._texts, self._detector.config)
         phrases = [as_phrases(text) for text in self._texts]
-        for text, ids in zip(self._texts, tokenizer(phrases, truncation=False)["input_ids"], strict=True):
-            check_length(text, len(ids), int(self._detector.config.max_text_len))
         tokens = tokenizer(phrases, padding=True, return_tensors="pt", return_token_type_ids=True)
         return {name: tokens[name].to(self._device) for name in ("input_ids", "attention_mask", "token_type_ids")}
 
@@ -227,13 +227,27 @@ def as_phrases(text: str) -> str:
 
 
 def check(config: GroundedSamConfig) -> None:
-    """Checks the configured models' files before any work.
+    """Checks the configured models' files, and the texts that the config gives, before any work.
 
     Raises:
         ModelError: See `loading.check_folder`.
+        ConfigError: A text is too long.
     """
-    check_folder(find_model(config.detector, tiny=None), kinds=DETECTORS, what=DETECTOR)
+    detector = find_model(config.detector, tiny=None)
+    check_folder(detector, kinds=DETECTORS, what=DETECTOR)
     check_folder(find_model(config.segmenter, tiny=None), kinds=SEGMENTERS, what=SEGMENTER)
+    if config.text is not None and Path(detector).is_dir():
+        from transformers import AutoConfig, AutoProcessor
+
+        processor = load_processor(AutoProcessor, detector, revision=None, what=DETECTOR)
+        texts = [config.text] if isinstance(config.text, str) else list(config.text)
+        _check_lengths(processor.tokenizer, texts, load_processor(AutoConfig, detector, revision=None, what=DETECTOR))
+
+
+def _check_lengths(tokenizer: Any, texts: list[str], model_config: Any) -> None:
+    phrases = [as_phrases(text) for text in texts]
+    for text, ids in zip(texts, tokenizer(phrases, truncation=False)["input_ids"], strict=True):
+        check_length(text, len(ids), int(model_config.max_text_len))
 
 
 def revisions(config: GroundedSamConfig) -> list[str]:

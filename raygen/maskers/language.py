@@ -106,10 +106,11 @@ def object_texts(config: AnyFinder, dataset: DatasetInfo) -> tuple[str, ...]:
 
 
 def check_finder(config: AnyFinder) -> None:
-    """Checks the models' files before any work.
+    """Checks the models' files, and the texts that the config gives, before any work.
 
     Raises:
         ModelError: A folder is absent, incomplete or holds another kind of model.
+        ConfigError: A text is too long.
     """
     match config:
         case ClipsegConfig():

@@ -3,6 +3,7 @@
 A synthesis selects on the small scores table, on ids and numbers only; its pictures are made by the pipeline.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, assert_never
 
 import numpy as np
@@ -135,6 +136,26 @@ def filter_fields(config: ScgsConfig | DbbConfig) -> frozenset[str]:
             return scgs.FILTER_FIELDS
         case DbbConfig():
             return dbb.FILTER_FIELDS
+        case _:
+            assert_never(config)
+
+
+def check_classes(config: ScgsConfig | DbbConfig, counts: Mapping[str, int]) -> None:
+    """Checks before any work that a config fits a dataset's classes.
+
+    Args:
+        config: One of `SynthesisConfig`.
+        counts: Training images by class name, in order of label.
+
+    Raises:
+        ConfigError: A list in the config does not fit the classes.
+        DataError: A class has fewer images than asked for.
+    """
+    match config:
+        case ScgsConfig():
+            scgs.clusters_per_class(config.num_clusters, num_classes=len(counts))
+        case DbbConfig():
+            dbb.check_classes(config, counts)
         case _:
             assert_never(config)
 

@@ -9,7 +9,7 @@ here.
 
 # N images, C classes
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -113,15 +113,8 @@ def select(config: DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_see
     train = read_scores(scores)
     num_classes = len(dataset.class_names)
     counts_C = train.class_counts(num_classes)
+    check_classes(config, dict(zip(dataset.class_names, counts_C.tolist(), strict=True)))
     amounts_C = num_selected(config.k, counts_C)
-    for label, (amount, count) in enumerate(zip(amounts_C, counts_C, strict=True)):
-        if amount > count or not count:
-            raise DataError(
-                f"class {label} ('{dataset.class_names[label]}') has {count} scored training image(s), "
-                f"but synthesis.k asks for {amount}; give a lower count, a fraction such as 0.5, or a list "
-                "with one value per class"
-            )
-    _check_thresholds(config, num_classes=num_classes)
     targets_C = target_labels(config, train, num_classes=num_classes)
     images = [
         PlannedImage(int(row), sample=0, target_label=target)
@@ -130,6 +123,40 @@ def select(config: DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_see
         for target in targets_C[label]
     ]
     return plan_table(images, train, prompts=dataset.prompts, run_seed=run_seed)
+
+
+def check_classes(config: DbbConfig, counts: Mapping[str, int]) -> None:
+    """Checks that the config fits a dataset's classes.
+
+    Args:
+        config: What to generate.
+        counts: Training images by class name, in order of label.
+
+    Raises:
+        ConfigError: A list in the config has another number of entries than there are classes.
+        DataError: A class has fewer images than asked for, or there is only one class.
+    """
+    for (name, count), amount in zip(counts.items(), num_selected(config.k, list(counts.values())), strict=True):
+        if amount > count or not count:
+            raise DataError(
+                f"class '{name}' has {count} training image(s) to choose from, but synthesis.k asks for {amount}; give "
+                "a lower count, a fraction such as 0.5, or a list with one value per class"
+            )
+    num_classes, given = len(counts), config.attribution_threshold
+    if num_classes == 1:
+        raise DataError("the dataset has 1 class; repainting one class as another needs at least two")
+    if isinstance(given, tuple) and len(given) != num_classes:
+        raise ConfigError(
+            f"synthesis.attribution_threshold has {len(given)} entries, but the dataset has {num_classes} classes; it "
+            "takes one number, or one for each target class"
+        )
+    if isinstance(config.target, tuple):
+        valid = [0 <= target < num_classes and target != label for label, target in enumerate(config.target)]
+        if len(valid) != num_classes or not all(valid):
+            raise ConfigError(
+                f"synthesis.target is {list(config.target)}; expected {num_classes} entries, each another class in "
+                f"0..{num_classes - 1} than its position"
+            )
 
 
 def num_selected(k: int | float | Sequence[int | float], counts_C: Sequence[int] | np.ndarray) -> list[int]:
@@ -148,32 +175,19 @@ def num_selected(k: int | float | Sequence[int | float], counts_C: Sequence[int]
 
 
 def target_labels(config: DbbConfig, train: TrainScores, *, num_classes: int) -> list[list[int]]:
-    """Target classes of each source class.
-
-    Raises:
-        ConfigError: `target` does not name another class for every class.
-    """
-    if num_classes == 1:
-        raise DataError(f"the dataset has {num_classes} class; repainting one class as another needs at least two")
+    """Target classes of each source class, for a config that fits the classes."""
     if config.target == "every_other":
         return [[target for target in range(num_classes) if target != label] for label in range(num_classes)]
     if config.target != "confused":
-        targets = list(config.target)
-        valid = [0 <= target < num_classes and target != label for label, target in enumerate(targets)]
-        if len(targets) != num_classes or not all(valid):
-            raise ConfigError(
-                f"synthesis.target is {targets}; expected {num_classes} entries, each another class in "
-                f"0..{num_classes - 1} than its position"
-            )
-        return [[target] for target in targets]
-    targets = []
+        return [[target] for target in config.target]
+    targets: list[list[int]] = []
     for label in range(num_classes):
         logits_NC = train.vectors("logits", np.flatnonzero(train.label_N == label))
         # Softmax, not counts of errors: a classifier that fits its training images makes none.
         mean_C = softmax(logits_NC, axis=1).mean(axis=0)
         mean_C[label] = -1
-        targets.append(int(mean_C.argmax()))
-    return [[target] for target in targets]
+        targets.append([int(mean_C.argmax())])
+    return targets
 
 
 def thresholds(config: DbbConfig, scores: pa.Table, candidates: pa.Table) -> PruneThresholds:
@@ -220,16 +234,6 @@ def masker(config: DbbConfig, dataset: DatasetInfo) -> dict[str, Any]:
         "explain": "source_label",
         "dilation_px": config.dilation_px,
     }
-
-
-def _check_thresholds(config: DbbConfig, *, num_classes: int) -> None:
-    # Before anything is generated, not when it is pruned.
-    given = config.attribution_threshold
-    if isinstance(given, tuple) and len(given) != num_classes:
-        raise ConfigError(
-            f"synthesis.attribution_threshold has {len(given)} entries, but the dataset has {num_classes} classes; it "
-            "takes one number, or one for each target class"
-        )
 
 
 def _source_probability_thresholds(config: DbbConfig, train: TrainScores, labels: Sequence[int]) -> dict[int, float]:

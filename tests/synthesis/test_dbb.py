@@ -86,9 +86,9 @@ def test_a_smaller_k_is_the_start_of_a_larger_one():
 
 
 def test_class_with_too_few_images_is_named():
-    with pytest.raises(DataError, match=r"'dog'\) has 25 scored .* asks for 30"):
+    with pytest.raises(DataError, match=r"'dog' has 25 training .* asks for 30"):
         select(DbbConfig(k=30), random_scores((40, 25)), dataset=dataset(), run_seed=0)
-    with pytest.raises(DataError, match=r"'cow'\) has 0 scored"):
+    with pytest.raises(DataError, match="'cow' has 0 training"):
         select(DbbConfig(k=0.5), random_scores((4, 4)), dataset=dataset(3), run_seed=0)
 
 
