@@ -40,10 +40,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
     parser.add_argument("--into", type=Path, help="a document to write the tables into, between their two marks")
     arguments = parser.parse_args()
-    document = arguments.into.read_text(encoding="utf-8") if arguments.into else f"{BEGIN}{END}"
-    before, mark, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (mark and end):
+    if arguments.into and not all(mark in arguments.into.read_text(encoding="utf-8") for mark in (BEGIN, END)):
         parser.error(f"{arguments.into} has no lines '{BEGIN}' and '{END}'")
     by_recipe = defaultdict(list)
     for seed in range(arguments.seeds):
@@ -53,6 +50,9 @@ def main() -> None:
     text = "\n".join(tables)
     (arguments.out / "effect.md").write_text(text, encoding="utf-8")
     if arguments.into:
+        # Read only now: it may have been edited in the hours since.
+        before, _, rest = arguments.into.read_text(encoding="utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
         arguments.into.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
     print(text)
 
@@ -67,9 +67,9 @@ def run(recipe: str, seed: int, out: Path, overrides: list[str]) -> dict:
     for other in sorted(out.glob(f"*_{seed}")):
         if other != folder and (other / "summary.json").is_file():
             command += ["--reuse", str(other)]
-    if not (folder / "summary.json").is_file():
-        print("$", " ".join(command), flush=True)
-        subprocess.run(command, check=True)
+    # A finished run too: it skips all of its steps, or refuses, if it was made with other settings.
+    print("$", " ".join(command), flush=True)
+    subprocess.run(command, check=True)
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
@@ -125,8 +125,7 @@ def table(recipe: str, summaries: list[dict]) -> str:
         counts = [summary["synthesis"] for summary in summaries]
         kept = statistics.mean(count["kept"] / max(1, count["generated"]) for count in counts)
         lines.append(f"- pictures: {statistics.mean(c['generated'] for c in counts):.0f} generated, {kept:.0%} kept")
-    seconds = statistics.mean(sum(summary["seconds"].values()) for summary in summaries)
-    return "\n".join([*lines, f"- time: {seconds:.0f} s a run", ""])
+    return "\n".join([*lines, ""])
 
 
 def gains(recipe: str, worst: dict[str, list[float]], average: dict[str, list[float]]) -> list[str]:

@@ -54,6 +54,7 @@ def main() -> None:
         "--set", dest="overrides", action="append", default=[], help="override a field of run and sweep"
     )
     arguments = parser.parse_args()
+    arguments.out = arguments.out.resolve()  # Tune takes no relative paths
     arguments.out.mkdir(parents=True, exist_ok=True)
     recipe = [arguments.recipe, "--dataset", "scenes"]
     of_run = [override for override in arguments.overrides if not override.startswith("tune.")]

@@ -1,8 +1,8 @@
 """Table 5 of DBB on the scenes: what tokens learned on 10 to 40 images a class change, against plain prompts (0).
 
 One `raygen run dbb` for each number of images and seed. The runs of a seed share the dataset, the ERM classifier and
-its scores (`--reuse`), so only tokens, pictures and fits differ. An interrupted study goes
-on where it stopped.
+its scores (`--reuse`; also with runs of `effect.py`), so only tokens, pictures and fits differ. An interrupted study
+goes on where it stopped.
 
     python benchmarks/tokens.py                                   # runs/tokens, three seeds
     python benchmarks/tokens.py --seeds 1 --images 0 30
@@ -31,6 +31,8 @@ LEARNING = [
     "textual_inversion.batch_size=8",
     "textual_inversion.learning_rate=0.05",
 ]
+# Runs of `effect.py`, whose steps are taken where they are the same.
+EFFECT = Path("runs/effect")
 # Waterbirds: images -> (pruned, worst-group accuracy), arXiv 2503.17226, table 5.
 PAPER = {0: (1018, 88.9), 10: (818, 90.5), 20: (804, 89.9), 30: (737, 93.0), 40: (782, 90.3)}
 
@@ -61,13 +63,14 @@ def run(num_images: int, seed: int, seed_folder: Path, overrides: list[str]) -> 
     settings += [o for o in overrides if num_images or not o.startswith("textual_inversion.")]
     settings += [f"textual_inversion.num_images={num_images}"] if num_images else []
     settings += [f"seed={seed}"]
-    if not (folder / "summary.json").is_file():
-        command = [str(Path(sys.executable).with_name("raygen")), "run", "dbb", "--dataset", "scenes"]
-        command += ["--out", str(folder), *(part for setting in settings for part in ("--set", setting))]
-        for other in sorted(seed_folder.glob("*/summary.json")):
-            command += ["--reuse", str(other.parent)]
-        print("$", " ".join(command), flush=True)
-        subprocess.run(command, check=True)
+    command = [str(Path(sys.executable).with_name("raygen")), "run", "dbb", "--dataset", "scenes"]
+    command += ["--out", str(folder), *(part for setting in settings for part in ("--set", setting))]
+    for other in [EFFECT / f"dbb_{seed}", *sorted(seed_folder.glob("*"))]:
+        if other != folder and (other / "summary.json").is_file():
+            command += ["--reuse", str(other)]
+    # A finished run too: it skips all of its steps, or refuses, if it was made with other settings.
+    print("$", " ".join(command), flush=True)
+    subprocess.run(command, check=True)
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 

@@ -63,6 +63,12 @@ class FitSteps:
         request = replace(self._request(algorithm, data), extra=extra)
         return self._fit(f"fit/{name}", name, request, data, init=init, errors=errors)
 
+    def original_errors(self, data: Step) -> None:
+        """JTT's error set of the original images, if that is what the recipe's algorithm reads."""
+        algorithm = self._config.algorithm
+        if isinstance(algorithm, JttConfig) and algorithm.identify_on == "original":
+            self._errors("original", algorithm, data, None)
+
     def _errors(self, name: str, algorithm: JttConfig, data: Step, extra: fits.ExtraRows | None) -> Step:
         """JTT's error set; of the original images, one for all fits, in jtt_errors/original/."""
         if algorithm.identify_on == "original" or extra is None:

@@ -16,6 +16,7 @@ from raygen import algorithms, training
 from raygen.algorithms import AlgorithmConfig, AnyAlgorithm, jtt
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, save_classifier
+from raygen.errors import RowError
 from raygen.folds import assign_folds
 from raygen.images import decode_image, decode_mask
 from raygen.parts import read_parts
@@ -202,7 +203,7 @@ def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> list[Extr
         ]
     kind: ControlKind = extra.kind
     sources = index.fetch(image_ids, ["image_png"])["image_png"].to_pylist()
-    colours = _colours(index, seed) if kind == "flat" else {}
+    colours = flat_colours(index, seed=seed) if kind == "flat" else {}
     images = []
     for row, data, attribute in zip(rows, sources, attributes, strict=True):
         source, target = row["source_label"], row["target_label"]
@@ -212,10 +213,11 @@ def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> list[Extr
     return images
 
 
-def _colours(index: RowIndex, seed: int) -> dict[int, np.ndarray]:
+def flat_colours(index: RowIndex, *, seed: int) -> dict[int, np.ndarray]:
     """Mean colours of the training objects of each class, (M, 3) uint8, from at most COLOUR_SAMPLES of them.
 
-    Where the dataset ships no object masks, the whole picture stands for the object.
+    Where the dataset ships no object masks, the whole picture stands for the object. Pictures and masks that cannot be
+    read, or do not fit each other, are left out.
     """
     train = index.split("train")
     colours: dict[int, np.ndarray] = {}
@@ -224,8 +226,14 @@ def _colours(index: RowIndex, seed: int) -> dict[int, np.ndarray]:
         chosen = np.sort(np.random.default_rng([seed, label]).permutation(ids)[:COLOUR_SAMPLES])
         pairs = []
         for row in index.fetch(chosen.tolist(), ["image_png", "object_png"]).to_pylist():
-            image_HWC = decode_image(row["image_png"])
+            try:
+                image_HWC = decode_image(row["image_png"])
+                object_HW = decode_mask(row["object_png"]) if row["object_png"] else None
+            except RowError:
+                continue  # a failed row in scores/ already, with its reason
             whole_HW = np.ones(image_HWC.shape[:2], dtype=bool)
-            pairs.append((image_HWC, decode_mask(row["object_png"]) if row["object_png"] else whole_HW))
+            object_HW = whole_HW if object_HW is None else object_HW
+            if object_HW.shape == whole_HW.shape:
+                pairs.append((image_HWC, object_HW))
         colours[label] = object_colours(pairs)
     return colours

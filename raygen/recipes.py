@@ -12,7 +12,7 @@ import torch
 
 from raygen import algorithms, cluster, pipeline, training
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
-from raygen.datasets import DatasetConfig, class_counts, has_attributes, write_dataset
+from raygen.datasets import DatasetConfig, class_counts, has_attributes, prompts_of, write_dataset
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.evaluation import held_out, predict
 from raygen.inpainters.learned_tokens import (
@@ -25,6 +25,7 @@ from raygen.inpainters.learned_tokens import (
     trained_model,
 )
 from raygen.inpainters.model_folder import check_model_folder, load_json, resolve_model
+from raygen.inpainters.prompts import TOKEN, tokenize
 from raygen.known_recipes import RECIPES, Recipe
 from raygen.maskers.language import check_finder
 from raygen.results import results
@@ -61,6 +62,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
         erm = job.fit_erm(data)
         fitted = {"erm": erm}
         if config.synthesis is not None:
+            job.find_errors(data)
             identifier = job.fit_identifier(data, erm)
             scores = job.score(data, identifier)
             tokens = job.learn_tokens(data, scores, identifier)
@@ -169,6 +171,28 @@ def _check_models(config: RunConfig) -> None:
         folder = Path(resolve_model(config.inpainter.model))
         if folder.is_dir():
             check_model_folder(folder, variant=config.inpainter.variant, safety_checker=config.inpainter.safety_checker)
+            _check_prompts(config)
+
+
+def _check_prompts(config: RunConfig) -> None:
+    # Prompts with learned tokens are checked with these.
+    prompts = prompts_of(config.dataset) if config.textual_inversion is None else ()
+    texts = [*(("dataset.prompts", prompt) for prompt in prompts)]
+    texts.append(("inpainter.negative_prompt", config.inpainter.negative_prompt))
+    tokenizer = load_tokenizer(config.inpainter)
+    for field, text in texts:
+        read = tokenize(tokenizer, text, {})
+        if read.first_dropped is not None:
+            raise ConfigError(
+                f"{field}: '{text}' has {len(read.ids)} tokens with start and end, but the model reads "
+                f"{read.max_length}; shorten it"
+            )
+        named = [f"<{match[1]}>" for match in TOKEN.finditer(text)]
+        if unknown := [name for name in named if name not in tokenizer.get_added_vocab()]:
+            raise ConfigError(
+                f"{field}: '{text}' names the token {unknown[0]}, which the model's tokenizer does not have and this "
+                "run does not learn; it would be read as plain letters. Switch textual_inversion on, or leave it out"
+            )
 
 
 def _check_endpoint(url: str, model: str) -> None:
@@ -188,6 +212,11 @@ def _check_tokens(config: RunConfig) -> None:
     counts = class_counts(config.dataset, split)
     tokens = class_tokens(settings, list(counts))
     check_num_images(settings, counts, split=split)
+    if split == "val" and not has_attributes(config.dataset, split):
+        raise DataError(
+            "textual_inversion.source is val_groups, which needs the attribute of every validation image, and this "
+            "dataset does not have them all; take source=high_loss"
+        )
     model = trained_model(settings, config.inpainter)
     folder = Path(resolve_model(model.model))
     if not folder.is_dir():

@@ -94,6 +94,15 @@ class RunConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _attribution_is_of_the_mask(self) -> "RunConfig":
+        if getattr(self.synthesis, "attribution", None) == "exact" and not self.inpainter.composite:
+            raise ValueError(
+                "inpainter.composite is false, so pixels outside the mask change too, but synthesis.attribution is "
+                "exact, which counts every change; set synthesis.attribution=ig"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _local_fits_have_one_worker(self) -> "RunConfig":
         if self.engine == "local" and self.fit.num_workers > 1:
             raise ValueError(

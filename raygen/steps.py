@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from raygen import cluster, fits, pipeline, token_fits
 from raygen.config import fingerprint
-from raygen.datasets import write_dataset
+from raygen.datasets import dataset_state, write_dataset
 from raygen.errors import DataError
 from raygen.evaluation import held_out, predict
 from raygen.fit_steps import FitSteps
@@ -52,7 +52,8 @@ class Steps:
             ConfigError: The masker cannot look for what the dataset shows.
         """
         config = self._config
-        step = self._folder.step("data", {"dataset": config.dataset.model_dump(mode="json"), "seed": config.seed})
+        depends = {"dataset": config.dataset.model_dump(mode="json"), **dataset_state(config.dataset, config.seed)}
+        step = self._folder.step("data", depends)
         if self._needed(step, "data", f"writing the rows of {config.dataset.name}"):
             with self._folder.timed("data"):
                 step.finish(write_dataset(config.dataset, step.begin(), run_seed=config.seed))
@@ -68,6 +69,10 @@ class Steps:
     def fit_identifier(self, data: Step, erm: Step) -> Step:
         """The classifier whose scores and features a synthesis selects by; see `FitSteps.identifier`."""
         return self._fits.identifier(data, erm)
+
+    def find_errors(self, data: Step) -> None:
+        """JTT's error set of the original images, where the recipe needs one: before hours of generation."""
+        self._fits.original_errors(data)
 
     def fit(self, name: str, data: Step, erm: Step, *, extra: fits.ExtraRows | None) -> Step:
         """A classifier by the recipe's algorithm, in fit/<name>/."""
@@ -126,7 +131,7 @@ class Steps:
         info = RowIndex.open(data.folder).dataset
         if tokens is not None:
             info = replace(info, prompts=token_fits.read_learned(tokens.folder).prompts)
-            depends["prompts"] = info.prompts
+        depends["prompts"] = info.prompts
         step = self._folder.step("plan", depends)
         if self._needed(step, "plan", f"choosing what to generate ({config.synthesis.name})"):
             with self._folder.timed("plan"):
@@ -142,6 +147,7 @@ class Steps:
         config = self._config
         assert config.synthesis is not None
         index = RowIndex.open(data.folder)
+        method, num_steps = attribution(config.synthesis)
         depends = {
             "data": data.digest,
             "plan": plan.digest,
@@ -152,7 +158,7 @@ class Steps:
             "model_revision": _model_revision(config),
             "unit_rows": config.unit_rows,
             "pools": {name: call_of(getattr(config.pools, name)) for name in ("masker", "inpainter", "pruner")},
-            "attribution": list(attribution(config.synthesis)),
+            "attribution": method if method == "exact" else [method, num_steps],
         }
         files = {} if tokens is None else token_fits.read_learned(tokens.folder).files
         if tokens is not None:
@@ -165,7 +171,6 @@ class Steps:
             folder = step.begin(keep_parts=True)
             if files and config.inpainter.url is not None:
                 store_tokens(cluster.connect_endpoint(config.inpainter.url), files, config.inpainter.model)
-            method, num_steps = attribution(config.synthesis)
             specs = synthesis_specs(
                 config.pools,
                 masker=masker(config.synthesis, dataset=index.dataset),

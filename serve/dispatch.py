@@ -43,7 +43,7 @@ class Dispatcher:
         for send in range(1, MAX_SENDS + 1):
             try:
                 async with asyncio.timeout(deadline_s - time.monotonic() + GRACE_S):
-                    result = await handle.edit.remote(_with_time_left(request, deadline_s))
+                    result = await _result_of(handle.edit.remote(_with_time_left(request, deadline_s)))
             except TimeoutError:
                 raise _too_late(request) from None
             except (RayError, BackPressureError, DeploymentUnavailableError) as error:
@@ -111,6 +111,16 @@ class Dispatcher:
         logger.warning("a replica died (%s); the request is sent again", type(error).__name__)
         self._on_redispatch()
         await asyncio.sleep(0.2 * send)
+
+
+async def _result_of(response: Any) -> EditResult | EndpointError:
+    try:
+        result: EditResult | EndpointError = await response
+    except asyncio.CancelledError:
+        # Ray cancels what a request has called only when it cancels the request itself, not when a coroutine in it is.
+        response.cancel()
+        raise
+    return result
 
 
 def _with_time_left(request: EditRequest, deadline_s: float) -> EditRequest:

@@ -170,11 +170,18 @@ def test_scgs_runs_too(model: Path, tmp_path: Path) -> None:
         ({"synthesis": {"attribution_threshold": [0.1, 0.1, 0.1]}}, "3 entries, but the dataset has 2 classes"),
         ({"algorithm": {"gamma": [1, 2, 3]}}, r"algorithm.gamma is \[1.*expected 2 numbers"),
         ({"synthesis": {"language": {"text": "bird " * 80}}}, r"is \d+ tokens long, but the model reads \d+"),
+        ({"inpainter": {"composite": False}}, "set synthesis.attribution=ig"),
+        ({"inpainter": {"negative_prompt": "bird " * 80}}, r"negative_prompt: .* has \d+ tokens with start and end"),
+        (
+            {"dataset": {"name": "scenes", "prompts": ["a <landbird> bird", "a bird"]}},
+            "dataset.prompts: .* names the token <landbird>, which",
+        ),
     ],
 )
 def test_what_does_not_fit_the_classes_or_the_models_is_refused_before_anything_starts(
     fields: dict[str, Any], message: str, model: Path, tmp_path: Path
 ) -> None:
+    fields = {**fields, "inpainter": {"model": str(model), **fields.get("inpainter", {})}}
     with pytest.raises((DataError, ConfigError), match=message):
         recipes.run(small("dbb", model, **fields), tmp_path / "run", fresh=False, command="", say=lambda line: None)
     assert not (tmp_path / "run").exists()

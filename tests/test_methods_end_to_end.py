@@ -142,6 +142,18 @@ def test_jtt_can_look_for_errors_among_the_generated_pictures_too(small: Small, 
     assert not (tmp_path / "run" / "jtt_errors" / "original").exists()
 
 
+def test_an_empty_error_set_is_found_before_anything_is_generated(small: Small, tmp_path: Path) -> None:
+    """A classifier that learned for many epochs gets all of ten easy images right."""
+    counts = {"train_counts": [5, 0, 0, 5], "val_counts": [4] * 4, "test_counts": [4] * 4}
+    algorithm = {**ONE_EPOCH, "identification_epochs": 60}
+    config = small(
+        "dbb+jtt", dataset={"name": "scenes", **counts}, algorithm=algorithm, synthesis={"k": 2, "prune": False}
+    )
+    with pytest.raises(DataError, match="error set is empty"):
+        recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
+    assert not (tmp_path / "run" / "candidates").exists()
+
+
 def test_dfr_after_dbb_reads_features_of_a_fit_with_the_pictures(small: Small, tmp_path: Path) -> None:
     config = small("dbb+dfr", synthesis={"k": 4, "prune": False}, controls=["hole"])
     summary, _ = run(config, tmp_path / "run")

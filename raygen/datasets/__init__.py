@@ -4,7 +4,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, assert_never
+from typing import Annotated, Any, assert_never
 
 import numpy as np
 from pydantic import Field
@@ -12,6 +12,7 @@ from pydantic import Field
 from raygen.datasets.folder import FolderConfig, open_folder, write_folder
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.scenes import ScenesConfig, write_scenes
+from raygen.datasets.table import check_prompts
 
 DatasetConfig = Annotated[ScenesConfig | FolderConfig, Field(discriminator="name")]
 
@@ -27,6 +28,37 @@ def write_dataset(config: ScenesConfig | FolderConfig, folder: Path, *, run_seed
             return write_scenes(config, folder, run_seed=run_seed)
         case FolderConfig():
             return write_folder(config, folder)
+        case _:
+            assert_never(config)
+
+
+def dataset_state(config: ScenesConfig | FolderConfig, run_seed: int) -> dict[str, Any]:
+    """What decides a dataset's rows beside its config: the seed, or what the folder holds now; no picture is read.
+
+    Raises:
+        DataError: The dataset's folder as a whole cannot be used.
+    """
+    match config:
+        case ScenesConfig():
+            return {"seed": run_seed}
+        case FolderConfig():
+            return {"listing": open_folder(config).digest()}
+        case _:
+            assert_never(config)
+
+
+def prompts_of(config: ScenesConfig | FolderConfig) -> tuple[str, ...]:
+    """What the inpainter is asked for, per class.
+
+    Raises:
+        ConfigError: Another number of prompts than of classes.
+        DataError: The dataset's folder as a whole cannot be used.
+    """
+    match config:
+        case ScenesConfig():
+            return check_prompts(config.prompts, CLASS_NAMES)
+        case FolderConfig():
+            return open_folder(config).info.prompts
         case _:
             assert_never(config)
 

@@ -6,13 +6,14 @@ Everything wrong is collected, not just the first: a run stops with all of it, a
 import csv
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raygen.config import fingerprint
 from raygen.datasets.known import object_words
 from raygen.datasets.table import INFO_FILE, DatasetInfo, check_prompts, read_info
 from raygen.errors import DataError
@@ -72,6 +73,15 @@ class Listing:
     entries: list[Entry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     shards: list[Path] = field(default_factory=list)
+
+    def digest(self) -> str:
+        """Changes with any label, attribute, split or name, and with the size or time of any file."""
+        files = [*self.shards] or [
+            path for entry in self.entries for path in (entry.picture, entry.object) if path is not None
+        ]
+        found = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        rows = [(entry.image_id, entry.label, entry.attribute, entry.split) for entry in self.entries]
+        return fingerprint([asdict(self.info), rows, found])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """SOURCE rows of the entries, with pictures; one row, or a few of a shard, in memory at a time."""

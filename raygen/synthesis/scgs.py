@@ -44,7 +44,8 @@ class ScgsConfig(Strict):
             the other folds. (At convergence no training image is misclassified; the paper does not say when it
             looks.) With "kfold" features, loss and heat maps are the ERM classifier's, since features of several
             classifiers cannot be compared; only the predicted label is out of fold.
-        mis_epoch: The epoch after which it is stopped, 0 = the first. MetaShift's logs suggest 0.
+        mis_epoch: The epoch after which it is stopped, 0 = the first. MetaShift's logs suggest 0. Differs: it is a fit
+            of its own, whose learning rates run through their whole schedule in these epochs.
         num_folds: Folds of "kfold".
         num_clusters: K-means clusters: a number for every class, or a list with one per class. 2 for Waterbirds and
             CelebA, 4 for MetaShift (paper).

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raygen.datasets import write_dataset
+from raygen.datasets import dataset_state, write_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig
 from raygen.datasets.known import KNOWN, differences
@@ -208,3 +208,28 @@ def test_progress_is_told_to_the_end(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     check_dataset(make_csv(tmp_path / "data", LINES), progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (12, 12)
+
+
+def test_what_a_folder_holds_decides_its_rows(tmp_path: Path) -> None:
+    """A label or a picture that is mended makes another dataset; the seed, which decides nothing here, does not."""
+    folder = make_csv(tmp_path / "data", LINES)
+    config = FolderConfig(path=folder)
+    first = dataset_state(config, 0)
+    assert dataset_state(config, 1) == first
+    (folder / "img" / "3.png").write_bytes(picture(99))
+    second = dataset_state(config, 0)
+    table = folder / "metadata.csv"
+    table.write_text(table.read_text().replace("img/4.png,0", "img/4.png,1"))
+    third = dataset_state(config, 0)
+    assert len({str(state) for state in (first, second, third)}) == 3
+
+
+def test_colours_for_the_flat_control_leave_out_what_cannot_be_read(tmp_path: Path) -> None:
+    from raygen import fits
+
+    lines = [(f"img/{i}.png", i % 2, 0, 0, "wide.png" if i == 2 else "") for i in range(8)]
+    folder = make_csv(tmp_path / "data", lines)
+    (folder / "wide.png").write_bytes(encode_mask(np.ones((3, 30), dtype=bool)))
+    (folder / "img" / "1.png").write_bytes(picture(1)[:-40])
+    colours = fits.flat_colours(write(folder, tmp_path / "out"), seed=0)
+    assert {label: colours_MC.shape for label, colours_MC in colours.items()} == {0: (3, 3), 1: (3, 3)}

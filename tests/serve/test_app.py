@@ -139,6 +139,28 @@ def test_map_stops_at_the_first_error_and_leaves_nothing_behind(url: str, handle
     assert not [thread for thread in threading.enumerate() if thread.name == "raygen-map"]
 
 
+@pytest.mark.parametrize("over", ["http", "handle"])
+def test_cancelling_a_call_frees_its_rows(over: str, url: str, handle: Any) -> None:
+    """Six thousand steps, which would take far longer than the wait for them to be gone."""
+
+    async def wait_for(num_requests: int) -> None:
+        async with asyncio.timeout(5):
+            while await handle.num_requests.remote() != num_requests:
+                await asyncio.sleep(0.01)
+
+    async def ask_and_leave() -> None:
+        client = Client(url if over == "http" else handle)
+        calls = [client.edit(**arguments(i, n=10, num_inference_steps=150)) for i in range(4)]
+        tasks = [asyncio.create_task(call) for call in calls]
+        await wait_for(4)
+        for task in tasks:
+            task.cancel()
+        await wait_for(0)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(ask_and_leave())
+
+
 def test_health_and_models_and_unknown_paths(url: str) -> None:
     with httpx2.Client(base_url=url, timeout=30) as client:
         assert client.get("/health/live").status_code == 200
