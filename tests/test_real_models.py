@@ -101,7 +101,8 @@ def test_pools_of_ray_paint_the_same_from_a_variant_in_half_precision(tmp_path: 
 def test_what_the_safety_checker_blocks_is_never_trained_on(tmp_path: Path) -> None:
     """The threshold is put between the pictures of a first run, whose pixels are the decoded ones."""
     folder = set_threshold(save_architecture(narrowed(SD15_INPAINTING), tmp_path / "model"), 2.0)
-    options = ["engine=local", "inpainter.composite=false", "max_failed_fraction=1.0"]
+    whole_pictures = ["inpainter.composite=false", "synthesis.attribution=ig", "synthesis.num_steps=2"]
+    options = ["engine=local", "max_failed_fraction=1.0", *whole_pictures]
     allowed = run(config(folder, *options), tmp_path / "allowed")
     pictures = [decode_image(data) for data in allowed["generated_png"].to_pylist()]
     cosines = [highest_cosine(folder, picture_HWC) for picture_HWC in pictures]
