@@ -5,6 +5,7 @@ none is answered twice. Errors of raygen travel as values: an exception would ar
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -78,7 +79,7 @@ class Dispatcher:
             except (RayError, BackPressureError, DeploymentUnavailableError) as error:
                 await self._before_next_send(error, send)
             finally:
-                responses.cancel()
+                _cancel(responses)
 
     async def not_ready(self, model_id: str, *, timeout_s: float) -> str | None:
         """Why a model's replicas cannot paint, or None."""
@@ -118,9 +119,15 @@ async def _result_of(response: Any) -> EditResult | EndpointError:
         result: EditResult | EndpointError = await response
     except asyncio.CancelledError:
         # Ray cancels what a request has called only when it cancels the request itself, not when a coroutine in it is.
-        response.cancel()
+        _cancel(response)
         raise
     return result
+
+
+def _cancel(response: Any) -> None:
+    # Where no replica took the request, Ray raises that error here again; it was dealt with where it was awaited.
+    with contextlib.suppress(RayError, BackPressureError, DeploymentUnavailableError):
+        response.cancel()
 
 
 def _with_time_left(request: EditRequest, deadline_s: float) -> EditRequest:

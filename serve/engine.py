@@ -61,7 +61,7 @@ class Engine:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="painter")
         self._items: list[PictureUnderWay] = []
         self._preparing: set[asyncio.Future[Any]] = set()
-        # Set for the thread: requests came or went, so the loop has to choose anew.
+        # Set for the thread: requests come, are to be prepared, or went, so the loop has to choose anew.
         self._has_changed = threading.Event()
         self._numbers = itertools.count()
         self._wake = asyncio.Event()
@@ -173,10 +173,11 @@ class Engine:
 
     async def _run(self) -> None:
         while True:
+            # Before the wait: what comes during it may be given to the thread only after the next steps have begun.
+            self._has_changed.clear()
             if self._preparing:
                 # The thread does these before any step that it is given now: whoever they are for can be in that step.
                 await asyncio.wait(self._preparing)
-            self._has_changed.clear()
             chosen = choose(self._items, num_rows=self._painter.bucket, now_s=time.monotonic())
             if not chosen:
                 self._wake.clear()
@@ -188,6 +189,7 @@ class Engine:
             await self._in_thread(self._paint, chosen, asyncio.get_running_loop())
             for item in chosen:
                 self._settle(item)
+            del chosen, item  # an idle engine keeps no picture alive
 
     def _paint(self, chosen: list[PictureUnderWay], loop: asyncio.AbstractEventLoop) -> None:
         """In the thread: steps pictures until one of them has something to settle, or the loop has to choose anew."""
@@ -205,7 +207,8 @@ class Engine:
             end_s = time.monotonic()
             self._note_step(chosen, outcome, end_s - start_s)
             # Progress is taken here: when the loop comes to tell it, the pictures may be some steps further.
-            progress = [(owner, self._progress(owner)) for item in chosen if (owner := item.owner).wants_progress]
+            owners = dict.fromkeys(item.owner for item in chosen)
+            progress = [(owner, self._progress(owner)) for owner in owners if owner.wants_progress]
             if progress:
                 loop.call_soon_threadsafe(_tell, progress)
             is_through = any(picture.is_to_settle for picture in pictures)
@@ -214,12 +217,12 @@ class Engine:
 
     def _note_step(self, chosen: list[PictureUnderWay], outcome: StepOutcome, elapsed_s: float) -> None:
         self._metrics.observe("raygen_step_seconds", elapsed_s, bucket=str(outcome.bucket))
-        self._metrics.set("raygen_bucket_fill", len(chosen) / outcome.bucket)
+        self._metrics.set("raygen_bucket_fill", min(1.0, len(chosen) / outcome.bucket))
         self._seconds_per_step += 0.1 * (elapsed_s / len(chosen) - self._seconds_per_step)
         for _ in range(outcome.num_out_of_memory):
             self._metrics.count("raygen_oom_total")
         for item in chosen:
-            item.owner.bucket = max(item.owner.bucket, outcome.bucket)
+            item.owner.bucket = min(item.owner.bucket or outcome.bucket, outcome.bucket)
 
     def _start(self, owner: RequestUnderWay, now_s: float) -> None:
         if owner.started_s is None:
@@ -230,6 +233,8 @@ class Engine:
     def _settle(self, item: PictureUnderWay) -> None:
         """Tells a picture's owner what there is to see of it."""
         owner, picture = item.owner, item.picture
+        if item not in self._items:
+            return  # its owner went during the step
         if picture.error is not None:
             if picture.error.code == "non_finite_output":
                 self._metrics.count("raygen_nonfinite_total")
@@ -242,8 +247,7 @@ class Engine:
             picture.preview = None
         if not picture.is_done:
             return
-        if item in self._items:
-            self._items.remove(item)
+        self._items.remove(item)
         owner.num_left -= 1
         owner.events.put_nowait(
             EditedImage(
@@ -354,6 +358,7 @@ class Engine:
         prepared = await self._prepare(request, {})
         # Without the check for room: a full queue is no illness.
         owner = self._owner(request, prepared, wants_progress=False)
+        owner.is_probe = True
         self._enter([PictureUnderWay(owner, picture) for picture in prepared.pictures])
         try:
             while not isinstance(event := await owner.events.get(), EditResult):

@@ -1,9 +1,9 @@
 """Which pictures share the next UNet call: pure functions over what waits and runs; not for running them.
 
-Interactive requests go before batch requests; among equals, the picture with the fewest steps left goes first, so that
-a request of 3 steps never waits for one of 150 (shortest remaining time: least mean latency). Nothing starves: every
-`AGEING_S` seconds of age lift a request by a class, and what has risen above interactive goes in order of arrival.
-A picture can lose its place between any two steps; it keeps its latent.
+Probes of one step go before all else, interactive requests before batch requests; among equals, the picture with the
+fewest steps left goes first, so that a request of 3 steps never waits for one of 150 (shortest remaining time: least
+mean latency). Nothing starves: every `AGEING_S` seconds of age lift a request by a class, and what has risen above
+interactive goes in order of arrival. A picture can lose its place between any two steps; it keeps its latent.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Schedulable(Protocol):
 
     @property
     def priority(self) -> str:
-        """Either "interactive" or "batch"."""
+        """Either "probe", "interactive" or "batch"."""
         ...
 
     @property
@@ -47,6 +47,8 @@ Item = TypeVar("Item", bound=Schedulable)
 
 def rank(item: Schedulable, *, now_s: float) -> tuple[int, float, tuple[int, int]]:
     """The smaller, the sooner."""
+    if item.priority == "probe":
+        return -2, 0.0, item.order
     level = max(-1, _BASE[item.priority] - int((now_s - item.arrived_s) // AGEING_S))
     return level, item.arrived_s if level < 0 else float(item.steps_left), item.order
 

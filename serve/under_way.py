@@ -22,8 +22,9 @@ class RequestUnderWay:
         events: For whoever waits for it.
         started_s: When its first step began; None while it waits.
         num_left: Pictures that are not done.
-        bucket: Most rows of a UNet call that it was in.
+        bucket: Fewest rows of a UNet call that it was in; 0 before the first.
         position: Requests before it plus one, as last told.
+        is_probe: It asks whether the model paints, and goes before all others.
     """
 
     number: int
@@ -36,6 +37,7 @@ class RequestUnderWay:
     num_left: int = 0
     bucket: int = 0
     position: int = 0
+    is_probe: bool = False
 
 
 @dataclass(eq=False)
@@ -48,7 +50,7 @@ class PictureUnderWay:
     @property
     def priority(self) -> str:
         """Its request's."""
-        return self.owner.request.priority
+        return "probe" if self.owner.is_probe else self.owner.request.priority
 
     @property
     def arrived_s(self) -> float:

@@ -52,3 +52,8 @@ def test_only_one_group_shares_a_call() -> None:
     items = [Item("a", steps_left=1), Item("B", steps_left=2, group="512"), Item("c", steps_left=3), Item("d")]
     assert chosen(*items, num_rows=8) == "acd"
     assert chosen(*items, num_rows=2) == "ac"
+
+
+def test_a_probe_goes_before_the_oldest() -> None:
+    old = Item("o", "batch", arrived_s=0, steps_left=1)
+    assert chosen(old, Item("p", "probe", arrived_s=9 * AGEING_S, order=(5, 0)), now_s=9 * AGEING_S) == "p"
