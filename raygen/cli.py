@@ -122,15 +122,19 @@ def evaluate(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="One run folder: its page. Several: a comparison.")],
+    runs: Annotated[list[Path], typer.Argument(help="A run or a sweep: its page. Several runs: a comparison.")],
     out: Annotated[Path | None, typer.Option("--out", help="HTML file of a comparison.")] = None,
 ) -> None:
-    """Write the report of a finished run again, or compare several runs."""
+    """Write the page of a finished run or sweep again, or compare several runs."""
     from raygen.report import tables
     from raygen.report.collect import write_summary
     from raygen.report.compare import write_comparison
     from raygen.report.html import write_report
+    from raygen.report.sweep import write_sweep_page
 
+    if len(runs) == 1 and (runs[0] / "sweep.parquet").is_file():
+        typer.echo(f"page: {write_sweep_page(runs[0])}")
+        return
     if len(runs) == 1:
         summary = write_summary(runs[0])
         typer.echo(f"report: {write_report(runs[0])}")

@@ -76,6 +76,9 @@ def test_the_folder_holds_what_it_should(finished_sweep: Path) -> None:
         json.loads((finished_sweep / "summary.json").read_text())["best"]["params"]
     )
     assert "standard error of" in page
+    (finished_sweep / "sweep.html").unlink()
+    assert CliRunner().invoke(app, ["report", str(finished_sweep)]).exit_code == 0
+    assert (finished_sweep / "sweep.html").read_text() == page
 
 
 def test_a_trial_of_the_runs_own_config_is_the_plain_runs_fit(
