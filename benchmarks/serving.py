@@ -3,7 +3,7 @@
 Starts the endpoint on this machine with the model that ships with raygen, drives it over loopback and through a handle,
 checks every picture that comes back against the same request painted alone, and prints one line a ratio.
 
-    python benchmarks/serving.py                     # about eleven minutes on two cores
+    python benchmarks/serving.py                     # about fourteen minutes on two cores
     python benchmarks/serving.py --only R1 R6
 """
 
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 import numpy as np
@@ -45,15 +45,14 @@ from raygen.inpainters.model_folder import resolve_model
 torch.set_num_threads(1)
 pipe = StableDiffusionInpaintPipeline.from_pretrained(resolve_model("tiny"), torch_dtype=torch.float32)
 pipe.set_progress_bar_config(disable=True)
-side, steps, repeats = map(int, sys.argv[1:])
+side, steps = map(int, sys.argv[1:])
 image = Image.fromarray(np.random.default_rng(0).integers(256, size=(side, side, 3), dtype=np.uint8))
 mask = Image.new("L", (side, side)); mask.paste(255, (side // 4, side // 4, side // 2, side // 2))
-for i in range(repeats + 2):
+for line in sys.stdin:
     start = time.perf_counter()
     pipe(prompt="a photo of a landbird", image=image, mask_image=mask, height=side, width=side,
-         num_inference_steps=steps, guidance_scale=3.0, generator=torch.Generator().manual_seed(i))
-    if i >= 2:
-        print(time.perf_counter() - start)
+         num_inference_steps=steps, guidance_scale=3.0, generator=torch.Generator().manual_seed(int(line)))
+    print(time.perf_counter() - start, flush=True)
 """
 
 
@@ -84,19 +83,46 @@ class Bench:
                 edit = await self.direct.edit(**self.request(seed, steps=steps))
                 self._alone[seed, steps, 64] = edit.images.tobytes()
 
-    async def edit(self, client: Client, seed: int, *, steps: int = STEPS, **options: Any) -> float:
+    async def edit(self, client: Client, seed: int, *, steps: int = STEPS, side: int = 64, **options: Any) -> float:
         """Seconds of one request whose picture is right.
 
         Raises:
             AssertionError: Another picture than alone.
         """
         start = time.perf_counter()
-        edit: Edit = await client.edit(**self.request(seed, steps=steps), **options)
+        edit: Edit = await client.edit(**self.request(seed, steps=steps, side=side), **options)
         seconds = time.perf_counter() - start
-        expected = self._alone.get((seed, steps, 64))
+        expected = self._alone.get((seed, steps, side))
         assert expected in (None, edit.images.tobytes()), f"seed {seed}: another picture than alone"
         self.num_checked += expected is not None
         return seconds
+
+
+class BarePipeline:
+    """The bare diffusers pipeline in a process of its own, idle between two calls.
+
+    Args:
+        side: Of its pictures, in px.
+    """
+
+    def __init__(self, side: int) -> None:
+        command = [sys.executable, "-c", BARE, str(side), str(STEPS)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        for seed in range(2):  # the first calls are slower
+            self.paint(seed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def paint(self, seed: int) -> float:
+        """Seconds of one call."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(seed, file=self._process.stdin, flush=True)
+        return float(self._process.stdout.readline())
 
 
 def picture(number: int, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,29 +134,42 @@ def picture(number: int, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 async def r1(bench: Bench) -> str:
-    """R1: seconds of a request over HTTP and over a handle / of the bare diffusers pipeline (median, one at a time)."""
+    """R1: seconds of a request over HTTP and over a handle / of the bare diffusers pipeline (medians, in turn)."""
     lines = []
-    for side, repeats in ((64, 20), (256, 4)):
-        bare = statistics.median(await asyncio.to_thread(run_bare, side, repeats))
-        http, handle = [], []
-        for seed in range(repeats):
-            for client, seconds in ((bench.http, http), (bench.direct, handle)):
-                start = time.perf_counter()
-                await client.edit(**bench.request(seed, side=side), guidance_scale=3.0)
-                seconds.append(time.perf_counter() - start)
-        parts = [
-            f"{name} {statistics.median(s) / bare:.2f} ({1000 * (statistics.median(s) - bare):+.0f} ms)"
-            for name, s in (("HTTP", http), ("handle", handle))
-        ]
-        lines.append(f"{side} px, bare {1000 * bare:.0f} ms: {', '.join(parts)}")
+    for side, rounds in ((64, 30), (256, 6)):
+        bare, http, handle = [], [], []
+        with BarePipeline(side) as pipeline:
+            for seed in range(rounds):
+                bare.append(await asyncio.to_thread(pipeline.paint, seed))
+                for client, seconds in ((bench.http, http), (bench.direct, handle)):
+                    start = time.perf_counter()
+                    await client.edit(**bench.request(seed, side=side), guidance_scale=3.0)
+                    seconds.append(time.perf_counter() - start)
+        parts = []
+        for name, seconds in (("HTTP", http), ("handle", handle)):
+            ratio = statistics.median(one / other for one, other in zip(seconds, bare, strict=True))
+            parts.append(
+                f"{name} {ratio:.2f} ({1000 * (statistics.median(seconds) - statistics.median(bare)):+.0f} ms)"
+            )
+        spread = f"{1000 * min(bare):.0f} to {1000 * max(bare):.0f} ms"
+        lines.append(f"{side} px, bare {1000 * statistics.median(bare):.0f} ms ({spread}): {', '.join(parts)}")
     return "; ".join(lines)
 
 
 async def r2(bench: Bench) -> str:
-    """R2: saturated throughput / that of the bare pipeline, picture after picture."""
-    bare = 1 / statistics.mean(await asyncio.to_thread(run_bare, 64, 20))
-    rate = await closed_loop(bench, num_clients=6, num_requests=60)
-    return f"{rate / bare:.2f} ({rate:.2f} against {bare:.2f} pictures a second)"
+    """R2: saturated throughput / that of the bare pipeline, picture after picture (in turn, four times each)."""
+    lines = []
+    for side, num_bare, num_requests in ((64, 15, 30), (256, 2, 5)):
+        bare, rates = [], []
+        with BarePipeline(side) as pipeline:
+            for _ in range(4):
+                seconds = [await asyncio.to_thread(pipeline.paint, seed) for seed in range(num_bare)]
+                bare.append(1 / statistics.mean(seconds))
+                rates.append(await closed_loop(bench, num_clients=6, num_requests=num_requests, side=side))
+        ratios = [rate / other for rate, other in zip(rates, bare, strict=True)]
+        pair = f"{statistics.mean(rates):.2f} against {statistics.mean(bare):.2f} pictures a second"
+        lines.append(f"{side} px {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}; {pair})")
+    return "; ".join(lines)
 
 
 async def r3_r4(bench: Bench) -> str:
@@ -270,14 +309,14 @@ async def under_load(bench: Bench, event: Callable[[], Awaitable[None]], *, clie
     return f"{len(lost)} of 80 lost{': ' + lost[0] if lost else ''}"
 
 
-async def closed_loop(bench: Bench, *, num_clients: int, num_requests: int) -> float:
-    """Pictures a second with so many clients that each wait for their answer."""
-    await bench.learn(range(40))
+async def closed_loop(bench: Bench, *, num_clients: int, num_requests: int, side: int = 64) -> float:
+    """Pictures a second with so many clients that each wait for their answer; at 64 px they are compared."""
+    await bench.learn(range(40) if side == 64 else range(0))
     seeds = iter(range(num_requests))
 
     async def worker() -> None:
         for seed in seeds:
-            await bench.edit(bench.http, seed % 40)
+            await bench.edit(bench.http, seed % 40, side=side)
 
     start = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(num_clients)))
@@ -287,13 +326,6 @@ async def closed_loop(bench: Bench, *, num_clients: int, num_requests: int) -> f
 async def wait_for_load(bench: Bench, number: int) -> None:
     while (await bench.handle.num_requests.remote()) != number:
         await asyncio.sleep(0.005)
-
-
-def run_bare(side: int, repeats: int) -> list[float]:
-    """Seconds of each call of the bare pipeline, in a process of its own."""
-    command = [sys.executable, "-c", BARE, str(side), str(STEPS), str(repeats)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return [float(line) for line in done.stdout.split()]
 
 
 def kill(deployment: str) -> None:

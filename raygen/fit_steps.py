@@ -10,8 +10,9 @@ from raygen.algorithms import AnyAlgorithm
 from raygen.algorithms.dfr import DfrConfig
 from raygen.algorithms.jtt import JttConfig
 from raygen.config import fingerprint
+from raygen.progress import Say, labelled
 from raygen.run_config import RunConfig
-from raygen.runs import RunFolder, Step
+from raygen.runs import RunFolder, Step, file_digest
 from raygen.synthesis import identification_epochs
 
 # (step, its name, what it is about to do) -> whether it has to be done
@@ -25,10 +26,11 @@ class FitSteps:
         config: The run's config.
         folder: Its folder.
         needed: Says a step, and whether it has to be done.
+        say: Called now and then with how far a long fit is.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder, needed: Needed) -> None:
-        self._config, self._folder, self._needed = config, folder, needed
+    def __init__(self, config: RunConfig, folder: RunFolder, needed: Needed, say: Say) -> None:
+        self._config, self._folder, self._needed, self._say = config, folder, needed, say
 
     def erm(self, data: Step) -> Step:
         """The biased classifier, in erm/."""
@@ -116,6 +118,9 @@ class FitSteps:
         # Named only where they are, so that folders of recipes without them stay valid.
         if errors is not None:
             depends["errors"] = errors.digest
+        weights = config.classifier.weights
+        if weights is not None and Path(weights).is_file():
+            depends["weights"] = file_digest(Path(weights))
         if request.without_fold is not None:
             depends["without_fold"] = request.without_fold
         step = self._folder.step(folder, depends)
@@ -124,7 +129,8 @@ class FitSteps:
             with self._folder.timed(f"fit {name}"):
                 # A checkpoint of another training set or algorithm is not gone on from.
                 begun: Path = step.begin(keep_parts=step.is_begun)
-                step.finish(run(request, begun, resources=config.fit, engine=config.engine))
+                say = labelled(f"fit {name}", self._say)
+                step.finish(run(request, begun, resources=config.fit, engine=config.engine, say=say))
         return step
 
 

@@ -20,6 +20,7 @@ from raygen.errors import RowError
 from raygen.folds import assign_folds
 from raygen.images import decode_image, decode_mask
 from raygen.parts import read_parts
+from raygen.progress import Say, quiet
 from raygen.rows import RowIndex
 from raygen.synthesis.controls import ControlKind, control_label, control_picture, draw_colour, object_colours
 from raygen.training import FitConfig
@@ -77,27 +78,31 @@ class FitRequest:
     without_fold: tuple[int, int] | None = None
 
 
-def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str) -> dict[str, Any]:
+def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet) -> dict[str, Any]:
     """Fits into a classifier folder; gives back counts for the manifest.
 
     Raises:
         RaygenError: See `raygen.training.run` and the algorithms.
     """
-    return _run(fit_job, request, folder, resources=resources, engine=engine)
+    return _run(fit_job, request, folder, resources=resources, engine=engine, say=say)
 
 
-def find_errors(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str) -> dict[str, Any]:
+def find_errors(
+    request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet
+) -> dict[str, Any]:
     """Fits JTT's identification classifier into a folder, with its error set beside it; gives back counts.
 
     Raises:
         DataError: The error set is empty.
         RaygenError: See `raygen.training.run`.
     """
-    return _run(errors_job, request, folder, resources=resources, engine=engine)
+    return _run(errors_job, request, folder, resources=resources, engine=engine, say=say)
 
 
-def _run(job: training.Job, request: FitRequest, folder: Path, *, resources: FitConfig, engine: str) -> dict[str, Any]:
-    training.run(job, asdict(request), folder=folder, resources=resources, engine=engine)
+def _run(
+    job: training.Job, request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say
+) -> dict[str, Any]:
+    training.run(job, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
     for leftover in (folder / "checkpoint.pt", *folder.glob(f".*{TEMPORARY_SUFFIX}")):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / training.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps

@@ -85,6 +85,10 @@ class Parts:
             if self._failures_noted() > self.max_failed_fraction * self.num_rows:
                 self.check_failures()
 
+    def num_written(self) -> int:
+        """How many parts are there; whose they are is not looked at."""
+        return sum(1 for _ in self.folder.glob("part-*.parquet"))
+
     def open(self) -> set[int]:
         """Numbers of the units whose part is there; what a killed writer left is removed.
 

@@ -7,6 +7,7 @@ runs the very same stages over the very same units in a plain loop.
 Not for choosing what to generate (that is `raygen.synthesis`), nor for fits (`raygen.training`).
 """
 
+import contextlib
 import logging
 import sys
 from collections import Counter
@@ -21,7 +22,7 @@ from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
-from raygen import cluster
+from raygen import cluster, progress
 from raygen.config import PoolConfig, PoolsConfig
 from raygen.errors import (
     ConfigError,
@@ -50,8 +51,13 @@ NO_PROGRESS_TIMEOUT_S = 6 * 3600
 MAX_INIT_DEATHS = 3
 
 
-def run(job: Job, *, engine: Engine) -> Counter[str]:
+def run(job: Job, *, engine: Engine, say: progress.Say = progress.quiet) -> Counter[str]:
     """Runs what is not done yet of a job; gives back the number of rows by status.
+
+    Args:
+        job: What to do.
+        engine: "ray" or "local".
+        say: Called now and then with how far a long pass is, unless Ray draws its own bars in a terminal.
 
     Raises:
         TooManyFailedRowsError: More than `max_failed_fraction` of the rows failed; the parts stay.
@@ -69,9 +75,12 @@ def run(job: Job, *, engine: Engine) -> Counter[str]:
     todo = [unit for unit in units if unit.number not in done]
     logger.info("%s: %d of %d units to do", folder.name, len(todo), len(units))
     if todo and engine == "local":
-        run_local(job, todo)
+        with progress.said(job.progress, say):
+            run_local(job, todo)
     elif todo:
-        _run_ray(job, todo)
+        shows_bars = sys.stderr.isatty()
+        with contextlib.nullcontext() if shows_bars else progress.said(job.progress, say):
+            _run_ray(job, todo, shows_bars=shows_bars)
     return job.parts.close(unit.number for unit in units)
 
 
@@ -96,12 +105,12 @@ def check_pools(names: Sequence[str], pools: PoolsConfig) -> None:
     )
 
 
-def _run_ray(job: Job, units: list[Unit]) -> None:
+def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool) -> None:
     cluster.connect()
     check_pools([spec.pool for spec in job.specs], job.pools)
     context = DataContext.get_current().copy()
     context.target_max_block_size = None  # a unit is never split, however large its pictures
-    context.enable_progress_bars = sys.stderr.isatty()
+    context.enable_progress_bars = shows_bars
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     # An actor that dies while it loads its model is started again: its node may be gone. An error in it is not.

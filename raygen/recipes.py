@@ -12,7 +12,7 @@ import torch
 
 from raygen import algorithms, cluster, pipeline, training
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
-from raygen.datasets import DatasetConfig, class_counts, has_attributes, prompts_of, write_dataset
+from raygen.datasets import DatasetConfig, class_counts, group_counts, prompts_of, write_dataset
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.evaluation import held_out, predict
 from raygen.inpainters.learned_tokens import (
@@ -28,12 +28,14 @@ from raygen.inpainters.model_folder import check_model_folder, load_json, resolv
 from raygen.inpainters.prompts import TOKEN, tokenize
 from raygen.known_recipes import RECIPES, Recipe
 from raygen.maskers.language import check_finder
+from raygen.progress import Say
 from raygen.results import results
 from raygen.rows import RowIndex
 from raygen.run_config import RunConfig, identity, make_config
 from raygen.runs import RunFolder
-from raygen.steps import Say, Steps
+from raygen.steps import Steps
 from raygen.synthesis import check_classes, finder
+from raygen.synthesis.minority import check_val_groups
 
 __all__ = ["RECIPES", "Recipe", "RunConfig", "evaluate_classifier", "make_config", "make_dataset", "run"]
 
@@ -152,12 +154,16 @@ def _check_classes(config: RunConfig) -> None:
 
 def _check_groups(config: RunConfig) -> None:
     split = algorithms.needs_groups_of(config.algorithm)
-    if split is not None and not has_attributes(config.dataset, split):
+    if split is None:
+        return
+    counts_CA = group_counts(config.dataset, split)
+    if counts_CA is None:
         images = {"train": "training", "val": "validation"}[split]
         raise DataError(
             f"recipe {config.recipe} needs the attribute of every {images} image, and this dataset does not have them "
             "all. Add the column `place` to metadata.csv, or take an algorithm that needs no groups, such as jtt."
         )
+    algorithms.check_groups(config.algorithm, counts_CA)
 
 
 def _check_models(config: RunConfig) -> None:
@@ -212,11 +218,14 @@ def _check_tokens(config: RunConfig) -> None:
     counts = class_counts(config.dataset, split)
     tokens = class_tokens(settings, list(counts))
     check_num_images(settings, counts, split=split)
-    if split == "val" and not has_attributes(config.dataset, split):
-        raise DataError(
-            "textual_inversion.source is val_groups, which needs the attribute of every validation image, and this "
-            "dataset does not have them all; take source=high_loss"
-        )
+    if split == "val":
+        counts_CA = group_counts(config.dataset, split)
+        if counts_CA is None:
+            raise DataError(
+                "textual_inversion.source is val_groups, which needs the attribute of every validation image, and "
+                "this dataset does not have them all; take source=high_loss"
+            )
+        check_val_groups(counts_CA, class_names=list(counts), num_images=settings.num_images)
     model = trained_model(settings, config.inpainter)
     folder = Path(resolve_model(model.model))
     if not folder.is_dir():

@@ -14,6 +14,7 @@ from raygen.fit_steps import Needed
 from raygen.fold_scores import with_unseen_predictions
 from raygen.folds import assign_folds
 from raygen.parts import Parts, read_parts
+from raygen.progress import Say, labelled
 from raygen.rows import RowIndex
 from raygen.run_config import RunConfig
 from raygen.runs import RunFolder, Step
@@ -31,10 +32,11 @@ class ScoreSteps:
         config: The run's config.
         folder: Its folder.
         needed: Says a step, and whether it has to be done.
+        say: Called now and then with how far a long pass is.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder, needed: Needed) -> None:
-        self._config, self._folder, self._needed = config, folder, needed
+    def __init__(self, config: RunConfig, folder: RunFolder, needed: Needed, say: Say) -> None:
+        self._config, self._folder, self._needed, self._say = config, folder, needed, say
 
     def of(self, split: str, data: Step, classifier: Step, *, name: str) -> Step:
         """Logits, losses and features of a split's images, in a folder of that name."""
@@ -60,7 +62,7 @@ class ScoreSteps:
             )
             folder = step.begin(keep_parts=True)
             job = job_of(config, table, index, ("image_png",), [spec], SCORE, folder, step)
-            step.finish(pipeline.run(job, engine=config.engine))
+            step.finish(pipeline.run(job, engine=config.engine, say=labelled(name, self._say)))
         return step
 
     def out_of_fold(self, data: Step, in_sample: Step, folds: Sequence[Step]) -> Step:

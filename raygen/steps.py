@@ -1,10 +1,9 @@
 """The steps of a run: each is skipped when its folder holds the output of the same config and inputs."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +20,7 @@ from raygen.inpainters.model_folder import model_revision, resolve_model
 from raygen.inpainters.served import store_tokens
 from raygen.maskers.language import finder_revisions
 from raygen.parts import failure_reasons, read_parts
+from raygen.progress import Say, labelled
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.rows import RowIndex
 from raygen.run_config import RunConfig
@@ -32,7 +32,6 @@ from raygen.synthesis import attribution, finder, identification_folds, masker, 
 from raygen.synthesis.controls import ControlKind
 from raygen.writing import atomic, write_json
 
-Say = Callable[[str], Any]
 # Columns of a candidate that are small: everything but the two pictures.
 SCORES_OF_CANDIDATES = tuple(name for name in CANDIDATE.names if not name.endswith("_png"))
 
@@ -42,8 +41,8 @@ class Steps:
 
     def __init__(self, config: RunConfig, folder: RunFolder, say: Say) -> None:
         self._config, self._folder, self._say = config, folder, say
-        self._fits = FitSteps(config, folder, self._needed)
-        self._scores = ScoreSteps(config, folder, self._needed)
+        self._fits = FitSteps(config, folder, self._needed, say)
+        self._scores = ScoreSteps(config, folder, self._needed, say)
 
     def load_rows(self) -> Step:
         """The dataset's rows, as SOURCE Parquet in data/.
@@ -114,7 +113,8 @@ class Steps:
         if self._needed(step, "tokens", f"learning {', '.join(token['name'] for token in request.tokens)}"):
             with self._folder.timed("tokens"):
                 begun = step.begin(keep_parts=step.is_begun)
-                step.finish(token_fits.fit(request, begun, resources=config.fit, engine=config.engine))
+                say = labelled("tokens", self._say)
+                step.finish(token_fits.fit(request, begun, resources=config.fit, engine=config.engine, say=say))
             for line in token_fits.read_learned(step.folder).lines:
                 self._say(f"tokens: {line}")
         return step
@@ -182,7 +182,7 @@ class Steps:
                 connect=cluster.connect_endpoint,
             )
             job = job_of(config, table, index, ("image_png", "object_png"), specs, CANDIDATE, folder, step)
-            step.finish(pipeline.run(job, engine=config.engine))
+            step.finish(pipeline.run(job, engine=config.engine, say=labelled("candidates", self._say)))
         return step
 
     def fit_all(self, data: Step, scores: Step, candidates: Step, erm: Step) -> dict[str, Step]:

@@ -29,6 +29,7 @@ from raygen.inpainters.textual_inversion import CHECKPOINT, FrozenDenoiser, Toke
 from raygen.inpainters.token_config import TextualInversionConfig
 from raygen.inpainters.token_files import FILE_NAME, token_bytes
 from raygen.maskers.truth import checked_object, dilate
+from raygen.progress import Say, quiet
 from raygen.rows import RowIndex
 from raygen.synthesis.minority import high_loss_images, val_group_images
 from raygen.training import FitConfig
@@ -108,13 +109,13 @@ def make_request(
     )
 
 
-def fit(request: TokenRequest, folder: Path, *, resources: FitConfig, engine: str) -> dict[str, Any]:
+def fit(request: TokenRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet) -> dict[str, Any]:
     """Learns the tokens into a folder; gives back counts for the manifest.
 
     Raises:
         RaygenError: See `raygen.training.run` and `raygen.inpainters.textual_inversion.learn_tokens`.
     """
-    training.run(token_job, asdict(request), folder=folder, resources=resources, engine=engine)
+    training.run(token_job, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
     for leftover in (folder / CHECKPOINT, *folder.glob(f".*{TEMPORARY_SUFFIX}")):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / training.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps

@@ -6,6 +6,7 @@ A fit is a function of a module, called with a `Worker` and plain data. `engine=
 import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from raygen import cluster
+from raygen import cluster, progress
 from raygen.config import PositiveInt, Strict
 from raygen.errors import RaygenError, StageError
 from raygen.worker import Worker
@@ -53,7 +54,15 @@ class FitConfig(Strict):
         return "cuda" if self.num_gpus > 0 else "cpu"
 
 
-def run(job: Job, payload: dict[str, Any], *, folder: Path, resources: FitConfig, engine: str) -> None:
+def run(
+    job: Job,
+    payload: dict[str, Any],
+    *,
+    folder: Path,
+    resources: FitConfig,
+    engine: str,
+    say: progress.Say = progress.quiet,
+) -> None:
     """Runs a job on its workers until it is done; what it gives back, it writes into the folder.
 
     Args:
@@ -62,6 +71,7 @@ def run(job: Job, payload: dict[str, Any], *, folder: Path, resources: FitConfig
         folder: Existing folder that all workers reach; checkpoints and results.
         resources: Workers.
         engine: "ray" or "local".
+        say: Called now and then with how far a long fit is.
 
     Raises:
         ResourceError: The cluster has not the CPUs or GPUs.
@@ -69,10 +79,18 @@ def run(job: Job, payload: dict[str, Any], *, folder: Path, resources: FitConfig
         RaygenError: As the job raised it.
     """
     folder = folder.resolve()
-    if engine == "local":
-        torch.set_num_threads(resources.num_threads)
-        job(Worker(0, 1, resources.torch_device, folder), payload)
-        return
+    try:
+        with progress.said(partial(progress.told, folder), say):
+            if engine == "local":
+                torch.set_num_threads(resources.num_threads)
+                job(_worker(folder, resources.torch_device), payload)
+            else:
+                _run_ray(job, payload, folder, resources)
+    finally:
+        (folder / progress.FILE).unlink(missing_ok=True)
+
+
+def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConfig) -> None:
     cluster.connect()
     check_workers(resources)
     scratch = folder / SCRATCH_FOLDER
@@ -126,13 +144,17 @@ def _on_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     torch.set_num_threads(config["num_threads"])
     device = get_device()
-    worker = Worker(
+    worker = _worker(
+        Path(config["folder"]),
+        str(getattr(device, "type", device)),
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
-        device=str(getattr(device, "type", device)),
-        folder=Path(config["folder"]),
     )
     config["job"](worker, config["payload"])
+
+
+def _worker(folder: Path, device: str, *, rank: int = 0, world_size: int = 1) -> Worker:
+    return Worker(rank, world_size, device, folder, tell=partial(progress.tell, folder))
 
 
 def _unwrapped(error: Any) -> RaygenError:

@@ -50,6 +50,11 @@ class Job:
     unit_rows: int
     parts: Parts
 
+    def progress(self) -> str:
+        """How many rows are done, as a line."""
+        num_rows = self.table.num_rows
+        return f"{min(self.parts.num_written() * self.unit_rows, num_rows):,} of {num_rows:,} rows"
+
 
 def cut(job: Job) -> list[Unit]:
     """All units of a job."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from raygen.progress import Say, quiet
+
 # (entry of the history, correct_N: whether each validation image is right, (N,) bool)
 OnEpoch = Callable[[Mapping[str, float], np.ndarray], Any]
 
@@ -23,6 +25,7 @@ class Worker:
         device: "cpu" or "cuda".
         folder: Where checkpoints go and are found again after a failure; shared by all workers.
         on_epoch: Called on the leading worker after every epoch, before its checkpoint is written.
+        tell: Called on the leading worker with a line on how far the fit is.
     """
 
     rank: int
@@ -30,6 +33,7 @@ class Worker:
     device: str
     folder: Path
     on_epoch: OnEpoch | None = None
+    tell: Say = quiet
 
     @property
     def leads(self) -> bool:

@@ -271,6 +271,16 @@ def test_groups_that_are_not_there_are_named_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_validation_groups_that_dfr_cannot_halve_are_named_before_any_work(small: Small, tmp_path: Path) -> None:
+    for counts, message in (
+        ([16, 1, 16, 16], "class 0 with attribute 1 has one image"),
+        ([16, 16, 0, 0], "no image of class 1"),
+    ):
+        with pytest.raises(DataError, match=message):
+            run(small("dfr", dataset={"name": "scenes", "val_counts": counts}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_saved_config_of_a_pair_repeats_it(small: Small) -> None:
     config = small("jtt+scgs", synthesis=SCGS)
     assert isinstance(config.synthesis, ScgsConfig)

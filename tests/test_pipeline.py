@@ -4,7 +4,7 @@ import hashlib
 import os
 import threading
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from raygen import pipeline
+from raygen import pipeline, progress
 from raygen.config import PoolConfig, PoolsConfig
 from raygen.errors import (
     DataError,
@@ -106,6 +106,20 @@ def test_local_engine_writes_every_row_once(scenes_folder: Path, tmp_path: Path)
     pictures = RowIndex.open(scenes_folder).fetch(result["image_id"].to_pylist(), ["image_png"])["image_png"]
     expected = [hashlib.sha256(decode_image(data).tobytes()).hexdigest() for data in pictures.to_pylist()]
     assert result["digest"].to_pylist() == expected
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_how_many_rows_are_done_is_said(
+    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Literal["local", "ray"]
+) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.001)
+    heard: list[str] = []
+    pipeline.run(make_job(scenes_folder, tmp_path / "out"), engine=engine, say=heard.append)
+    done = [int(line.removesuffix(" of 160 rows")) for line in heard]
+    assert done
+    assert done == sorted({*done})
+    assert {*done} <= {24, 48, 72, 96, 120, 144, 160}
 
 
 @pytest.mark.usefixtures("ray_session")

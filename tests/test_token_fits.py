@@ -253,6 +253,23 @@ def test_what_cannot_be_learned_is_refused_before_anything_starts(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([8, 8, 8, 0], r"class 'waterbird' has 1 group\(s\) in the validation split"),
+        ([4, 4, 5, 3], "no validation group of class 'landbird' has more than 4"),
+    ],
+)
+def test_validation_groups_without_a_minority_are_refused_before_anything_starts(
+    model: Path, tmp_path: Path, counts: list[int], message: str
+) -> None:
+    wanted = {**QUICK, "source": "val_groups", "num_images": 5}
+    config = small(model, (f"dataset.val_counts={counts}",), textual_inversion=wanted)
+    with pytest.raises(DataError, match=message):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_models_that_cannot_be_learned_with_are_refused_before_anything_starts(model: Path, tmp_path: Path) -> None:
     other = save_pipeline(tmp_path / "other", in_channels=4)
     config = other / "scheduler" / "scheduler_config.json"

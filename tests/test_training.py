@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from raygen import algorithms, fits, recipes, training
+from raygen import algorithms, fits, progress, recipes, training
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.group_dro import GroupDroConfig
 from raygen.algorithms.loop import LoopConfig
 from raygen.algorithms.training_set import TrainingSet
-from raygen.classifier import Classifier, ClassifierConfig
+from raygen.classifier import Classifier, ClassifierConfig, build_classifier, save_classifier
 from raygen.fits import FitRequest
 from raygen.rows import RowIndex
 from raygen.runs import RunFolder, Step
@@ -44,11 +44,19 @@ ERM = ErmConfig(epochs=3, batch_size=32)
 GROUP_DRO = GroupDroConfig(epochs=3, batch_size=32, eta=1.0)
 
 
-def fit(job: training.Job, data: Path, folder: Path, *, algorithm: LoopConfig = ERM, **resources: Any) -> bytes:
+def fit(
+    job: training.Job,
+    data: Path,
+    folder: Path,
+    *,
+    algorithm: LoopConfig = ERM,
+    say: progress.Say = progress.quiet,
+    **resources: Any,
+) -> bytes:
     """Weights of a fit."""
     folder.mkdir()
     config = FitConfig(num_cpus=0.5, num_threads=1, **resources)
-    training.run(job, payload(data, algorithm), folder=folder, resources=config, engine="ray")
+    training.run(job, payload(data, algorithm), folder=folder, resources=config, engine="ray", say=say)
     return (folder / "model.safetensors").read_bytes()
 
 
@@ -68,9 +76,19 @@ def die_once(worker: Worker, payload: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_fit_whose_worker_dies_ends_with_the_same_weights(scenes_folder: Path, tmp_path: Path) -> None:
-    disturbed = fit(die_once, scenes_folder, tmp_path / "disturbed", max_failures=2)
+def test_a_fit_whose_worker_dies_ends_with_the_same_weights(
+    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.01)
+    heard: list[str] = []
+    disturbed = fit(die_once, scenes_folder, tmp_path / "disturbed", max_failures=2, say=heard.append)
     assert (tmp_path / "disturbed" / "died").exists()
+    assert not (tmp_path / "disturbed" / progress.FILE).exists()
+    # How far the fit is reaches the driver from the worker's process; two epochs may pass between two looks.
+    epochs = [line.partition(":")[0] for line in heard]
+    assert epochs
+    assert epochs == sorted({*epochs})
+    assert {*epochs} <= {"epoch 1/3", "epoch 2/3", "epoch 3/3"}
     assert disturbed == fit(fits.fit_job, scenes_folder, tmp_path / "undisturbed")
 
 
@@ -117,6 +135,31 @@ def test_group_dro_on_two_workers_is_group_dro_on_one(scenes_folder: Path, tmp_p
     assert (q_one - 0.25).abs().max() > 0.01
     for name in ("head.weight", "head.bias"):
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
+
+
+def test_other_weights_in_the_same_file_are_another_start(scenes_folder: Path, tmp_path: Path) -> None:
+    """A file's name alone does not say what a fit starts from."""
+    file = tmp_path / "weights.safetensors"
+    fitted = []
+    for seed in (0, 1, 1):
+        save_classifier(build_classifier(ClassifierConfig(width=8), 2, seed=seed), tmp_path / str(seed))
+        shutil.copy(tmp_path / str(seed) / "model.safetensors", file)
+        data = {
+            "recipe": "erm",
+            "engine": "local",
+            "erm": {"epochs": 1},
+            "classifier": {"width": 8, "weights": str(file)},
+        }
+        folder = RunFolder(tmp_path / "run")
+        rows = folder.step("data", {})
+        if not rows.is_complete:
+            shutil.copytree(scenes_folder, rows.folder)
+            rows.finish({})
+        said: list[str] = []
+        erm = Steps(recipes.make_config(data, [], where="test"), folder, said.append).fit_erm(rows)
+        fitted.append(((erm.folder / "model.safetensors").read_bytes(), said[0]))
+    assert [line for _, line in fitted] == ["fit erm: fitting erm"] * 2 + ["fit erm: done before"]
+    assert fitted[0][0] != fitted[1][0] == fitted[2][0]
 
 
 def test_a_checkpoint_of_another_fit_is_not_gone_on_from(scenes_folder: Path, tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ from raygen.config import fingerprint
 from raygen.errors import ConfigError
 from raygen.images import decode_image
 from raygen.parts import read_parts
+from raygen.progress import Say
 from raygen.run_config import RunConfig
 from raygen.runs import RunFolder, Step
-from raygen.steps import SCORES_OF_CANDIDATES, Say, Steps
+from raygen.steps import SCORES_OF_CANDIDATES, Steps
 from tune.domains import Value
 from tune.spaces import Space, config_at, expand, largest
 

@@ -10,11 +10,12 @@ from ray.exceptions import RayTaskError
 
 from raygen.errors import RaygenError
 from raygen.fits import ExtraRows
+from raygen.progress import Say
 from raygen.results import results
 from raygen.rows import RowIndex
 from raygen.run_config import RunConfig
 from raygen.runs import RunFolder, Step
-from raygen.steps import Say, Steps
+from raygen.steps import Steps
 from raygen.writing import write_json
 from tune.pools import Base, Pool
 from tune.records import Progress

@@ -17,11 +17,11 @@ from raygen import recipes
 from raygen.config import load_yaml
 from raygen.datasets import class_counts
 from raygen.errors import RaygenError, RunFolderError
+from raygen.progress import Say
 from raygen.report.sweep import write_sweep_page
 from raygen.report.words import describe_point
 from raygen.run_config import RunConfig
 from raygen.runs import RunFolder
-from raygen.steps import Say
 from raygen.versions import versions
 from raygen.writing import write_json, write_text
 from tune.command import tune

@@ -20,10 +20,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raygen import cluster
 from raygen.errors import ConfigError, ResourceError
+from raygen.progress import Say
 from raygen.report.words import describe_point
 from raygen.run_config import RunConfig
 from raygen.seeding import row_seed
-from raygen.steps import Say
 from tune.domains import Domain
 from tune.records import (
     DONE,

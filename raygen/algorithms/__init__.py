@@ -1,6 +1,6 @@
 """Algorithms: rows to classifier. A registry of configs and the function that fits each."""
 
-# N images
+# N images, C classes, A attributes
 
 from typing import Annotated, assert_never
 
@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from raygen.algorithms.balanced import BalancedConfig, fit_balanced, gammas
-from raygen.algorithms.dfr import DfrConfig, fit_dfr
+from raygen.algorithms.dfr import DfrConfig, check_validation, fit_dfr
 from raygen.algorithms.erm import ErmConfig, fit_erm
 from raygen.algorithms.group_dro import GroupDroConfig, fit_group_dro
 from raygen.algorithms.jtt import JttConfig, fit_jtt
@@ -72,6 +72,20 @@ def check_classes(config: AnyAlgorithm, *, num_classes: int) -> None:
     """
     if isinstance(config, BalancedConfig):
         gammas(config.gamma, num_classes=num_classes)
+
+
+def check_groups(config: AnyAlgorithm, counts_CA: np.ndarray) -> None:
+    """Checks before any work that the groups an algorithm needs are large enough for it.
+
+    Args:
+        config: The algorithm.
+        counts_CA: Images of each class with each attribute, (C, A) int, of the split `needs_groups_of` names.
+
+    Raises:
+        DataError: They are not.
+    """
+    if isinstance(config, DfrConfig):
+        check_validation(counts_CA)
 
 
 def needs_groups_of(config: AnyAlgorithm) -> str | None:

@@ -5,7 +5,7 @@ them. It needs the groups of the *validation* images, none of the training image
 validation accuracies are of images that it has seen: compare on test.
 """
 
-# N images, D features, C classes, K decision functions: 1 for two classes, C beyond, R retrains
+# N images, D features, C classes, A attributes, K decision functions: 1 for two classes, C beyond, R retrains
 
 import logging
 from dataclasses import dataclass
@@ -233,16 +233,27 @@ def set_head(classifier: Classifier, head: Head) -> None:
         layer.bias.copy_(torch.from_numpy(bias_C))
 
 
+def check_validation(counts_CA: np.ndarray) -> None:
+    """Checks that a head can be fitted on one half of every group and measured on the other.
+
+    Args:
+        counts_CA: Validation images of each class with each attribute, (C, A) int.
+
+    Raises:
+        DataError: A class has no image, or a group just one.
+    """
+    for label, attribute in zip(*np.nonzero(counts_CA == 1), strict=True):
+        raise DataError(
+            f"algorithm dfr halves each group of validation, but class {label} with attribute {attribute} has one "
+            "image; it needs two or more"
+        )
+    for label in np.flatnonzero(counts_CA.sum(axis=1) == 0):
+        raise DataError(f"algorithm dfr fits on validation, which has no image of class {label}")
+
+
 def _checked_groups(val: TrainingSet, *, num_classes: int) -> np.ndarray:
     if val.group_N is None:
         raise DataError("algorithm dfr needs the attribute of every validation image; this dataset has none")
-    missing = sorted(set(range(num_classes)) - set(val.label_N.tolist()))
-    if missing:
-        raise DataError(f"algorithm dfr fits on validation, which has no image of class {missing[0]}")
-    groups, counts_G = np.unique(val.group_N, return_counts=True)
-    if counts_G.min() < 2:
-        raise DataError(
-            f"algorithm dfr halves each group of validation, but group {groups[counts_G.argmin()]} has one image; it "
-            "needs two or more"
-        )
+    num_groups = num_classes * val.num_attributes
+    check_validation(np.bincount(val.group_N, minlength=num_groups).reshape(num_classes, val.num_attributes))
     return val.group_N

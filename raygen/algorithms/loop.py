@@ -8,7 +8,6 @@ with several means (`balanced`) does not depend on how many workers there are.
 # N images, M draws of an epoch, B images of a batch, C classes
 
 import io
-import logging
 import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -26,8 +25,6 @@ from raygen.metrics import worst_group_accuracy
 from raygen.seeding import row_seed
 from raygen.worker import Worker
 from raygen.writing import write_bytes
-
-logger = logging.getLogger(__name__)
 
 # (label_B, generated_B) -> weight of each image's cross entropy in the loss, (B,) float
 LossWeights = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -143,14 +140,11 @@ def fit_loop(
         if worker.on_epoch is not None and worker.leads:
             worker.on_epoch(entry, correct_N)
         state.add(entry, config)
-        logger.info(
-            "epoch %d/%d: loss %.4f, val %.3f, worst group %.3f",
-            epoch + 1,
-            config.epochs,
-            total / steps,
-            average,
-            worst,
-        )
+        if worker.leads:
+            worker.tell(
+                f"epoch {epoch + 1}/{config.epochs}: loss {total / steps:.4f}, validation {average:.1%}, "
+                f"worst group {worst:.1%}"
+            )
     classifier.load_state_dict(state.selected)
     return state.history
 

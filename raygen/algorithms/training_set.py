@@ -55,6 +55,7 @@ class TrainingSet:
         label_N: Classes, (N,) int64.
         group_N: Groups, (N,) int64, -1 for extra pictures without an attribute; None where the dataset has none.
         generated_N: True for extra pictures, (N,) bool.
+        num_attributes: Attributes that the dataset names.
 
     Raises:
         DataError: The split is empty, or too many of its pictures cannot be decoded.
@@ -63,6 +64,7 @@ class TrainingSet:
     label_N: np.ndarray
     group_N: np.ndarray | None
     generated_N: np.ndarray
+    num_attributes: int
 
     def __init__(
         self,
@@ -82,20 +84,19 @@ class TrainingSet:
             raise DataError(f"{index.folder} has no image in split {split}")
         self._size_px = size_px
         self._ids: list[str] = table["image_id"].to_pylist()
-        self._cache_NHWC: np.ndarray | None = None
-        ok_N = np.ones(len(self._ids), dtype=bool)
-        if len(self._ids) * size_px * size_px * 3 <= max_cached_bytes:
-            self._cache_NHWC, ok_N = self._decode_all(index, split, max_failed_fraction)
+        keeps = len(self._ids) * size_px * size_px * 3 <= max_cached_bytes
+        # Where they are not kept, too: one that cannot be read must not end a fit in the middle of an epoch.
+        self._cache_NHWC, ok_N = self._decode_all(index, split, max_failed_fraction, keeps=keeps)
         labels, attributes = table["label"].to_numpy(), table["attribute"]
         self._num_own = int(ok_N.sum())
         self._ids = [image_id for image_id, ok in zip(self._ids, ok_N, strict=True) if ok]
         # With all pictures decoded the files are not needed any more, and a copy for another process has none of it.
         self._index = index if self._cache_NHWC is None else None
         self._own_label_N: np.ndarray = labels[ok_N].astype(np.int64)
-        self._num_attributes = len(index.dataset.attribute_names)
+        self.num_attributes = len(index.dataset.attribute_names)
         self._own_group_N: np.ndarray | None = None
-        if not attributes.null_count and self._num_attributes:
-            own = group_index(labels, attributes.to_numpy(), num_attributes=self._num_attributes)
+        if not attributes.null_count and self.num_attributes:
+            own = group_index(labels, attributes.to_numpy(), num_attributes=self.num_attributes)
             self._own_group_N = own[ok_N]
         extras = list(extra)
         pictures = [squash(picture.image_HWC, size_px) for picture in extras]
@@ -130,7 +131,7 @@ class TrainingSet:
         self.generated_N = np.arange(len(self.label_N)) >= self._num_own
         self.group_N = None
         if self._own_group_N is not None:
-            group_M = np.where(attribute_M < 0, -1, label_M * self._num_attributes + attribute_M)
+            group_M = np.where(attribute_M < 0, -1, label_M * self.num_attributes + attribute_M)
             self.group_N = np.concatenate([self._own_group_N, group_M]).astype(np.int64)
 
     def __len__(self) -> int:
@@ -150,15 +151,20 @@ class TrainingSet:
         pictures = self._index.fetch([self._ids[i] for i in positions], ["image_png"])["image_png"].to_pylist()
         return [squash(decode_image(data or b""), self._size_px) for data in pictures]
 
-    def _decode_all(self, index: RowIndex, split: str, max_failed_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    def _decode_all(
+        self, index: RowIndex, split: str, max_failed_fraction: float, *, keeps: bool
+    ) -> tuple[np.ndarray | None, np.ndarray]:
         num, side = len(self._ids), self._size_px
-        images_NHWC, ok_N = np.empty((num, side, side, 3), dtype=np.uint8), np.ones(num, dtype=bool)
+        images_NHWC = np.empty((num if keeps else 0, side, side, 3), dtype=np.uint8)
+        ok_N = np.ones(num, dtype=bool)
         errors: list[str] = []
         for start in range(0, num, _CHUNK):
             ids = self._ids[start : start + _CHUNK]
             for i, data in enumerate(index.fetch(ids, ["image_png"])["image_png"].to_pylist(), start=start):
                 try:
-                    images_NHWC[i] = squash(decode_image(data or b""), side)
+                    image_HWC = decode_image(data or b"")
+                    if keeps:
+                        images_NHWC[i] = squash(image_HWC, side)
                 except RowError as error:
                     ok_N[i] = False
                     errors.append(f"{self._ids[i]}: {error}")
@@ -170,4 +176,4 @@ class TrainingSet:
             )
         if errors:
             logger.warning("left out %d of %d pictures of split %s: %s, ...", len(errors), num, split, errors[0])
-        return images_NHWC[ok_N], ok_N
+        return images_NHWC[ok_N] if keeps else None, ok_N

@@ -1,6 +1,6 @@
 """Datasets: a registry of configs, each of which writes SOURCE rows (`raygen.schema.SOURCE`) into a folder."""
 
-# C classes
+# C classes, A attributes
 
 from collections import Counter
 from pathlib import Path
@@ -83,17 +83,25 @@ def class_counts(config: ScenesConfig | FolderConfig, split: str) -> dict[str, i
     return {name: int(count) for name, count in zip(names, counts_C, strict=True)}
 
 
-def has_attributes(config: ScenesConfig | FolderConfig, split: str) -> bool:
-    """Whether every image of a split has an attribute; no picture is read.
+def group_counts(config: ScenesConfig | FolderConfig, split: str) -> np.ndarray | None:
+    """Images of each class (rows) with each attribute (columns) of a split, (C, A) int; no picture is read.
+
+    None where an image of the split has no attribute.
 
     Raises:
         DataError: The dataset's folder as a whole cannot be used.
     """
     match config:
         case ScenesConfig():
-            return True
+            return np.array(config.counts(split)).reshape(len(CLASS_NAMES), -1)
         case FolderConfig():
-            entries = open_folder(config).entries
-            return all(entry.attribute is not None for entry in entries if entry.split == split)
+            listing = open_folder(config)
+            counts_CA = np.zeros((len(listing.info.class_names), len(listing.info.attribute_names)), dtype=np.int64)
+            for entry in listing.entries:
+                if entry.split == split:
+                    if entry.attribute is None:
+                        return None
+                    counts_CA[entry.label, entry.attribute] += 1
+            return counts_CA
         case _:
             assert_never(config)

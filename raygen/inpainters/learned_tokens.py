@@ -16,7 +16,7 @@ import numpy as np
 from raygen.errors import ConfigError, ModelError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import resolve_model
-from raygen.inpainters.prompts import tokenize
+from raygen.inpainters.prompts import TOKEN, tokenize
 from raygen.inpainters.token_config import TextualInversionConfig
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -78,11 +78,12 @@ def check_tokens(tokens: Sequence[ClassToken], settings: TextualInversionConfig,
     """Checks names, initializers and prompts against a model's tokenizer.
 
     Raises:
-        ConfigError: A name that the tokenizer knows already, an initializer that is not one token, or a text that is
-            longer than the text encoder reads.
+        ConfigError: A name that the tokenizer knows already, an initializer that is not one token, a text that is
+            longer than the text encoder reads, or one that names another token.
     """
     vocabulary = tokenizer.get_vocab()
     for token in tokens:
+        known = {token.name, *tokenizer.get_added_vocab()}
         if token.name in vocabulary:
             raise ConfigError(
                 f"textual_inversion.tokens: the model's tokenizer has '{token.name}' already; choose another name"
@@ -96,6 +97,12 @@ def check_tokens(tokens: Sequence[ClassToken], settings: TextualInversionConfig,
                     raise ConfigError(
                         f"textual_inversion.{field}: '{text}' has {len(read.ids)} tokens with start and end, but the "
                         f"text encoder reads {read.max_length}; shorten it, or give shorter textual_inversion.words"
+                    )
+                others = [f"<{match[1]}>" for match in TOKEN.finditer(text) if f"<{match[1]}>" not in known]
+                if others:
+                    raise ConfigError(
+                        f"textual_inversion.{field}: '{text}' names {others[0]}, which is neither learned here nor "
+                        "known to the model's tokenizer; it would be read as plain letters"
                     )
 
 

@@ -12,7 +12,6 @@ draws the same, and so do any number of workers.
 # B images of a step, D width of the text encoder, C channels, h and w of the latent, H height and W width of a picture
 
 import io
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,8 +33,6 @@ from raygen.inpainters.token_config import TextualInversionConfig
 from raygen.seeding import row_seed
 from raygen.worker import Worker
 from raygen.writing import write_bytes
-
-logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -253,12 +250,13 @@ class _Learning:
                 continue
             num_steps = (done - 1) % settings.log_every + 1
             learned.history.append({"step": done, "loss": total / num_steps})
-            logger.info("%s: step %d/%d: loss %.4f", self._token.name, done, settings.num_steps, total / num_steps)
+            line = f"{self._token.name}: step {done}/{settings.num_steps}: loss {total / num_steps:.4f}"
             total = 0.0
             learned.vector, learned.step = vector_1D.detach().cpu().clone(), done
             learned.optimizer = optimizer.state_dict() if done < settings.num_steps else {}
             if self._worker.leads:
                 _write_checkpoint(self._worker, progress)
+                self._worker.tell(line)
 
     def _add_gradient(self, step: int, vector_1D: torch.nn.Parameter) -> float:
         """Adds one step's gradient to the vector's; gives back the loss of the whole batch."""

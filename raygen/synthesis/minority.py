@@ -4,7 +4,7 @@ The paper takes "minority samples" by validation group labels, or training image
 ids and numbers.
 """
 
-# N images, C classes
+# N images, C classes, A attributes
 
 from collections.abc import Sequence
 
@@ -41,6 +41,35 @@ def high_loss_images(scores: pa.Table, *, class_names: Sequence[str], num_images
     return chosen
 
 
+def check_val_groups(counts_CA: np.ndarray, *, class_names: Sequence[str], num_images: int) -> None:
+    """Checks before any work that each class has a minority group to learn from, whichever group that will be.
+
+    Args:
+        counts_CA: Validation images of each class with each attribute, (C, A) int.
+        class_names: One per class.
+        num_images: How many are learned from.
+
+    Raises:
+        DataError: A class has one group only, or none that has so many images.
+    """
+    for name, counts_A in zip(class_names, counts_CA, strict=True):
+        num_groups = int((counts_A > 0).sum())
+        if num_groups < 2:
+            raise DataError(_no_minority(name, num_groups))
+        if counts_A.max() < num_images:
+            raise DataError(
+                f"no validation group of class '{name}' has more than {counts_A.max()} image(s), but "
+                f"textual_inversion.num_images is {num_images}; give a lower number"
+            )
+
+
+def _no_minority(name: str, num_groups: int) -> str:
+    return (
+        f"class '{name}' has {num_groups} group(s) in the validation split, so none is its minority; take "
+        "textual_inversion.source=high_loss"
+    )
+
+
 def val_group_images(
     scores: pa.Table, attributes: dict[str, int | None], *, class_names: Sequence[str], num_images: int, run_seed: int
 ) -> list[list[str]]:
@@ -72,10 +101,7 @@ def val_group_images(
         own_N = val.label_N == label
         values = np.unique(attribute_N[own_N])
         if len(values) < 2:
-            raise DataError(
-                f"class '{name}' has {len(values)} group(s) in the validation split, so none is its minority; take "
-                "textual_inversion.source=high_loss"
-            )
+            raise DataError(_no_minority(name, len(values)))
         means = [val.loss_N[own_N & (attribute_N == value)].mean() for value in values]
         hardest = values[int(np.argmax(means))]
         rows = np.flatnonzero(own_N & (attribute_N == hardest))

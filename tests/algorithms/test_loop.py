@@ -1,10 +1,13 @@
 """Fits: the same twice, the same after an interruption, and good enough to learn."""
 
 import pickle
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -60,6 +63,25 @@ def test_a_training_set_of_files_on_disk_gives_the_same_pictures(scenes_folder: 
     lazy = TrainingSet(index, "train", size_px=48, max_cached_bytes=0)
     positions = np.array([5, 0, 159, 5])
     assert torch.equal(cached.images_NCHW(positions), lazy.images_NCHW(positions))
+
+
+def test_pictures_that_cannot_be_read_are_left_out_before_the_first_epoch(scenes_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(scenes_folder, folder)
+    shard = sorted(folder.glob("*.parquet"))[0]
+    table = pq.read_table(shard)
+    pictures = table["image_png"].to_pylist()
+    pictures[0] = pictures[0][:40]
+    place = table.schema.get_field_index("image_png")
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(pictures, pa.binary())), shard)
+    index, split = RowIndex.open(folder), table["split"][0].as_py()
+    whole = TrainingSet(RowIndex.open(scenes_folder), split, size_px=48)
+    cached, lazy = (TrainingSet(index, split, size_px=48, max_cached_bytes=size) for size in (1 << 30, 0))
+    assert len(lazy) == len(cached) == len(whole) - 1
+    positions = np.arange(len(lazy))
+    assert torch.equal(cached.images_NCHW(positions), lazy.images_NCHW(positions))
+    with pytest.raises(DataError, match=r"1 of .* pictures .* cannot be read"):
+        TrainingSet(index, split, size_px=48, max_cached_bytes=0, max_failed_fraction=0)
 
 
 def test_extra_pictures_belong_to_no_group(sets: tuple[TrainingSet, TrainingSet]) -> None:

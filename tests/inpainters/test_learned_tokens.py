@@ -104,6 +104,7 @@ def test_the_27_templates_are_those_of_the_paper() -> None:
         ({"initializers": "bird"}, r"initializers: 'bird' is 4 tokens .* give a word for <landbird>"),
         ({"initializers": ""}, "is 8 tokens"),  # falls back to the word, "landbird"
         ({"initializers": "b", "prompt": "a beautiful photo of just one {token}"}, "prompt: .* reads 24; shorten"),
+        ({"initializers": "b", "prompt": "a {token} <other>"}, "prompt: 'a <landbird> <other>' names <other>, which"),
         ({"initializers": "b", "templates": "imagenet"}, "templates: 'a cropped photo of the <landbird> landbird'"),
     ],
 )
