@@ -9,13 +9,13 @@ dataset, the ERM classifier and its scores (`--reuse`). Interrupted, it goes on 
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from _runs import percent, run, spread
 
 from raygen.parts import read_parts
 from raygen.pruners import PruneThresholds, verdicts
@@ -51,16 +51,17 @@ def pruned(runs: list[Path]) -> str:
     """Table 2: pictures made from each class, how many of them are pruned, and the worst group without pruning."""
     generated: dict[str, list[int]] = {}
     cut: dict[str, list[int]] = {}
-    for run in runs:
-        names = RowIndex.open(run / "data").dataset.class_names
-        candidates = read_parts(run / "candidates")
-        limits = PruneThresholds.model_validate_json((run / "fit" / "thresholds.json").read_text(encoding="utf-8"))
+    for folder in runs:
+        names = RowIndex.open(folder / "data").dataset.class_names
+        candidates = read_parts(folder / "candidates")
+        limits = PruneThresholds.model_validate_json((folder / "fit" / "thresholds.json").read_text(encoding="utf-8"))
         kept_N, _ = verdicts(candidates, limits)
         source_N = candidates["source_label"].to_numpy()
         for label, name in enumerate(names):
             generated.setdefault(name, []).append(int((source_N == label).sum()))
             cut.setdefault(name, []).append(int((~kept_N[source_N == label]).sum()))
-    with_pruning, without = accuracies(runs, "dbb"), accuracies(runs, "dbb_unpruned")
+    summaries = [json.loads((folder / "summary.json").read_text(encoding="utf-8")) for folder in runs]
+    with_pruning, without = percent(summaries, "dbb"), percent(summaries, "dbb_unpruned")
     lines = [
         f"### Table 2: pruning, {len(runs)} seeds",
         "",
@@ -76,11 +77,11 @@ def pruned(runs: list[Path]) -> str:
 def selected(runs: list[Path]) -> str:
     """Table 4: how many of the selected images are of which group."""
     counts: dict[tuple[str, str], list[int]] = {}
-    for run in runs:
-        index = RowIndex.open(run / "data")
+    for folder in runs:
+        index = RowIndex.open(folder / "data")
         info, train = index.dataset, index.split("train")
         attributes = dict(zip(train["image_id"].to_pylist(), train["attribute"].to_pylist(), strict=True))
-        plan = pq.read_table(run / "plan" / "plan.parquet")
+        plan = pq.read_table(folder / "plan" / "plan.parquet")
         pairs = zip(plan["source_label"].to_pylist(), plan["image_id"].to_pylist(), strict=True)
         found = Counter((label, attributes[image_id]) for label, image_id in pairs)
         for label, name in enumerate(info.class_names):
@@ -108,38 +109,16 @@ def amounts(first: Path, sizes: list[int], out: Path) -> str:
         "|---|" + "---|" * len(sizes),
     ]
     for rows in sizes:
-        cells = [f"{worst_group(run(first, rows, columns, out), 'dbb'):.1f}" for columns in sizes]
+        cells = [f"{percent([study(first, rows, columns, out)], 'dbb')[0]:.1f}" for columns in sizes]
         lines.append(f"| {rows} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
-def run(first: Path, of_0: int, of_1: int, out: Path) -> Path:
-    """The run with these amounts, made if it is not there."""
-    folder = out / f"amounts_{of_0}_{of_1}"
-    command = [str(Path(sys.executable).with_name("raygen")), "run", "--config", str(first / "config.yaml")]
-    command += ["--out", str(folder), "--reuse", str(first)]
-    for setting in (f"synthesis.k=[{of_0},{of_1}]", "controls=[]", "unpruned=false"):
-        command += ["--set", setting]
-    # A finished run too: it skips all of its steps, or refuses, if it was made of another first run.
-    print("$", " ".join(command), flush=True)
-    subprocess.run(command, check=True)
-    return folder
-
-
-def accuracies(runs: list[Path], name: str) -> list[float]:
-    return [worst_group(folder, name) for folder in runs]
-
-
-def worst_group(folder: Path, name: str) -> float:
-    """Worst-group accuracy on test, in percent."""
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return 100 * float(summary["results"][name]["test"]["worst_group"])
-
-
-def spread(values: list[int] | list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
+def study(first: Path, of_0: int, of_1: int, out: Path) -> dict:
+    """The run with these amounts."""
+    settings = [f"synthesis.k=[{of_0},{of_1}]", "controls=[]", "unpruned=false"]
+    recipe = ["--config", str(first / "config.yaml")]
+    return run(recipe, out / f"amounts_{of_0}_{of_1}", settings=settings, reuse=[first])
 
 
 if __name__ == "__main__":

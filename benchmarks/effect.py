@@ -10,12 +10,11 @@ interrupted study goes on where it stopped.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
+
+from _runs import run, spread
 
 IMAGES_PER_CLASS = 500  # those of `raygen demo`
 OVERRIDES = {
@@ -45,7 +44,7 @@ def main() -> None:
     by_recipe = defaultdict(list)
     for seed in range(arguments.seeds):
         for recipe in arguments.recipes:
-            by_recipe[recipe].append(run(recipe, seed, arguments.out, arguments.overrides))
+            by_recipe[recipe].append(study(recipe, seed, arguments.out, arguments.overrides))
     tables = [overview(by_recipe), *(table(recipe, found) for recipe, found in by_recipe.items())]
     text = "\n".join(tables)
     (arguments.out / "effect.md").write_text(text, encoding="utf-8")
@@ -57,20 +56,11 @@ def main() -> None:
     print(text)
 
 
-def run(recipe: str, seed: int, out: Path, overrides: list[str]) -> dict:
-    """The summary of one run, made if it is not there."""
+def study(recipe: str, seed: int, out: Path, overrides: list[str]) -> dict:
+    """The summary of one run; runs of one seed share what is the same in them."""
+    settings = [*OVERRIDES[recipe], *overrides, f"seed={seed}"]
     folder = out / f"{recipe}_{seed}"
-    raygen = Path(sys.executable).with_name("raygen")
-    command = [str(raygen), "run", recipe, "--dataset", "scenes", "--out", str(folder)]
-    for override in [*OVERRIDES[recipe], *overrides, f"seed={seed}"]:
-        command += ["--set", override]
-    for other in sorted(out.glob(f"*_{seed}")):
-        if other != folder and (other / "summary.json").is_file():
-            command += ["--reuse", str(other)]
-    # A finished run too: it skips all of its steps, or refuses, if it was made with other settings.
-    print("$", " ".join(command), flush=True)
-    subprocess.run(command, check=True)
-    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return run([recipe, "--dataset", "scenes"], folder, settings=settings, reuse=sorted(out.glob(f"*_{seed}")))
 
 
 def overview(by_recipe: dict[str, list[dict]]) -> str:
@@ -93,7 +83,9 @@ def row(name: str, worst: dict[str, list[float]], average: dict[str, list[float]
     controls = [values for other, values in worst.items() if other.startswith("control_")]
     over_erm = spread([a - b for a, b in zip(worst[name], worst["erm"], strict=True)]) if name != "erm" else ""
     best = [max(values) for values in zip(*controls, strict=True)]
-    over_best = spread([a - b for a, b in zip(worst[name], best, strict=True)]) if best and name != "erm" else ""
+    # The controls have as many extra rows as were kept; without pruning there are more.
+    has_controls = best and name != "erm" and not name.endswith("_unpruned")
+    over_best = spread([a - b for a, b in zip(worst[name], best, strict=True)]) if has_controls else ""
     cells = [name, spread(worst[name]), f"{low:.1f} to {high:.1f}", spread(average[name]), over_erm, over_best]
     return f"| {' | '.join(cells)} |"
 
@@ -138,18 +130,12 @@ def gains(recipe: str, worst: dict[str, list[float]], average: dict[str, list[fl
         over_erm = [a - b for a, b in zip(worst[name], worst["erm"], strict=True)]
         average_gain = [a - b for a, b in zip(average[name], average["erm"], strict=True)]
         line = f"- {name}: {spread(over_erm)} points of worst-group accuracy over ERM"
-        if controls:
+        if controls and name == recipe:  # without pruning there are more extra rows than the controls have
             best = [max(values) for values in zip(*controls, strict=True)]
             over_best = [a - b for a, b in zip(worst[name], best, strict=True)]
             line += f", {spread(over_best)} over the seed's best control"
         lines.append(f"{line}; average accuracy {spread(average_gain)}")
     return lines
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
 
 
 if __name__ == "__main__":

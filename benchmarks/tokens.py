@@ -12,11 +12,10 @@ goes on where it stopped.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
+
+from _runs import percent, run, spread
 
 OVERRIDES = [
     "synthesis.k=500",  # those of `raygen demo`
@@ -49,29 +48,21 @@ def main() -> None:
     for seed in range(arguments.seeds):
         folder = arguments.out / f"seed_{seed}"
         for num in arguments.images:
-            summaries[num].append(run(num, seed, folder, arguments.overrides))
+            summaries[num].append(study(num, seed, folder, arguments.overrides))
     text = table(summaries)
     (arguments.out / "tokens.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-def run(num_images: int, seed: int, seed_folder: Path, overrides: list[str]) -> dict:
-    """The summary of one run, made if it is not there."""
-    folder = seed_folder / f"images_{num_images}"
+def study(num_images: int, seed: int, seed_folder: Path, overrides: list[str]) -> dict:
+    """The summary of one run."""
     settings = [*OVERRIDES, *(LEARNING if num_images else [])]
     # What is overridden for learning means nothing to a run without tokens, and would switch them on.
     settings += [o for o in overrides if num_images or not o.startswith("textual_inversion.")]
     settings += [f"textual_inversion.num_images={num_images}"] if num_images else []
     settings += [f"seed={seed}"]
-    command = [str(Path(sys.executable).with_name("raygen")), "run", "dbb", "--dataset", "scenes"]
-    command += ["--out", str(folder), *(part for setting in settings for part in ("--set", setting))]
-    for other in [EFFECT / f"dbb_{seed}", *sorted(seed_folder.glob("*"))]:
-        if other != folder and (other / "summary.json").is_file():
-            command += ["--reuse", str(other)]
-    # A finished run too: it skips all of its steps, or refuses, if it was made with other settings.
-    print("$", " ".join(command), flush=True)
-    subprocess.run(command, check=True)
-    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    reuse = [EFFECT / f"dbb_{seed}", *sorted(seed_folder.glob("*"))]
+    return run(["dbb", "--dataset", "scenes"], seed_folder / f"images_{num_images}", settings=settings, reuse=reuse)
 
 
 def table(summaries: dict[int, list[dict]]) -> str:
@@ -86,25 +77,18 @@ def table(summaries: dict[int, list[dict]]) -> str:
     ]
     for num, found in summaries.items():
         counts = [summary["synthesis"] for summary in found]
-        test = [summary["results"]["dbb"]["test"] for summary in found]
         pruned, paper_accuracy = PAPER.get(num, ("–", "–"))
         cells = [
             str(num),
             spread([sum(count["pruned"].values()) for count in counts]),
             f"{statistics.mean(count['generated'] for count in counts):.0f}",
-            spread([100 * result["worst_group"] for result in test]),
-            spread([100 * result["average"] for result in test]),
+            spread(percent(found, "dbb")),
+            spread(percent(found, "dbb", "average")),
             f"{statistics.mean(summary['seconds'].get('tokens', 0) for summary in found):.0f}",
             f"{pruned}, {paper_accuracy}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
 
 
 if __name__ == "__main__":
