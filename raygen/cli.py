@@ -228,9 +228,6 @@ def main() -> None:
     except RaygenError as error:
         typer.echo(f"raygen: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("raygen: interrupted; the same command goes on where this one stopped", err=True)
-        sys.exit(1)
 
 
 def _run(
@@ -248,7 +245,11 @@ def _run(
 
     config = recipes.make_config(data, overrides or [], where="config")
     command = shlex.join(["raygen", *sys.argv[1:]])
-    recipes.run(config, out, fresh=fresh, command=command, say=typer.echo, reuse=reuse or ())
+    try:
+        recipes.run(config, out, fresh=fresh, command=command, say=typer.echo, reuse=reuse or ())
+    except KeyboardInterrupt:
+        typer.echo("raygen: interrupted; the same command goes on where this one stopped", err=True)
+        raise typer.Exit(130) from None
     summary = write_summary(out)
     page = write_report(out)
     tables.print_results(summary)

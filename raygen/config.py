@@ -6,6 +6,7 @@ The models themselves live beside the code that they configure; `raygen.recipes.
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,6 +15,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raygen.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's truth values: `off` and `no`, which YAML 1.1 reads as false, are words, and some fields' values."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != _BOOL]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 class Strict(BaseModel):
@@ -86,7 +99,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: No such file, not YAML, or not a mapping at the top.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give the path of a YAML config file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -109,7 +122,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         if not found or not all(name.split(".")):
             raise ConfigError(f"--set {override}: expected field=value, such as --set synthesis.k=200")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
         *parents, last = name.split(".")

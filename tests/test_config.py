@@ -97,6 +97,12 @@ def test_wrong_override_is_an_error(override):
         apply_overrides({"seed": 0}, [override])
 
 
+def test_off_is_a_word_and_no_truth_value(tmp_path):
+    assert apply_overrides({}, ["test=off", "name=no", "prune=false"]) == {"test": "off", "name": "no", "prune": False}
+    (tmp_path / "config.yaml").write_text("test: off\nprune: True\n")
+    assert load_yaml(tmp_path / "config.yaml") == {"test": "off", "prune": True}
+
+
 def test_date_in_a_config_is_a_word():
     data = apply_overrides({"dataset": {"name": datetime.date(2026, 1, 31)}}, [])
     assert data == {"dataset": {"name": "2026-01-31"}}

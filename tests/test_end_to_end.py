@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +250,18 @@ def test_the_users_mistakes_are_named(arguments: list[str], message: str, tmp_pa
     assert result.exception is not None
     assert getattr(result.exception, "exit_code", None) == 2
     assert message in str(result.exception)
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+    raygen = str(Path(sys.executable).with_name("raygen"))
+    command = [raygen, "run", "erm", "--dataset", "scenes", "--out", str(tmp_path / "run")]
+    for setting in ("engine=local", "dataset.scale=0.05", "erm.epochs=500"):
+        command += ["--set", setting]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("fit erm:"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "raygen: interrupted; the same command goes on where this one stopped"
