@@ -188,6 +188,27 @@ def test_interactive_overtakes_batch_between_two_steps_and_batch_goes_on(served:
     run(body)
 
 
+def test_a_request_that_was_overtaken_comes_back_by_its_age_alone(
+    served: ServedModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.scheduling.AGEING_S", 0.4)
+    monkeypatch.setattr("serve.engine.CHOICE_S", 0.1)
+
+    async def body() -> None:
+        async with running(served) as engine:
+            calls = slowed(engine, step_s=0.02)
+            old = asyncio.create_task(engine.edit(request(1, num_inference_steps=90)))
+            while len(calls) < 2:
+                await asyncio.sleep(0.005)
+            await asyncio.gather(old, engine.edit(request(2, num_inference_steps=60)))
+            # Nothing comes or goes meanwhile that would make the engine choose anew.
+            order = [seed for call in calls for seed, _ in call]
+            start = order.index(2)
+            assert 1 in order[start : start + 60]
+
+    run(body)
+
+
 def test_cancelling_frees_the_row_before_the_next_step(served: ServedModelConfig) -> None:
     async def body() -> None:
         async with running(served) as engine:
@@ -367,6 +388,12 @@ def test_a_probe_paints_and_a_stuck_model_is_found_out(
         async with running(served.model_copy(update={"stall_s": 0.3})) as engine:
             assert await engine.probe() is None
             engine.check_alive()
+            slowed(engine, step_s=0.05)
+            long = asyncio.create_task(engine.edit(request(1, num_inference_steps=14)))
+            for _ in range(12):  # in all longer than it may be stuck, but no single step is
+                await asyncio.sleep(0.05)
+                engine.check_alive()
+            await long
             slowed(engine, step_s=1.5)
             stuck = asyncio.create_task(engine.edit(request(1, num_inference_steps=1)))
             await asyncio.sleep(0.5)
