@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from raygen.classifier import Classifier, ClassifierConfig, build_classifier, lo
 from raygen.errors import RowError
 from raygen.folds import assign_folds
 from raygen.images import decode_image, decode_mask
-from raygen.parts import read_parts
+from raygen.parts import each_part
 from raygen.progress import Say, quiet
 from raygen.rows import RowIndex
 from raygen.synthesis.controls import ControlKind, control_label, control_picture, draw_colour, object_colours
@@ -151,7 +152,7 @@ def _prepare(request: FitRequest, algorithm: AnyAlgorithm) -> tuple[Classifier, 
         algorithm, classifier_config, num_classes=index.num_classes, seed=request.seed, init=request.init
     )
     size_px = classifier.config.image_size_px
-    pictures = [] if request.extra is None else extra_pictures(request.extra, index, seed=request.seed)
+    pictures = () if request.extra is None else extra_pictures(request.extra, index, seed=request.seed)
     keep_N = None
     if request.without_fold is not None:
         number, num_folds = request.without_fold
@@ -190,32 +191,36 @@ def first_classifier(
     return build_classifier(classifier, num_classes, seed=seed)
 
 
-def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> list[ExtraImage]:
-    """The pictures of candidates, or of a control made from the same sources, in order of key.
+def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> Iterator[ExtraImage]:
+    """The pictures of candidates, or of a control made from the same sources, in order of key; a part at a time.
 
     Each has its source's attribute, whichever the synthesis: DBB keeps the background, SCGS the region that misled
     the classifier, its img2img baseline the large forms. That is what the attribute is about, and it is still there.
     """
     column = "generated_png" if extra.kind == "generated" else "repaint_png"
-    table = read_parts(Path(extra.candidates), columns=("key", "image_id", "source_label", "target_label", column))
-    rows = table.filter(pc.is_in(table["key"], pa.array(extra.keys))).sort_by("key").to_pylist()
-    image_ids = [row["image_id"] for row in rows]
-    attributes = index.fetch(image_ids, ["attribute"])["attribute"].to_pylist()
-    if extra.kind == "generated":
-        return [
-            ExtraImage(decode_image(row["generated_png"]), row["target_label"], attribute)
-            for row, attribute in zip(rows, attributes, strict=True)
-        ]
-    kind: ControlKind = extra.kind
-    sources = index.fetch(image_ids, ["image_png"])["image_png"].to_pylist()
-    colours = flat_colours(index, seed=seed) if kind == "flat" else {}
-    images = []
-    for row, data, attribute in zip(rows, sources, attributes, strict=True):
-        source, target = row["source_label"], row["target_label"]
-        colour = draw_colour(colours[target], run_seed=seed, key=row["key"]) if kind == "flat" else None
-        picture = control_picture(kind, decode_image(data), decode_mask(row["repaint_png"]), colour=colour)
-        images.append(ExtraImage(picture, control_label(kind, source_label=source, target_label=target), attribute))
-    return images
+    columns = ("key", "image_id", "source_label", "target_label", column)
+    colours = flat_colours(index, seed=seed) if extra.kind == "flat" else {}
+    wanted = pa.array(extra.keys)
+    for part in each_part(Path(extra.candidates), columns=columns):  # a plan, and so its parts, is in order of key
+        rows = part.filter(pc.is_in(part["key"], wanted)).to_pylist()
+        image_ids = [row["image_id"] for row in rows]
+        needs_source = extra.kind != "generated"
+        fetched = index.fetch(image_ids, ["attribute", *(["image_png"] if needs_source else [])]).to_pylist()
+        for row, source in zip(rows, fetched, strict=True):
+            if extra.kind == "generated":
+                yield ExtraImage(decode_image(row["generated_png"]), row["target_label"], source["attribute"])
+            else:
+                yield _control(extra.kind, row, source, colours, seed=seed)
+
+
+def _control(
+    kind: ControlKind, row: dict[str, Any], source: dict[str, Any], colours: dict[int, np.ndarray], *, seed: int
+) -> ExtraImage:
+    source_label, target = row["source_label"], row["target_label"]
+    colour = draw_colour(colours[target], run_seed=seed, key=row["key"]) if kind == "flat" else None
+    picture = control_picture(kind, decode_image(source["image_png"]), decode_mask(row["repaint_png"]), colour=colour)
+    label = control_label(kind, source_label=source_label, target_label=target)
+    return ExtraImage(picture, label, source["attribute"])
 
 
 def flat_colours(index: RowIndex, *, seed: int) -> dict[int, np.ndarray]:

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -28,10 +28,20 @@ def read_parts(folder: Path, *, columns: Sequence[str] | None = None) -> pa.Tabl
     Raises:
         DataError: No part at all.
     """
+    return pa.concat_tables(list(each_part(folder, columns=columns)))
+
+
+def each_part(folder: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The parts of a finished pass one after the other, in order of unit: pictures of all would not fit in memory.
+
+    Raises:
+        DataError: No part at all.
+    """
     files = sorted(folder.glob("part-*.parquet"))
     if not files:
         raise DataError(f"{folder} holds no part-*.parquet")
-    return pa.concat_tables([pq.read_table(path, columns=list(columns) if columns else None) for path in files])
+    for path in files:
+        yield pq.read_table(path, columns=list(columns) if columns else None)
 
 
 def failure_reasons(folder: Path) -> Counter[str]:

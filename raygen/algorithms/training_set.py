@@ -98,13 +98,12 @@ class TrainingSet:
         if not attributes.null_count and self.num_attributes:
             own = group_index(labels, attributes.to_numpy(), num_attributes=self.num_attributes)
             self._own_group_N = own[ok_N]
-        extras = list(extra)
-        pictures = [squash(picture.image_HWC, size_px) for picture in extras]
-        attribute_M = [-1 if picture.attribute is None else picture.attribute for picture in extras]
+        # Squashed one by one: all of them in their own size may be many times what they are at the classifier's.
+        extras = [(squash(one.image_HWC, size_px), one.label, one.attribute) for one in extra]
         self._add(
-            pictures,
-            np.array([picture.label for picture in extras], dtype=np.int64),
-            np.array(attribute_M, dtype=np.int64),
+            [picture for picture, _, _ in extras],
+            np.array([label for _, label, _ in extras], dtype=np.int64),
+            np.array([-1 if attribute is None else attribute for _, _, attribute in extras], dtype=np.int64),
         )
 
     def with_extra(
