@@ -41,7 +41,8 @@ def main() -> None:
         found = [study(name, [*settings, *arguments.overrides], seed, arguments.out) for seed in range(arguments.seeds)]
         controls = [percent(found, other) for other in found[0]["results"] if other.startswith("control_")]
         best = [max(values) for values in zip(*controls, strict=True)]
-        cells = [name, spread(percent(found, "scgs")), spread(percent(found, "scgs", "average")), spread(best), paper]
+        cells = [name, spread(percent(found, "scgs")), spread(percent(found, "scgs", "average"))]
+        cells += [spread(best) if best else "", paper]
         lines.append(f"| {' | '.join(cells)} |")
     text = "\n".join([*lines, ""])
     (arguments.out / "scgs_tables.md").write_text(text, encoding="utf-8")

@@ -248,7 +248,8 @@ def _run(
     try:
         recipes.run(config, out, fresh=fresh, command=command, say=typer.echo, reuse=reuse or ())
     except KeyboardInterrupt:
-        typer.echo("raygen: interrupted; the same command goes on where this one stopped", err=True)
+        again = "the same command without --fresh" if fresh else "the same command"
+        typer.echo(f"raygen: interrupted; {again} goes on where this one stopped", err=True)
         raise typer.Exit(130) from None
     summary = write_summary(out)
     page = write_report(out)

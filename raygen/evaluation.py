@@ -9,6 +9,7 @@ from raygen import pipeline
 from raygen.config import PoolsConfig
 from raygen.parts import Parts, read_parts
 from raygen.pipeline import Engine
+from raygen.progress import Say, quiet
 from raygen.results import HELD_OUT_SPLITS
 from raygen.rows import RowIndex
 from raygen.stages.score import PredictStage
@@ -31,6 +32,7 @@ def predict(
     step_fingerprint: str,
     max_failed_fraction: float,
     engine: Engine,
+    say: Say = quiet,
 ) -> pa.Table:
     """Predicted labels of several classifiers, one int32 column each, beside the columns of `table`.
 
@@ -43,6 +45,7 @@ def predict(
         step_fingerprint: Marks the parts.
         max_failed_fraction: More unreadable pictures than this share are an error.
         engine: Where it runs.
+        say: Called now and then with how far it is.
     """
     spec = StageSpec(PredictStage, "scorer", {"classifier_folders": classifiers, "device": pools.scorer.torch_device})
     names = [pa.field(name, pa.int32()) for name in classifiers]
@@ -50,5 +53,5 @@ def predict(
     parts = Parts(folder.resolve(), schema, step_fingerprint, table.num_rows, max_failed_fraction)
     # Eight model calls a unit: with fewer, Ray's cost per block shows beside so short a stage.
     unit_rows = 8 * pools.scorer.batch_size
-    pipeline.run(Job(table, index.folder, ("image_png",), [spec], pools, unit_rows, parts), engine=engine)
+    pipeline.run(Job(table, index.folder, ("image_png",), [spec], pools, unit_rows, parts), engine=engine, say=say)
     return read_parts(folder).select([*table.column_names, *classifiers])

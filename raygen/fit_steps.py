@@ -115,7 +115,7 @@ class FitSteps:
             "device": config.fit.torch_device,
             "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
         }
-        # Named only where they are, so that folders of recipes without them stay valid.
+        # Each is named only where there is one, so that folders without it stay valid.
         if errors is not None:
             depends["errors"] = errors.digest
         weights = config.classifier.weights

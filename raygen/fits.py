@@ -200,9 +200,9 @@ def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> Iterator[
     column = "generated_png" if extra.kind == "generated" else "repaint_png"
     columns = ("key", "image_id", "source_label", "target_label", column)
     colours = flat_colours(index, seed=seed) if extra.kind == "flat" else {}
-    wanted = pa.array(extra.keys)
+    wanted = {*extra.keys}
     for part in each_part(Path(extra.candidates), columns=columns):  # a plan, and so its parts, is in order of key
-        rows = part.filter(pc.is_in(part["key"], wanted)).to_pylist()
+        rows = part.filter(pa.array([key in wanted for key in part["key"].to_pylist()], pa.bool_())).to_pylist()
         image_ids = [row["image_id"] for row in rows]
         needs_source = extra.kind != "generated"
         fetched = index.fetch(image_ids, ["attribute", *(["image_png"] if needs_source else [])]).to_pylist()

@@ -9,25 +9,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from raygen.writing import write_bytes
+from raygen.writing import atomic
 
 Say = Callable[[str], Any]
-# The newest line of a fit, in its folder while it runs.
-FILE = "progress.txt"
+# The newest line of a fit, in its folder while it runs. Hidden, so that it is never taken for a part of the result.
+FILE = ".progress.txt"
 # A step that is done sooner says nothing.
 EVERY_S = 30.0
 
 
 def tell(folder: Path, line: str) -> None:
     """Leaves a line in a step's folder, in place of the one before."""
-    write_bytes(folder / FILE, line.encode())
+    with atomic(folder / FILE, sync=False) as temporary:
+        temporary.write_text(line, encoding="utf-8")
 
 
 def told(folder: Path) -> str | None:
-    """The newest line in a step's folder, or None before the first."""
+    """The newest line in a step's folder; None before the first, and where it cannot be read just now."""
     try:
         return (folder / FILE).read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except OSError:  # not there, or replaced by another machine in this moment
         return None
 
 
@@ -40,9 +41,10 @@ def said(read: Callable[[], str | None], say: Say) -> Iterator[None]:
         say: Called with the line in that thread, never after the block's end.
     """
     ended = threading.Event()
+    before = read()  # an interrupted step's last line is old news
 
     def follow() -> None:
-        last = read()  # an interrupted step's last line is old news
+        last = before
         while not ended.wait(EVERY_S):
             line = read()
             if line is not None and line != last:

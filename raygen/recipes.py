@@ -48,7 +48,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
         out: The run's folder.
         fresh: Delete what the folder holds first.
         command: The command line, for the report.
-        say: Called with a line before each step.
+        say: Called with a line before each step, and from another thread in long ones.
         reuse: Folders of other runs, whose finished steps of the same config and inputs are taken from there.
 
     Raises:

@@ -92,6 +92,7 @@ class ScoreSteps:
                 step.fingerprint,
                 config.max_failed_fraction,
                 config.engine,
+                labelled("scores", self._say),
             )
             shutil.rmtree(parts)
             fold_N = assign_folds(table["label"].to_numpy(), num_folds=len(folds), seed=config.seed)

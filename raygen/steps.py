@@ -232,6 +232,7 @@ class Steps:
                     step.fingerprint,
                     config.max_failed_fraction,
                     config.engine,
+                    labelled("evaluation", self._say),
                 )
                 with atomic(step.folder / "predictions.parquet") as temporary:
                     pq.write_table(predictions, temporary)

@@ -3,9 +3,12 @@
 A fit is a function of a module, called with a `Worker` and plain data. `engine="local"` calls it in this process.
 """
 
+import contextlib
 import logging
 import shutil
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,7 +90,8 @@ def run(
             else:
                 _run_ray(job, payload, folder, resources)
     finally:
-        (folder / progress.FILE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a note; what the job raised matters more
+            (folder / progress.FILE).unlink(missing_ok=True)
 
 
 def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConfig) -> None:
@@ -118,11 +122,29 @@ def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConf
     )
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     try:
-        trainer.fit()
+        with _own_interrupt():
+            trainer.fit()
     except TrainingFailedError as error:
         raise _unwrapped(error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Keeps Ctrl-C a KeyboardInterrupt, in a fit and after it.
+
+    Ray Train takes the signal for itself and never gives it back: in a fit it ends the process with code 0, and later
+    ones are swallowed. See `DataParallelTrainer._register_sigint_handler` (Ray 2.60).
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def check_workers(resources: FitConfig) -> None:
@@ -154,7 +176,11 @@ def _on_worker(config: dict[str, Any]) -> None:
 
 
 def _worker(folder: Path, device: str, *, rank: int = 0, world_size: int = 1) -> Worker:
-    return Worker(rank, world_size, device, folder, tell=partial(progress.tell, folder))
+    def tell(line: str) -> None:
+        logger.info("%s", line)
+        progress.tell(folder, line)
+
+    return Worker(rank, world_size, device, folder, tell=tell)
 
 
 def _unwrapped(error: Any) -> RaygenError:

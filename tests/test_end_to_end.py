@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -252,16 +253,32 @@ def test_the_users_mistakes_are_named(arguments: list[str], message: str, tmp_pa
     assert message in str(result.exception)
 
 
-def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
-    raygen = str(Path(sys.executable).with_name("raygen"))
-    command = [raygen, "run", "erm", "--dataset", "scenes", "--out", str(tmp_path / "run")]
-    for setting in ("engine=local", "dataset.scale=0.05", "erm.epochs=500"):
+@pytest.mark.parametrize(
+    ("engine", "begun"),
+    [
+        ("local", "run/erm/.progress.txt"),
+        # Ray Train takes the signal for itself in a fit, and would keep it afterwards.
+        pytest.param("ray", "run/erm/.progress.txt", marks=pytest.mark.slow),
+        pytest.param("ray", "run/evaluation", marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, engine: str, begun: str) -> None:
+    # As in a terminal, whatever this process does with the signal.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from raygen.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "run", "erm", "--dataset", "scenes", "--out", str(tmp_path / "run")]
+    epochs = 2 if begun == "run/evaluation" else 500
+    for setting in (f"engine={engine}", "dataset.scale=0.05", f"erm.epochs={epochs}"):
         command += ["--set", setting]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        while not process.stdout.readline().startswith("fit erm:"):
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not (tmp_path / begun).exists():
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert error.splitlines()[-1] == "raygen: interrupted; the same command goes on where this one stopped"

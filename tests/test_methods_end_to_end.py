@@ -168,7 +168,8 @@ def test_generated_pictures_are_in_the_groups_of_their_sources(small: Small, tmp
     """Of dbb's eight pictures of each class, those of a landbird on land are waterbirds on land."""
     from raygen import fits
 
-    config = small("dbb+group_dro", synthesis={"k": 8, "prune": False}, algorithm=ONE_EPOCH)
+    pools = {name: {"batch_size": 4} for name in ("scorer", "masker", "inpainter", "pruner")}
+    config = small("dbb+group_dro", synthesis={"k": 8, "prune": False}, algorithm=ONE_EPOCH, pools=pools, unit_rows=4)
     out = tmp_path / "run"
     run(config, out)
     index = RowIndex.open(out / "data")
@@ -178,7 +179,7 @@ def test_generated_pictures_are_in_the_groups_of_their_sources(small: Small, tmp
         keys = tuple(row["key"] for row in candidates)
         extra = fits.ExtraRows(kind=kind, keys=keys, candidates=str(out / "candidates"), digest="")  # type: ignore[arg-type]
         pictures = fits.extra_pictures(extra, index, seed=0)
-        found = [(picture.label, picture.attribute) for picture in pictures]
+        found = [(picture.label, picture.attribute) for picture in pictures]  # of four parts, in one order
         assert found == [(row[label], attribute[row["image_id"]]) for row in candidates]
 
 

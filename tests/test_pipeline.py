@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -114,6 +115,7 @@ def test_how_many_rows_are_done_is_said(
     scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Literal["local", "ray"]
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_S", 0.001)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)  # in a terminal Ray draws bars instead
     heard: list[str] = []
     pipeline.run(make_job(scenes_folder, tmp_path / "out"), engine=engine, say=heard.append)
     done = [int(line.removesuffix(" of 160 rows")) for line in heard]

@@ -29,6 +29,7 @@ def run(script: str, *arguments: str, folder: Path, settings: tuple[str, ...] = 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_each_study_of_the_papers_tables_runs(tmp_path: Path) -> None:
     begin, end = "<!-- made by `make results`: begin -->", "<!-- made by `make results`: end -->"
     document = tmp_path / "results.md"

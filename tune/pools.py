@@ -150,7 +150,7 @@ def plan_pools(
         run: The sweep's run config.
         configs: Pools by name.
         folder: The sweep's folder.
-        say: Called with a line before each step.
+        say: Called with a line before each step, and from another thread in long ones.
     """
     base_job = _steps(run, folder / "base", say)
     data = base_job.load_rows()

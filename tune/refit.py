@@ -10,7 +10,7 @@ from ray.exceptions import RayTaskError
 
 from raygen.errors import RaygenError
 from raygen.fits import ExtraRows
-from raygen.progress import Say
+from raygen.progress import Say, quiet
 from raygen.results import results
 from raygen.rows import RowIndex
 from raygen.run_config import RunConfig
@@ -80,4 +80,4 @@ def same_as_trial(folder: Path, config: RunConfig, progress: Progress) -> bool:
 def _fit_seed(config: RunConfig, base: Base, extra: ExtraRows, folder: Path, seed: int) -> Step:
     """One fit, in a task of its own with the resources of a trial."""
     seeded = config.model_copy(update={"seed": seed, "engine": "local"})
-    return Steps(seeded, RunFolder(folder), lambda line: None).fit(f"seed_{seed}", base.data, base.erm, extra=extra)
+    return Steps(seeded, RunFolder(folder), quiet).fit(f"seed_{seed}", base.data, base.erm, extra=extra)

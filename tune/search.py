@@ -48,7 +48,7 @@ def sweep(
         out: The sweep's folder.
         fresh: Delete what the folder holds first.
         command: The command line, for the page.
-        say: Called with a line before each step and after each trial.
+        say: Called with a line before each step and after each trial, and from another thread in long steps.
         objective: What runs a trial.
 
     Raises:

@@ -19,7 +19,8 @@ from raygen.rows import RowIndex
 
 logger = logging.getLogger(__name__)
 
-# Up to this size all pictures are decoded once; beyond it, each when its batch comes.
+# Up to this size all pictures are decoded once and kept; beyond it, once to see whether they can be, and again when
+# their batch comes.
 MAX_CACHED_BYTES = 2 << 30
 _CHUNK = 512
 
@@ -86,7 +87,7 @@ class TrainingSet:
         self._ids: list[str] = table["image_id"].to_pylist()
         keeps = len(self._ids) * size_px * size_px * 3 <= max_cached_bytes
         # Where they are not kept, too: one that cannot be read must not end a fit in the middle of an epoch.
-        self._cache_NHWC, ok_N = self._decode_all(index, split, max_failed_fraction, keeps=keeps)
+        self._cache_NHWC, ok_N = self._read_all(index, split, max_failed_fraction, keeps=keeps)
         labels, attributes = table["label"].to_numpy(), table["attribute"]
         self._num_own = int(ok_N.sum())
         self._ids = [image_id for image_id, ok in zip(self._ids, ok_N, strict=True) if ok]
@@ -150,7 +151,7 @@ class TrainingSet:
         pictures = self._index.fetch([self._ids[i] for i in positions], ["image_png"])["image_png"].to_pylist()
         return [squash(decode_image(data or b""), self._size_px) for data in pictures]
 
-    def _decode_all(
+    def _read_all(
         self, index: RowIndex, split: str, max_failed_fraction: float, *, keeps: bool
     ) -> tuple[np.ndarray | None, np.ndarray]:
         num, side = len(self._ids), self._size_px

@@ -82,8 +82,8 @@ def check_tokens(tokens: Sequence[ClassToken], settings: TextualInversionConfig,
             longer than the text encoder reads, or one that names another token.
     """
     vocabulary = tokenizer.get_vocab()
+    added = {*tokenizer.get_added_vocab()}
     for token in tokens:
-        known = {token.name, *tokenizer.get_added_vocab()}
         if token.name in vocabulary:
             raise ConfigError(
                 f"textual_inversion.tokens: the model's tokenizer has '{token.name}' already; choose another name"
@@ -98,11 +98,13 @@ def check_tokens(tokens: Sequence[ClassToken], settings: TextualInversionConfig,
                         f"textual_inversion.{field}: '{text}' has {len(read.ids)} tokens with start and end, but the "
                         f"text encoder reads {read.max_length}; shorten it, or give shorter textual_inversion.words"
                     )
+                # The inpainter knows all tokens; a token is learned with no other than itself.
+                known = added | ({each.name for each in tokens} if field == "prompt" else {token.name})
                 others = [f"<{match[1]}>" for match in TOKEN.finditer(text) if f"<{match[1]}>" not in known]
                 if others:
                     raise ConfigError(
-                        f"textual_inversion.{field}: '{text}' names {others[0]}, which is neither learned here nor "
-                        "known to the model's tokenizer; it would be read as plain letters"
+                        f"textual_inversion.{field}: '{text}' names {others[0]}, which is not known there and would be "
+                        "read as plain letters; leave it out"
                     )
 
 

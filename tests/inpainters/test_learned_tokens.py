@@ -105,6 +105,7 @@ def test_the_27_templates_are_those_of_the_paper() -> None:
         ({"initializers": ""}, "is 8 tokens"),  # falls back to the word, "landbird"
         ({"initializers": "b", "prompt": "a beautiful photo of just one {token}"}, "prompt: .* reads 24; shorten"),
         ({"initializers": "b", "prompt": "a {token} <other>"}, "prompt: 'a <landbird> <other>' names <other>, which"),
+        ({"initializers": "b", "templates": ("{token} <waterbird>",)}, "templates: .* names <waterbird>, which"),
         ({"initializers": "b", "templates": "imagenet"}, "templates: 'a cropped photo of the <landbird> landbird'"),
     ],
 )
@@ -116,7 +117,7 @@ def test_what_does_not_fit_the_tokenizer_is_refused(model: Path, fields: dict[st
 
 
 def test_a_name_that_the_tokenizer_has_is_refused(model: Path) -> None:
-    wanted = settings(initializers="b")
+    wanted = settings(initializers="b", prompt="{token}, not <waterbird>")  # the inpainter knows both
     tokenizer = load_tokenizer(InpainterConfig(model=str(model)))
     check_tokens(class_tokens(wanted, CLASSES), wanted, tokenizer)
     tokenizer.add_tokens("<waterbird>")

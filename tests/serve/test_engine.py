@@ -191,20 +191,20 @@ def test_interactive_overtakes_batch_between_two_steps_and_batch_goes_on(served:
 def test_a_request_that_was_overtaken_comes_back_by_its_age_alone(
     served: ServedModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.scheduling.AGEING_S", 0.4)
+    monkeypatch.setattr("serve.scheduling.AGEING_S", 1.0)
     monkeypatch.setattr("serve.engine.CHOICE_S", 0.1)
 
     async def body() -> None:
         async with running(served) as engine:
             calls = slowed(engine, step_s=0.02)
-            old = asyncio.create_task(engine.edit(request(1, num_inference_steps=90)))
+            old = asyncio.create_task(engine.edit(request(1, num_inference_steps=100)))
             while len(calls) < 2:
                 await asyncio.sleep(0.005)
-            await asyncio.gather(old, engine.edit(request(2, num_inference_steps=60)))
+            await asyncio.gather(old, engine.edit(request(2, num_inference_steps=90)))
             # Nothing comes or goes meanwhile that would make the engine choose anew.
             order = [seed for call in calls for seed, _ in call]
             start = order.index(2)
-            assert 1 in order[start : start + 60]
+            assert 1 in order[start : start + 90]
 
     run(body)
 
@@ -385,18 +385,18 @@ def test_a_probe_paints_and_a_stuck_model_is_found_out(
     monkeypatch.setattr("serve.engine.PROBE_TIMEOUT_S", 0.5)
 
     async def body() -> None:
-        async with running(served.model_copy(update={"stall_s": 0.3})) as engine:
+        async with running(served.model_copy(update={"stall_s": 0.6})) as engine:
             assert await engine.probe() is None
             engine.check_alive()
             slowed(engine, step_s=0.05)
-            long = asyncio.create_task(engine.edit(request(1, num_inference_steps=14)))
-            for _ in range(12):  # in all longer than it may be stuck, but no single step is
+            long = asyncio.create_task(engine.edit(request(1, num_inference_steps=24)))
+            for _ in range(20):  # in all longer than it may be stuck, but no single step is
                 await asyncio.sleep(0.05)
                 engine.check_alive()
             await long
-            slowed(engine, step_s=1.5)
+            slowed(engine, step_s=2.0)
             stuck = asyncio.create_task(engine.edit(request(1, num_inference_steps=1)))
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.9)
             with pytest.raises(RuntimeError, match="has not answered"):
                 engine.check_alive()
             assert "was not done within" in str(await engine.probe())
