@@ -191,8 +191,7 @@ def _check_value(run: RunConfig, path: str, domain: Domain, value: Value, *, num
         config_at(run, dict.fromkeys(names, value), space={path: domain})
     except ConfigError as error:
         reason = " ".join(str(error).splitlines()[1:]).strip()
-        hint = "; YAML reads a bare off, on, yes or no as a truth value: quote it" if isinstance(value, bool) else ""
-        raise ConfigError(f"tune.space.{path}: {value!r} is not possible: {reason}{hint}") from error
+        raise ConfigError(f"tune.space.{path}: {value!r} is not possible: {reason}") from error
 
 
 def _put(data: dict[str, Any], path: str, value: Any) -> None:

@@ -99,7 +99,7 @@ def test_a_sweep_survives_its_saved_config() -> None:
         ("tune.space.synthesis.k={low: 0.1, high: 1.5}", "tune.space.synthesis.k", "1.5 is not possible"),
         ("tune.space.synthesis.k=[1, 0.5]", "tune.space.synthesis.k", "mixes counts and fractions"),
         ("tune.space.synthesis.k=[10, 67]", "tune.space.synthesis.k", "'landbird', which has 66 training images"),
-        ("tune.space.synthesis.source_probability_test=[off]", "source_probability_test", "quote it"),
+        ("tune.space.synthesis.source_probability_test=[true]", "source_probability_test", "True is not possible"),
         ("tune.space.dataset.scale=[1, 2]", "tune.space.dataset.scale", "cannot be searched"),
         ("tune.space.synthesis.name=[dbb]", "tune.space.synthesis.name", "cannot be searched"),
         ("tune.space=3", "tune.space", "expected parameters"),
