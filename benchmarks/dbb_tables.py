@@ -61,7 +61,9 @@ def pruned(runs: list[Path]) -> str:
             generated.setdefault(name, []).append(int((source_N == label).sum()))
             cut.setdefault(name, []).append(int((~kept_N[source_N == label]).sum()))
     summaries = [json.loads((folder / "summary.json").read_text(encoding="utf-8")) for folder in runs]
-    with_pruning, without = percent(summaries, "dbb"), percent(summaries, "dbb_unpruned")
+    has_unpruned = all("dbb_unpruned" in summary["results"] for summary in summaries)  # what `unpruned` adds
+    with_pruning = spread(percent(summaries, "dbb"))
+    without = spread(percent(summaries, "dbb_unpruned")) if has_unpruned else ""
     lines = [
         f"### Table 2: pruning, {len(runs)} seeds",
         "",
@@ -69,7 +71,7 @@ def pruned(runs: list[Path]) -> str:
         "|---|---|---|---|---|",
     ]
     for name, counts in generated.items():
-        cells = [name, spread(counts), spread(cut[name]), spread(with_pruning), spread(without)]
+        cells = [name, spread(counts), spread(cut[name]), with_pruning, without]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
@@ -82,7 +84,8 @@ def selected(runs: list[Path]) -> str:
         info, train = index.dataset, index.split("train")
         attributes = dict(zip(train["image_id"].to_pylist(), train["attribute"].to_pylist(), strict=True))
         plan = pq.read_table(folder / "plan" / "plan.parquet")
-        pairs = zip(plan["source_label"].to_pylist(), plan["image_id"].to_pylist(), strict=True)
+        # An image may be repainted as several classes.
+        pairs = {*zip(plan["source_label"].to_pylist(), plan["image_id"].to_pylist(), strict=True)}
         found = Counter((label, attributes[image_id]) for label, image_id in pairs)
         for label, name in enumerate(info.class_names):
             for attribute, other in enumerate(info.attribute_names):

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from raygen import algorithms, cluster, pipeline, training
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
-from raygen.datasets import DatasetConfig, class_counts, group_counts, prompts_of, write_dataset
+from raygen.datasets import DatasetConfig, class_counts, dataset_info, group_counts, write_dataset
+from raygen.datasets.table import check_prompts
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.evaluation import held_out, predict
 from raygen.inpainters.learned_tokens import (
@@ -34,7 +36,7 @@ from raygen.rows import RowIndex
 from raygen.run_config import RunConfig, identity, make_config
 from raygen.runs import RunFolder
 from raygen.steps import Steps
-from raygen.synthesis import check_classes, finder
+from raygen.synthesis import check_classes, finder, masker
 from raygen.synthesis.minority import check_val_groups
 
 __all__ = ["RECIPES", "Recipe", "RunConfig", "evaluate_classifier", "make_config", "make_dataset", "run"]
@@ -131,8 +133,8 @@ def check(config: RunConfig) -> None:
     """Checks what can be checked before any work: classes, groups, the models, that pools and fits fit the machine.
 
     Raises:
-        ConfigError: A list that does not fit the classes, an endpoint that cannot be used, or tokens that cannot be
-            learned as asked.
+        ConfigError: A list that does not fit the classes, classes without a name for the models, an endpoint that
+            cannot be used, or tokens that cannot be learned as asked.
         DataError: The algorithm needs groups that the dataset does not have, a class has too few images, or the
             dataset's folder cannot be used.
         ModelError: A model's folder is absent or incomplete.
@@ -140,6 +142,7 @@ def check(config: RunConfig) -> None:
     """
     _check_classes(config)
     _check_groups(config)
+    _check_names(config)
     _check_models(config)
     _check_tokens(config)
     _check_resources(config)
@@ -166,6 +169,25 @@ def _check_groups(config: RunConfig) -> None:
     algorithms.check_groups(config.algorithm, counts_CA)
 
 
+def _check_names(config: RunConfig) -> None:
+    """Checks that the models will be asked for something they can know."""
+    if config.synthesis is None:
+        return
+    info = dataset_info(config.dataset)
+    masker(config.synthesis, dataset=info)  # says if it cannot look for what the dataset shows
+    if not info.has_numbered_classes:
+        return
+    if config.textual_inversion is not None:
+        asked, other = config.textual_inversion.words or info.class_names, "textual_inversion.words"
+    else:
+        asked, other = info.prompts, "dataset.prompts"
+    if asked in (info.class_names, check_prompts((), info.class_names)):
+        raise ConfigError(
+            f"nothing names the classes of the dataset '{info.name}', so the inpainter would paint '{asked[0]}'. Set "
+            f"dataset.class_names, such as '[landbird, waterbird]' in the order of the labels, or {other}"
+        )
+
+
 def _check_models(config: RunConfig) -> None:
     if config.synthesis is None:
         return
@@ -173,28 +195,31 @@ def _check_models(config: RunConfig) -> None:
         check_finder(models)
     if config.inpainter.url is not None:
         _check_endpoint(config.inpainter.url, config.inpainter.model)
+        # What others have stored at the endpoint must not decide a run's pictures.
+        _check_prompts(config, tokenizer=None)
     else:
         folder = Path(resolve_model(config.inpainter.model))
         if folder.is_dir():
             check_model_folder(folder, variant=config.inpainter.variant, safety_checker=config.inpainter.safety_checker)
-            _check_prompts(config)
+            _check_prompts(config, load_tokenizer(config.inpainter))
 
 
-def _check_prompts(config: RunConfig) -> None:
+def _check_prompts(config: RunConfig, tokenizer: Any | None) -> None:
+    """Checks that prompts name no token that is not learned and, where the tokenizer is known, their lengths."""
+    settings, info = config.textual_inversion, dataset_info(config.dataset)
+    learned = [] if settings is None else [token.name for token in class_tokens(settings, info.class_names)]
+    known = {*learned, *(() if tokenizer is None else tokenizer.get_added_vocab())}
     # Prompts with learned tokens are checked with these.
-    prompts = prompts_of(config.dataset) if config.textual_inversion is None else ()
-    texts = [*(("dataset.prompts", prompt) for prompt in prompts)]
-    texts.append(("inpainter.negative_prompt", config.inpainter.negative_prompt))
-    tokenizer = load_tokenizer(config.inpainter)
-    for field, text in texts:
-        read = tokenize(tokenizer, text, {})
-        if read.first_dropped is not None:
-            raise ConfigError(
-                f"{field}: '{text}' has {len(read.ids)} tokens with start and end, but the model reads "
-                f"{read.max_length}; shorten it"
-            )
-        named = [f"<{match[1]}>" for match in TOKEN.finditer(text)]
-        if unknown := [name for name in named if name not in tokenizer.get_added_vocab()]:
+    texts = [("dataset.prompts", prompt) for prompt in info.prompts] if settings is None else []
+    for field, text in [*texts, ("inpainter.negative_prompt", config.inpainter.negative_prompt)]:
+        if tokenizer is not None:
+            read = tokenize(tokenizer, text, {name: np.zeros((1, 1), np.float32) for name in learned})
+            if read.first_dropped is not None:
+                raise ConfigError(
+                    f"{field}: '{text}' has {len(read.ids)} tokens with start and end, but the model reads "
+                    f"{read.max_length}; shorten it"
+                )
+        if unknown := [f"<{match[1]}>" for match in TOKEN.finditer(text) if f"<{match[1]}>" not in known]:
             raise ConfigError(
                 f"{field}: '{text}' names the token {unknown[0]}, which the model's tokenizer does not have and this "
                 "run does not learn; it would be read as plain letters. Switch textual_inversion on, or leave it out"
@@ -230,7 +255,8 @@ def _check_tokens(config: RunConfig) -> None:
     folder = Path(resolve_model(model.model))
     if not folder.is_dir():
         return  # a hub id: the fit checks it once it is loaded
-    check_model_folder(folder, variant=model.variant, safety_checker=model.safety_checker)
+    named_by = "inpainter" if settings.model is None else "textual_inversion"
+    check_model_folder(folder, variant=model.variant, safety_checker=model.safety_checker, field=named_by)
     check_prediction(load_json(folder / "scheduler" / "scheduler_config.json", folder), model=model.model)
     check_tokens(tokens, settings, load_tokenizer(model))
     if config.inpainter.url is None and Path(resolve_model(config.inpainter.model)).is_dir():

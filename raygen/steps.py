@@ -45,20 +45,13 @@ class Steps:
         self._scores = ScoreSteps(config, folder, self._needed, say)
 
     def load_rows(self) -> Step:
-        """The dataset's rows, as SOURCE Parquet in data/.
-
-        Raises:
-            ConfigError: The masker cannot look for what the dataset shows.
-        """
+        """The dataset's rows, as SOURCE Parquet in data/."""
         config = self._config
         depends = {"dataset": config.dataset.model_dump(mode="json"), **dataset_state(config.dataset, config.seed)}
         step = self._folder.step("data", depends)
         if self._needed(step, "data", f"writing the rows of {config.dataset.name}"):
             with self._folder.timed("data"):
                 step.finish(write_dataset(config.dataset, step.begin(), run_seed=config.seed))
-        if config.synthesis is not None:
-            # Now, not after hours of fitting: whether the masker can look for what this dataset shows.
-            masker(config.synthesis, dataset=RowIndex.open(step.folder).dataset)
         return step
 
     def fit_erm(self, data: Step) -> Step:

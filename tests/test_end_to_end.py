@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from tiny_pipelines import save_pipeline
 from typer.testing import CliRunner
 
@@ -189,6 +190,47 @@ def test_what_does_not_fit_the_classes_or_the_models_is_refused_before_anything_
     with pytest.raises((DataError, ConfigError), match=message):
         recipes.run(small("dbb", model, **fields), tmp_path / "run", fresh=False, command="", say=lambda line: None)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "fields", "message"),
+    [
+        (
+            "scgs",
+            {},
+            "the inpainter would paint 'a photo of a class 0'. Set dataset.class_names, .* or dataset.prompts",
+        ),
+        ("scgs", {"class_names": ["a", "b"]}, None),
+        ("scgs", {"prompts": ["a landbird", "a waterbird"]}, None),
+        ("dbb", {"language": {"kind": "grounded_sam"}}, "look for 'class 0'. Set .* or synthesis.language.text"),
+        ("dbb", {"language": {"text": "bird"}}, "the inpainter would paint"),
+        ("dbb", {"language": {"text": "bird"}, "prompts": ["a landbird", "a waterbird"]}, None),
+        ("dbb", {"mask": "cam", "words": ["land bird", "water bird"]}, None),
+        ("dbb", {"mask": "cam", "tokens": ["<a>", "<b>"]}, "paint 'class 0'. Set .* or textual_inversion.words"),
+    ],
+)
+def test_models_are_not_asked_for_classes_that_only_have_numbers(
+    recipe: str, fields: dict[str, Any], message: str | None, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "birds").mkdir()
+    lines = ["img_filename,y,split"]
+    for i in range(24):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "birds" / f"{i}.png")
+        lines.append(f"{i}.png,{i % 2},{i % 3}")
+    (tmp_path / "birds" / "metadata.csv").write_text("\n".join(lines) + "\n")
+    given = {name: fields[name] for name in ("class_names", "prompts") if name in fields}
+    changes: dict[str, Any] = {
+        "dataset": {"name": "folder", "path": str(tmp_path / "birds"), **given},
+        "synthesis": {name: fields[name] for name in ("language", "mask") if name in fields},
+    }
+    if learning := {name: fields[name] for name in ("words", "tokens") if name in fields}:
+        changes["textual_inversion"] = {**learning, "num_images": 2, "initializers": "b"}
+    config = small(recipe, model, engine="local", **changes)
+    if message is None:
+        recipes.check(config)
+    else:
+        with pytest.raises(ConfigError, match=message):
+            recipes.check(config)
 
 
 def test_a_model_that_cannot_inpaint_is_refused_before_anything_starts(tmp_path: Path) -> None:

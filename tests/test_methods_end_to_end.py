@@ -1,6 +1,7 @@
 """Recipes of several fits and their pairs, whole runs on one small dataset, in this process."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from tiny_pipelines import save_pipeline
 
@@ -15,6 +17,7 @@ from raygen import recipes
 from raygen.algorithms.loop import right_predictions
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import load_classifier, preprocess
+from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import ConfigError, DataError
 from raygen.folds import assign_folds
 from raygen.images import decode_image
@@ -125,6 +128,18 @@ def test_jtt_after_scgs_shares_one_error_set_of_the_original_images(small: Small
     assert counts(tmp_path / "run" / "jtt_errors" / "original")["extra"] == 0
     assert counts(tmp_path / "run" / "fit" / "scgs+jtt")["extra"] == summary["synthesis"]["kept"] > 0
     assert "scgs+jtt" in write_report(tmp_path / "run").read_text()
+
+
+def test_scgs_can_go_on_from_the_erm_weights(small: Small, tmp_path: Path) -> None:
+    """With steps of no size the result is the classifier that it began with, but for the statistics of batch norms."""
+    weights = {}
+    for init in ("erm", "scratch"):
+        still = {"epochs": 1, "learning_rate": 1e-12, "init": init}
+        run(small("scgs", synthesis=SCGS, algorithm=still), tmp_path / init)
+        weights[init] = dict(load_classifier(tmp_path / init / "fit" / "scgs").named_parameters())
+    erm = dict(load_classifier(tmp_path / "erm" / "erm").named_parameters())
+    assert all(erm[name].allclose(weight, atol=1e-6) for name, weight in weights["erm"].items())
+    assert not all(erm[name].allclose(weight, atol=1e-6) for name, weight in weights["scratch"].items())
 
 
 def test_jtt_can_look_for_errors_among_the_generated_pictures_too(small: Small, tmp_path: Path) -> None:
@@ -247,6 +262,60 @@ def test_without_a_map_scgs_repaints_whole_pictures_at_a_strength_below_one(smal
 def test_a_whole_picture_at_strength_one_is_refused(small: Small) -> None:
     with pytest.raises(ConfigError, match=r"inpainter\.strength is 1, which leaves nothing of it"):
         small("scgs", synthesis={"cam": "none"}, inpainter={"strength": 1.0})
+
+
+@pytest.fixture(scope="module")
+def three_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes; the third class is the second one upside down."""
+    folder = tmp_path_factory.mktemp("three")
+    lines = ["img_filename,y,split,place,mask_filename"]
+    for split, num in (("train", 36), ("val", 12), ("test", 12)):
+        for i in range(num):
+            label, attribute = i % 3, i // 3 % 2
+            scene = render_scene(i, label=min(label, 1), attribute=attribute)
+            step = -1 if label == 2 else 1
+            Image.fromarray(scene.image_HWC[::step]).save(folder / f"{split}{i}.png")
+            Image.fromarray(scene.object_HW[::step]).save(folder / f"{split}{i}_mask.png")
+            lines.append(f"{split}{i}.png,{label},{split},{attribute},{split}{i}_mask.png")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("target", ["confused", "every_other", (2, 0, 1)])
+def test_dbb_with_three_classes(small: Small, three_classes: Path, tmp_path: Path, target: str | tuple[int]) -> None:
+    names = ["landbird", "waterbird", "diver"]
+    config = small(
+        "dbb",
+        dataset={"name": "folder", "path": str(three_classes), "class_names": names},
+        synthesis={
+            "k": [3, 4, 5],
+            "mask": "truth",
+            "target": target,
+            "source_probability_test": "off",
+            "attribution_threshold": [0.0, 0.5, 0.0],
+        },
+        algorithm={**ONE_EPOCH, "gamma": [1.0, 2.0, 3.0]},
+    )
+    summary, _ = run(config, tmp_path / "run")
+    candidates = read_parts(tmp_path / "run" / "candidates").to_pylist()
+    pairs = Counter((row["source_label"], row["target_label"]) for row in candidates)
+    if target == "confused":
+        scores = read_parts(tmp_path / "run" / "scores").to_pylist()
+        for label, count in enumerate((3, 4, 5)):
+            softmax_NC = torch.tensor([row["logits"] for row in scores if row["label"] == label]).softmax(1)
+            mean_C = softmax_NC.mean(0)
+            mean_C[label] = -1
+            assert {pair: num for pair, num in pairs.items() if pair[0] == label} == {
+                (label, int(mean_C.argmax())): count
+            }
+    elif target == "every_other":
+        assert pairs == {(a, b): (3, 4, 5)[a] for a in range(3) for b in range(3) if a != b}
+    else:
+        assert pairs == {(0, 2): 3, (1, 0): 4, (2, 1): 5}
+    assert summary["synthesis"]["generated"] == len(candidates)
+    # The quantile 0 lets pass what is above the least rho of its class.
+    assert 0 < summary["synthesis"]["kept"] < len(candidates)
+    assert len(summary["results"]["dbb"]["test"]["groups"]) == 6
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from raygen.datasets.folder import FolderConfig, open_folder, write_folder
 from raygen.datasets.scene_rendering import CLASS_NAMES
-from raygen.datasets.scenes import ScenesConfig, write_scenes
-from raygen.datasets.table import check_prompts
+from raygen.datasets.scenes import ScenesConfig, scenes_info, write_scenes
+from raygen.datasets.table import DatasetInfo
 
 DatasetConfig = Annotated[ScenesConfig | FolderConfig, Field(discriminator="name")]
 
@@ -47,18 +47,17 @@ def dataset_state(config: ScenesConfig | FolderConfig, run_seed: int) -> dict[st
             assert_never(config)
 
 
-def prompts_of(config: ScenesConfig | FolderConfig) -> tuple[str, ...]:
-    """What the inpainter is asked for, per class.
+def dataset_info(config: ScenesConfig | FolderConfig) -> DatasetInfo:
+    """The names of classes and attributes, and the prompts; no picture is read.
 
     Raises:
-        ConfigError: Another number of prompts than of classes.
-        DataError: The dataset's folder as a whole cannot be used.
+        DataError: The dataset's folder as a whole cannot be used, or another number of prompts than of classes.
     """
     match config:
         case ScenesConfig():
-            return check_prompts(config.prompts, CLASS_NAMES)
+            return scenes_info(config)
         case FolderConfig():
-            return open_folder(config).info.prompts
+            return open_folder(config).info
         case _:
             assert_never(config)
 

@@ -1,6 +1,7 @@
-"""How many images published datasets have in each group, to notice a copy that is not the one in the papers."""
+"""What is known of published datasets: images in each group, to notice a copy that is not the papers', and names."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 # Images by split and (label, attribute); attribute None: over all attributes.
 GroupCounts = Mapping[str, Mapping[tuple[int, int | None], int]]
@@ -36,10 +37,44 @@ KNOWN: dict[str, GroupCounts] = {
 OBJECT_WORDS = {"waterbirds": "bird", "celeba": "hair", "metashift": "animal"}
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the labels and attributes of a published metadata.csv stand for; it has numbers only.
+
+    Attributes:
+        class_names: One per label.
+        attribute_names: One per attribute value.
+        prompts: What to ask the inpainter for, one per label; empty: by the class names.
+    """
+
+    class_names: tuple[str, ...]
+    attribute_names: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
+
+
+# Of group_DRO's scripts, as numbered in `KNOWN`. (MetaShift is published as folders, whose names are the classes'.)
+NAMES = {
+    "waterbirds": Names(("landbird", "waterbird"), ("land", "water")),
+    "celeba": Names(
+        ("non-blond", "blond"),
+        ("female", "male"),
+        ("a photo of a person with dark hair", "a photo of a person with blond hair"),
+    ),
+}
+
+
 def known_name(folder_name: str) -> str | None:
     """The published dataset that a folder's name speaks of, such as "waterbird_complete95_forest2water2"; or None."""
     plain = folder_name.lower().replace("_", "")
     return next((name for name in KNOWN if name.removesuffix("s") in plain), None)
+
+
+def known_names(folder_name: str, *, num_classes: int, num_attributes: int) -> Names | None:
+    """Names for a folder of pictures of a published dataset; None if it is none, or has other classes or attributes."""
+    names = NAMES.get(known_name(folder_name) or "")
+    if names is None or num_classes != len(names.class_names) or num_attributes > len(names.attribute_names):
+        return None
+    return names
 
 
 def object_words(folder_name: str, class_names: tuple[str, ...]) -> tuple[str, ...]:

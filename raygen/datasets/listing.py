@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen.config import fingerprint
-from raygen.datasets.known import object_words
-from raygen.datasets.table import INFO_FILE, DatasetInfo, check_prompts, read_info
+from raygen.datasets.known import Names, known_names, object_words
+from raygen.datasets.table import INFO_FILE, DatasetInfo, check_prompts, numbered, read_info
 from raygen.errors import DataError
 from raygen.schema import SPLITS
 
@@ -187,18 +187,18 @@ def _list_csv(
             entries.append(_csv_entry(line, column, root, f"{path}, line {number}"))
         except DataError as error:
             problems.append(str(error))
-    labels = [entry.label for entry in entries]
-    attributes = [entry.attribute for entry in entries if entry.attribute is not None]
-    class_names = class_names or _numbered("class", labels)
+    num_classes = max((entry.label for entry in entries), default=-1) + 1
+    num_attributes = max((entry.attribute for entry in entries if entry.attribute is not None), default=-1) + 1
+    name = root.resolve().name
+    if not class_names:
+        known = known_names(name, num_classes=num_classes, num_attributes=num_attributes)
+        known = known or Names(numbered("class", num_classes), numbered("attribute", num_attributes))
+        class_names, prompts = known.class_names, prompts or known.prompts
+        attribute_names = attribute_names or known.attribute_names[:num_attributes]
+    attribute_names = attribute_names or numbered("attribute", num_attributes)
+    prompts = check_prompts(prompts, class_names)
     listing = Listing(
-        DatasetInfo(
-            root.resolve().name,
-            class_names,
-            attribute_names or _numbered("attribute", attributes),
-            check_prompts(prompts, class_names),
-            object_words(root.resolve().name, class_names),
-        ),
-        problems=problems,
+        DatasetInfo(name, class_names, attribute_names, prompts, object_words(name, class_names)), problems=problems
     )
     _take_usable(listing, entries)
     return listing
@@ -317,8 +317,3 @@ def _bytes(path: Path) -> bytes:
     except OSError as error:
         logger.warning("%s cannot be read: %s", path, error.strerror)
         return b""  # no picture: a failed row with a reason, and an error of `raygen data check`
-
-
-def _numbered(noun: str, values: Sequence[int]) -> tuple[str, ...]:
-    """Names of the values 0 to the largest."""
-    return tuple(f"{noun} {i}" for i in range(max(values, default=-1) + 1))

@@ -84,9 +84,17 @@ def write_scenes(config: ScenesConfig, folder: Path, *, run_seed: int) -> dict[s
         groups = np.repeat(np.arange(4), counts)
         np.random.default_rng(row_seed(seed, f"scenes/{split}")).shuffle(groups)
         jobs += [_Job(split, i, int(g), seed, config.plumage) for i, g in enumerate(groups)]
+    return write_source(_render_all(jobs), scenes_info(config), folder)
+
+
+def scenes_info(config: ScenesConfig) -> DatasetInfo:
+    """The names.
+
+    Raises:
+        DataError: Another number of prompts than of classes.
+    """
     prompts = check_prompts(config.prompts, CLASS_NAMES)
-    info = DatasetInfo("scenes", CLASS_NAMES, ATTRIBUTE_NAMES, prompts, OBJECT_WORDS)
-    return write_source(_render_all(jobs), info, folder)
+    return DatasetInfo("scenes", CLASS_NAMES, ATTRIBUTE_NAMES, prompts, OBJECT_WORDS)
 
 
 @dataclass(frozen=True, slots=True)

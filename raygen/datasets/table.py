@@ -44,6 +44,16 @@ class DatasetInfo:
         if not self.object_words:
             object.__setattr__(self, "object_words", self.class_names)
 
+    @property
+    def has_numbered_classes(self) -> bool:
+        """Whether nothing named the classes: "class 0", "class 1", ..., which no model makes anything of."""
+        return self.class_names == numbered("class", len(self.class_names))
+
+
+def numbered(noun: str, count: int) -> tuple[str, ...]:
+    """Names of the values 0, 1, ... where nothing gives better ones."""
+    return tuple(f"{noun} {i}" for i in range(count))
+
 
 def write_source(rows: Iterable[Mapping[str, Any]], info: DatasetInfo, folder: Path) -> dict[str, int]:
     """Writes rows, already sorted by image_id, as `part-*.parquet`, then `dataset.json`.

@@ -124,9 +124,11 @@ def initializer_id(token: ClassToken, tokenizer: Any) -> int:
 
 
 def trained_model(settings: TextualInversionConfig, inpainter: InpainterConfig) -> InpainterConfig:
-    """The model that the tokens are learned with."""
-    own = {} if settings.model is None else {"model": settings.model, "revision": settings.revision, "variant": None}
-    return inpainter.model_copy(update={"kind": "stable_diffusion", "url": None, "dtype": settings.dtype, **own})
+    """The model that the tokens are learned with; without its safety checker, since it shows no pictures."""
+    changes = {"kind": "stable_diffusion", "url": None, "dtype": settings.dtype, "safety_checker": False}
+    if settings.model is not None:
+        changes |= {name: getattr(settings, name) for name in ("model", "revision", "variant")}
+    return inpainter.model_copy(update=changes)
 
 
 def load_tokenizer(config: InpainterConfig) -> Any:

@@ -49,13 +49,16 @@ def resolve_model(model: str) -> str:
     return find_model(model, tiny="weights")
 
 
-def check_model_folder(folder: Path, *, variant: str | None = None, safety_checker: bool = True) -> None:
+def check_model_folder(
+    folder: Path, *, variant: str | None = None, safety_checker: bool = True, field: str = "inpainter"
+) -> None:
     """Checks that a local folder holds a Stable Diffusion pipeline that can inpaint.
 
     Args:
         folder: The folder.
         variant: Which weight files are to be loaded, such as "fp16"; None for those without a variant in their name.
         safety_checker: Whether the safety checker that the folder names will be loaded.
+        field: The part of the config that names the model, for messages.
 
     Raises:
         ModelError: No model_index.json, another architecture, a component or file missing, weights that only pickle
@@ -67,9 +70,9 @@ def check_model_folder(folder: Path, *, variant: str | None = None, safety_check
     with_checker = safety_checker and names_safety_checker(index)
     _check_files(folder, with_checker=with_checker)
     parts = (*WITH_WEIGHTS, "safety_checker") if with_checker else WITH_WEIGHTS
-    found = set().union(*(_check_weights(folder / part, variant) for part in parts))
+    found = set().union(*(_check_weights(folder / part, variant, field) for part in parts))
     if variant is not None and variant not in found:
-        raise ModelError(f"{folder}: no weights of variant '{variant}'; leave inpainter.variant out")
+        raise ModelError(f"{folder}: no weights of variant '{variant}'; leave {field}.variant out")
     unet = load_json(folder / "unet" / "config.json", folder)
     channels = unet.get("in_channels")
     if channels not in (4, 9):
@@ -182,7 +185,7 @@ def _check_files(folder: Path, *, with_checker: bool) -> None:
         raise ModelError(f"{folder}: no {', no '.join(missing)}; the folder is incomplete, copy it again{advice}")
 
 
-def _check_weights(folder: Path, variant: str | None) -> set[str | None]:
+def _check_weights(folder: Path, variant: str | None, field: str) -> set[str | None]:
     """Checks that a component's weights are there, as safetensors, complete, of the wanted variant or of none.
 
     diffusers takes the plain file of a component that lacks the variant.
@@ -204,7 +207,7 @@ def _check_weights(folder: Path, variant: str | None) -> set[str | None]:
     if variant not in variants and None not in variants:
         known = sorted(map(str, variants))
         wanted = "without a variant" if variant is None else f"of variant '{variant}'"
-        raise ModelError(f"{folder}: no weights {wanted}; found: {', '.join(known)}. Set inpainter.variant={known[0]}")
+        raise ModelError(f"{folder}: no weights {wanted}; found: {', '.join(known)}. Set {field}.variant={known[0]}")
     for path in folder.glob("*.index*.json"):
         shards = load_json(path, folder).get("weight_map", {})
         absent = sorted({*shards.values()} - {*names}) if isinstance(shards, dict) else []

@@ -272,8 +272,11 @@ class StableDiffusionInpainter:
 
     def _embed(self, prompt: str) -> torch.Tensor:
         unknown = [name for name, _ in self.prompts.token_names(prompt) if name not in self.learned]
-        if self.learned and unknown:  # else it would be read as plain letters
-            raise RowError(f"the prompt names {unknown[0]}, which is none of the learned tokens {sorted(self.learned)}")
+        if unknown:  # it would be read as plain letters
+            raise RowError(
+                f"the prompt names {unknown[0]}, which the model's tokenizer does not have and which is none of the "
+                f"learned tokens {sorted(self.learned)}"
+            )
         embedding = self.prompts.encode_plain(prompt)
         if embedding is None:
             tokenized = self.prompts.tokenize(prompt)

@@ -78,6 +78,7 @@ class TextualInversionConfig(Strict):
             for a 9-channel model is its 4-channel sibling (Stable Diffusion 2 for Stable Diffusion 2 inpainting),
             whose text encoder must be the same. Must be given where an endpoint paints.
         revision: Commit, branch or tag of `model` if that is a hub id.
+        variant: Which of `model`'s weight files, such as "fp16"; null the plain ones.
         region: What the token has to explain. "whole": the whole picture, as in the paper; a 9-channel model is shown
             a mask that selects everything, so it sees nothing of the picture and has only the prompt to go by.
             "object": the dataset's object masks, grown; a 9-channel model sees the picture around them, as when it
@@ -104,6 +105,7 @@ class TextualInversionConfig(Strict):
     templates: Literal["photo", "imagenet"] | tuple[str, ...] = "photo"
     model: str | None = None
     revision: str | None = None
+    variant: str | None = None
     region: Literal["whole", "object"] = "whole"
     dilation_px: int = Field(8, ge=0)
     num_steps: PositiveInt = 5000

@@ -84,8 +84,8 @@ def object_texts(config: AnyFinder, dataset: DatasetInfo) -> tuple[str, ...]:
         dataset: Has its own words for its objects.
 
     Raises:
-        ConfigError: A list with another number of entries than there are classes, an empty text, or the shipped model
-            on pictures that it does not know.
+        ConfigError: A list with another number of entries than there are classes, an empty text, classes that have
+            no names, or the shipped model on pictures that it does not know.
     """
     given, num_classes = config.text, len(dataset.class_names)
     if given is None and isinstance(config, ClipsegConfig) and config.model == TINY and dataset.name != TINY_DATASET:
@@ -94,6 +94,12 @@ def object_texts(config: AnyFinder, dataset: DatasetInfo) -> tuple[str, ...]:
             f"'{dataset.name}'. Name a model that knows its objects (synthesis.language.model, or "
             "synthesis.language.kind=grounded_sam with detector and segmenter), or set synthesis.mask to truth, box or "
             "cam. If the pictures are scenes, say what to look for: synthesis.language.text=bird"
+        )
+    if given is None and dataset.has_numbered_classes and dataset.object_words == dataset.class_names:
+        raise ConfigError(
+            f"nothing names the classes of the dataset '{dataset.name}', so the masker would look for "
+            f"'{dataset.object_words[0]}'. Set dataset.class_names, such as '[landbird, waterbird]' in the order of "
+            "the labels, or synthesis.language.text"
         )
     texts = dataset.object_words if given is None else (given,) * num_classes if isinstance(given, str) else given
     if len(texts) != num_classes:

@@ -15,6 +15,7 @@ from raygen import algorithms
 from raygen.algorithms import loop
 from raygen.algorithms.balanced import BalancedConfig
 from raygen.algorithms.erm import ErmConfig
+from raygen.algorithms.loop import LoopConfig
 from raygen.algorithms.reweighted import ReweightedConfig
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
@@ -30,11 +31,18 @@ def sets(scenes_folder: Path) -> tuple[TrainingSet, TrainingSet]:
     return TrainingSet(index, "train", size_px=64, extra=extra), TrainingSet(index, "val", size_px=64)
 
 
-def fit(sets: tuple[TrainingSet, TrainingSet], folder: Path, *, seed: int = 0, epochs: int = 2) -> Classifier:
+def fit(
+    sets: tuple[TrainingSet, TrainingSet],
+    folder: Path,
+    *,
+    seed: int = 0,
+    epochs: int = 2,
+    config: LoopConfig | None = None,
+) -> Classifier:
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     classifier = build_classifier(ClassifierConfig(width=8), 2, seed=seed)
-    config = BalancedConfig(epochs=epochs, schedule="constant", select="last")
+    config = config or BalancedConfig(epochs=epochs, schedule="constant", select="last")
     algorithms.fit(config, classifier, *sets, seed=seed, worker=Worker(0, 1, "cpu", folder))
     return classifier
 
@@ -47,6 +55,17 @@ def test_the_same_seed_gives_the_same_weights(sets: tuple[TrainingSet, TrainingS
     first = fit(sets, tmp_path / "a")
     assert equal(first, fit(sets, tmp_path / "b"))
     assert not equal(first, fit(sets, tmp_path / "c", seed=1))
+
+
+def test_gamma_weighs_the_generated_pictures_of_its_class(
+    sets: tuple[TrainingSet, TrainingSet], tmp_path: Path
+) -> None:
+    """The extra pictures are all of class 1, so gamma of class 0 weighs nothing."""
+    common = {"epochs": 1, "schedule": "constant", "select": "last", "learning_rate": 0.1}
+    erm = fit(sets, tmp_path / "erm", config=ErmConfig(**common))
+    for name, gamma, is_erm in (("none", 0.0, True), ("other", (3.0, 0.0), True), ("own", (0.0, 3.0), False)):
+        found = fit(sets, tmp_path / name, config=BalancedConfig(**common, gamma=gamma))
+        assert equal(found, erm) == is_erm, name
 
 
 def test_a_fit_that_goes_on_from_a_checkpoint_ends_the_same(

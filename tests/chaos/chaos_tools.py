@@ -50,7 +50,7 @@ def prepare(folder: Path, *, num_images: int) -> Prepared:
     config = {
         "recipe": "dbb",
         "engine": "local",
-        "dataset": {"name": "folder", "path": str(folder / "pictures")},
+        "dataset": {"name": "folder", "path": str(folder / "pictures"), "class_names": ["landbird", "waterbird"]},
         "erm": {"epochs": 1},
         "synthesis": {"k": 1.0, "mask": "truth"},  # half of the poison is in the dataset's masks
         "inpainter": {"model": str(save_pipeline(folder / "model")), "num_inference_steps": 8},

@@ -74,6 +74,35 @@ def test_a_published_dataset_brings_the_papers_word_for_its_objects(
     assert renamed.dataset.object_words == ("hound", "kitten")
 
 
+@pytest.mark.parametrize(
+    ("name", "fields", "classes", "attributes", "prompt"),
+    [
+        ("waterbird_complete95", {}, ("landbird", "waterbird"), ("land", "water"), "a photo of a landbird"),
+        ("celeba", {}, ("non-blond", "blond"), ("female", "male"), "a photo of a person with dark hair"),
+        ("celeba", {"prompts": ("a", "b")}, ("non-blond", "blond"), ("female", "male"), "a"),
+        ("celeba", {"class_names": ("dark", "fair")}, ("dark", "fair"), ("attribute 0", "attribute 1"), None),
+        ("pets", {}, ("class 0", "class 1"), ("attribute 0", "attribute 1"), "a photo of a class 0"),
+    ],
+)
+def test_a_table_of_numbers_takes_the_names_of_the_published_dataset(
+    tmp_path: Path,
+    name: str,
+    fields: dict[str, Any],
+    classes: tuple[str, ...],
+    attributes: tuple[str, ...],
+    prompt: str | None,
+) -> None:
+    info = write(make_csv(tmp_path / name, LINES), tmp_path / "out", **fields).dataset
+    assert (info.class_names, info.attribute_names) == (classes, attributes)
+    assert info.prompts[0] == (prompt or "a photo of a dark")
+    assert info.has_numbered_classes == (name == "pets")
+
+
+def test_a_table_with_another_number_of_classes_is_not_the_published_dataset(tmp_path: Path) -> None:
+    folder = make_csv(tmp_path / "waterbirds", [*LINES, ("img/12.png", 2, 0, 0, "")])
+    assert write(folder, tmp_path / "out").dataset.class_names == ("class 0", "class 1", "class 2")
+
+
 def test_image_folders(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         for name in ("cat", "dog"):

@@ -125,6 +125,14 @@ def test_a_name_that_the_tokenizer_has_is_refused(model: Path) -> None:
         check_tokens(class_tokens(wanted, CLASSES), wanted, tokenizer)
 
 
+def test_the_model_to_learn_with_has_its_own_variant_and_needs_no_safety_checker() -> None:
+    inpainter = InpainterConfig(model="/painter", variant="bf16", revision="abc")
+    own = trained_model(settings(), inpainter)
+    assert (own.model, own.variant, own.revision, own.safety_checker) == ("/painter", "bf16", "abc", False)
+    other = trained_model(settings(model="/sibling", variant="fp16"), inpainter)
+    assert (other.model, other.variant, other.revision, other.safety_checker) == ("/sibling", "fp16", None, False)
+
+
 def test_a_sibling_must_have_the_same_text_encoder(model: Path, tmp_path: Path) -> None:
     inpainter = InpainterConfig(model=str(model))
     sibling = save_pipeline(tmp_path / "four", in_channels=4, seed=3)
@@ -169,12 +177,14 @@ def test_pictures_follow_the_vector_and_nothing_else_does(model: Path, tmp_path:
     assert paint(one, "a bird") == paint(two, "a bird") == paint({}, "a bird")
 
 
-def test_a_prompt_with_another_token_than_the_learned_ones_fails(model: Path, tmp_path: Path) -> None:
-    inpainter = load(model, {"<landbird>": token_file(tmp_path)})
+@pytest.mark.parametrize("num_learned", [0, 1])
+def test_a_prompt_with_another_token_than_the_learned_ones_fails(model: Path, tmp_path: Path, num_learned: int) -> None:
+    inpainter = load(model, {"<landbird>": token_file(tmp_path)} if num_learned else {})
     repaint_HW = np.ones((32, 32), dtype=bool)
     (error,) = inpaint(inpainter, [np.zeros((32, 32, 3), np.uint8)], [repaint_HW], prompts=["a <cat>"], seeds=[1])
     assert isinstance(error, RowError)
-    assert "names <cat>, which is none of the learned tokens ['<landbird>']" in str(error)
+    assert "names <cat>, which the model's tokenizer does not have" in str(error)
+    assert str(error).endswith(f"learned tokens {['<landbird>'][:num_learned]}")
 
 
 def test_files_that_cannot_be_used_are_named(model: Path, tmp_path: Path) -> None:

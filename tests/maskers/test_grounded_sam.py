@@ -173,6 +173,21 @@ def test_a_pictures_mask_does_not_depend_on_its_companions(folders):
     np.testing.assert_array_equal(first[0], second[0])
 
 
+@pytest.mark.parametrize("segmenter", ["sam", "sam2"])
+def test_half_precision_finds_nearly_the_same(folders, segmenter):
+    low = {"box_threshold": 0.01, "text_threshold": 0.01}
+    images = [picture(n) for n in range(3)]
+    finders = [
+        GroundedSamFinder(config(folders, segmenter=segmenter, dtype=dtype, **low), ["a bird"], device="cpu")
+        for dtype in ("float32", "bfloat16")
+    ]
+    boxes = [np.concatenate([found.boxes_B4 for found in finder._detect(images, [0] * 3)]) for finder in finders]
+    np.testing.assert_allclose(*boxes, atol=1.0)  # pixels
+    for expected_HW, found_HW in zip(*(finder(images, [0] * 3) for finder in finders), strict=True):
+        # Masks of random weights have logits close to 0, so that many pixels change sides.
+        assert (found_HW == expected_HW).mean() > 0.75
+
+
 def test_texts_are_as_the_detector_learned_them():
     assert [as_phrases(text) for text in ("Bird", "a Cat. A dog", " bird. ")] == ["bird.", "a cat. a dog.", "bird."]
 
