@@ -1,13 +1,13 @@
 """Table 5 of DBB on the scenes: what tokens learned on 10 to 40 images a class change, against plain prompts (0).
 
 One `raygen run dbb` for each number of images and seed. The runs of a seed share the dataset, the ERM classifier and
-its scores (`--reuse`; also with runs of `effect.py`), so only tokens, pictures and fits differ. An interrupted study
-goes on where it stopped.
+its scores (`--reuse`; also with runs of `effect.py`), and they prune by the same numbers, those that the run with plain
+prompts takes from its pictures: only tokens, pictures and fits differ. An interrupted study goes on where it stopped.
 
     python benchmarks/tokens.py                                   # runs/tokens, three seeds
-    python benchmarks/tokens.py --seeds 1 --images 0 30
+    python benchmarks/tokens.py --seeds 1 --images 30
     python benchmarks/tokens.py --set textual_inversion.region=whole --out runs/tokens_whole
-    python benchmarks/tokens.py --seeds 1 --images 0 2 --set dataset.scale=0.05 --set synthesis.k=6 \\
+    python benchmarks/tokens.py --seeds 1 --images 2 --set dataset.scale=0.05 --set synthesis.k=6 \\
         --set textual_inversion.num_steps=3 --out runs/tokens_small  # only to see that it works
 """
 
@@ -16,6 +16,8 @@ import statistics
 from pathlib import Path
 
 from _runs import percent, run, spread
+
+from raygen.pruners import PruneThresholds
 
 OVERRIDES = [
     "synthesis.k=500",  # those of `raygen demo`
@@ -40,18 +42,29 @@ def main() -> None:
     """Runs what is missing, then prints and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tokens"))
-    parser.add_argument("--images", nargs="+", type=int, default=list(PAPER), help="images a class; 0: no tokens")
+    parser.add_argument("--images", nargs="+", type=int, default=[10, 20, 30, 40], help="images a class")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
     arguments = parser.parse_args()
-    summaries: dict[int, list[dict]] = {num: [] for num in arguments.images}
+    summaries: dict[int, list[dict]] = {num: [] for num in (0, *arguments.images)}
     for seed in range(arguments.seeds):
         folder = arguments.out / f"seed_{seed}"
+        summaries[0].append(study(0, seed, folder, arguments.overrides))
+        # Quantiles, the default, would prune the same share of any pictures.
+        overrides = [*arguments.overrides, *same_thresholds(folder / "images_0")]
         for num in arguments.images:
-            summaries[num].append(study(num, seed, folder, arguments.overrides))
+            summaries[num].append(study(num, seed, folder, overrides))
     text = table(summaries)
     (arguments.out / "tokens.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def same_thresholds(finished: Path) -> list[str]:
+    """Overrides that prune by the logits P of a finished run; Psi, of training images, is the same anyway."""
+    file = finished / "fit" / "thresholds.json"
+    limits = PruneThresholds.model_validate_json(file.read_text(encoding="utf-8")).attribution_above
+    values = ",".join(str(limits[label]) for label in sorted(limits))
+    return ["synthesis.attribution_test=absolute", f"synthesis.attribution_threshold=[{values}]"] if limits else []
 
 
 def study(num_images: int, seed: int, seed_folder: Path, overrides: list[str]) -> dict:

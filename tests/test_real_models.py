@@ -1,4 +1,4 @@
-"""Whole runs with models built as Stable Diffusion 1.5 and 2 are: narrowed quickly, one of the true size slowly."""
+"""Whole runs with models built as Stable Diffusion 1.5 and 2 are: narrowed quickly, of the true size slowly."""
 
 import json
 import shutil
@@ -129,20 +129,30 @@ def test_a_run_whose_pictures_are_all_blocked_stops_with_the_reason(tmp_path: Pa
 
 
 @pytest.fixture
-def true_size(tmp_path: Path) -> Iterator[Path]:
-    """Stable Diffusion 2 inpainting as published, with random weights."""
+def true_size(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A model as published (the parameter), with random weights."""
     free_gib, disk_gib = psutil.virtual_memory().available / GIB, shutil.disk_usage(tmp_path).free / GIB
     if min(free_gib, disk_gib) < NEEDED_GIB:
         pytest.skip(f"needs {NEEDED_GIB} GiB of memory and disk; {free_gib:.0f} and {disk_gib:.0f} are free")
-    folder = save_architecture(SD2_INPAINTING, tmp_path / "sd2", dtype=torch.bfloat16)
+    folder = save_architecture(request.param, tmp_path / "model", dtype=torch.bfloat16)
     yield folder
     shutil.rmtree(folder)  # gigabytes: pytest keeps the folders of three sessions
 
 
 @pytest.mark.slow
-def test_stable_diffusion_2_of_its_true_size_goes_through_the_command(true_size: Path, tmp_path: Path) -> None:
-    """The published configuration, 865 million parameters in the UNet alone; pictures of 128 px."""
-    assert 2.4 < sum(path.stat().st_size for path in true_size.rglob("*.safetensors")) / GIB < 2.5
+@pytest.mark.parametrize(
+    ("true_size", "num_parameters"),
+    # UNet, autoencoder, text encoder; with 1.5 the safety checker.
+    [(SD2_INPAINTING, 1290e6), (SD15, 1370e6), (SD15_INPAINTING, 1370e6)],
+    ids=["sd2_9", "sd15_4", "sd15_9"],
+    indirect=["true_size"],
+)
+def test_a_model_of_the_true_size_goes_through_the_command(
+    true_size: Path, num_parameters: float, tmp_path: Path
+) -> None:
+    """The published configuration; pictures of 128 px."""
+    num_bytes = sum(path.stat().st_size for path in true_size.rglob("*.safetensors"))
+    assert num_bytes == pytest.approx(2 * num_parameters, rel=0.01)
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps(config(true_size, "inpainter.resolution_px=128", k=1).model_dump(mode="json")))
     start = time.monotonic()
@@ -154,6 +164,7 @@ def test_stable_diffusion_2_of_its_true_size_goes_through_the_command(true_size:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("true_size", [SD2_INPAINTING], ids=["sd2_9"], indirect=True)
 def test_a_batch_of_the_true_size_on_a_gpu(true_size: Path) -> None:
     """Pictures of 512 px in bfloat16; prints what it took."""
     num, side = 4, 512

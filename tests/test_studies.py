@@ -47,7 +47,7 @@ def test_each_study_of_the_papers_tables_runs(tmp_path: Path) -> None:
     assert "| 4 | " in tables
 
     learning = (*dbb, "textual_inversion.num_steps=2")
-    table = run("tokens", "--seeds", "1", "--images", "0", "2", folder=tmp_path, settings=learning)
+    table = run("tokens", "--seeds", "1", "--images", "2", folder=tmp_path, settings=learning)
     assert "| 2 | " in table
 
     printed = run("scgs_tables", "--seeds", "1", folder=tmp_path, settings=scgs)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from paint_backend import Running
 
+from raygen import recipes
 from raygen.errors import ConfigError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.edits import EditedImage, EditRequest, EditResult
@@ -47,6 +48,29 @@ def test_a_key_that_may_not_store_is_told_what_to_do(keyed: Running, tmp_path: P
     key = edit_key["authorization"].removeprefix("Bearer ")
     with pytest.raises(ConfigError, match=r"<landbird>: .*RAYGEN_API_KEY needs the scope admin"):
         store_tokens(HttpEndpoint(keyed.url, key), token_file(tmp_path / "one"), model_of(keyed, edit_key))
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("dataset.prompts=['a <landbird> bird', 'a bird']", "dataset.prompts"),
+        ("inpainter.negative_prompt=no <landbird>", "inpainter.negative_prompt"),
+    ],
+)
+def test_a_run_that_learns_no_tokens_names_none_even_if_one_is_stored(
+    endpoint: Running, tmp_path: Path, override: str, field: str
+) -> None:
+    model = model_of(endpoint)
+    store_tokens(HttpEndpoint(endpoint.url, None), token_file(tmp_path / "one"), model)
+    data = {
+        "recipe": "dbb",
+        "engine": "local",
+        "dataset": {"name": "scenes"},
+        "inpainter": {"kind": "served", "url": endpoint.url, "model": model},
+    }
+    recipes.check(recipes.make_config(data, [], where="test"))
+    with pytest.raises(ConfigError, match=f"{field}: .* names the token <landbird>, which"):
+        recipes.check(recipes.make_config(data, [override], where="test"))
 
 
 class Listening:
