@@ -61,6 +61,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
     with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
         warn_of_versions(other_versions, say)
+        warn_of_numbers(config, say)
         job = Steps(config, folder, say)
         data = job.load_rows()
         erm = job.fit_erm(data)
@@ -129,12 +130,28 @@ def warn_of_versions(others: Mapping[str, tuple[str | None, str | None]], say: S
         say(f"warning: other versions than this folder was begun with ({changes}); the last bits may differ")
 
 
+def warn_of_numbers(config: RunConfig, say: Say) -> None:
+    """Says if the inpainter will be asked for classes that only have numbers, which no model knows."""
+    if config.synthesis is None:
+        return
+    info, tokens = dataset_info(config.dataset), config.textual_inversion
+    if tokens is not None:
+        asked, other = tokens.words or info.class_names, "textual_inversion.words"
+    else:
+        asked, other = info.prompts, "dataset.prompts"
+    if info.has_numbered_classes and asked in (info.class_names, check_prompts((), info.class_names)):
+        say(
+            f"warning: nothing names the classes of dataset '{info.name}', so the inpainter is asked for '{asked[0]}', "
+            f"which no model knows. Set dataset.class_names, such as '[landbird, waterbird]' in label order, or {other}"
+        )
+
+
 def check(config: RunConfig) -> None:
     """Checks what can be checked before any work: classes, groups, the models, that pools and fits fit the machine.
 
     Raises:
-        ConfigError: A list that does not fit the classes, classes without a name for the models, an endpoint that
-            cannot be used, or tokens that cannot be learned as asked.
+        ConfigError: A list that does not fit the classes, masks by language that do not fit the dataset, an endpoint
+            that cannot be used, or tokens that cannot be learned as asked.
         DataError: The algorithm needs groups that the dataset does not have, a class has too few images, or the
             dataset's folder cannot be used.
         ModelError: A model's folder is absent or incomplete.
@@ -142,7 +159,6 @@ def check(config: RunConfig) -> None:
     """
     _check_classes(config)
     _check_groups(config)
-    _check_names(config)
     _check_models(config)
     _check_tokens(config)
     _check_resources(config)
@@ -153,6 +169,7 @@ def _check_classes(config: RunConfig) -> None:
     algorithms.check_classes(config.algorithm, num_classes=len(counts))
     if config.synthesis is not None:
         check_classes(config.synthesis, counts)
+        masker(config.synthesis, dataset=dataset_info(config.dataset))  # says if it cannot look for what that shows
 
 
 def _check_groups(config: RunConfig) -> None:
@@ -167,25 +184,6 @@ def _check_groups(config: RunConfig) -> None:
             "all. Add the column `place` to metadata.csv, or take an algorithm that needs no groups, such as jtt."
         )
     algorithms.check_groups(config.algorithm, counts_CA)
-
-
-def _check_names(config: RunConfig) -> None:
-    """Checks that the models will be asked for something they can know."""
-    if config.synthesis is None:
-        return
-    info = dataset_info(config.dataset)
-    masker(config.synthesis, dataset=info)  # says if it cannot look for what the dataset shows
-    if not info.has_numbered_classes:
-        return
-    if config.textual_inversion is not None:
-        asked, other = config.textual_inversion.words or info.class_names, "textual_inversion.words"
-    else:
-        asked, other = info.prompts, "dataset.prompts"
-    if asked in (info.class_names, check_prompts((), info.class_names)):
-        raise ConfigError(
-            f"nothing names the classes of the dataset '{info.name}', so the inpainter would paint '{asked[0]}'. Set "
-            f"dataset.class_names, such as '[landbird, waterbird]' in the order of the labels, or {other}"
-        )
 
 
 def _check_models(config: RunConfig) -> None:

@@ -1,6 +1,7 @@
 """The whole job on real parts at small size: four pools on Ray, diffusers classes with random weights, real fits."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -195,21 +196,16 @@ def test_what_does_not_fit_the_classes_or_the_models_is_refused_before_anything_
 @pytest.mark.parametrize(
     ("recipe", "fields", "message"),
     [
-        (
-            "scgs",
-            {},
-            "the inpainter would paint 'a photo of a class 0'. Set dataset.class_names, .* or dataset.prompts",
-        ),
+        ("scgs", {}, "asked for 'a photo of a class 0', .* Set dataset.class_names, .* or dataset.prompts"),
         ("scgs", {"class_names": ["a", "b"]}, None),
         ("scgs", {"prompts": ["a landbird", "a waterbird"]}, None),
-        ("dbb", {"language": {"kind": "grounded_sam"}}, "look for 'class 0'. Set .* or synthesis.language.text"),
-        ("dbb", {"language": {"text": "bird"}}, "the inpainter would paint"),
-        ("dbb", {"language": {"text": "bird"}, "prompts": ["a landbird", "a waterbird"]}, None),
         ("dbb", {"mask": "cam", "words": ["land bird", "water bird"]}, None),
-        ("dbb", {"mask": "cam", "tokens": ["<a>", "<b>"]}, "paint 'class 0'. Set .* or textual_inversion.words"),
+        ("dbb", {"mask": "cam", "tokens": ["<a>", "<b>"]}, "asked for 'class 0', .* or textual_inversion.words"),
+        ("dbb", {"language": {"text": "bird"}}, "asked for 'a photo of a class 0'"),
+        ("dbb", {"language": {"kind": "grounded_sam", "detector": "a/b"}}, "look for 'class 0'. Set .*language.text"),
     ],
 )
-def test_models_are_not_asked_for_classes_that_only_have_numbers(
+def test_classes_that_only_have_numbers_are_told_of_before_models_are_asked_for_them(
     recipe: str, fields: dict[str, Any], message: str | None, model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "birds").mkdir()
@@ -226,11 +222,15 @@ def test_models_are_not_asked_for_classes_that_only_have_numbers(
     if learning := {name: fields[name] for name in ("words", "tokens") if name in fields}:
         changes["textual_inversion"] = {**learning, "num_images": 2, "initializers": "b"}
     config = small(recipe, model, engine="local", **changes)
-    if message is None:
-        recipes.check(config)
-    else:
+    if "look for" in (message or ""):
         with pytest.raises(ConfigError, match=message):
             recipes.check(config)
+        return
+    recipes.check(config)
+    said: list[str] = []
+    recipes.warn_of_numbers(config, said.append)
+    assert len(said) == (message is not None)
+    assert not said or re.search(str(message), said[0])
 
 
 def test_a_model_that_cannot_inpaint_is_refused_before_anything_starts(tmp_path: Path) -> None:

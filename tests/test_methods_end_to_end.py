@@ -283,10 +283,10 @@ def three_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("target", ["confused", "every_other", (2, 0, 1)])
 def test_dbb_with_three_classes(small: Small, three_classes: Path, tmp_path: Path, target: str | tuple[int]) -> None:
-    names = ["landbird", "waterbird", "diver"]
+    names = {} if isinstance(target, tuple) else {"class_names": ["landbird", "waterbird", "diver"]}
     config = small(
         "dbb",
-        dataset={"name": "folder", "path": str(three_classes), "class_names": names},
+        dataset={"name": "folder", "path": str(three_classes), **names},
         synthesis={
             "k": [3, 4, 5],
             "mask": "truth",
@@ -296,7 +296,8 @@ def test_dbb_with_three_classes(small: Small, three_classes: Path, tmp_path: Pat
         },
         algorithm={**ONE_EPOCH, "gamma": [1.0, 2.0, 3.0]},
     )
-    summary, _ = run(config, tmp_path / "run")
+    summary, said = run(config, tmp_path / "run")
+    assert any("nothing names the classes" in line for line in said) == (not names)
     candidates = read_parts(tmp_path / "run" / "candidates").to_pylist()
     pairs = Counter((row["source_label"], row["target_label"]) for row in candidates)
     if target == "confused":
