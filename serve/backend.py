@@ -1,6 +1,6 @@
 """What the HTTP layer needs behind it: engines, stored tokens and the ledger of jobs.
 
-Two implementations: `serve.app` (Ray Serve handles) and `serve.local` (everything in this process, no Ray).
+`serve.ray_backend` implements it on Ray Serve handles.
 """
 
 from collections.abc import AsyncGenerator

@@ -24,6 +24,14 @@ logger = logging.getLogger(__name__)
 MAX_SENDS = 4
 # A handle may take so much longer than the engine's own deadline before the request is given up here.
 GRACE_S = 5.0
+# Before the second send, and twice, three times that before the next: Ray takes about a second to notice a death, and
+# the other replicas have room at once.
+RESEND_S = 0.2
+# Seconds after which a refused client may try again: a full queue moves within a few steps, a replica loads in some.
+RETRY_FULL_S = 2
+RETRY_ABSENT_S = 5
+# An engine is always given some time, so that it is the one to say that the deadline has passed.
+LEAST_TIMEOUT_S = 0.001
 
 
 class Dispatcher:
@@ -102,16 +110,19 @@ class Dispatcher:
             raise asyncio.CancelledError from error
         if isinstance(error, BackPressureError):
             raise EndpointError(
-                "too many requests are waiting", code="server_is_overloaded", retryable=True, retry_after_s=2
+                "too many requests are waiting", code="server_is_overloaded", retryable=True, retry_after_s=RETRY_FULL_S
             ) from error
         if isinstance(error, DeploymentUnavailableError) or send == MAX_SENDS:
             logger.error("no replica took a request: %s", type(error).__name__)
             raise EndpointError(
-                "no replica of the model is there", code="service_unavailable", retryable=True, retry_after_s=5
+                "no replica of the model is there",
+                code="service_unavailable",
+                retryable=True,
+                retry_after_s=RETRY_ABSENT_S,
             ) from error
         logger.warning("a replica died (%s); the request is sent again", type(error).__name__)
         self._on_redispatch()
-        await asyncio.sleep(0.2 * send)
+        await asyncio.sleep(RESEND_S * send)
 
 
 async def _result_of(response: Any) -> EditResult | EndpointError:
@@ -131,7 +142,7 @@ def _cancel(response: Any) -> None:
 
 
 def _with_time_left(request: EditRequest, deadline_s: float) -> EditRequest:
-    return replace(request, timeout_s=max(0.001, deadline_s - time.monotonic()))
+    return replace(request, timeout_s=max(LEAST_TIMEOUT_S, deadline_s - time.monotonic()))
 
 
 def _is_repeated(event: EditEvent, given: set[tuple[str, int, int]]) -> bool:

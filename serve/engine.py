@@ -43,6 +43,13 @@ MAX_RETRY_AFTER_S = 60.0
 PROBE_TIMEOUT_S = 10.0
 # Age lifts a request in rank (`serve.scheduling`), though nothing else happens: so often the order is looked at again.
 CHOICE_S = 1.0
+# Before the first step is timed, a guess for Retry-After: a small GPU's step of Stable Diffusion.
+FIRST_SECONDS_PER_STEP = 0.1
+# Weight of the newest step in the running mean: some ten steps decide, so that one slow step does not.
+NEWEST_SHARE = 0.1
+# Clients that are refused come back when about half of the queue is done: then there is room again.
+RETRY_AT_QUEUE_SHARE = 0.5
+MIN_RETRY_AFTER_S = 1.0
 
 
 class Engine:
@@ -65,7 +72,7 @@ class Engine:
         self._has_changed = threading.Event()
         self._numbers = itertools.count()
         self._wake = asyncio.Event()
-        self._seconds_per_step = 0.1
+        self._seconds_per_step = FIRST_SECONDS_PER_STEP
         self._busy_since: float | None = None
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -218,7 +225,7 @@ class Engine:
     def _note_step(self, chosen: list[PictureUnderWay], outcome: StepOutcome, elapsed_s: float) -> None:
         self._metrics.observe("raygen_step_seconds", elapsed_s, bucket=str(outcome.bucket))
         self._metrics.set("raygen_bucket_fill", min(1.0, len(chosen) / outcome.bucket))
-        self._seconds_per_step += 0.1 * (elapsed_s / len(chosen) - self._seconds_per_step)
+        self._seconds_per_step += NEWEST_SHARE * (elapsed_s / len(chosen) - self._seconds_per_step)
         for _ in range(outcome.num_out_of_memory):
             self._metrics.count("raygen_oom_total")
         for item in chosen:
@@ -296,12 +303,12 @@ class Engine:
         waiting = {item.owner for item in self._items if item.owner.started_s is None}
         if len(waiting) < self._config.max_queue:
             return
-        steps_left = sum(item.steps_left for item in self._items)
+        left_s = sum(item.steps_left for item in self._items) * self._seconds_per_step
         raise EndpointError(
             f"{len(waiting)} requests are waiting, as many as may",
             code="server_is_overloaded",
             retryable=True,
-            retry_after_s=min(MAX_RETRY_AFTER_S, max(1.0, steps_left * self._seconds_per_step / 2)),
+            retry_after_s=min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, left_s * RETRY_AT_QUEUE_SHARE)),
         )
 
     def _tell_positions(self) -> None:

@@ -9,7 +9,7 @@ from serve.tokens import TokenStore
 
 
 class KnownModels:
-    """The part that all implementations of `serve.backend.Backend` share.
+    """The part of `serve.backend.Backend` that needs no replica.
 
     Args:
         config: The endpoint.

@@ -5,7 +5,7 @@ MAX_BODY_BYTES = 48 << 20
 MAX_FILE_BYTES = 20 << 20
 # The longest prompt, 32,000 characters of four bytes, twice over.
 MAX_TEXT_BYTES = 256 << 10
-# There are 26 fields; a form with many more is an attack on the parser.
+# Twice as many as there are fields, and some; a form with more is an attack on the parser.
 MAX_NUM_PARTS = 64
 # A file name of 4 KB still passes; it is never used.
 MAX_PART_HEADER_BYTES = 8 << 10
@@ -41,3 +41,28 @@ MAX_KEY_LENGTH = 512
 
 # Pictures of one request; more are more requests, which the queue can share out.
 MAX_NUM_IMAGES = 10
+
+# What GET /v1/capabilities tells, for clients to check before they upload.
+PUBLISHED: dict[str, float] = {
+    "max_body_bytes": MAX_BODY_BYTES,
+    "max_file_bytes": MAX_FILE_BYTES,
+    "max_text_bytes": MAX_TEXT_BYTES,
+    "max_num_parts": MAX_NUM_PARTS,
+    "max_part_header_bytes": MAX_PART_HEADER_BYTES,
+    "max_header_bytes": MAX_HEADER_BYTES,
+    "max_bodies_at_once": MAX_BODIES_AT_ONCE,
+    "body_silence_s": BODY_SILENCE_S,
+    "body_total_s": BODY_TOTAL_S,
+    "min_timeout_s": MIN_TIMEOUT_S,
+    "max_timeout_s": MAX_TIMEOUT_S,
+    "max_wait_s": MAX_WAIT_S,
+    "min_side_px": MIN_SIDE_PX,
+    "max_side_px": MAX_SIDE_PX,
+    "max_pixels": MAX_PIXELS,
+    "max_prompt_length": MAX_PROMPT_LENGTH,
+    "max_user_length": MAX_USER_LENGTH,
+    "max_request_id_length": MAX_REQUEST_ID_LENGTH,
+    "max_idempotency_key_length": MAX_IDEMPOTENCY_KEY_LENGTH,
+    "max_key_length": MAX_KEY_LENGTH,
+    "max_num_images": MAX_NUM_IMAGES,
+}

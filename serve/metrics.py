@@ -1,6 +1,5 @@
 """The endpoint's metrics: their names, and where numbers go; `serve.ray_metrics` sends them to Prometheus."""
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -50,33 +49,3 @@ class Metrics(Protocol):
     def set(self, name: str, value: float, **labels: str) -> None:
         """Sets a gauge."""
         ...
-
-
-class MemoryMetrics:
-    """Keeps the numbers in this process.
-
-    Attributes:
-        values: Counters and gauges by name and sorted labels.
-        observed: Values of histograms likewise.
-    """
-
-    def __init__(self) -> None:
-        self.values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
-        self.observed: dict[tuple[str, tuple[tuple[str, str], ...]], list[float]] = defaultdict(list)
-
-    def count(self, name: str, **labels: str) -> None:
-        """Adds one to a counter."""
-        self.values[name, _checked(name, labels)] += 1
-
-    def observe(self, name: str, value: float, **labels: str) -> None:
-        """Adds a value to a histogram."""
-        self.observed[name, _checked(name, labels)].append(value)
-
-    def set(self, name: str, value: float, **labels: str) -> None:
-        """Sets a gauge."""
-        self.values[name, _checked(name, labels)] = value
-
-
-def _checked(name: str, labels: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    assert {*labels} == {*METRICS[name].labels}, f"{name} has the labels {METRICS[name].labels}, not {[*labels]}"
-    return tuple(sorted(labels.items()))

@@ -17,8 +17,12 @@ from serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+# Longer than the engine's own limit for a probe (`serve.engine.PROBE_TIMEOUT_S`), so that its reason arrives.
 READY_TIMEOUT_S = 15.0
+# Ray starts a dead ledger again within seconds: five asks, half a second to two and a half apart, are 7.5 s.
 LEDGER_ATTEMPTS = 5
+LEDGER_PAUSE_S = 0.5
+RETRY_AFTER_S = 5
 
 
 class RayBackend:
@@ -86,11 +90,11 @@ class RayBackend:
                 answer = await getattr(self._ledger, method).remote(*arguments, **options)
             except RayActorError as error:
                 logger.warning("the ledger died (%s); asking its successor", type(error).__name__)
-                await asyncio.sleep(0.5 * (attempt + 1))
+                await asyncio.sleep(LEDGER_PAUSE_S * (attempt + 1))
                 continue
             if isinstance(answer, EndpointError):
                 raise answer
             return answer
         raise EndpointError(
-            "the ledger of jobs is not there", code="service_unavailable", retryable=True, retry_after_s=5
+            "the ledger of jobs is not there", code="service_unavailable", retryable=True, retry_after_s=RETRY_AFTER_S
         )

@@ -130,7 +130,7 @@ class Routes:
                 "fields": {name: _without_empty(asdict(spec)) for name, spec in FIELDS.items()},
                 "quality_steps": QUALITY_STEPS,
                 "schedulers": SCHEDULERS,
-                "limits": {name.lower(): value for name, value in vars(limits).items() if name.isupper()},
+                "limits": limits.PUBLISHED,
                 "default_timeout_s": self._config.default_timeout_s,
                 "max_timeout_s": self._config.max_timeout_s,
                 "max_token_vectors": MAX_VECTORS,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import uvicorn
+from memory_metrics import MemoryMetrics
 
 from raygen.inpainters.edits import (
     EditedImage,
@@ -28,7 +29,6 @@ from serve.api import make_api
 from serve.backend import Allowance
 from serve.config import ServeConfig
 from serve.ledger import Ledger
-from serve.metrics import MemoryMetrics
 from serve.tokens import TokenStore
 
 TEXT_WIDTH = 4

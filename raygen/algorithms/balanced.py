@@ -19,6 +19,10 @@ class BalancedConfig(LoopConfig):
     """Retraining from the ERM weights on the training set and the generated pictures.
 
     Attributes:
+        epochs: Passes. Assumption: DBB gives none; ten, with this rate, did better on the scenes than fewer at a lower
+            one (docs/what-did-not-work.md).
+        learning_rate: Highest of the one-cycle schedule of SGD. DBB, table 10: 5e-6 (Waterbirds), 1e-5 (CelebA), 5e-5
+            (MetaShift), for a ResNet-50; rates of that size suit `optimizer: adam`.
         gamma: Extra weight of each class's generated pictures: one number, or one per class. DBB, table 10: 1 to 10.
         ce_over: What the plain cross entropy is taken over. "batch": all of it, as in algorithm 2; "original": the
             dataset's own images only, one reading of eq. 6.

@@ -27,6 +27,8 @@ class GroupDroConfig(LoopConfig):
     defaults are for the small ResNet of the scenes.
 
     Attributes:
+        epochs: Passes. Ours, as ERM's.
+        learning_rate: Highest of the one-cycle schedule. Ours, as ERM's.
         eta: Step size of the groups' weights (authors' code: 0.01).
         adjustment: C of the generalisation adjustment, eq. (5): C / sqrt(n_g) is added to a group's loss when its
             weight is updated, so that small groups, which are overfitted first, weigh more. Authors' code: 0.

@@ -29,6 +29,8 @@ class JttConfig(LoopConfig):
     64; CelebA T = 1, lambda = 50, 1e-5, 0.1, 50 epochs. The defaults are for the small ResNet of the scenes.
 
     Attributes:
+        epochs: Passes of the second fit, over the training set with E repeated. Ours, as ERM's.
+        learning_rate: Highest of the one-cycle schedule, of both fits (authors: the same for both). Ours, as ERM's.
         identification_epochs: T, epochs of the identification classifier; its last epoch is taken. The authors' code
             counts from 0: its `--final_epoch 60` is 61 here.
         online: Where E comes from. False: an evaluation pass over the training images after T epochs (the paper). True:

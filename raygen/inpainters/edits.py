@@ -27,7 +27,7 @@ class EditRequest:
         guidance_scale: Classifier-free guidance; 1 or less switches it off.
         strength: In (0, 1]; 1 paints from pure noise.
         negative_prompt: What guidance steers away from.
-        scheduler: Name of a diffusers scheduler class, one of `stable_diffusion.SCHEDULERS`.
+        scheduler: Name of a diffusers scheduler class, one of `schedulers.SCHEDULERS`.
         preserve_unmasked: Put the pixels outside the repaint mask back, equal to the bit.
         mask_blur: Radius in pixels of the Gaussian that widens the edge of what is pasted.
         padding_mask_crop: Paint only the mask's box with so many pixels around it, at the picture's full resolution.

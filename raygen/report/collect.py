@@ -63,7 +63,7 @@ def summarize(run: Path) -> dict[str, Any]:
     """
     config = load_config(run)
     rows = RowIndex.open(run / "data")
-    recipe = recipe_name(config)
+    recipe = config["recipe"]
     predictions = load_predictions(run)
     return {
         "recipe": recipe,
@@ -99,12 +99,6 @@ def load_config(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunFolderError(f"{run} is not a run's folder: it has no config.yaml")
     return load_yaml(path)
-
-
-def recipe_name(config: dict[str, Any]) -> str:
-    """Name of the recipe in a resolved config."""
-    recipe = config.get("recipe", "custom")
-    return str(recipe["name"] if isinstance(recipe, dict) else recipe)
 
 
 def load_predictions(run: Path) -> pa.Table:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from memory_metrics import MemoryMetrics
 from safetensors.numpy import save
 from tiny_pipelines import save_pipeline
 
@@ -24,7 +25,6 @@ from raygen.inpainters.self_test import rows_are_independent
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 from serve.config import ServedModelConfig
 from serve.engine import Engine
-from serve.metrics import MemoryMetrics
 from serve.tokens import TokenStore
 
 SIDE = 32

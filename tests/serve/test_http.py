@@ -489,6 +489,7 @@ def test_capabilities_hold_every_field_and_limit(endpoint: Running) -> None:
     body = httpx2.get(f"{endpoint.url}/v1/capabilities").json()
     assert {*body["fields"]} == {*FIELDS}
     assert body["limits"]["max_file_bytes"] == 20 << 20
+    assert {"max_body_bytes", "body_silence_s", "max_side_px", "max_num_images", "min_timeout_s"} <= {*body["limits"]}
     assert "DDIMScheduler" in body["schedulers"]
     assert body["models"]["tiny"]["defaults"]["num_inference_steps"] == 12
 

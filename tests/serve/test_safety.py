@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from memory_metrics import MemoryMetrics
 from paint_backend import Running
 from real_architectures import SD15_INPAINTING, narrowed, save_architecture, set_threshold
 
@@ -16,7 +17,6 @@ from raygen.inpainters.served import Endpoint, ServedInpainter, connect_http
 from raygen.inpainters.wire import error_of
 from serve.config import ServedModelConfig
 from serve.engine import Engine
-from serve.metrics import MemoryMetrics
 from serve.tokens import TokenStore
 
 SIDE = 64
