@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from raygen.errors import ConfigError
 
-
 # The core schema of YAML 1.2, section 10.3.2, in place of PyYAML's YAML 1.1, where `off` is false, 010 is 8, 1:30 is
 # 90, 1e-4 is a word and 2026-01-31 is a date: (pattern, first letters) of the plain words that are no strings.
 _YAML = "tag:yaml.org,2002:"

@@ -73,8 +73,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in _NO_SUCH_PLACE:
             raise RunFolderError(
-                f"{path} cannot be made ({error.strerror}): a file or a broken link is in its place or above it, or the "
-                "name is too long. Give another --out."
+                f"{path} cannot be made ({error.strerror}): a file or a broken link is in its place or above it, or "
+                "the name is too long. Give another --out."
             ) from error
         raise
 
