@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raygen.config import differing_fields, dump_yaml, fingerprint
-from raygen.errors import RunFolderError
+from raygen.errors import RunFolderError, unreadable
 from raygen.run_lock import HOLDER_FILE, LOCK_FILE, run_lock
 from raygen.versions import versions
 from raygen.writing import disk_errors, remove, write_json, write_text
@@ -139,8 +139,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = int(manifest["depends"]["format_version"])
         damaged = not isinstance(manifest["fingerprint"], str) or not isinstance(manifest["files"], dict)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path} is damaged ({error}). Delete {folder} to make it again.") from error
+    except (ValueError, KeyError, TypeError, PermissionError) as error:
+        raise RunFolderError(unreadable(path, error, f"Delete {folder} to make it again.")) from error
     if damaged:
         raise RunFolderError(f"{path} is damaged (wrong kinds of values). Delete {folder} to make it again.")
     _check_format(version, path)
@@ -308,8 +308,8 @@ class RunFolder:
 def _read_marker(path: Path) -> dict[str, Any]:
     try:
         marker = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged ({error}); use --fresh to start over, or another --out") from error
+    except (ValueError, PermissionError) as error:
+        raise RunFolderError(unreadable(path, error, "Use --fresh to start over, or another --out.")) from error
     version = marker.get("format_version", 1) if isinstance(marker, dict) else None
     if not isinstance(version, int):
         raise RunFolderError(f"{path} is damaged (not a mapping); use --fresh to start over, or another --out")
