@@ -9,30 +9,84 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raygen.errors import ConfigError
 
+# The core schema of YAML 1.2, section 10.3.2, in place of PyYAML's YAML 1.1, where `off` is false, 010 is 8, 1:30 is
+# 90, 1e-4 is a word and 2026-01-31 is a date: (pattern, first letters) of the plain words that are no strings.
+_YAML = "tag:yaml.org,2002:"
+_CORE_SCHEMA = {
+    "bool": (r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    "int": (r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", "-+0123456789"),
+    "float": (
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        "-+.0123456789",
+    ),
+}
+_KEPT_OF_1_1 = {_YAML + "null", _YAML + "merge"}
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's truth values: `off` and `no`, which YAML 1.1 reads as false, are words, and some fields' values."""
+    """Reads YAML 1.2, and refuses a key that stands twice in a mapping, which YAML forbids and PyYAML lets win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag == _YAML + "merge" or not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice in one mapping", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_whole_number(self, node: yaml.ScalarNode) -> int:
+        text = node.value
+        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
 
 
-_BOOL = "tag:yaml.org,2002:bool"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag != _BOOL]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back as it was: text that would be a number there is quoted."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.yaml_implicit_resolvers = {
+        first: kept
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        if (kept := [(tag, pattern) for tag, pattern in found if tag in _KEPT_OF_1_1])
+    }
+    for _name, (_pattern, _letters) in _CORE_SCHEMA.items():
+        _kind.add_implicit_resolver(_YAML + _name, re.compile(_pattern), list(_letters))
+_Loader.add_constructor(_YAML + "int", _Loader.construct_whole_number)
+
+
+def _holds_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_bool, value)))
+
+
+def _allows_bool(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(map(_allows_bool, get_args(annotation)))
 
 
 class Strict(BaseModel):
-    """Base of every config model: frozen, and an unknown key is an error."""
+    """Base of every config model: frozen; an unknown key, a number that is not finite, and true for 1 are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, data: Any) -> Any:
+        # Python's bool is an int, so pydantic takes `seed: true` for 1.
+        for name, value in data.items() if isinstance(data, Mapping) else ():
+            field = cls.model_fields.get(name)
+            if field is not None and _holds_bool(value) and not _allows_bool(field.annotation):
+                raise ValueError(f"{name} is {str(value).lower()}, and true and false are no numbers")
+        return data
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -99,14 +153,35 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: No such file, not YAML, or not a mapping at the top.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give the path of a YAML config file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    data = _read_yaml(text, where=str(path))
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of config fields at the top, found {type(data).__name__}")
     return data
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """YAML text of plain data, keys in their order; `load_yaml` reads it back as it was."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(text: str, *, where: str) -> Any:
+    """Plain data of a YAML text: what JSON can hold.
+
+    Raises:
+        ConfigError: Not YAML, or more than plain data: an anchor inside itself, binary data, a set.
+    """
+    try:
+        data = yaml.load(text, _Loader)
+        return json.loads(json.dumps(data))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{where}: expected plain YAML (mappings, lists, numbers, words): {error}") from error
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -115,16 +190,12 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     Raises:
         ConfigError: An override has no `=`, or goes through a field that is not a mapping.
     """
-    # default=str: YAML reads 2026-01-31 as a date, which no field is.
-    result: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    result: dict[str, Any] = json.loads(json.dumps(data))
     for override in overrides:
         name, found, text = override.partition("=")
         if not found or not all(name.split(".")):
             raise ConfigError(f"--set {override}: expected field=value, such as --set synthesis.k=200")
-        try:
-            value = yaml.load(text, _Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
+        value = _read_yaml(text, where=f"--set {override}")
         *parents, last = name.split(".")
         place = result
         for depth, parent in enumerate(parents):

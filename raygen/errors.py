@@ -17,7 +17,10 @@ RaygenError                 exit code 1
 What a programmer can get wrong (a stage that reads a column nobody writes) is an AssertionError, not one of these.
 """
 
+import errno
+import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 
@@ -106,3 +109,18 @@ class EndpointError(RaygenError):
             retry_after_s=self.retry_after_s,
         )
         return rebuild, (str(self),)
+
+
+def unreadable(path: Path, error: Exception, way_out: str) -> str:
+    """What is wrong with a file that was there and could not be read, and what to do.
+
+    A file that this user may not read is whole: advice to delete it would destroy work.
+
+    Args:
+        path: The file.
+        error: What reading it raised.
+        way_out: What to do if it is damaged, a sentence.
+    """
+    if isinstance(error, PermissionError):
+        return f"{path} cannot be read ({os.strerror(errno.EACCES)}). Make it readable for this user."
+    return f"{path} is damaged ({error}). {way_out}"

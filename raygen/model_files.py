@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from raygen.errors import ModelError
+from raygen.errors import ModelError, unreadable
 
 # The models that ship with the package, trained by `python -m raygen.tiny.train`.
 TINY = "tiny"
@@ -77,7 +77,7 @@ def read_json(path: Path, folder: Path, *, layout: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelError(f"{folder}: no {path.relative_to(folder)}; not a {layout} model folder") from error
     except (ValueError, OSError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
+        raise ModelError(unreadable(path, error, "Fetch it again.")) from error
     if not isinstance(data, dict):
         raise ModelError(f"{path} is damaged: expected a JSON object")
     return dict(data)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raygen.errors import DataError, RunFolderError, StageError, TooManyFailedRowsError
+from raygen.errors import DataError, RunFolderError, StageError, TooManyFailedRowsError, unreadable
 from raygen.schema import cast
 from raygen.writing import TEMPORARY_SUFFIX, atomic, disk_errors
 
@@ -171,7 +171,7 @@ class Parts:
         try:
             metadata = pq.read_metadata(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise RunFolderError(f"{path} is damaged ({error}). Delete it and run again.") from error
+            raise RunFolderError(unreadable(path, error, "Delete it and run again.")) from error
         own = metadata.metadata or {}
         found = own.get(b"fingerprint", b"").decode()
         if found != self.fingerprint:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from raygen import algorithms, cluster, pipeline, training
+from raygen.classifier import load_classifier
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
 from raygen.datasets import DatasetConfig, class_counts, dataset_info, group_counts, write_dataset
 from raygen.datasets.table import check_prompts
@@ -102,13 +103,21 @@ def evaluate_classifier(classifier: Path, data: dict[str, Any], *, seed: int) ->
 
     Raises:
         ModelError: Not a classifier's folder.
-        DataError: The dataset is wrong.
+        DataError: The dataset is wrong, or has another number of classes than the classifier.
     """
+    num_classes = load_classifier(classifier).num_classes
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_dataset(data, [], folder / "data", seed=seed)
         (folder / "parts").mkdir()
         index = RowIndex.open(folder / "data")
+        if index.num_classes != num_classes:
+            names = ", ".join(index.dataset.class_names)
+            raise DataError(
+                f"{classifier} tells {num_classes} classes apart, and the dataset has {index.num_classes} ({names}); "
+                "accuracies would be of other classes than it knows. Give the dataset that it was fitted on, or one "
+                "with the same classes in the same order"
+            )
         table = held_out(index)
         predictions = predict(
             index,

@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from raygen.config import differing_fields, fingerprint
-from raygen.errors import RunFolderError
+from raygen.config import differing_fields, dump_yaml, fingerprint
+from raygen.errors import RunFolderError, unreadable
 from raygen.run_lock import HOLDER_FILE, LOCK_FILE, run_lock
 from raygen.versions import versions
-from raygen.writing import disk_errors, write_json, write_text
+from raygen.writing import disk_errors, remove, write_json, write_text
 
 # 2: files in manifests have digests, and steps depend on the digests of those above them.
 # 3: candidates have `object_iou`.
@@ -74,8 +74,8 @@ class Step:
     def begin(self, *, keep_parts: bool = False) -> Path:
         """The step's folder, emptied unless its parts are to be resumed."""
         with disk_errors(self.folder):
-            if not keep_parts and self.folder.exists():
-                shutil.rmtree(self.folder)
+            if not keep_parts:
+                remove(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / MANIFEST).unlink(missing_ok=True)
         write_text(self.folder / BEGUN, self.fingerprint)
@@ -87,8 +87,7 @@ class Step:
         Finished files are never written to again, only replaced, so that neither run can change the other.
         """
         with disk_errors(self.folder):
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
+            remove(self.folder)
             # The manifest is the last to come, as ever: without it the step is not complete.
             shutil.copytree(
                 donor.folder, self.folder, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(MANIFEST)
@@ -140,8 +139,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = int(manifest["depends"]["format_version"])
         damaged = not isinstance(manifest["fingerprint"], str) or not isinstance(manifest["files"], dict)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path} is damaged ({error}). Delete {folder} to make it again.") from error
+    except (ValueError, KeyError, TypeError, PermissionError) as error:
+        raise RunFolderError(unreadable(path, error, f"Delete {folder} to make it again.")) from error
     if damaged:
         raise RunFolderError(f"{path} is damaged (wrong kinds of values). Delete {folder} to make it again.")
     _check_format(version, path)
@@ -226,11 +225,11 @@ class RunFolder:
             RunFolderError: Another run holds the folder, it belongs to another config, it holds files that raygen did
                 not write, or it cannot be written to.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise RunFolderError(f"{self.path} is a file; give a folder for --out")
-        if self.path.is_dir() and not (self.path / MARKER).is_file() and self._others():
-            raise RunFolderError(f"{self.path} is not empty and not a raygen run; give another --out")
         with disk_errors(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise RunFolderError(f"{self.path} is a file; give a folder for --out")
+            if self.path.is_dir() and not (self.path / MARKER).is_file() and self._others():
+                raise RunFolderError(f"{self.path} is not empty and not a raygen run; give another --out")
             self.path.mkdir(parents=True, exist_ok=True)
         with run_lock(self.path):
             yield self._take(config, json.loads(json.dumps(identity)), fresh=fresh)
@@ -238,15 +237,13 @@ class RunFolder:
     def _take(
         self, config: Mapping[str, Any], identity: Mapping[str, Any], *, fresh: bool
     ) -> dict[str, tuple[str | None, str | None]]:
-        import yaml
-
         marker = self.path / MARKER
         begun = now = versions()
         if fresh:
             with disk_errors(self.path):
                 for path in self._others():
                     if path != marker:  # so that a folder stays raygen's if this is interrupted
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                        remove(path)
         elif marker.is_file():
             found = _read_marker(marker)
             if lines := differing_fields(found["identity"], identity):
@@ -257,8 +254,7 @@ class RunFolder:
                 )
             begun = found["versions"]
         write_json(marker, {"format_version": FORMAT_VERSION, "identity": identity, "versions": begun})
-        text = yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True)
-        write_text(self.path / "config.yaml", text)
+        write_text(self.path / "config.yaml", dump_yaml(json.loads(json.dumps(config))))
         return {name: (begun.get(name), value) for name, value in now.items() if begun.get(name) != value}
 
     def _others(self) -> list[Path]:
@@ -312,8 +308,8 @@ class RunFolder:
 def _read_marker(path: Path) -> dict[str, Any]:
     try:
         marker = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged ({error}); use --fresh to start over, or another --out") from error
+    except (ValueError, PermissionError) as error:
+        raise RunFolderError(unreadable(path, error, "Use --fresh to start over, or another --out.")) from error
     version = marker.get("format_version", 1) if isinstance(marker, dict) else None
     if not isinstance(version, int):
         raise RunFolderError(f"{path} is damaged (not a mapping); use --fresh to start over, or another --out")

@@ -16,6 +16,8 @@ from raygen.errors import ResourceError, RunFolderError
 TEMPORARY_SUFFIX = ".tmp"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+# A file where a folder should be (or the other way round), a link to nowhere, links in a circle, too long a name.
+_NO_SUCH_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 
 
 @contextlib.contextmanager
@@ -47,7 +49,7 @@ def atomic(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns the operating system's errors of a full or read-only disk into ones that say what to do.
+    """Turns the operating system's errors of a full or read-only disk, or an impossible path, into what to do.
 
     Args:
         path: What is being written.
@@ -69,7 +71,20 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"{path} cannot be written ({error.strerror}): the folder or its disk is read-only for this user. "
                 "Make it writable, or give another --out."
             ) from error
+        if error.errno in _NO_SUCH_PLACE:
+            raise RunFolderError(
+                f"{path} cannot be made ({error.strerror}): a file or a broken link is in its place or above it, or "
+                "the name is too long. Give another --out."
+            ) from error
         raise
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a folder with all that is in it, or a link to one of these, but not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

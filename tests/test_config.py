@@ -1,4 +1,3 @@
-import datetime
 from typing import Annotated, Literal
 
 import pytest
@@ -10,6 +9,7 @@ from raygen.config import (
     Strict,
     apply_overrides,
     differing_fields,
+    dump_yaml,
     fingerprint,
     load_yaml,
     validate,
@@ -103,9 +103,95 @@ def test_off_is_a_word_and_no_truth_value(tmp_path):
     assert load_yaml(tmp_path / "config.yaml") == {"test": "off", "prune": True}
 
 
-def test_date_in_a_config_is_a_word():
-    data = apply_overrides({"dataset": {"name": datetime.date(2026, 1, 31)}}, [])
-    assert data == {"dataset": {"name": "2026-01-31"}}
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [  # YAML 1.2, section 10.3.2 and its examples; PyYAML reads most of these otherwise
+        *[("010", 10), ("0o10", 8), ("0x1F", 31), ("-7", -7), ("+12", 12), ("1:30", "1:30"), ("0b11", "0b11")],
+        *[("1e-4", 1e-4), ("12e03", 12000.0), ("-2E+05", -200000.0), (".5", 0.5), ("3.", 3.0), ("1_000", "1_000")],
+        *[("yes", "yes"), ("off", "off"), ("True", True), ("~", None), ("null", None), ("", None), ("=", "=")],
+        *[("2026-01-31", "2026-01-31"), ("12:30:45", "12:30:45"), ("1.2.3", "1.2.3"), ("0o9", "0o9")],
+    ],
+)
+def test_yaml_is_read_as_version_1_2(tmp_path, text, value):
+    (tmp_path / "config.yaml").write_text(f"x: {text}\n")
+    for found in (load_yaml(tmp_path / "config.yaml")["x"], apply_overrides({}, [f"x={text}"])["x"]):
+        assert (found, type(found)) == (value, type(value))
+
+
+WORDS = [
+    "0o10",
+    "1e-4",
+    "010",
+    "off",
+    "true",
+    "null",
+    "~",
+    "1:30",
+    "2026-01-31",
+    "<<",
+    "=",
+    "",
+    " a",
+    "a: b",
+    "é\n",
+    ".inf",
+]
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    data = {
+        "words": WORDS,
+        **{word: word for word in WORDS},
+        "numbers": [1, 8, -0.5, 1e-9, 1e22],
+        "other": [True, None],
+    }
+    (tmp_path / "config.yaml").write_text(dump_yaml(data), encoding="utf-8")
+    assert load_yaml(tmp_path / "config.yaml") == data
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("erm: {epochs: 1}\nseed: 1\nerm: {batch_size: 8}\n", 3, "the key 'erm' stands twice"),
+        ("erm:\n  epochs: 1\n  'epochs': 2\n", 3, "the key 'epochs' stands twice"),
+        ("pools: {scorer: {actors: 1, actors: 2}}\n", 1, "the key 'actors' stands twice"),
+    ],
+)
+def test_key_that_stands_twice_is_an_error(tmp_path, text, line, message):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"(?s){message}.*line {line}"):
+        load_yaml(tmp_path / "config.yaml")
+
+
+def test_merge_may_be_overridden(tmp_path):
+    (tmp_path / "config.yaml").write_text("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\n")
+    assert load_yaml(tmp_path / "config.yaml")["b"] == {"x": 3, "y": 2}
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]\n", "a: !!binary aGk=\n", "a: !!set {x, y}\n", "? [1, 2]\n: x\n"])
+def test_more_than_plain_data_is_an_error(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        load_yaml(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("synthesis", "message"),
+    [
+        ({"k": True}, "k is true, and true and false are no numbers"),
+        ({"learning_rate": False}, "learning_rate is false"),
+        ({"learning_rate": float("inf")}, "finite"),
+        ({"learning_rate": ".nan"}, "learning_rate"),
+    ],
+)
+def test_number_is_a_finite_number(synthesis, message):
+    (line,) = lines_of({"synthesis": {"name": "dbb", **synthesis}})
+    assert message in line
+
+
+def test_truth_value_in_a_list_of_numbers_is_an_error():
+    (line,) = lines_of({"synthesis": {"name": "scgs"}, "pools": {"scorer": {"actors": [1, True]}}})
+    assert "actors is [1, true]" in line
 
 
 def test_pool_bounds():

@@ -177,10 +177,30 @@ def test_fresh_deletes_a_run_and_nothing_else(tmp_path):
     assert (foreign / "chapter1.tex").is_file()
 
 
-def test_file_in_the_place_of_the_folder_is_an_error(tmp_path):
-    (tmp_path / "run").write_text("x")
-    with pytest.raises(RunFolderError, match="is a file"):
-        claim(RunFolder(tmp_path / "run"))
+def test_place_where_no_folder_can_be_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent" / "folder")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for name in ("file", "file/run", "nowhere", "circle", "circle/run", "x" * 300):
+        with pytest.raises(RunFolderError, match=r"another --out|give a folder"):
+            claim(RunFolder(tmp_path / name))
+
+
+def test_linked_folder_is_a_folder_and_what_a_link_leads_to_is_never_deleted(tmp_path):
+    """Runs, and single steps of them, are moved to larger disks and linked back."""
+    (tmp_path / "disk" / "run").mkdir(parents=True)
+    (tmp_path / "run").symlink_to(tmp_path / "disk" / "run")
+    folder = RunFolder(tmp_path / "run")
+    claim(folder)
+    for redo in (lambda: claim(folder, fresh=True), lambda: Step(folder.path / "scores", {"seed": 2}).begin()):
+        moved = tmp_path / "disk" / "scores"
+        finished_step(moved)
+        (folder.path / "scores").symlink_to(moved)
+        assert Step(folder.path / "scores", {"seed": 1}).is_complete
+        redo()
+        assert not (folder.path / "scores").is_symlink()
+        assert (moved / "rows.txt").read_text() == "abc"
+    assert (tmp_path / "disk" / "run" / ".raygen.json").is_file()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raygen.errors import RunFolderError
+from raygen.errors import RunFolderError, unreadable
 from raygen.writing import write_json
 
 EPOCHS_FILE, OUTCOME_FILE = "epochs.json", "outcome.json"
@@ -144,8 +144,8 @@ def _read(path: Path) -> Any:
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged ({error}). Delete {path.parent} to fit this trial again.") from error
+    except (ValueError, PermissionError) as error:
+        raise RunFolderError(unreadable(path, error, f"Delete {path.parent} to fit this trial again.")) from error
 
 
 def _filled(kind: Any, data: Any, path: Path) -> Any:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import ray
 import typer
-import yaml
 
 from raygen import recipes
-from raygen.config import load_yaml
+from raygen.config import dump_yaml, load_yaml
 from raygen.datasets import class_counts
 from raygen.errors import RaygenError, RunFolderError
 from raygen.progress import Say
@@ -184,7 +183,7 @@ def _write_best(config: RunConfig, best: Mapping[str, Any], num_trials: int, pat
         f"{100 * best['standard_error']:.1f}, average {100 * best['average']:.1f}.\n"
         f"# raygen run --config {path.name} --out runs/best\n"
     )
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = dump_yaml(config.model_dump(mode="json"))
     write_text(path, head + text)
 
 

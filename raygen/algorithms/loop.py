@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from raygen.algorithms.batches import augment_flip_shift, batch_sizes, draw_batches, least_rows
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.config import PositiveInt, Strict
@@ -29,7 +30,6 @@ from raygen.writing import write_bytes
 # (label_B, generated_B) -> weight of each image's cross entropy in the loss, (B,) float
 LossWeights = Callable[[np.ndarray, np.ndarray], np.ndarray]
 EVALUATION_BATCH = 256
-MAX_SHIFT_PX = 4
 
 
 @runtime_checkable
@@ -118,7 +118,12 @@ def fit_loop(
         model = torch.nn.parallel.DistributedDataParallel(classifier)
     assert sampling_weights_N is None or occurrences_M is None
     occurrences_M = np.arange(len(train)) if occurrences_M is None else occurrences_M
-    steps = math.ceil(len(occurrences_M) / config.batch_size)
+    sizes = batch_sizes(
+        len(occurrences_M),
+        config.batch_size,
+        least=least_rows(classifier, worker, num=len(occurrences_M), batch_size=config.batch_size),
+    )
+    steps = len(sizes)
     optimizer, scheduler = _build_optimizer(classifier, config, num_steps=steps * config.epochs)
     adaptive = loss_weights if isinstance(loss_weights, AdaptiveWeights) else None
     state = _Progress(classifier, optimizer, scheduler, adaptive, worker)
@@ -127,7 +132,7 @@ def fit_loop(
         total = 0.0
         # A seed for each epoch, not one for the fit: so that a fit that goes on from a checkpoint draws the same.
         rng = np.random.default_rng(row_seed(seed, f"fit/{epoch}"))
-        for draws in _batches(len(occurrences_M), config.batch_size, sampling_weights_N, rng):
+        for draws in draw_batches(sizes, sampling_weights_N, rng):
             total += _step(model, train, occurrences_M[draws], config, optimizer, loss_weights, rng, worker)
             scheduler.step()
         if not math.isfinite(total):
@@ -174,17 +179,6 @@ def accuracies(correct_N: np.ndarray, data: TrainingSet) -> tuple[float, float]:
     return float(correct_N.mean()), worst_group_accuracy(correct_N, group_N, num_groups=int(group_N.max()) + 1)
 
 
-def augment_flip_shift(images_NCHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Each picture mirrored with probability 1/2 and moved by up to MAX_SHIFT_PX, its edge repeated."""
-    num, _, height, width = images_NCHW.shape
-    flip = torch.from_numpy(rng.random(num) < 0.5).to(images_NCHW.device)
-    images_NCHW = torch.where(flip[:, None, None, None], images_NCHW.flip(3), images_NCHW)
-    padded = F.pad(images_NCHW, (MAX_SHIFT_PX,) * 4, mode="replicate")
-    shifts = rng.integers(0, 2 * MAX_SHIFT_PX + 1, (num, 2))
-    moved = [padded[i, :, top : top + height, left : left + width] for i, (top, left) in enumerate(shifts)]
-    return torch.stack(moved)
-
-
 def _step(
     model: torch.nn.Module,
     train: TrainingSet,
@@ -227,11 +221,6 @@ def _of_whole_batch(values: torch.Tensor, share: slice, num: int, worker: Worker
     if worker.world_size > 1:
         torch.distributed.all_reduce(values_B)  # a sum with zeros: nothing is rounded
     return np.asarray(values_B.cpu().numpy())
-
-
-def _batches(num: int, batch_size: int, weights_N: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
-    order = rng.permutation(num) if weights_N is None else rng.choice(num, size=num, p=weights_N / weights_N.sum())
-    return [order[start : start + batch_size] for start in range(0, num, batch_size)]
 
 
 def _build_optimizer(classifier: Classifier, config: LoopConfig, *, num_steps: int) -> tuple[Any, Any]:

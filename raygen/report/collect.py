@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen.config import load_yaml
-from raygen.errors import RunFolderError
+from raygen.errors import RunFolderError, unreadable
 from raygen.parts import failure_reasons
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.results import results
@@ -115,7 +115,7 @@ def load_predictions(run: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise RunFolderError(f"{path} is damaged ({error}). Delete {path.parent} and run again.") from error
+        raise RunFolderError(unreadable(path, error, f"Delete {path.parent} and run again.")) from error
 
 
 def result_names(predictions: pa.Table) -> list[str]:
@@ -141,7 +141,7 @@ def load_candidates(run: Path) -> pa.Table | None:
         try:
             table = pq.read_table(path, columns=list(CANDIDATE_COLUMNS))
         except (pa.ArrowInvalid, OSError) as error:
-            raise RunFolderError(f"{path} is damaged ({error}). Delete it and run again.") from error
+            raise RunFolderError(unreadable(path, error, "Delete it and run again.")) from error
         names = pa.array([path.name] * table.num_rows, pa.string())
         numbers = pa.array(np.arange(table.num_rows), pa.int64())
         tables.append(table.append_column("part", names).append_column("row", numbers))
@@ -160,8 +160,8 @@ def load_thresholds(run: Path) -> PruneThresholds:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return _NO_THRESHOLDS if data is None else PruneThresholds.model_validate(data)
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged ({error}). Delete it and run again.") from error
+    except (ValueError, PermissionError) as error:
+        raise RunFolderError(unreadable(path, error, "Delete it and run again.")) from error
 
 
 def failures(run: Path) -> list[dict[str, Any]]:

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from raygen import algorithms
-from raygen.algorithms import loop
 from raygen.algorithms.balanced import BalancedConfig
+from raygen.algorithms.batches import augment_flip_shift, batch_sizes, draw_batches, least_rows
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.loop import LoopConfig
 from raygen.algorithms.reweighted import ReweightedConfig
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
-from raygen.errors import DataError
+from raygen.errors import ConfigError, DataError
 from raygen.rows import RowIndex
 from raygen.worker import Worker
 
@@ -123,7 +123,7 @@ def test_reweighting_without_attributes_is_refused(sets: tuple[TrainingSet, Trai
 
 def test_augmentation_moves_and_mirrors_but_invents_nothing() -> None:
     images = torch.rand(20, 3, 16, 16)
-    result = loop.augment_flip_shift(images, np.random.default_rng(0))
+    result = augment_flip_shift(images, np.random.default_rng(0))
     assert result.shape == images.shape
     for before, after in zip(images, result, strict=True):
         assert set(after.flatten().tolist()) <= set(before.flatten().tolist())
@@ -188,3 +188,49 @@ def test_a_decoded_set_comes_back_from_the_object_store_as_it_was(sets: tuple[Tr
     positions = np.arange(len(train))
     assert torch.equal(again.images_NCHW(positions), train.images_NCHW(positions))
     assert again._index is None
+
+
+@pytest.mark.parametrize(
+    ("num", "batch_size", "least", "sizes"),
+    [
+        (130, 64, 1, [64, 64, 2]),
+        (129, 64, 1, [64, 64, 1]),
+        (129, 64, 2, [64, 65]),
+        (128, 64, 2, [64, 64]),
+        (131, 64, 4, [64, 67]),
+        (1, 64, 2, [1]),
+    ],
+)
+def test_last_batch_that_is_too_small_joins_the_one_before(
+    num: int, batch_size: int, least: int, sizes: list[int]
+) -> None:
+    assert batch_sizes(num, batch_size, least=least) == sizes
+    batches = draw_batches(sizes, None, np.random.default_rng(0))
+    assert [len(batch) for batch in batches] == sizes
+    assert sorted(np.concatenate(batches)) == list(range(num))
+
+
+def test_batch_of_one_is_made_only_where_batch_normalisation_can_take_it(scenes_folder: Path, tmp_path: Path) -> None:
+    """ResNet-18 halves a picture five times: 32 px become one, so that one picture is one value a channel."""
+    small, shrunk = (
+        build_classifier(ClassifierConfig(width=8), 2, seed=0),
+        ClassifierConfig(architecture="resnet18", image_size_px=32),
+    )
+    resnet = build_classifier(shrunk, 2, seed=0)
+    worker = Worker(0, 1, "cpu", tmp_path)
+    state, drawn = {name: value.clone() for name, value in resnet.state_dict().items()}, torch.get_rng_state()
+    assert least_rows(small, worker, num=65, batch_size=64) == 1
+    assert least_rows(resnet, worker, num=66, batch_size=64) == 1
+    assert least_rows(resnet, worker, num=65, batch_size=64) == 2
+    assert least_rows(resnet, Worker(0, 3, "cpu", tmp_path), num=69, batch_size=64) == 6
+    assert all(torch.equal(value, resnet.state_dict()[name]) for name, value in state.items())
+    assert torch.equal(drawn, torch.get_rng_state())
+    with pytest.raises(ConfigError, match="batch_size is 1; raise it"):
+        least_rows(resnet, worker, num=65, batch_size=1)
+    with pytest.raises(DataError, match="the training set has 1"):
+        least_rows(resnet, worker, num=1, batch_size=64)
+
+    train, val = (TrainingSet(RowIndex.open(scenes_folder), split, size_px=32) for split in ("train", "val"))
+    config = ErmConfig(epochs=1, batch_size=len(train) - 1, select="last")
+    history = algorithms.fit(config, resnet, train, val, seed=0, worker=worker)
+    assert np.isfinite(history[0]["loss"])

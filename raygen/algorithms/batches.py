@@ -1,0 +1,84 @@
+"""The batches of a fit: how many images each has, which, and how their pictures are varied."""
+
+# N images, B images of a batch, C colour channels, H height, W width
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from raygen.classifier import Classifier
+from raygen.errors import ConfigError, DataError
+from raygen.worker import Worker
+
+MAX_SHIFT_PX = 4
+
+
+def batch_sizes(num: int, batch_size: int, *, least: int) -> list[int]:
+    """Images of each batch of an epoch: `batch_size`, and the rest in a last one; a last one below `least` joins in.
+
+    Args:
+        num: Images of an epoch, at least 1.
+        batch_size: Images of one step.
+        least: Images that a step needs.
+    """
+    sizes = [min(batch_size, num - start) for start in range(0, num, batch_size)]
+    if len(sizes) > 1 and sizes[-1] < least:
+        last = sizes.pop()
+        sizes[-1] += last
+    return sizes
+
+
+def least_rows(classifier: Classifier, worker: Worker, *, num: int, batch_size: int) -> int:
+    """Images that a step needs: two a worker where batch normalisation has no more than a value of each image.
+
+    That is so where the network has shrunk the picture to one pixel: ResNet-18 at 32 px, for one.
+
+    Raises:
+        DataError: The training set has fewer.
+        ConfigError: `batch_size` is smaller.
+    """
+    two_each = 2 * worker.world_size
+    if min(batch_size, num % batch_size or batch_size) >= two_each:
+        return 1  # no step is that small
+    size_px = classifier.config.image_size_px
+    # A copy, since the pass moves running statistics, and with numbers of its own, since dropout draws some.
+    probe = copy.deepcopy(classifier).cpu().train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            probe(torch.zeros(1, 3, size_px, size_px))
+    except ValueError as error:  # "Expected more than 1 value per channel when training"
+        needs = f"{classifier.config.architecture} at {size_px} px needs {two_each} images in every step of a fit"
+        workers = "" if worker.world_size == 1 else f" on {worker.world_size} workers"
+        if num < two_each:
+            raise DataError(f"{needs}{workers}, and the training set has {num}; add images") from error
+        if batch_size < two_each:
+            raise ConfigError(f"{needs}{workers}, but batch_size is {batch_size}; raise it") from error
+        return two_each
+    return 1
+
+
+def draw_batches(sizes: Sequence[int], weights_N: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
+    """Positions of each batch's images: each once in a random order, or drawn in proportion to weights.
+
+    Args:
+        sizes: Images of each batch, from `batch_sizes`.
+        weights_N: How often each is drawn, (N,); None: each once.
+        rng: Draws.
+    """
+    num = sum(sizes)
+    order = rng.permutation(num) if weights_N is None else rng.choice(num, size=num, p=weights_N / weights_N.sum())
+    return np.split(order, np.cumsum(sizes)[:-1])
+
+
+def augment_flip_shift(images_NCHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Each picture mirrored with probability 1/2 and moved by up to MAX_SHIFT_PX, its edge repeated."""
+    num, _, height, width = images_NCHW.shape
+    flip = torch.from_numpy(rng.random(num) < 0.5).to(images_NCHW.device)
+    images_NCHW = torch.where(flip[:, None, None, None], images_NCHW.flip(3), images_NCHW)
+    padded = F.pad(images_NCHW, (MAX_SHIFT_PX,) * 4, mode="replicate")
+    shifts = rng.integers(0, 2 * MAX_SHIFT_PX + 1, (num, 2))
+    moved = [padded[i, :, top : top + height, left : left + width] for i, (top, left) in enumerate(shifts)]
+    return torch.stack(moved)
