@@ -208,13 +208,14 @@ def data_check(
         str | None,
         typer.Option("--expect", help="Compare the groups with a published dataset: waterbirds, celeba or metashift."),
     ] = None,
+    overrides: Set = None,
 ) -> None:
-    """Read every picture and label of a dataset and list what is wrong."""
+    """Read every picture and label of a dataset and list what is wrong: --set class_names=[cat, dog] as a run would."""
     from raygen.datasets import check
     from raygen.report.tables import progress_bar
 
     with progress_bar("reading pictures") as progress:
-        findings = check.check_dataset(path, expect=expect, progress=progress)
+        findings = check.check_dataset(path, expect=expect, overrides=overrides or (), progress=progress)
     for line in findings.lines():
         typer.echo(line)
     if findings.num_errors:

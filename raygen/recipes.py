@@ -13,7 +13,7 @@ import torch
 
 from raygen import algorithms, cluster, pipeline, training
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
-from raygen.datasets import DatasetConfig, class_counts, dataset_info, group_counts, write_dataset
+from raygen.datasets import DatasetConfig, class_counts, dataset_info, dataset_lines, group_counts, write_dataset
 from raygen.datasets.table import check_prompts
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.evaluation import held_out, predict
@@ -61,6 +61,8 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
     with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
         warn_of_versions(other_versions, say)
+        for line in dataset_lines(config.dataset):
+            say(line)
         warn_of_numbers(config, say)
         job = Steps(config, folder, say)
         data = job.load_rows()
