@@ -197,7 +197,7 @@ def data_make(
     """Write a dataset as Parquet: --set scale=0.1, --set train_counts=[10,10,10,10]."""
     from raygen import recipes
 
-    counts = recipes.make_dataset(_dataset(name), overrides or [], out, seed=seed)
+    counts = recipes.make_dataset(_dataset(name), overrides or [], out, seed=seed, say=typer.echo)
     typer.echo(f"{out}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts.items())))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, assert_never
 import numpy as np
 from pydantic import Field
 
-from raygen.datasets.folder import FolderConfig, open_folder, start_lines, write_folder
+from raygen.datasets.folder import FolderConfig, open_folder, start_lines, usable_folder, write_folder
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.scenes import ScenesConfig, scenes_info, write_scenes
 from raygen.datasets.table import DatasetInfo
@@ -58,6 +58,21 @@ def dataset_info(config: ScenesConfig | FolderConfig) -> DatasetInfo:
             return scenes_info(config)
         case FolderConfig():
             return open_folder(config).info
+        case _:
+            assert_never(config)
+
+
+def check_usable(config: ScenesConfig | FolderConfig) -> None:
+    """Checks before any work what `write_dataset` would refuse; no picture is read.
+
+    Raises:
+        DataError: The dataset's files, labels or counts are wrong.
+    """
+    match config:
+        case ScenesConfig():
+            pass
+        case FolderConfig():
+            usable_folder(config)
         case _:
             assert_never(config)
 

@@ -71,7 +71,7 @@ def list_class_folders(root: Path, given: Names) -> Listing:
         )
     of = f"the classes {shown(classes)}" + _leftovers(found, classes)
     check_names(given.class_names, what="dataset.class_names", expected=len(classes), of=of)
-    check_not_swapped(given.class_names or classes, classes)
+    check_not_swapped(given.class_names, classes, of=f"the folders of {root}")
     class_names, name = given.class_names or tuple(classes), root.resolve().name
     label_of = {folder: label for label, folder in enumerate(classes)}
     entries = [

@@ -10,7 +10,7 @@ from raygen.datasets.csv_text import Line, Table, read_table
 from raygen.datasets.entries import Entry, Listing, take_usable
 from raygen.datasets.files import printable, why_no_file
 from raygen.datasets.known import ANSWERS, NAMES, OBJECT_WORDS, Names, known_name, recognised
-from raygen.datasets.names import SPLIT_WORDS, check_names
+from raygen.datasets.names import SPLIT_WORDS, check_names, check_not_swapped
 from raygen.datasets.table import DatasetInfo, check_prompts, numbered
 from raygen.errors import DataError
 
@@ -29,7 +29,8 @@ def list_table(root: Path, given: Names) -> Listing:
     Raises:
         DataError: The table as a whole cannot be used, or names do not fit.
     """
-    table = read_table(root / "metadata.csv")
+    answers = ANSWERS.get(known_name(root.resolve().name) or "", ())
+    table = read_table(root / "metadata.csv", also=answers)
     limit = max(MIN_VALUES, len(table.lines))
     entries, problems = [], list(table.problems)
     for line in table.lines:
@@ -67,15 +68,14 @@ def _info(
 ) -> tuple[DatasetInfo, list[str]]:
     """Names of the dataset, and where they come from."""
     name, notes = root.resolve().name, []
-    found = recognised(
-        name,
-        Counter((entry.split, entry.label, entry.attribute) for entry in entries),
-        class_names=given.class_names,
-        columns=table.header,
-        answers=_answers(table, known_name(name)),
-    )
+    counts = Counter((entry.split, entry.label, entry.attribute) for entry in entries)
+    found = recognised(name, counts, columns=table.header, answers=_answers(table, known_name(name)))
     class_names, attribute_names, prompts = given.class_names, given.attribute_names, given.prompts
     known = None if found is None else NAMES.get(found[0])
+    if found is not None and known is not None:
+        check_not_swapped(class_names, known.class_names, of=f"the classes of {found[0]}")
+        of, what = f"the attributes of {found[0]}", "dataset.attribute_names"
+        check_not_swapped(attribute_names, known.attribute_names, of=of, what=what)
     if not class_names:
         if found is not None and known is not None and num_classes == len(known.class_names):
             class_names, prompts = known.class_names, prompts or known.prompts
@@ -86,6 +86,7 @@ def _info(
                 f"the folder is called after {spoken}, but neither its columns nor its numbers of images are that "
                 "dataset's: its classes are not called as there; set dataset.class_names"
             )
+    found = found or recognised(name, counts, class_names=class_names)
     class_names = class_names or numbered("class", num_classes)
     attribute_names = attribute_names or numbered("attribute", num_attributes)
     words = class_names if found is None else (OBJECT_WORDS[found[0]],) * len(class_names)

@@ -5,7 +5,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Line:
 
     Attributes:
         number: Where it begins in the file, from 1.
-        cells: By column name, stripped of spaces; columns that the line does not reach are empty.
+        cells: By column name, without spaces around them; columns that the line does not reach are empty.
     """
 
     number: int
@@ -69,11 +69,15 @@ class Table:
     warnings: Sequence[str]
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, *, also: Collection[str]) -> Table:
     """Reads a metadata.csv.
 
-    Header names are taken as they are; where the needed ones are not there, spaces around them and capitals are
-    overlooked.
+    Header names are taken as they are, without the spaces around them; where the needed ones are not there, capitals
+    are overlooked.
+
+    Args:
+        path: The file.
+        also: Columns whose cells are kept beside those of `COLUMN_NAMES`.
 
     Raises:
         DataError: No text, no CSV, a needed column is absent or twice there, no line.
@@ -86,13 +90,14 @@ def read_table(path: Path) -> Table:
     _check_header(header, column, path)
     if len(rows) == 1:
         raise DataError(f"{path} has a header and no line")
+    kept = {name: place for place, name in enumerate(header) if name in {*column.values(), *also}}
     lines, problems = [], []
     for number, cells in rows[1:]:
         if any(cells[len(header) :]):
             problems.append(f"{path}, line {number}: has {len(cells)} cells, the header {len(header)}")
         else:
-            padded = cells + [""] * (len(header) - len(cells))
-            lines.append(Line(number, dict(zip(header, padded, strict=False))))
+            here = {name: cells[place] if place < len(cells) else "" for name, place in kept.items()}
+            lines.append(Line(number, here))
     warnings = [
         f"{path}: column '{printable(name)}' is not read; its name is '{_plain(name)}'"
         for name in header

@@ -112,7 +112,8 @@ class Listing:
         try:
             return read_file(path)
         except OSError as error:
-            self.unread[entry.image_id] = f"{printable(path)} cannot be read: {error.strerror}"
+            before = f"{self.unread[entry.image_id]}; " if entry.image_id in self.unread else ""
+            self.unread[entry.image_id] = f"{before}{printable(path)} cannot be read: {error.strerror}"
             return b""  # no picture: a failed row with a reason, and an error of `raygen data check`
 
 

@@ -89,6 +89,19 @@ def write_folder(config: FolderConfig, folder: Path) -> dict[str, int]:
         DataError: The folder is absent, empty or of an unknown layout; labels, attributes, splits, ids or files are
             wrong: the message has the first of them.
     """
+    listing = usable_folder(config)
+    counts = write_source(listing.rows(), listing.info, folder)
+    if unread := list(listing.unread.values()):
+        logger.warning("%d pictures become failed rows: %s", len(unread), "; ".join(unread[:SHOWN_PROBLEMS]))
+    return counts
+
+
+def usable_folder(config: FolderConfig) -> Listing:
+    """What the folder holds, where nothing of it is wrong.
+
+    Raises:
+        DataError: As `write_folder`.
+    """
     listing = open_folder(config)
     if listing.problems:
         shown = "\n".join(f"  {printable(problem)}" for problem in listing.problems[:SHOWN_PROBLEMS])
@@ -96,7 +109,4 @@ def write_folder(config: FolderConfig, folder: Path) -> dict[str, int]:
             f"{config.path}: {len(listing.problems)} picture(s) cannot be used:\n{shown}\n"
             f"`raygen data check {config.path}` lists all that is wrong."
         )
-    counts = write_source(listing.rows(), listing.info, folder)
-    if unread := list(listing.unread.values()):
-        logger.warning("%d pictures become failed rows: %s", len(unread), "; ".join(unread[:SHOWN_PROBLEMS]))
-    return counts
+    return listing

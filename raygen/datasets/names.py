@@ -44,26 +44,31 @@ def check_names(names: Sequence[str], *, what: str, expected: int, of: str) -> N
         return
     if len(names) != expected:
         raise DataError(f"{what} has {len(names)} names ({shown(names)}) for {of}; give one each, in that order")
-    for name, times in Counter(map(_plain, names)).items():
+    for name, times in Counter(name.strip() for name in names).items():
         if times > 1:
             raise DataError(f"{what} has '{name}' {times} times ({shown(names)}); every value needs a name of its own")
         if not name or not is_text(name):
             raise DataError(f"{what} is {shown(names)}; '{printable(name)}' is no name")
 
 
-def check_not_swapped(names: Sequence[str], folders: Sequence[str]) -> None:
-    """Checks that no class gets the name of another class's folder.
+def check_not_swapped(names: Sequence[str], own: Sequence[str], *, of: str, what: str = "dataset.class_names") -> None:
+    """Checks that no value is given the name that another has already.
+
+    Args:
+        names: One per value.
+        own: The names that they have, likewise.
+        of: What has them, for the message.
+        what: The field of `names`.
 
     Raises:
-        DataError: One does, as where the folders' own names are given in another order.
+        DataError: One is, as where the same names are given in another order.
     """
-    of_folder = {_plain(folder): folder for folder in folders}
-    for name, folder in zip(names, folders, strict=True):
-        other = of_folder.get(_plain(name), folder)
-        if other != folder:
+    taken = {_plain(name) for name in own}
+    for number, name in enumerate(names):
+        if number < len(own) and _plain(name) != _plain(own[number]) and _plain(name) in taken:
             raise DataError(
-                f"dataset.class_names is {shown(names)}, but the folders are {shown(folders)}: folder {folder}/ would "
-                f"be called '{name}', like folder {other}/. Give the names in the order of the folders, or none"
+                f"{what} is {shown(names)}, but {of} are {shown(own)}: '{own[number]}' would be called '{name}', which "
+                "is another's name. Give new names in that order, or none"
             )
 
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from raygen.datasets.entries import Entry, Listing, take_usable
 from raygen.datasets.files import printable, why_no_file
 from raygen.datasets.known import Names
-from raygen.datasets.names import check_names, shown
-from raygen.datasets.table import DatasetInfo, check_prompts, read_info
+from raygen.datasets.names import check_names, check_not_swapped, shown
+from raygen.datasets.table import INFO_FILE, DatasetInfo, check_prompts, read_info
 from raygen.errors import DataError
 from raygen.schema import SOURCE, cast
 
@@ -24,10 +24,10 @@ def list_shards(path: Path, given: Names) -> Listing:
     """
     shipped = read_info(path)
     for field, names in (("class_names", shipped.class_names), ("attribute_names", shipped.attribute_names)):
-        given_names = getattr(given, field)
-        check_names(
-            given_names, what=f"dataset.{field}", expected=len(names), of=f"{path}, which has {shown(names) or 'none'}"
-        )
+        what, new = f"dataset.{field}", getattr(given, field)
+        check_names(new, what=what, expected=len(names), of=f"{path}, which has {shown(names) or 'none'}")
+        check_not_swapped(new, names, of=f"the names in {path}", what=what)
+        check_names(names, what=f"{path / INFO_FILE}: {field}", expected=len(names), of=str(path))
     class_names = given.class_names or shipped.class_names
     same = class_names == shipped.class_names
     prompts = given.prompts or (shipped.prompts if same else ())

@@ -101,7 +101,8 @@ def read_info(folder: Path) -> DatasetInfo:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         names = {key: _words(data[key]) for key in ("class_names", "attribute_names", "prompts")}
-        return DatasetInfo(name=str(data["name"]), **names, object_words=_words(data.get("object_words", ())))
+        (name,) = _words([str(data["name"])])
+        return DatasetInfo(name=name, **names, object_words=_words(data.get("object_words", ())))
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no {INFO_FILE}: not a dataset folder written by `raygen data make`") from error
     except OSError as error:
