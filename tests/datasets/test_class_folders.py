@@ -1,0 +1,374 @@
+"""ImageFolder as it is found: what systems leave in it, links, odd names, and which label each folder gets."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from raygen.datasets import class_counts, dataset_lines, dataset_state, write_dataset
+from raygen.datasets.check import check_dataset
+from raygen.datasets.folder import FolderConfig, open_folder
+from raygen.errors import ConfigError, DataError, RowError
+from raygen.images import decode_image, encode_image
+from raygen.rows import RowIndex
+
+PICTURE = encode_image(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+SPLITS = ("train", "val", "test")
+PLAIN = {f"{split}/{name}/0": name for split in SPLITS for name in ("cat", "dog")}
+
+
+def make(root: Path, classes: tuple[str, ...] = ("cat", "dog"), splits: tuple[str, ...] = SPLITS) -> Path:
+    for split in splits:
+        for name in classes:
+            put(root / split / name / "0.png")
+    return root
+
+
+def put(path: Path, data: bytes = PICTURE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def labels(root: Path, **names: tuple[str, ...]) -> dict[str, str]:
+    """Class of each image."""
+    listing = open_folder(FolderConfig(path=root, **names))
+    assert listing.problems == []
+    return {entry.image_id: listing.info.class_names[entry.label] for entry in listing.entries}
+
+
+def write(root: Path, **names: tuple[str, ...]) -> RowIndex:
+    out = root.with_name(root.name + "_rows")
+    out.mkdir()
+    write_dataset(FolderConfig(path=root, **names), out, run_seed=0)
+    return RowIndex.open(out)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"],
+)
+def test_folders_of_systems_and_tools_are_no_classes(tmp_path: Path, name: str) -> None:
+    root = make(tmp_path / "data")
+    for split in SPLITS:
+        put(root / split / name / "0.png")
+        put(root / split / "dog" / name / "0.png")
+    put(root / "train" / "cat" / "._0.png", b"AppleDouble")
+    put(root / "train" / "cat" / "Thumbs.db")
+    assert labels(root) == PLAIN
+    findings = check_dataset(root)
+    assert findings.num_errors == 0
+    # Named, in case that it was meant for a class; what lies deeper is only counted.
+    assert {line.rpartition(": ")[2] for line in findings.warnings} == {f"{root}/{split}/{name}" for split in SPLITS}
+    assert any("8 hidden files and folders" in line for line in findings.notes)
+
+
+def test_empty_folders_are_no_classes_and_do_not_move_labels(tmp_path: Path) -> None:
+    root = make(tmp_path / "data")
+    (root / "train" / "ape").mkdir()
+    (root / "val" / "bee").mkdir()
+    assert labels(root) == PLAIN
+    assert labels(root, class_names=("Felis", "Canis"))["val/dog/0"] == "Canis"
+    line = "empty in every split, so not taken for classes: ape, bee"
+    assert check_dataset(root).warnings == [line]
+    assert f"warning: {line}" in dataset_lines(FolderConfig(path=root))
+    with pytest.raises(
+        DataError, match=r"3 names \(ape, cat, dog\) for the classes cat, dog \(ape, bee has no picture"
+    ):
+        labels(root, class_names=("ape", "cat", "dog"))
+
+
+def test_a_class_without_training_pictures_keeps_its_label_and_is_warned_of(tmp_path: Path) -> None:
+    root = make(tmp_path / "data")
+    (root / "train" / "cat" / "0.png").unlink()
+    assert labels(root)["val/dog/0"] == "dog"
+    assert class_counts(FolderConfig(path=root), "train") == {"cat": 0, "dog": 1}
+    assert "train: no image of class 0 (cat)" in check_dataset(root).warnings
+    assert dataset_lines(FolderConfig(path=root)) == ["warning: no training image of class 'cat'"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "0.heic"])
+def test_a_class_of_files_that_cannot_be_read_is_not_lost_in_silence(tmp_path: Path, name: str) -> None:
+    root = make(tmp_path / "data")
+    put(root / "train" / "eel" / name)
+    refused(root, rf"class folder eel/ holds no picture that can be read, only 1 {Path(name).suffix}")
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
+    root = make(tmp_path / "data")
+    for name in ("a.heic", "b.heic", "c.txt", "d"):
+        put(root / "train" / "cat" / name)
+    put(root / "train" / "loose.png")
+    put(root / "masks" / "0.png")
+    assert labels(root) == PLAIN
+    loose, others = check_dataset(root).warnings
+    assert loose.endswith("left out, since in no class folder of train/, val/ or test/: masks, train/loose.png")
+    cat = root / "train" / "cat"
+    assert others.endswith(f": 2 .heic ({cat}/a.heic), 1 .txt ({cat}/c.txt), 1 without suffix ({cat}/d)")
+    assert dataset_lines(FolderConfig(path=root)) == [f"warning: {loose}", f"warning: {others}"]
+
+
+def test_a_folder_without_a_readable_picture_says_what_it_has(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", splits=SPLITS)
+    for path in root.rglob("*.png"):
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(DataError, match=r"holds no picture; .* it has 6 \.heic .* and read are \.apng, \.avif"):
+        labels(root)
+
+
+def test_subfolders_and_suffixes_are_those_of_torchvision_and_more(tmp_path: Path) -> None:
+    """torchvision's ImageFolder is the oracle for the files of each class; the suffixes that it lacks come on top."""
+    root, rgb = make(tmp_path / "data"), Image.new("RGB", (16, 16), (200, 30, 60))
+    put(root / "train" / "dog" / "husky" / "a" / "0.png")
+    put(root / "train" / "dog" / "folder.png" / "0.png")
+    (root / "train" / "cat" / "link").symlink_to(root / "val" / "cat")
+    for name in ("1.JPG", "2.ppm", "3.pgm", "4.tiff", "5.webp", "6.bmp"):
+        rgb.save(root / "train" / "cat" / name)
+    found = open_folder(FolderConfig(path=root))
+    theirs = ImageFolder(str(root / "train"))
+    assert {(str(e.picture), e.label) for e in found.entries if e.split == "train"} == set(theirs.samples)
+    for name, file_format in (("7.jfif", "JPEG"), ("8.jpe", "JPEG"), ("9.gif", "GIF"), ("10.avif", "AVIF")):
+        rgb.save(root / "train" / "dog" / name, file_format)
+    rgb.save(root / "train" / "dog" / "11.jp2")
+    rgb.save(root / "train" / "dog" / "12.apng", "PNG")
+    assert class_counts(FolderConfig(path=root), "train") == {"cat": 8, "dog": 9}
+    assert check_dataset(root).problems == []
+
+
+def test_names_that_differ_in_the_suffix_only_are_two_pictures(tmp_path: Path) -> None:
+    root = make(tmp_path / "data")
+    Image.new("RGB", (8, 8)).save(root / "train" / "cat" / "0.jpg")
+    renamed = {"train/cat/0.png": "cat", "train/cat/0.jpg": "cat"}
+    assert labels(root) == {**{key: name for key, name in PLAIN.items() if key != "train/cat/0"}, **renamed}
+    assert any("2 pictures have a name that another has with another suffix" in w for w in check_dataset(root).warnings)
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (("Train", "valid", "TEST"), None),
+        (("training", "validation", "testing"), None),
+        (("train", "dev", "test"), None),
+        (("train", "val", "validation", "test"), r"has both val/ and validation/, and both are the split val"),
+        (("train", "holdout", "test"), r"has no folder val/.*; found holdout"),
+        (("fold1", "fold2"), r"unknown layout; found fold1, fold2"),
+    ],
+)
+def test_splits_by_the_names_that_they_have_elsewhere(
+    tmp_path: Path, splits: tuple[str, ...], message: str | None
+) -> None:
+    root = make(tmp_path / "data", splits=splits)
+    if message is None:
+        entries = open_folder(FolderConfig(path=root)).entries
+        assert {entry.image_id.split("/")[0]: entry.split for entry in entries} == dict(
+            zip(splits, SPLITS, strict=True)
+        )
+    else:
+        refused(root, message)
+
+
+def _dangling(root: Path) -> str:
+    (root / "train/cat/z.png").symlink_to("/gone.png")
+    return r"train/cat/z\.png is a link to /gone\.png, which does not exist"
+
+
+def _dangling_class(root: Path) -> str:
+    (root / "train/eel").symlink_to("/gone")
+    return r"train/eel is a link to /gone, which does not exist"
+
+
+def _circle(root: Path) -> str:
+    (root / "train/cat/z.png").symlink_to("z.png")
+    return r"train/cat/z\.png is a link that leads in a circle"
+
+
+def _folder_in_itself(root: Path) -> str:
+    (root / "train/cat/up").symlink_to(root / "train")
+    return r"train/cat/up/cat is a link to a folder that it is in"
+
+
+def _pipe(root: Path) -> str:
+    os.mkfifo(root / "train/cat/z.png")
+    return r"train/cat/z\.png is a named pipe, not a file"
+
+
+def _socket(root: Path) -> str:
+    # By a relative name: those of sockets are short.
+    here = os.open(".", os.O_RDONLY)
+    os.chdir(root / "train/cat")
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind("z.png")
+    os.fchdir(here)
+    os.close(here)
+    return r"train/cat/z\.png is a socket, not a file"
+
+
+def _device(root: Path) -> str:
+    (root / "train/cat/z.png").symlink_to("/dev/zero")
+    return r"train/cat/z\.png is a device, not a file"
+
+
+def _latin1(root: Path) -> str:
+    put(Path(os.fsdecode(os.fsencode(root / "train/cat") + b"/M\xfcller.png")))
+    return r"train/cat/M\\xfcller\.png: the name is not UTF-8.*convmv"
+
+
+def _latin1_class(root: Path) -> str:
+    put(Path(os.fsdecode(os.fsencode(root / "train") + b"/K\xe4tzchen/0.png")))
+    return r"train/K\\xe4tzchen: the name is not UTF-8"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(_dangling, _dangling_class, _circle, _folder_in_itself),
+        *(_pipe, _socket, _device, _latin1, _latin1_class),
+    ],
+)
+def test_what_is_no_file_is_an_error_of_check_and_refused_by_a_run(
+    tmp_path: Path, spoil: Callable[[Path], str]
+) -> None:
+    root = make(tmp_path / "data")
+    refused(root, spoil(root))
+
+
+def refused(root: Path, message: str) -> None:
+    """By check and run alike, by name, in text that any output takes."""
+    with pytest.raises(DataError, match=message) as caught:
+        write(root)
+    str(caught.value).encode()
+    findings = check_dataset(root)
+    assert findings.problems[0] in str(caught.value)
+    assert all(line.isprintable() for line in findings.lines())
+
+
+def test_a_folder_whose_own_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    root = make(Path(os.fsdecode(os.fsencode(tmp_path) + b"/V\xf6gel")))
+    with pytest.raises(DataError, match=r"V\\xf6gel: the name is not UTF-8"):
+        labels(root)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_file_that_cannot_be_read_is_a_failed_row(tmp_path: Path, gone: bool, monkeypatch: Any) -> None:
+    """It was there when it was listed, and is gone, or its disk gives an error, when it is read."""
+    root = make(tmp_path / "data")
+    config, spoiled = FolderConfig(path=root), root / "train/cat/1.png"
+    if gone:
+        put(spoiled)
+        listing = open_folder(config)
+        spoiled.unlink()
+        assert len(listing.digest()) == 16
+        rows = {row["image_id"]: row["image_png"] for row in listing.rows()}
+        assert listing.unread == {"train/cat/1": f"{spoiled} cannot be read: No such file or directory"}
+    else:
+        spoiled.symlink_to("/proc/self/mem")  # a regular file whose first bytes are never there
+        assert check_dataset(root).problems == [f"train/cat/1: {spoiled} cannot be read: Input/output error"]
+        index = write(root)
+        ids = index.table["image_id"].to_pylist()
+        rows = dict(zip(ids, index.fetch(ids, ["image_png"])["image_png"].to_pylist(), strict=True))
+    assert set(rows) == {*PLAIN, "train/cat/1"}
+    with pytest.raises(RowError):
+        decode_image(rows["train/cat/1"])
+
+
+def test_a_name_with_a_line_break_is_a_name(tmp_path: Path) -> None:
+    root = make(tmp_path / "data")
+    put(root / "train/cat/a\nb.png", b"")
+    assert "train/cat/a\nb" in write(root).table["image_id"].to_pylist()
+    assert [line for line in check_dataset(root).lines() if r"train/cat/a\nb: " in line]
+
+
+def test_folders_of_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", classes=tuple(str(i) for i in range(11)))
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    assert labels(root) == {f"{split}/{i}/0": str(i) for split in SPLITS for i in range(11)}
+    assert labels(root, class_names=words) == {f"{s}/{i}/0": words[i] for s in SPLITS for i in range(11)}
+    first, *_ = dataset_lines(FolderConfig(path=root, class_names=words))
+    assert first == "classes: " + ", ".join(f"{i} -> {word}" for i, word in enumerate(words))
+    notes = check_dataset(root, overrides=[f"class_names=[{','.join(words)}]"]).notes
+    assert notes[10] == "label 10 is ten, of folder 10/"
+    assert "the classes have numbers only" in check_dataset(root).notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("classes", "order"),
+    [
+        (("10", "9", "cat"), ("10", "9", "cat")),
+        (("10", "9", "-1"), ("-1", "9", "10")),
+        (("010", "9", "8"), ("8", "9", "010")),
+    ],
+)
+def test_only_numbers_are_in_the_order_of_numbers(
+    tmp_path: Path, classes: tuple[str, ...], order: tuple[str, ...]
+) -> None:
+    root = make(tmp_path / "data", classes=classes)
+    assert open_folder(FolderConfig(path=root)).info.class_names == order
+
+
+@pytest.mark.parametrize(
+    ("names", "numbered"),
+    [
+        (("0", "1"), True),
+        (("class_0", "class 1"), True),
+        (("n01440764", "n01443537"), True),
+        (("0", "cat"), False),
+        (("boeing 737", "boeing 747"), False),
+    ],
+)
+def test_bare_numbers_are_no_names(tmp_path: Path, names: tuple[str, ...], numbered: bool) -> None:
+    root = make(tmp_path / "data", classes=names)
+    assert open_folder(FolderConfig(path=root)).info.has_numbered_classes == numbered
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            {"class_names": ("dog", "cat")},
+            r"is dog, cat, but the folders of .* are cat, dog: 'cat' would be called 'dog'",
+        ),
+        ({"class_names": ("Dog", "wolf")}, r"'cat' would be called 'Dog', which is another's name"),
+        ({"class_names": ("a", "b", "c")}, r"has 3 names \(a, b, c\) for the classes cat, dog"),
+        ({"class_names": ("a",)}, r"has 1 names \(a\) for the classes cat, dog"),
+        ({"class_names": ("a", "a")}, r"has 'a' 2 times"),
+        ({"class_names": ("a", " ")}, r"'' is no name"),
+        ({"attribute_names": ("land", "water")}, r"folders of classes, which have no attributes"),
+        ({"prompts": ("a",)}, r"1 prompts for 2 classes"),
+    ],
+)
+def test_names_that_do_not_fit_the_folders_are_refused(
+    tmp_path: Path, names: dict[str, tuple[str, ...]], message: str
+) -> None:
+    root = make(tmp_path / "data")
+    with pytest.raises(DataError, match=message):
+        write(root, **names)
+    overrides = [f"{field}={list(values)}" for field, values in names.items()]
+    with pytest.raises(DataError, match=message):
+        check_dataset(root, overrides=overrides)
+    with pytest.raises(ConfigError, match="class_name: unknown field"):
+        check_dataset(root, overrides=["class_name=[a, b]"])
+
+
+def test_rows_that_are_written_already_keep_their_names_in_order(tmp_path: Path) -> None:
+    index = write(make(tmp_path / "data"))
+    for names, message in ((("dog", "cat"), "would be called"), (("a", "b", "c"), "has 3 names")):
+        with pytest.raises(DataError, match=message):
+            labels(index.folder, class_names=names)
+    assert labels(index.folder, class_names=("Felis", "Canis"))["test/dog/0"] == "Canis"
+
+
+def test_the_state_of_a_folder_is_what_earlier_versions_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run folders that were made before go on: the hash is of the version that had no notes, warnings or subfolders."""
+    monkeypatch.chdir(tmp_path)
+    root = make(Path("data"))
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"0123456789")
+        os.utime(path, ns=(1_700_000_000_000_000_000, 1_700_000_000_000_000_000))
+    assert dataset_state(FolderConfig(path=root), 0) == {"listing": "9eed53611809a34b"}
