@@ -4,6 +4,7 @@ Verbs only read arguments, call one function and print; heavy imports are inside
 Exit codes: 0 done, 1 failed, 2 the user's mistake.
 """
 
+import contextlib
 import logging
 import os
 import shlex
@@ -225,10 +226,29 @@ def data_check(
 def main() -> None:
     """Entry point: runs the command line; errors of raygen become one message and an exit code."""
     try:
+        names = sys.argv[1:]
+        with contextlib.suppress(OSError):  # where the current folder is gone
+            names.append(os.getcwd())
+        _check_names(names)
         app()
     except RaygenError as error:
         typer.echo(f"raygen: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def _check_names(names: list[str]) -> None:
+    """Checks that the command line and the current folder are text: config.yaml, the log and Parquet's paths are."""
+    if all(name.isascii() for name in names):
+        return
+    from raygen.datasets.files import is_text, printable
+    from raygen.errors import ConfigError
+
+    for name in names:
+        if not is_text(name):
+            raise ConfigError(
+                f"'{printable(name)}' is not UTF-8, and neither the config nor the log of a run could hold it; rename "
+                "the file or folder, or go by a link to it"
+            )
 
 
 def _run(

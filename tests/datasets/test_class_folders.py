@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from raygen import cli
 from raygen.datasets import class_counts, dataset_lines, dataset_state, write_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
@@ -255,8 +257,17 @@ def test_a_folder_whose_own_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
         labels(root)
 
 
+def test_a_command_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Wherever the name stands: the config, the log and Parquet's paths could not hold it."""
+    monkeypatch.setattr(sys, "argv", ["raygen", "run", "erm", "--out", os.fsdecode(b"/tmp/V\xf6gel")])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert r"raygen: '/tmp/V\xf6gel' is not UTF-8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("gone", [True, False])
-def test_a_file_that_cannot_be_read_is_a_failed_row(tmp_path: Path, gone: bool, monkeypatch: Any) -> None:
+def test_a_file_that_cannot_be_read_is_a_failed_row(tmp_path: Path, gone: bool) -> None:
     """It was there when it was listed, and is gone, or its disk gives an error, when it is read."""
     root = make(tmp_path / "data")
     config, spoiled = FolderConfig(path=root), root / "train/cat/1.png"
