@@ -13,10 +13,11 @@ from raygen.datasets.known import ANSWERS, NAMES, OBJECT_WORDS, Names, known_nam
 from raygen.datasets.names import SPLIT_WORDS, check_names, check_not_swapped
 from raygen.datasets.table import DatasetInfo, check_prompts, numbered
 from raygen.errors import DataError
+from raygen.schema import SPLITS
 
 # Spreadsheets and pandas write 1.0 where a column has had empty cells.
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
-# Names are made up to the largest label, so a label may not be larger than this or the number of lines.
+# Names are made up to the largest label, so a label may not be larger than this, the lines or the names that are given.
 MIN_VALUES = 1000
 # And tables of groups are made, of the size of both together.
 MAX_GROUPS = 200_000
@@ -31,7 +32,7 @@ def list_table(root: Path, given: Names) -> Listing:
     """
     answers = ANSWERS.get(known_name(root.resolve().name) or "", ())
     table = read_table(root / "metadata.csv", also=answers)
-    limit = max(MIN_VALUES, len(table.lines))
+    limit = max(MIN_VALUES, len(table.lines), len(given.class_names), len(given.attribute_names))
     entries, problems = [], list(table.problems)
     for line in table.lines:
         try:
@@ -140,7 +141,10 @@ def _entry(line: Line, table: Table, root: Path, limit: int) -> Entry:
 
     split = _split(cell("split"))
     if split is None:
-        raise DataError(f"{where}: split is '{_short(cell('split'))}'; expected 0, 1, 2 or train, val, test")
+        raise DataError(
+            f"{where}: split is '{_short(cell('split'))}'; expected 0, 1, 2 or train, val, test, or "
+            f"another of {', '.join(sorted(set(SPLIT_WORDS) - set(SPLITS)))}"
+        )
     if (label := number("label")) is None:
         raise DataError(f"{where}: column '{table.column['label']}' is empty; every picture needs a label")
     if not cell("file"):

@@ -54,6 +54,7 @@ def _entries(shard: Path) -> list[Entry]:
     try:
         # By the file's own columns: one that may be absent (attribute) becomes null.
         file = pq.ParquetFile(shard)
+        cast(file.schema_arrow.empty_table(), SOURCE, what=printable(shard))  # names and types, before any picture
         table = file.read(columns=[name for name in LABELS.names if name in file.schema_arrow.names])
         rows = cast(table, LABELS, what=printable(shard)).to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
