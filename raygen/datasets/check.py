@@ -87,6 +87,11 @@ def check_dataset(
     listing = open_folder(validate(FolderConfig, apply_overrides({}, overrides) | {"path": path}, where="dataset"))
     findings = Findings(problems=list(listing.problems), warnings=list(listing.warnings))
     findings.notes = [*_labels(listing), *listing.notes]
+    if listing.info.has_numbered_classes:
+        line = f"the classes have numbers only; recipes that paint would ask for '{listing.info.prompts[0]}', which no "
+        line += "model knows. Set dataset.class_names in the order of the labels"
+        # A table has numbers as a rule; a folder may have words, and they are other words than its own.
+        (findings.warnings if listing.class_folders else findings.notes).append(line)
     findings.counts.update(listing.counts())
     done = 0
     # Pillow decodes outside Python's lock, so threads are enough.
@@ -104,7 +109,7 @@ def check_dataset(
 
 
 def _labels(listing: Listing) -> list[str]:
-    """What each label is, and whether a model can make anything of the names."""
+    """What each label is."""
     names = listing.info.class_names
     folders = listing.class_folders or names
     lines = [
@@ -112,11 +117,6 @@ def _labels(listing: Listing) -> list[str]:
         for label, (name, folder) in enumerate(zip(names, folders, strict=True))
     ]
     more = [f"... and {len(lines) - MAX_WARNINGS} more labels"] if len(lines) > MAX_WARNINGS else []
-    if listing.info.has_numbered_classes:
-        more.append(
-            f"the classes have numbers only; recipes that paint would ask for '{listing.info.prompts[0]}', which no "
-            "model knows. Set dataset.class_names in the order of the labels"
-        )
     return lines[:MAX_WARNINGS] + more
 
 

@@ -119,46 +119,41 @@ def _entry(line: Line, table: Table, root: Path, limit: int) -> Entry:
         DataError: A cell is wrong, or a file is not there.
     """
     where = f"{root}/metadata.csv, line {line.number}"
-
-    def cell(kind: str) -> str:
-        name = table.column[kind]
-        return line.cells[name] if name else ""
-
-    def number(kind: str) -> int | None:
-        if not cell(kind):
-            return None
-        found = _WHOLE_NUMBER.fullmatch(cell(kind))
-        if found is None:
-            raise DataError(
-                f"{where}: column '{table.column[kind]}' is '{_short(cell(kind))}'; expected a whole number from 0"
-            )
-        if len(found[1]) > 18 or int(found[1]) >= limit:  # 18 digits: more than any table has lines
-            raise DataError(
-                f"{where}: column '{table.column[kind]}' is '{_short(cell(kind))}'; expected a whole number from 0, "
-                f"below {limit} in a table of this length"
-            )
-        return int(found[1])
-
-    split = _split(cell("split"))
+    cell = {kind: line.cells[name] if name else "" for kind, name in table.column.items()}
+    split = _split(cell["split"])
     if split is None:
+        others = ", ".join(sorted(set(SPLIT_WORDS) - set(SPLITS)))
         raise DataError(
-            f"{where}: split is '{_short(cell('split'))}'; expected 0, 1, 2 or train, val, test, or "
-            f"another of {', '.join(sorted(set(SPLIT_WORDS) - set(SPLITS)))}"
+            f"{where}: split is '{_short(cell['split'])}'; expected 0, 1, 2 or train, val, test, or one of {others}"
         )
-    if (label := number("label")) is None:
+    label = _number(cell["label"], f"{where}: column '{table.column['label']}'", limit)
+    if label is None:
         raise DataError(f"{where}: column '{table.column['label']}' is empty; every picture needs a label")
-    if not cell("file"):
+    if not cell["file"]:
         raise DataError(f"{where}: column '{table.column['file']}' is empty; every line names a picture")
-    name = _named(cell("file"), root, where)
+    name = _named(cell["file"], root, where)
     return Entry(
         image_id=Path(name).with_suffix("").as_posix(),
         label=label,
-        attribute=number("attribute"),
+        attribute=_number(cell["attribute"], f"{where}: column '{table.column['attribute']}'", limit),
         split=split,
         picture=root / name,
-        object=root / _named(cell("object"), root, where) if cell("object") else None,
+        object=root / _named(cell["object"], root, where) if cell["object"] else None,
         where=where,
     )
+
+
+def _number(cell: str, where: str, limit: int) -> int | None:
+    if not cell:
+        return None
+    found = _WHOLE_NUMBER.fullmatch(cell)
+    if found is None:
+        raise DataError(f"{where} is '{_short(cell)}'; expected a whole number from 0")
+    if len(found[1]) > 18 or int(found[1]) >= limit:  # 18 digits: more than any table has lines
+        raise DataError(
+            f"{where} is '{_short(cell)}'; expected a whole number from 0, below {limit} in a table of this length"
+        )
+    return int(found[1])
 
 
 def _split(cell: str) -> str | None:

@@ -92,7 +92,11 @@ def write_folder(config: FolderConfig, folder: Path) -> dict[str, int]:
     listing = usable_folder(config)
     counts = write_source(listing.rows(), listing.info, folder)
     if unread := list(listing.unread.values()):
-        logger.warning("%d pictures become failed rows: %s", len(unread), "; ".join(unread[:SHOWN_PROBLEMS]))
+        logger.warning(
+            "files of %d rows cannot be read; where they are needed, the rows fail: %s",
+            len(unread),
+            "; ".join(unread[:SHOWN_PROBLEMS]),
+        )
     return counts
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from raygen import cli
+from raygen import cli, recipes
 from raygen.datasets import class_counts, dataset_lines, dataset_state, write_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
@@ -49,6 +49,11 @@ def write(root: Path, **names: tuple[str, ...]) -> RowIndex:
     out.mkdir()
     write_dataset(FolderConfig(path=root, **names), out, run_seed=0)
     return RowIndex.open(out)
+
+
+def config(root: Path, recipe: str, **names: tuple[str, ...]) -> recipes.RunConfig:
+    data = {"recipe": recipe, "engine": "local", "dataset": {"name": "folder", "path": str(root), **names}}
+    return recipes.make_config(data, [], where="config")
 
 
 @pytest.mark.parametrize(
@@ -246,6 +251,11 @@ def refused(root: Path, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         write(root)
     str(caught.value).encode()
+    # A run is refused for the same before any work.
+    with pytest.raises(DataError) as again:
+        recipes.run(config(root, "erm"), root / "run", fresh=False, command="", say=lambda line: None)
+    assert str(again.value) == str(caught.value)
+    assert not (root / "run").exists()
     findings = check_dataset(root)
     assert findings.problems[0] in str(caught.value)
     assert all(line.isprintable() for line in findings.lines())
@@ -270,10 +280,10 @@ def test_a_command_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPatch, 
 def test_a_file_that_cannot_be_read_is_a_failed_row(tmp_path: Path, gone: bool) -> None:
     """It was there when it was listed, and is gone, or its disk gives an error, when it is read."""
     root = make(tmp_path / "data")
-    config, spoiled = FolderConfig(path=root), root / "train/cat/1.png"
+    spoiled = root / "train/cat/1.png"
     if gone:
         put(spoiled)
-        listing = open_folder(config)
+        listing = open_folder(FolderConfig(path=root))
         spoiled.unlink()
         assert len(listing.digest()) == 16
         rows = {row["image_id"]: row["image_png"] for row in listing.rows()}
@@ -305,7 +315,13 @@ def test_folders_of_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) -> N
     assert first == "classes: " + ", ".join(f"{i} -> {word}" for i, word in enumerate(words))
     notes = check_dataset(root, overrides=[f"class_names=[{','.join(words)}]"]).notes
     assert notes[10] == "label 10 is ten, of folder 10/"
-    assert "the classes have numbers only" in check_dataset(root).notes[-1]
+    (warning,) = check_dataset(root).warnings
+    assert "the classes have numbers only; recipes that paint would ask for 'a photo of a 0'" in warning
+    # A run says the same where it paints.
+    said: list[str] = []
+    recipes.say_of_dataset(config(root, "scgs"), said.append)
+    assert len(said) == 1
+    assert "the inpainter is asked for 'a photo of a 0', which no model knows" in said[0]
 
 
 @pytest.mark.parametrize(
