@@ -13,6 +13,7 @@ from raygen.datasets.folder import FolderConfig, open_folder, start_lines, usabl
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.scenes import ScenesConfig, scenes_info, write_scenes
 from raygen.datasets.table import DatasetInfo
+from raygen.errors import DataError
 
 DatasetConfig = Annotated[ScenesConfig | FolderConfig, Field(discriminator="name")]
 
@@ -63,7 +64,7 @@ def dataset_info(config: ScenesConfig | FolderConfig) -> DatasetInfo:
 
 
 def check_usable(config: ScenesConfig | FolderConfig) -> None:
-    """Checks before any work what `write_dataset` would refuse; no picture is read.
+    """Checks before any work what `write_dataset` or the first fit would refuse; no picture is read.
 
     Raises:
         DataError: The dataset's files, labels or counts are wrong.
@@ -72,7 +73,8 @@ def check_usable(config: ScenesConfig | FolderConfig) -> None:
         case ScenesConfig():
             pass
         case FolderConfig():
-            usable_folder(config)
+            if missing := usable_folder(config).missing_splits():
+                raise DataError(f"{config.path}: {missing[0]}")
         case _:
             assert_never(config)
 

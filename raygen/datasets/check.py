@@ -50,7 +50,7 @@ class Findings:
         lines = [f"note: {text}" for text in self.notes]
         lines += [
             f"{split}: label {label}, attribute {'-' if attribute is None else attribute}: {n} images"
-            for (split, label, attribute), n in sorted(self.counts.items(), key=str)
+            for (split, label, attribute), n in sorted(self.counts.items(), key=_by_number)
         ]
         for kind, texts, most in (("warning", self.warnings, MAX_WARNINGS), ("error", self.problems, MAX_LINES)):
             lines += [f"{kind}: {text}" for text in texts[:most]]
@@ -102,6 +102,7 @@ def check_dataset(
                 findings.problems += problems
             done += len(rows)
             progress(done, len(listing.entries))
+    findings.problems += listing.missing_splits()
     findings.problems += [f"{image_id}: {reason}" for image_id, reason in listing.unread.items()]
     _warn_of_gaps(findings, listing.info)
     _compare(findings, path, expect)
@@ -128,6 +129,11 @@ def _with_file(row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "image_png": read_file(row["path"])}
     except OSError:
         return row  # empty: no picture, as a run has it
+
+
+def _by_number(item: tuple[tuple[str, int, int | None], int]) -> tuple[str, int, int]:
+    (split, label, attribute), _ = item
+    return split, label, -1 if attribute is None else attribute
 
 
 def _chunks(rows: Iterator[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
@@ -158,7 +164,7 @@ def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
     for split in SPLITS:
         here = {(label, attribute) for s, label, attribute in findings.counts if s == split}
         if not here:
-            findings.warnings.append(f"no image in split {split}")
+            findings.warnings += ["no image in split test"] if split == "test" else []  # the others are problems
             continue
         for label, name in enumerate(info.class_names):
             if label not in {found for found, _ in here}:

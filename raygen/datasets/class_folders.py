@@ -69,9 +69,10 @@ def list_class_folders(root: Path, given: Names) -> Listing:
             f"dataset.attribute_names is {shown(given.attribute_names)}, but {root} holds folders of classes, which "
             "have no attributes; leave it out, or write a metadata.csv with the column `place`"
         )
-    of = f"the classes {shown(classes)}" + _leftovers(found, classes)
-    check_names(given.class_names, what="dataset.class_names", expected=len(classes), of=of)
-    check_not_swapped(given.class_names, classes, of=f"the folders of {root}")
+    if not found.problems:  # with them, a class may be missing whose folder cannot be read
+        of = f"the classes {shown(classes)}" + _leftovers(found, classes)
+        check_names(given.class_names, what="dataset.class_names", expected=len(classes), of=of)
+        check_not_swapped(given.class_names, classes, of=f"the folders of {root}")
     class_names, name = given.class_names or tuple(classes), root.resolve().name
     label_of = {folder: label for label, folder in enumerate(classes)}
     entries = [
@@ -206,7 +207,10 @@ def _classes(root: Path, splits: Mapping[str, Path], found: _Found) -> list[str]
     for split in SPLITS:
         names = [name for s, name in found.pictures if s == split]
         if unknown := sorted(name for name in set(names) - set(in_train) if found.num_files(name)):
-            raise DataError(f"{splits[split]} has classes {unknown} that train/ has not ({shown(in_order(in_train))})")
+            also = f"; {found.problems[0]}" if found.problems else ""
+            raise DataError(
+                f"{splits[split]} has classes {unknown} that train/ has not ({shown(in_order(in_train))}){also}"
+            )
     if not any(found.pictures.values()):
         if found.problems:
             raise DataError(f"{root} holds no picture that can be used; the first of them: {found.problems[0]}")

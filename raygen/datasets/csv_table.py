@@ -82,10 +82,10 @@ def _info(
             class_names, prompts = known.class_names, prompts or known.prompts
             attribute_names = attribute_names or known.attribute_names[:num_attributes]
             notes.append(f"classes are called as in {found[0]}: {', '.join(class_names)}; {found[1]}")
-        elif (spoken := known_name(name)) in NAMES:
+        elif found is None and known_name(name) in NAMES:
             notes.append(
-                f"the folder is called after {spoken}, but neither its columns nor its numbers of images are that "
-                "dataset's: its classes are not called as there; set dataset.class_names"
+                f"the folder is called after {known_name(name)}, but neither its columns nor its numbers of images are "
+                "that dataset's: its classes are not called as there; set dataset.class_names"
             )
     found = found or recognised(name, counts, class_names=class_names)
     class_names = class_names or numbered("class", num_classes)

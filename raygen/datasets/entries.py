@@ -77,6 +77,11 @@ class Listing:
         """Images per (split, label, attribute)."""
         return Counter((entry.split, entry.label, entry.attribute) for entry in self.entries)
 
+    def missing_splits(self) -> list[str]:
+        """One line for each split without which no run is possible; without test images, validation is reported."""
+        there = {entry.split for entry in self.entries}
+        return [f"no image in split {split}; every run needs some" for split in ("train", "val") if split not in there]
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """SOURCE rows of the entries, with pictures; one row, or a few of a shard, in memory at a time.
 

@@ -47,6 +47,9 @@ def list_folder(
     if not names:
         raise DataError(f"dataset folder {path} is empty; expected metadata.csv, or train/<class>/ with pictures")
     given = Names(class_names, attribute_names, prompts)
+    for text in (*class_names, *attribute_names, *prompts):
+        if not is_text(text):  # YAML can hold half a letter, which no file that is written from it can
+            raise DataError(f"'{printable(text)}' among the dataset's names or prompts is no text; write it anew")
     for name, list_layout in LAYOUTS.items():
         if name in names:
             if (reason := why_no_file(path / name)) is not None:

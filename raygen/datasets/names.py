@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from raygen.datasets.files import is_text, printable
+from raygen.datasets.files import printable
 from raygen.errors import DataError
 from raygen.schema import SPLITS
 
@@ -47,8 +47,8 @@ def check_names(names: Sequence[str], *, what: str, expected: int, of: str) -> N
     for name, times in Counter(name.strip() for name in names).items():
         if times > 1:
             raise DataError(f"{what} has '{name}' {times} times ({shown(names)}); every value needs a name of its own")
-        if not name or not is_text(name):
-            raise DataError(f"{what} is {shown(names)}; '{printable(name)}' is no name")
+        if not name:
+            raise DataError(f"{what} is {shown(names)}; an empty text is no name")
 
 
 def check_not_swapped(names: Sequence[str], own: Sequence[str], *, of: str, what: str = "dataset.class_names") -> None:

@@ -1,5 +1,6 @@
 """ImageFolder as it is found: what systems leave in it, links, odd names, and which label each folder gets."""
 
+import json
 import os
 import socket
 import sys
@@ -97,6 +98,21 @@ def test_a_class_without_training_pictures_keeps_its_label_and_is_warned_of(tmp_
     assert class_counts(FolderConfig(path=root), "train") == {"cat": 0, "dog": 1}
     assert "train: no image of class 0 (cat)" in check_dataset(root).warnings
     assert dataset_lines(FolderConfig(path=root)) == ["warning: no training image of class 'cat'"]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_without_pictures_is_refused_unless_it_is_the_test_split(tmp_path: Path, split: str) -> None:
+    root = make(tmp_path / "data")
+    for path in (root / split).rglob("*.png"):
+        path.unlink()
+    findings = check_dataset(root)
+    if split == "test":
+        assert (findings.problems, findings.warnings) == ([], ["no image in split test"])
+        recipes.check(config(root, "erm"))
+        return
+    assert findings.problems == [f"no image in split {split}; every run needs some"]
+    with pytest.raises(DataError, match=f"no image in split {split}; every run needs some"):
+        recipes.check(config(root, "erm"))
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "0.heic"])
@@ -365,9 +381,10 @@ def test_bare_numbers_are_no_names(tmp_path: Path, names: tuple[str, ...], numbe
         ({"class_names": ("a", "b", "c")}, r"has 3 names \(a, b, c\) for the classes cat, dog"),
         ({"class_names": ("a",)}, r"has 1 names \(a\) for the classes cat, dog"),
         ({"class_names": ("a", "a")}, r"has 'a' 2 times"),
-        ({"class_names": ("a", " ")}, r"'' is no name"),
+        ({"class_names": ("a", " ")}, "an empty text is no name"),
         ({"attribute_names": ("land", "water")}, r"folders of classes, which have no attributes"),
         ({"prompts": ("a",)}, r"1 prompts for 2 classes"),
+        ({"prompts": ("a", "\ud800")}, r"'\\ud800' among the dataset's names or prompts is no text"),
     ],
 )
 def test_names_that_do_not_fit_the_folders_are_refused(
@@ -376,7 +393,7 @@ def test_names_that_do_not_fit_the_folders_are_refused(
     root = make(tmp_path / "data")
     with pytest.raises(DataError, match=message):
         write(root, **names)
-    overrides = [f"{field}={list(values)}" for field, values in names.items()]
+    overrides = [f"{field}={json.dumps(values)}" for field, values in names.items()]
     with pytest.raises(DataError, match=message):
         check_dataset(root, overrides=overrides)
     with pytest.raises(ConfigError, match="class_name: unknown field"):
