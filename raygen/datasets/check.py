@@ -97,7 +97,8 @@ def check_dataset(
     # Pillow decodes outside Python's lock, so threads are enough.
     with ThreadPoolExecutor() as pool:
         for rows in _chunks(listing.rows()):
-            readable = [row for row in map(_with_file, rows) if row["image_id"] not in listing.unread]
+            whole = [_with_file(row, listing) for row in rows]
+            readable = [row for row in whole if row["image_id"] not in listing.unread]
             for problems in pool.map(_check_row, readable):
                 findings.problems += problems
             done += len(rows)
@@ -121,14 +122,15 @@ def _labels(listing: Listing) -> list[str]:
     return lines[:MAX_WARNINGS] + more
 
 
-def _with_file(row: dict[str, Any]) -> dict[str, Any]:
+def _with_file(row: dict[str, Any], listing: Listing) -> dict[str, Any]:
     """The row with its picture's bytes where they are in a file that it names, as shards may."""
     if row["image_png"] is not None or not row.get("path"):
         return row
     try:
         return {**row, "image_png": read_file(row["path"])}
-    except OSError:
-        return row  # empty: no picture, as a run has it
+    except OSError as error:
+        listing.unread[row["image_id"]] = f"{row['path']} cannot be read: {error.strerror}"
+        return row
 
 
 def _by_number(item: tuple[tuple[str, int, int | None], int]) -> tuple[str, int, int]:
