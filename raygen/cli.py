@@ -53,6 +53,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder
 def _setup(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print what happens inside.")] = False,
 ) -> None:
+    _check_names()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("raygen").setLevel(logging.INFO if verbose else logging.WARNING)
     # Libraries' own progress bars and advice would bury the steps of the run.
@@ -226,18 +227,17 @@ def data_check(
 def main() -> None:
     """Entry point: runs the command line; errors of raygen become one message and an exit code."""
     try:
-        names = sys.argv[1:]
-        with contextlib.suppress(OSError):  # where the current folder is gone
-            names.append(os.getcwd())
-        _check_names(names)
         app()
     except RaygenError as error:
         typer.echo(f"raygen: {error}", err=True)
         sys.exit(error.exit_code)
 
 
-def _check_names(names: list[str]) -> None:
+def _check_names() -> None:
     """Checks that the command line and the current folder are text: config.yaml, the log and Parquet's paths are."""
+    names = sys.argv[1:]
+    with contextlib.suppress(OSError):  # where the current folder is gone
+        names.append(os.getcwd())
     if all(name.isascii() for name in names):
         return
     from raygen.datasets.files import is_text, printable
