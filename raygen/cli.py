@@ -4,6 +4,7 @@ Verbs only read arguments, call one function and print; heavy imports are inside
 Exit codes: 0 done, 1 failed, 2 the user's mistake.
 """
 
+import contextlib
 import logging
 import os
 import shlex
@@ -52,6 +53,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder
 def _setup(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print what happens inside.")] = False,
 ) -> None:
+    _check_names()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("raygen").setLevel(logging.INFO if verbose else logging.WARNING)
     # Libraries' own progress bars and advice would bury the steps of the run.
@@ -197,7 +199,7 @@ def data_make(
     """Write a dataset as Parquet: --set scale=0.1, --set train_counts=[10,10,10,10]."""
     from raygen import recipes
 
-    counts = recipes.make_dataset(_dataset(name), overrides or [], out, seed=seed)
+    counts = recipes.make_dataset(_dataset(name), overrides or [], out, seed=seed, say=typer.echo)
     typer.echo(f"{out}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts.items())))
 
 
@@ -208,13 +210,14 @@ def data_check(
         str | None,
         typer.Option("--expect", help="Compare the groups with a published dataset: waterbirds, celeba or metashift."),
     ] = None,
+    overrides: Set = None,
 ) -> None:
-    """Read every picture and label of a dataset and list what is wrong."""
+    """Read every picture and label of a dataset and list what is wrong: --set class_names=[cat, dog] as a run would."""
     from raygen.datasets import check
     from raygen.report.tables import progress_bar
 
     with progress_bar("reading pictures") as progress:
-        findings = check.check_dataset(path, expect=expect, progress=progress)
+        findings = check.check_dataset(path, expect=expect, overrides=overrides or (), progress=progress)
     for line in findings.lines():
         typer.echo(line)
     if findings.num_errors:
@@ -228,6 +231,24 @@ def main() -> None:
     except RaygenError as error:
         typer.echo(f"raygen: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def _check_names() -> None:
+    """Checks that the command line and the current folder are text: config.yaml, the log and Parquet's paths are."""
+    names = sys.argv[1:]
+    with contextlib.suppress(OSError):  # where the current folder is gone
+        names.append(os.getcwd())
+    if all(name.isascii() for name in names):
+        return
+    from raygen.datasets.files import is_text, printable
+    from raygen.errors import ConfigError
+
+    for name in names:
+        if not is_text(name):
+            raise ConfigError(
+                f"'{printable(name)}' is not UTF-8, and neither the config nor the log of a run could hold it; rename "
+                "the file or folder, or go by a link to it"
+            )
 
 
 def _run(

@@ -237,7 +237,8 @@ def validate(model: type[Model], data: Mapping[str, Any], *, where: str) -> Mode
 def fingerprint(value: Any) -> str:
     """Hash of plain data, 16 hex digits; the same for equal data whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    # Paths that are not UTF-8 come with lone surrogates.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "") -> list[str]:

@@ -19,7 +19,7 @@ from raygen.errors import RowError
 # 432 MB in memory.
 MAX_PIXELS = 64_000_000
 # Pillow reads more than pictures: it hands EPS to Ghostscript, for one. What data sets hold is listed here.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 # What Pillow's decoders raise on damaged bytes (found by flipping bytes of each format).
 _DAMAGE = (OSError, ValueError, SyntaxError, RuntimeError, TypeError, LookupError, EOFError, struct.error)
 

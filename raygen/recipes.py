@@ -14,7 +14,15 @@ import torch
 from raygen import algorithms, cluster, pipeline, training
 from raygen.classifier import load_classifier
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
-from raygen.datasets import DatasetConfig, class_counts, dataset_info, group_counts, write_dataset
+from raygen.datasets import (
+    DatasetConfig,
+    check_usable,
+    class_counts,
+    dataset_info,
+    dataset_lines,
+    group_counts,
+    write_dataset,
+)
 from raygen.datasets.table import check_prompts
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.evaluation import held_out, predict
@@ -31,7 +39,7 @@ from raygen.inpainters.model_folder import check_model_folder, load_json, resolv
 from raygen.inpainters.prompts import TOKEN, tokenize
 from raygen.known_recipes import RECIPES, Recipe
 from raygen.maskers.language import check_finder
-from raygen.progress import Say
+from raygen.progress import Say, quiet
 from raygen.results import results
 from raygen.rows import RowIndex
 from raygen.run_config import RunConfig, identity, make_config
@@ -62,7 +70,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
     with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
         warn_of_versions(other_versions, say)
-        warn_of_numbers(config, say)
+        say_of_dataset(config, say)
         job = Steps(config, folder, say)
         data = job.load_rows()
         erm = job.fit_erm(data)
@@ -80,7 +88,9 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
         job.evaluate(data, fitted)
 
 
-def make_dataset(data: dict[str, Any], overrides: Sequence[str], out: Path, *, seed: int) -> dict[str, int]:
+def make_dataset(
+    data: dict[str, Any], overrides: Sequence[str], out: Path, *, seed: int, say: Say = quiet
+) -> dict[str, int]:
     """Writes a dataset folder; gives back rows per split.
 
     Raises:
@@ -94,6 +104,8 @@ def make_dataset(data: dict[str, Any], overrides: Sequence[str], out: Path, *, s
     config = validate(Wrapped, {"dataset": apply_overrides(data, overrides)}, where="dataset").dataset
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already and not an empty folder; give another --out")
+    for line in dataset_lines(config):
+        say(line)
     out.mkdir(parents=True, exist_ok=True)
     return write_dataset(config, out, run_seed=seed)
 
@@ -139,6 +151,13 @@ def warn_of_versions(others: Mapping[str, tuple[str | None, str | None]], say: S
         say(f"warning: other versions than this folder was begun with ({changes}); the last bits may differ")
 
 
+def say_of_dataset(config: RunConfig, say: Say) -> None:
+    """Says what the dataset's classes are called and what of it is left out, and warns of classes without names."""
+    for line in dataset_lines(config.dataset):
+        say(line)
+    warn_of_numbers(config, say)
+
+
 def warn_of_numbers(config: RunConfig, say: Say) -> None:
     """Says if the inpainter will be asked for classes that only have numbers, which no model knows."""
     if config.synthesis is None:
@@ -166,6 +185,7 @@ def check(config: RunConfig) -> None:
         ModelError: A model's folder is absent or incomplete.
         ResourceError: CPUs or GPUs that are not there.
     """
+    check_usable(config.dataset)
     _check_classes(config)
     _check_groups(config)
     _check_models(config)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raygen.datasets.files import read_file
 from raygen.datasets.table import DatasetInfo, read_info
 from raygen.errors import DataError
 from raygen.schema import SOURCE
@@ -131,6 +132,6 @@ def _with_file_bytes(table: pa.Table) -> pa.Table:
 
 def _read_bytes(path: str) -> bytes | None:
     try:
-        return Path(path).read_bytes()
+        return read_file(path)
     except OSError:
         return None  # becomes a failed row with a reason where the picture is decoded

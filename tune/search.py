@@ -60,7 +60,7 @@ def sweep(
     with folder.claimed(config.dump(), identity=config.identity(), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
         recipes.warn_of_versions(other_versions, say)
-        recipes.warn_of_numbers(config.run, say)
+        recipes.say_of_dataset(config.run, say)
         with folder.timed("preparation"):
             base, planned = plan_pools(config.run, pools, out, say)
             check_memory(config, base, planned)
