@@ -16,10 +16,8 @@ from raygen.samples import eight_bit, grey_samples
 WHITE = 128
 # Masks have few colours. One with more is read by brightness alone.
 _MAX_COLOURS = 64
-# Cosine of the angle between two colours from which one is the other in a darker tone, as on the edge of a shape.
-_SAME_HUE = 0.98
-# Channels that differ by less are those of a grey.
-_MIN_CHROMA = 48
+# Distance, in values of 8 bits, up to which a colour lies on the line between two others, as a soft edge does.
+_SAME_LINE = 32
 # Numbers of classes are below; 255 beside them is many data sets' "ignore".
 _MAX_CLASS = 64
 _WAY_OUT = "Make what is meant 255 and everything else 0"
@@ -98,7 +96,7 @@ def read_eight_bit_mask(image: Image.Image, *, is_lossy: bool) -> np.ndarray:
         colours_K3 = np.array(sorted(colour for _, colour in counts))
         if len(colours_K3) == 2 and not colours_K3[0].any() and not white_HW.any():
             return np.asarray(rgb_HWC.any(axis=2))
-        if _are_classes(colours_K3):
+        if len(colours_K3) > 1 and _are_classes(colours_K3):
             some = _listed([str(tuple(colour.tolist())) for colour in colours_K3])
             raise UnclearMaskError(f"it has {len(colours_K3)} colours, {some}, as of several classes. {_WAY_OUT}")
     if white_HW.any():
@@ -146,18 +144,11 @@ def _listed(shown: list[str]) -> str:
 
 
 def _are_classes(colours_K3: np.ndarray) -> bool:
-    """Whether there is, on black, a colour that is no darker tone of a white one: several things are drawn."""
-    if len(colours_K3) < 3 or colours_K3[0].any():
-        return False
-    drawn_K3 = colours_K3[1:].astype(float)
-    # ITU-R 601, as Pillow's grey.
-    is_white_K = drawn_K3 @ (0.299, 0.587, 0.114) >= WHITE
-    is_first_K = is_white_K if is_white_K.any() else drawn_K3.max(axis=1) == drawn_K3.max()
-    unit_K3 = drawn_K3 / np.linalg.norm(drawn_K3, axis=1, keepdims=True)
-    is_tone_K = (unit_K3 @ unit_K3[is_first_K].T).max(axis=1) >= _SAME_HUE
-    is_coloured_K = np.ptp(drawn_K3, axis=1) >= _MIN_CHROMA
-    return bool((is_coloured_K & ~is_tone_K).any() or (not is_white_K.any() and _hues(unit_K3[is_first_K]) > 1))
-
-
-def _hues(unit_K3: np.ndarray) -> int:
-    return 1 if (unit_K3 @ unit_K3.T).min() >= _SAME_HUE else 2
+    """Whether there are more colours than those of one thing, its ground, and the tones between on its edge."""
+    colours_K3 = colours_K3.astype(float)
+    distance_KK = np.linalg.norm(colours_K3[:, None] - colours_K3, axis=2)
+    start, end = np.unravel_index(distance_KK.argmax(), distance_KK.shape)
+    along_3 = (colours_K3[end] - colours_K3[start]) / distance_KK[start, end]
+    from_start_K3 = colours_K3 - colours_K3[start]
+    aside_K3 = from_start_K3 - (from_start_K3 @ along_3)[:, None] * along_3
+    return bool(np.linalg.norm(aside_K3, axis=1).max() > _SAME_LINE)

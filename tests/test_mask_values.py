@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from edit_forms import encoded, hole
 from PIL import Image, ImageFilter
-from raw_pictures import png16, tiff
-from test_picture_files import TURNS
+from raw_pictures import TURNS, png16, tiff
 
 from raygen.errors import UnclearMaskError
 from raygen.images import decode_mask
@@ -143,6 +142,14 @@ UNCLEAR: dict[str, tuple[bytes, str]] = {
     "of one value": (encoded(ONES_HW * 0 + 1), "brightest is 1 of 255"),
     "colours of VOC": (encoded(voc(CLASSES_HW)), "4 colours"),
     "and what to ignore, in colours": (encoded(voc(EDGED_HW).convert("RGB")), "5 colours"),
+    "colours of classes without black": (
+        encoded(np.eye(3, dtype=np.uint8)[np.minimum(CLASSES_HW, 2)] * 255),
+        "3 colours",
+    ),
+    "a dark class and what to ignore": (
+        encoded(voc(np.where(EDGED_HW == 15, 8, EDGED_HW) * (EDGED_HW > 14))),
+        "4 colours",
+    ),
     "two colours on black": (encoded(voc(CLASSES_HW % 3)), "3 colours"),
     "almost black, as JPEG": (encoded(NOISE_HWC[..., 0] // 64, "JPEG"), "nothing in it is white"),
     "NaN": (tiff(np.where(MASK_HW, np.nan, 0).astype(np.float32)), "brightest is nan"),
@@ -160,6 +167,8 @@ def test_what_was_read_before_is_read_so_still() -> None:
     """A yellow object on blue, and a region in doubt between black and white."""
     colours = np.where(MASK_HW[..., None], (255, 255, 0), (0, 0, 255)).astype(np.uint8)
     np.testing.assert_array_equal(decode_mask(encoded(colours)), MASK_HW)
+    soft = Image.fromarray(colours).resize((128, 96), Image.Resampling.BICUBIC).resize((64, 48), Image.Resampling.BOX)
+    assert (decode_mask(encoded(soft)) != MASK_HW).sum() <= 40
     trimap_HW = ONES_HW * 255
     trimap_HW[30:33] = 128
     np.testing.assert_array_equal(decode_mask(encoded(trimap_HW)), trimap_HW >= 128)

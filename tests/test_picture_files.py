@@ -7,14 +7,13 @@ import struct
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from edit_forms import chunk, encoded, picture, with_chunk
 from PIL import Image, TiffImagePlugin
-from raw_pictures import exif, jpeg_with, shorts, tiff, webp_with
+from raw_pictures import TURNS, exif, jpeg_with, shorts, tiff, webp_with
 
 from raygen.errors import RowError
 from raygen.images import decode_image
@@ -25,17 +24,6 @@ PNG, WEBP = encoded(IMAGE_HWC), encoded(IMAGE_HWC, "WEBP", lossless=True)
 JPEG = encoded(IMAGE_HWC, "JPEG")
 BOMB = zlib.compress(bytes(80 << 20), 9)
 ORIENTATION = 0x0112
-# The table of the EXIF standard: where row 0 and column 0 of the file are.
-TURNS: dict[int, Callable[[Any], Any]] = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
-    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
-    8: lambda a: a.transpose(1, 0, 2)[::-1],
-}
 
 
 @pytest.fixture(autouse=True)
@@ -226,7 +214,7 @@ def test_bytes_behind_the_picture(kind: str) -> None:
 
 @pytest.mark.parametrize("data", [PNG, JPEG, WEBP, with_exif(b"junk")["jpeg"][0], with_exif(b"junk")["webp"][0]])
 def test_missing_pixels_are_still_refused(data: bytes) -> None:
-    with pytest.raises(RowError, match="damaged or cut off|not a picture"):
+    with pytest.raises(RowError, match=r"damaged or cut off|not a picture"):
         decode_image(data[: len(data) // 2])
 
 
