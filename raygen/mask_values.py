@@ -11,7 +11,7 @@ from PIL import Image
 
 from raygen.errors import RowError, UnclearMaskError
 from raygen.picture_files import PictureFile
-from raygen.samples import eight_bit, grey_samples
+from raygen.samples import eight_bit, scaled
 
 WHITE = 128
 # Masks have few colours. One with more is read by brightness alone.
@@ -23,6 +23,15 @@ _MAX_CLASS = 64
 _WAY_OUT = "Make what is meant 255 and everything else 0"
 
 
+def eight_bit_mask(image: Image.Image, file: PictureFile) -> Image.Image:
+    """A mask in a mode of 8 bits, as `eight_bit`: of two values of which one is 0 the other becomes 255.
+
+    Raises:
+        UnclearMaskError: The range of its samples is in doubt.
+    """
+    return eight_bit(image, file, scale=_scaled)
+
+
 def read_mask(image: Image.Image, file: PictureFile) -> np.ndarray:
     """Where the mask is white, or what stands for white in it, (H, W) bool; its alpha is not looked at.
 
@@ -32,34 +41,17 @@ def read_mask(image: Image.Image, file: PictureFile) -> np.ndarray:
 
     Raises:
         UnclearMaskError: Its values may mean several things.
-        RowError: The range of its samples is in doubt.
     """
-    if not image.mode.startswith(("I", "F")):
-        return read_eight_bit_mask(eight_bit(image, file), is_lossy=file.is_lossy)
-    values_HW = grey_samples(image)
-    lowest, brightest = values_HW.min(), values_HW.max()
-    if lowest == 0 and np.isfinite(brightest) and np.isin(values_HW, (0, brightest)).all():
-        is_turned = file.white_is_zero and brightest > 0
-        return np.asarray((values_HW == 0) if is_turned else (values_HW != 0))
-    try:
-        return np.asarray(eight_bit(image, file)) >= WHITE
-    except RowError as error:
-        raise UnclearMaskError(
-            f"its values are not 0 and one other and do not span their type's range, the brightest is {brightest:.6g}. "
-            f"{_WAY_OUT}"
-        ) from error
+    return _read_eight_bit(eight_bit_mask(image, file), is_lossy=file.is_lossy)
 
 
 def read_object_mask(image: Image.Image, file: PictureFile) -> np.ndarray:
     """The object of a mask as data sets ship them, (H, W) bool: what is opaque in a cut-out, else what is white.
 
     Raises:
-        UnclearMaskError: As `read_mask`.
-        RowError: Likewise.
+        UnclearMaskError: Its values may mean several things.
     """
-    if image.mode.startswith(("I", "F")):
-        return read_mask(image, file)
-    image = eight_bit(image, file)
+    image = eight_bit_mask(image, file)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         opaque_HW = _opaque(np.asarray(rgba.getchannel("A")))
@@ -71,19 +63,10 @@ def read_object_mask(image: Image.Image, file: PictureFile) -> np.ndarray:
             if is_black_or_white and inside.min() != inside.max():
                 return np.asarray(opaque_HW & (np.asarray(image.convert("L")) >= WHITE))
             return opaque_HW
-    return read_eight_bit_mask(image, is_lossy=file.is_lossy)
+    return _read_eight_bit(image, is_lossy=file.is_lossy)
 
 
-def read_eight_bit_mask(image: Image.Image, *, is_lossy: bool) -> np.ndarray:
-    """As `read_mask`, of a picture in a mode of 8 bits.
-
-    Args:
-        image: In any such mode.
-        is_lossy: JPEG, say, has values beside those that were drawn.
-
-    Raises:
-        UnclearMaskError: Its values may mean several things.
-    """
+def _read_eight_bit(image: Image.Image, *, is_lossy: bool) -> np.ndarray:
     if image.mode in {"1", "L"}:
         return _read_grey(image.convert("L"), is_lossy=is_lossy)
     rgb = image.convert("RGB")
@@ -107,6 +90,20 @@ def read_eight_bit_mask(image: Image.Image, *, is_lossy: bool) -> np.ndarray:
     if brightest >= WHITE // 2 and not (coloured_HW := bright_HW > brightest // 2).all():
         return np.asarray(coloured_HW)
     raise UnclearMaskError(f"nothing in it is white: its brightest value is {brightest} of 255. {_WAY_OUT}")
+
+
+def _scaled(values: np.ndarray, file: PictureFile, *, is_stated: bool = False) -> np.ndarray:
+    is_alpha = values.ndim == 3 and values.shape[2] == 1  # which may be one value: opaque
+    lowest, brightest = values.min(), values.max()
+    if brightest > 0 and (lowest == 0 or is_alpha) and np.isin(values, (0, brightest)).all() and np.isfinite(brightest):
+        return np.where((values == 0) if file.white_is_zero else (values != 0), 255, 0).astype(np.uint8)
+    try:
+        return scaled(values, file, is_stated=is_stated)
+    except RowError as error:
+        raise UnclearMaskError(
+            f"its values are not 0 and one other and do not span their type's range, the brightest is {brightest:.6g}. "
+            f"{_WAY_OUT}"
+        ) from error
 
 
 def _opaque(alpha_HW: np.ndarray) -> np.ndarray | None:

@@ -1,24 +1,21 @@
 """Picture files without what is no pixel: metadata never decides whether a picture is read.
 
 Pillow reads text, profiles and EXIF while it opens a file, and raises where they are damaged or large, though the
-pixels are whole. So they are taken out before: PNG chunks, JPEG segments, WebP chunks and TIFF tags that no decoder
-needs. Of them only the orientation is used, and what tells the range of the samples. Nothing here raises for a
-damaged file: what cannot be followed is left as it is, for the decoder to judge.
+pixels are whole. So they are taken out before: PNG chunks, JPEG segments, WebP chunks, TIFF tags and GIF blocks that
+no decoder needs. Of them only the orientation is used, and what tells the range of the samples. Nothing here raises
+for a damaged file: what cannot be followed is left as it is, for the decoder to judge.
 """
 
-import re
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from raygen.tiff_tags import numbers, read_ifd
+from raygen.tiff_tags import exif_orientation, numbers, orientation, read_ifd
 
 # Of a text that may hold an orientation no more is unpacked: chunks of some kB can hold gigabytes.
 _MAX_TEXT_BYTES = 1 << 20
-_ORIENTATION = 0x0112
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class PictureFile:
 
     Attributes:
         data: The file without its metadata.
-        kind: PNG, JPEG, WEBP or TIFF; "" for all others, which are left as they are.
+        kind: PNG, JPEG, WEBP, TIFF or GIF; "" for all others, which are left as they are.
         orientation: 1 to 8, as EXIF counts: how to turn the stored picture for a viewer.
         size: Width and height, where the header tells them without a decoder.
         num_frames: Pictures of an animation.
@@ -65,6 +62,8 @@ def read_file(data: bytes) -> PictureFile:
         return _webp(data)
     if data[:2] in (b"II", b"MM") and 42 <= max(data[2:4], default=0) <= 43:
         return _tiff(data)
+    if data[:6] in (b"GIF87a", b"GIF89a") and len(data) > 13:
+        return _gif(data)
     return PictureFile(data)
 
 
@@ -94,7 +93,7 @@ def _png(data: bytes) -> PictureFile:
     return PictureFile(
         data=data[:8] + b"".join(kept),
         kind="PNG",
-        orientation=_orientation(
+        orientation=exif_orientation(
             said.get(b"eXIf") or _hexadecimal(texts.get(b"Raw profile type exif", b"")),
             texts.get(b"XML:com.adobe.xmp", b""),
         ),
@@ -183,7 +182,7 @@ def _jpeg(data: bytes) -> PictureFile:
             kept.append(data[at:end])
         at = end
     kept.append(data[at:])
-    return PictureFile(b"".join(kept), "JPEG", _orientation(exif, xmp), is_lossy=True)
+    return PictureFile(b"".join(kept), "JPEG", exif_orientation(exif, xmp), is_lossy=True)
 
 
 # --- WebP: chunks of kind, length and bytes, padded to even length
@@ -212,7 +211,7 @@ def _webp(data: bytes) -> PictureFile:
     return PictureFile(
         data=b"RIFF" + struct.pack("<I", len(whole)) + whole if kept else data,
         kind="WEBP",
-        orientation=_orientation(said.get(b"EXIF", b""), said.get(b"XMP ", b"")),
+        orientation=exif_orientation(said.get(b"EXIF", b""), said.get(b"XMP ", b"")),
         size=_webp_size(said),
         num_frames=max(1, num_frames),
         is_cut=is_cut,
@@ -257,7 +256,7 @@ def _tiff(data: bytes) -> PictureFile:
     return PictureFile(
         data=directory.keep(data, _PIXEL_TAGS),
         kind="TIFF",
-        orientation=_turn(number(_ORIENTATION) if _ORIENTATION in tags else _xmp_orientation(xmp)),
+        orientation=orientation(data, directory, xmp),
         bits=int(bits) if bits is not None and bits in range(1, 65) else None,
         sample_format=int(sample_format) if sample_format is not None and sample_format in range(1, 7) else 1,
         lowest=number(340),
@@ -266,23 +265,20 @@ def _tiff(data: bytes) -> PictureFile:
     )
 
 
-# --- Orientation
+# --- GIF: a header, and blocks of which those before the first picture may be comments or a program's own
 
 
-def _orientation(exif: bytes, xmp: bytes) -> int:
-    """EXIF's, else that of XMP; 1 where there is none, or none that can be read."""
-    exif = re.sub(rb"^(Exif\0\0){1,2}", b"", exif)
-    directory = read_ifd(exif) if exif[:2] in (b"II", b"MM") else None
-    if directory is None or _ORIENTATION not in directory.tags:
-        return _turn(_xmp_orientation(xmp))
-    found = numbers(exif, directory, _ORIENTATION)
-    return _turn(found[0] if len(found) == 1 else None)
-
-
-def _xmp_orientation(xmp: bytes) -> float | None:
-    found = _XMP_ORIENTATION.search(xmp)
-    return None if found is None else float(found[1])
-
-
-def _turn(value: float | None) -> int:
-    return int(value) if value is not None and value in range(2, 9) else 1
+def _gif(data: bytes) -> PictureFile:
+    at = 13 + (6 << (data[10] & 7) if data[10] & 0x80 else 0)
+    kept = [data[:at]]
+    while data[at : at + 1] == b"!":
+        end = at + 2
+        while end < len(data) and data[end]:
+            end += 1 + data[end]
+        end += 1
+        if end > len(data):
+            break
+        if data[at + 1] == 0xF9 and data[at + 2] == 4:  # which colour is transparent
+            kept.append(data[at:end])
+        at = end
+    return PictureFile(b"".join([*kept, data[at:]]), "GIF")

@@ -8,7 +8,7 @@ a class that is told by brightness would be lost. So where the range is in doubt
 
 import io
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageFile, PpmImagePlugin
@@ -35,32 +35,35 @@ def is_deep(image: Image.Image, file: PictureFile) -> bool:
     )
 
 
-def eight_bit(image: Image.Image, file: PictureFile) -> Image.Image:
+class Scale(Protocol):
+    """Samples of any shape to 8 bits, as `scaled`."""
+
+    def __call__(self, values: np.ndarray, file: PictureFile, *, is_stated: bool = False) -> np.ndarray: ...  # noqa: D102
+
+
+def eight_bit(image: Image.Image, file: PictureFile, *, scale: "Scale | None" = None) -> Image.Image:
     """The picture in a mode of 8 bits, or of 1; the same object where it is in one.
 
     Args:
         image: As Pillow opened it.
         file: What it was opened from.
+        scale: What brings the samples to 8 bits; `scaled` by default. Alpha comes apart from the colours, as
+            (H, W, 1).
 
     Raises:
         RowError: The range of the values is in doubt.
         OSError: As Pillow, where the pixels are damaged; many others likewise.
     """
+    scale = scale or scaled
     if not is_deep(image, file):
         return image.convert("LA") if image.mode == "La" else image
     if image.mode.startswith(("I", "F")):
         # Pillow brings PGM to 65535 by the highest value that the header states.
         is_stated = _ppm_highest(image) not in {None, 65535}
-        return Image.fromarray(scaled(grey_samples(image), file, is_stated=is_stated))
+        return Image.fromarray(scale(np.asarray(image), file, is_stated=is_stated))
     if image.mode == "L":
-        return Image.fromarray(scaled(np.asarray(image).view(np.int8), file))
-    return _colours(image, file)
-
-
-def grey_samples(image: Image.Image) -> np.ndarray:
-    """Values of a grey picture of more than 8 bits, (H, W) int32 or float32."""
-    values_HW = np.asarray(image)
-    return values_HW if image.mode.startswith("F") else values_HW.astype(np.int32)
+        return Image.fromarray(scale(np.asarray(image).view(np.int8), file))
+    return _colours(image, file, scale)
 
 
 def scaled(values: np.ndarray, file: PictureFile, *, is_stated: bool = False) -> np.ndarray:
@@ -77,7 +80,7 @@ def scaled(values: np.ndarray, file: PictureFile, *, is_stated: bool = False) ->
     if values.dtype.kind == "f":
         grey = _scaled_floats(values, file)
     else:
-        grey = _scaled_integers(values.astype(np.int64), file, is_stated=is_stated)
+        grey = _scaled_integers(values, file, is_stated=is_stated)
     # Pillow turns grey of 8 bits round, where white is zero, and no other.
     return 255 - grey if file.white_is_zero and file.bits in {16, 32} else grey
 
@@ -98,7 +101,7 @@ def _scaled_integers(values: np.ndarray, file: PictureFile, *, is_stated: bool) 
     bits = (highest + 1).bit_length() - 1
     if highest == (1 << bits) - 1 and bits >= 8:
         return (values >> (bits - 8)).astype(np.uint8)
-    return ((values * 255 + highest // 2) // highest).astype(np.uint8)
+    return ((values.astype(np.int32) * 255 + highest // 2) // highest).astype(np.uint8)
 
 
 def _scaled_floats(values: np.ndarray, file: PictureFile) -> np.ndarray:
@@ -158,7 +161,7 @@ def _ppm_highest(image: Image.Image) -> int | None:
     return args[-1] if isinstance(args, tuple) and isinstance(args[-1], int) else None
 
 
-def _colours(image: Image.Image, file: PictureFile) -> Image.Image:
+def _colours(image: Image.Image, file: PictureFile, scale: Scale) -> Image.Image:
     """Colours of 16 bits. Pillow gives the upper 8 bits, which is all there is to see where they are bright."""
     if any(raw in {"R", "G", "B", "A"} for raw in _raw_modes(image)):
         # Pillow 13 takes each byte for a sample.
@@ -168,19 +171,14 @@ def _colours(image: Image.Image, file: PictureFile) -> Image.Image:
     upper_HWC = np.asarray(image)
     if image.mode not in {"RGB", "RGBA"}:
         return image
-    colours_HWC = upper_HWC[..., :3]
+    parts = [part_HWC for part_HWC in np.split(upper_HWC, [3], axis=2) if part_HWC.size]
     states_less = file.significant_bits in range(1, 16) or (_is_full_range(file.highest) and file.highest != 65535)
-    if colours_HWC.max() >= 256 * _BELIEVED_FRACTION and not states_less:
+    if all(part_HWC.max() >= 256 * _BELIEVED_FRACTION for part_HWC in parts) and not states_less:
         return image
     lower_HWC = _lower_bytes(file)
-    if lower_HWC is not None:
-        values_HWC = upper_HWC.astype(np.int32) << 8 | lower_HWC
-        parts = [scaled(part_HWC, file) for part_HWC in np.split(values_HWC, [3], axis=2) if part_HWC.size]
-        return Image.fromarray(np.concatenate(parts, axis=2))
-    if upper_HWC.max() and not colours_HWC.max():
-        return image  # black, and its alpha is there
-    scaled(colours_HWC.astype(np.int32) << 8, file)
-    return image
+    values_HWC = upper_HWC.astype(np.int32) << 8 | (0 if lower_HWC is None else lower_HWC)
+    grey = [scale(part_HWC, file) for part_HWC in np.split(values_HWC, [3], axis=2) if part_HWC.size]
+    return Image.fromarray(np.concatenate(grey, axis=2))
 
 
 def _raw_modes(image: Image.Image) -> list[Any]:
@@ -190,16 +188,18 @@ def _raw_modes(image: Image.Image) -> list[Any]:
 
 def _lower_bytes(file: PictureFile) -> np.ndarray | None:
     """The lower 8 of 16 bits, (H, W, C) uint8: what Pillow gives when it is told the other order of bytes."""
-    image: Any = Image.open(io.BytesIO(file.data), formats=(file.kind,)) if file.kind else None
-    if image is None:
+    if not file.kind:
         return None
+    image: Any = Image.open(io.BytesIO(file.data), formats=(file.kind,))
     other = {"16L": "16B", "16B": "16L", "16N": "16B" if sys.byteorder == "little" else "16L"}
     tiles = []
     for tile, raw in zip(image.tile, _raw_modes(image), strict=True):
         colours, _, order = raw.partition(";")
-        if colours not in {"RGB", "RGBA", "RGBX"} or order not in other:
+        if colours not in {"RGB", "RGBA", "RGBX", "LA"} or order not in other:
             return None
-        turned = f"{colours};{other[order]}"
+        # Grey and alpha of 16 bits have four bytes a pixel: as four colours they come out one by one.
+        turned = "RGBA" if colours == "LA" else f"{colours};{other[order]}"
         tiles.append(tile._replace(args=(turned, *tile.args[1:]) if isinstance(tile.args, tuple) else turned))
+    is_grey = any(raw.startswith("LA") for raw in _raw_modes(image))
     image.tile = tiles
-    return np.asarray(image)
+    return np.asarray(image)[..., [1, 1, 1, 3]] if is_grey else np.asarray(image)

@@ -4,6 +4,7 @@ Pillow's own reader raises or warns where a tag is damaged, and takes all of the
 none, and no other suffers from it.
 """
 
+import re
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 # TIFF's types that are numbers, as `struct` names them; rationals are pairs. Bytes are none to Pillow either.
 _FORMATS = {3: "H", 4: "L", 5: "LL", 6: "b", 8: "h", 9: "l", 10: "ll", 11: "f", 12: "d", 16: "Q", 17: "q"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_ORIENTATION = 0x0112
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 # Of a longer list no number is wanted.
 _MAX_COUNT = 64
 
@@ -91,3 +94,19 @@ def numbers(data: bytes, directory: Directory, tag: int) -> tuple[float, ...]:
     if len(form) == 2:
         return tuple(up / down if down else float("nan") for up, down in zip(values[::2], values[1::2], strict=True))
     return values
+
+
+def orientation(data: bytes, directory: Directory | None, xmp: bytes) -> int:
+    """1 to 8, as EXIF counts: the directory's, else that of XMP; 1 where there is none, or none that can be read."""
+    if directory is not None and _ORIENTATION in directory.tags:
+        found = numbers(data, directory, _ORIENTATION)
+    else:
+        match = _XMP_ORIENTATION.search(xmp)
+        found = () if match is None else (float(match[1]),)
+    return int(found[0]) if len(found) == 1 and found[0] in range(1, 9) else 1
+
+
+def exif_orientation(exif: bytes, xmp: bytes) -> int:
+    """As `orientation`, of EXIF as PNG, JPEG and WebP have it."""
+    exif = re.sub(rb"^(Exif\0\0){1,2}", b"", exif)
+    return orientation(exif, read_ifd(exif) if exif[:2] in (b"II", b"MM") else None, xmp)

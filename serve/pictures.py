@@ -15,7 +15,7 @@ from PIL import Image
 
 from raygen.errors import EndpointError, RowError, UnclearMaskError
 from raygen.images import encode_image, resize_image, resize_mask, upright, upright_mask
-from raygen.mask_values import WHITE, read_mask
+from raygen.mask_values import WHITE, eight_bit_mask, read_mask
 from raygen.picture_files import PictureFile, read_file
 from raygen.samples import eight_bit
 from serve.body import Form
@@ -246,7 +246,8 @@ def _check_size(width: int, height: int, param: str) -> None:
 def _rgb_and_alpha(decoded: _Decoded) -> tuple[Image.Image, np.ndarray | None]:
     """RGB picture for a viewer, and its alpha (H, W) uint8 if it has one."""
     try:
-        image = upright(eight_bit(decoded.image, decoded.file), decoded.file.orientation)
+        bring = eight_bit_mask if decoded.param == "mask" else eight_bit
+        image = upright(bring(decoded.image, decoded.file), decoded.file.orientation)
     except RowError as error:
         code = "invalid_mask" if decoded.param == "mask" else "invalid_image"
         raise EndpointError(f"{decoded.param}: {error}", code=code, param=decoded.param) from error

@@ -77,6 +77,16 @@ def test_a_mask_of_black_and_white_with_empty_corners() -> None:
 TWO_VALUES: dict[str, Any] = {
     **{f"0 and {value}": encoded(ONES_HW * value) for value in (1, 2, 100, 127, 128, 255)},
     **{f"16 bits, 0 and {value}": png16(ONES_HW.astype(np.uint16) * value) for value in (1, 255, 4095, 65535)},
+    **{
+        f"{name} of 16 bits, 0 and {value}": png16(np.dstack(planes).astype(np.uint16))
+        for value in (1, 255, 4095)
+        for name, planes in {
+            "colours": [ONES_HW.astype(int) * value] * 3,
+            "red": [ONES_HW.astype(int) * value, ONES_HW * 0, ONES_HW * 0],
+            "colours and alpha": [*[ONES_HW.astype(int) * value] * 3, ONES_HW.astype(int) * 0 + value],
+            "grey and alpha": [ONES_HW.astype(int) * value, ONES_HW.astype(int) * 0 + 65535],
+        }.items()
+    },
     **{f"32 bits, 0 and {value}": tiff(ONES_HW.astype(np.int32) * value) for value in (1, 255)},
     **{f"float, 0 and {value}": tiff(ONES_HW.astype(np.float32) * value) for value in (1, 255)},
     "one bit": encoded(Image.fromarray(MASK_HW)),

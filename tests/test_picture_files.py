@@ -206,6 +206,23 @@ def test_tags_of_tiff(name: str) -> None:
     np.testing.assert_array_equal(decode_image(tiff(IMAGE_HWC, TIFF_TAGS[name])), IMAGE_HWC)
 
 
+GIF_BLOCKS = {
+    "a program's block without an end": b"!\xff\x0bNETSCAPE2.0\0",
+    "an empty one": b"!\xff\0",
+    "a comment": b"!\xfe\3abc\0",
+    "a short control block": b"!\xf9\1\0\0",
+    "an empty one of control": b"!\xf9\0",
+    "an unknown one": b"!\xaa\2ab\0",
+}
+
+
+@pytest.mark.parametrize("name", GIF_BLOCKS)
+def test_blocks_of_gif(name: str) -> None:
+    data = encoded(Image.fromarray(IMAGE_HWC).quantize(16), "GIF")
+    at = 13 + 6 * 2 ** (data[10] & 7)
+    np.testing.assert_array_equal(decode_image(data[:at] + GIF_BLOCKS[name] + data[at:]), decode_image(data))
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_bytes_behind_the_picture(kind: str) -> None:
     data = encoded(IMAGE_HWC, kind)

@@ -48,7 +48,7 @@ def test_fewer_bits_in_sixteen_are_refused_with_what_they_are(bits: int) -> None
         encoded(few_HW, "PPM"),
     ]
     files += [tiff(few_HW.astype(np.int32)), encoded(few_HW, "TIFF", compression="tiff_lzw")]
-    files += [png16(np.dstack([few_HWC, np.full_like(few_HW, 65535)]))]
+    files += [png16(np.dstack([colours, np.full_like(few_HW, 65535)])) for colours in (few_HW, few_HWC)]
     for data in files:
         with pytest.raises(RowError, match=rf"values go from 0 to {2**bits - 1}, far below 65535.*SMaxSampleValue"):
             decode_image(data)
