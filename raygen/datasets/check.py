@@ -1,32 +1,23 @@
 """Reading every picture and label of a dataset, to find what a run would stumble over."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from raygen.datasets.check_rows import RowFindings, check_row, picture_warnings
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.known import KNOWN, differences, known_name
 from raygen.datasets.table import DatasetInfo
-from raygen.errors import ConfigError, RowError, UnclearMaskError
-from raygen.images import decode_image, decode_mask
+from raygen.errors import ConfigError
 from raygen.schema import SPLITS
 
 MAX_LINES = 20
 # Pictures in memory at a time.
 CHUNK = 256
-# Images that a warning of many names.
-NUM_EXAMPLES = 5
-# Who reads object masks: `raygen.maskers`, `raygen.token_fits`. `language` and `cam` only compare with them.
-_NEEDED = (
-    "these images cannot be repainted with synthesis.mask=truth or box, nor be learned from with "
-    "textual_inversion.region=object; other settings do without their masks"
-)
 
 
 @dataclass
@@ -64,26 +55,6 @@ class Findings:
         ]
 
 
-@dataclass
-class RowFindings:
-    """What a check found in one image.
-
-    Attributes:
-        image_id: Its id.
-        problems: As in `Findings`.
-        one_colour: The picture's only colour, RGB; None where it has more.
-        mask: "nothing" or "everything" where its object mask selects that, "unclear" where it does not say what it
-            selects; else None.
-        unclear: Why it does not.
-    """
-
-    image_id: str
-    problems: list[str] = field(default_factory=list)
-    one_colour: tuple[int, ...] | None = None
-    mask: str | None = None
-    unclear: str = ""
-
-
 def check_dataset(
     path: Path, *, expect: str | None = None, progress: Callable[[int, int], Any] = lambda done, total: None
 ) -> Findings:
@@ -108,12 +79,12 @@ def check_dataset(
     # Pillow decodes outside Python's lock, so threads are enough.
     with ThreadPoolExecutor() as pool:
         for rows in _chunks(listing.rows()):
-            for found in pool.map(_check_row, rows):
+            for found in pool.map(check_row, rows):
                 findings.problems += found.problems
                 odd += [found] if found.mask is not None or found.one_colour is not None else []
             done += len(rows)
             progress(done, len(listing.entries))
-    _warn_of_pictures(findings, odd, done)
+    findings.warnings += picture_warnings(odd, num_images=done)
     _warn_of_gaps(findings, listing.info)
     _compare(findings, path, expect)
     return findings
@@ -122,66 +93,6 @@ def check_dataset(
 def _chunks(rows: Iterator[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
     while chunk := list(islice(rows, CHUNK)):
         yield chunk
-
-
-def _check_row(row: Mapping[str, Any]) -> RowFindings:
-    image_id, found = row["image_id"], RowFindings(row["image_id"])
-    image_HWC = None
-    try:
-        image_HWC = decode_image(row["image_png"] or b"")
-        found.one_colour = colour_of(image_HWC)
-    except RowError as error:
-        found.problems.append(f"{image_id}: {error}")
-    if row["object_png"] is not None:
-        try:
-            mask_HW = decode_mask(row["object_png"])
-            if image_HWC is not None and mask_HW.shape != image_HWC.shape[:2]:
-                found.problems.append(
-                    f"{image_id}: the object mask is {mask_HW.shape}, the picture {image_HWC.shape[:2]}"
-                )
-            found.mask = "nothing" if not mask_HW.any() else "everything" if mask_HW.all() else None
-        except UnclearMaskError as error:
-            found.mask, found.unclear = "unclear", str(error)
-        except RowError as error:
-            found.problems.append(f"{image_id}: object mask: {error}")
-    return found
-
-
-def colour_of(image_HWC: np.ndarray) -> tuple[int, ...] | None:
-    """The colour of a picture that has only one."""
-    first = image_HWC[0, 0]
-    return tuple(first.tolist()) if (image_HWC == first).all() else None
-
-
-def _warn_of_pictures(findings: Findings, rows: Sequence[RowFindings], num_images: int) -> None:
-    """What is legal in a picture or mask, and probably not meant: counts and examples, one line of each kind."""
-    flat = [row for row in rows if row.one_colour is not None]
-    if flat:
-        shown = [f"{row.image_id} {row.one_colour}" for row in flat]
-        findings.warnings.append(
-            f"{len(flat)} of {num_images} pictures have one colour only: {_examples(shown)}; there is nothing to learn "
-            "from them"
-        )
-    masks = {kind: [row for row in rows if row.mask == kind] for kind in ("nothing", "everything", "unclear")}
-    if empty := masks["nothing"]:
-        findings.warnings.append(
-            f"{len(empty)} object masks select nothing, their brightest value is 0: "
-            f"{_examples([row.image_id for row in empty])}; {_NEEDED}"
-        )
-    if unclear := masks["unclear"]:
-        findings.warnings.append(
-            f"{len(unclear)} object masks do not say what they select: "
-            f"{_examples([row.image_id for row in unclear])} ({unclear[0].unclear}); {_NEEDED}"
-        )
-    if full := masks["everything"]:
-        findings.warnings.append(
-            f"{len(full)} object masks select everything: {_examples([row.image_id for row in full])}; with "
-            "synthesis.mask=truth or box these images are repainted whole"
-        )
-
-
-def _examples(names: Sequence[str]) -> str:
-    return ", ".join([*names[:NUM_EXAMPLES], *(["…"] if len(names) > NUM_EXAMPLES else [])])
 
 
 def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
