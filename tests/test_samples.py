@@ -87,6 +87,12 @@ def test_the_highest_value_of_a_pgm_is_in_its_header(highest: int) -> None:
         np.testing.assert_array_equal(decoded, grey(np.rint(values_HW / highest * 65535).astype(int) >> 8))
 
 
+def test_a_dark_pgm_is_dark() -> None:
+    values_HW = np.rint(SHARE_HW * 400).astype(np.uint16)
+    decoded = decode_image(f"P5\n{WIDTH} {HEIGHT}\n4095\n".encode() + values_HW.astype(">u2").tobytes())
+    np.testing.assert_array_equal(decoded, grey(np.rint(values_HW / 4095 * 65535).astype(int) >> 8))
+
+
 def test_a_dark_picture_of_sixteen_bits_says_so_and_is_dark() -> None:
     dark_HW = FULL_HW // 16
     np.testing.assert_array_equal(decode_image(png16(dark_HW, chunk(b"sBIT", b"\x10"))), grey(dark_HW >> 8))
@@ -97,8 +103,13 @@ def test_a_dark_picture_of_sixteen_bits_says_so_and_is_dark() -> None:
 def test_a_pictures_own_extreme_is_no_range(extreme: int) -> None:
     """Scaled by it, a dark picture would be as bright as its neighbours; one that is lower than a value is wrong."""
     few_HW = (SHARE_HW * 3500).astype(np.uint16)
-    with pytest.raises(RowError, match="from 0 to 3500"):
+    with pytest.raises(RowError, match="from 0 to 3500, far below 65535"):
         decode_image(tiff(few_HW, (SMAX, 3, 1, shorts(extreme))))
+
+
+def test_a_range_that_the_values_do_not_keep_to_is_not_believed() -> None:
+    for data in (tiff(FULL_HW, (SMAX, 3, 1, shorts(255))), png16(FULL_HW, chunk(b"sBIT", b"\x08"))):
+        np.testing.assert_array_equal(decode_image(data), grey(FULL_HW >> 8))
 
 
 def test_black_is_black() -> None:
