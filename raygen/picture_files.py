@@ -160,7 +160,7 @@ def _png_text(chunk: _Chunk) -> tuple[bytes, bytes]:
 
 
 def _jpeg(data: bytes) -> PictureFile:
-    kept, exif, xmp = [data[:2]], b"", b""
+    kept, exif, xmp, size = [data[:2]], b"", b"", None
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -173,6 +173,9 @@ def _jpeg(data: bytes) -> PictureFile:
         body = data[at + 4 : end]
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
             exif += body[6:]
+        elif 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC} and len(body) >= 5:
+            height, width = struct.unpack_from(">HH", body, 1)
+            size = (width, height)
         elif marker == 0xE1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
             xmp = body
         # These two say what the colours are, to libjpeg too, which asks them for so many bytes.
@@ -182,7 +185,7 @@ def _jpeg(data: bytes) -> PictureFile:
             kept.append(data[at:end])
         at = end
     kept.append(data[at:])
-    return PictureFile(b"".join(kept), "JPEG", exif_orientation(exif, xmp), is_lossy=True)
+    return PictureFile(b"".join(kept), "JPEG", exif_orientation(exif, xmp), size, is_lossy=True)
 
 
 # --- WebP: chunks of kind, length and bytes, padded to even length
@@ -252,11 +255,12 @@ def _tiff(data: bytes) -> PictureFile:
         return found[0] if found and len({*found}) == 1 else None
 
     xmp = tags[700].raw(data) if 700 in tags else b""
-    bits, sample_format = number(258), number(339)
+    width, height, bits, sample_format = number(256), number(257), number(258), number(339)
     return PictureFile(
         data=directory.keep(data, _PIXEL_TAGS),
         kind="TIFF",
         orientation=orientation(data, directory, xmp),
+        size=None if width is None or height is None or not width < 2**32 > height else (int(width), int(height)),
         bits=int(bits) if bits is not None and bits in range(1, 65) else None,
         sample_format=int(sample_format) if sample_format is not None and sample_format in range(1, 7) else 1,
         lowest=number(340),

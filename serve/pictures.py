@@ -120,7 +120,7 @@ def _repaint(
         return "full", np.ones((image.height, image.width), dtype=bool)
     if data is None:
         if mask_mode in {"auto", "alpha"} and image_alpha is not None and (image_alpha < ALPHA_THRESHOLD).any():
-            return "alpha", image_alpha < ALPHA_THRESHOLD
+            return "alpha", _is_transparent(image_alpha)
         raise EndpointError(
             "there is no mask and no pixel of the image is transparent; send a mask, or mask_mode=full to paint all",
             code="mask_required",
@@ -149,7 +149,7 @@ def _transparent(mask: "_Decoded") -> np.ndarray:
     """Where a mask with alpha is transparent, (H, W) bool."""
     _, alpha_HW = _rgb_and_alpha(mask)
     assert alpha_HW is not None
-    lowest, highest = int(alpha_HW.min()), int(alpha_HW.max())
+    lowest = int(alpha_HW.min())
     if lowest >= ALPHA_THRESHOLD:
         raise EndpointError(
             f"the mask selects no pixel: nothing is transparent, the lowest alpha is {lowest} of 255; is it a black "
@@ -157,8 +157,12 @@ def _transparent(mask: "_Decoded") -> np.ndarray:
             code="empty_mask",
             param="mask",
         )
+    return _is_transparent(alpha_HW)
+
+
+def _is_transparent(alpha_HW: np.ndarray) -> np.ndarray:
     # An alpha of 0 and 1 was meant to be 0 and 255.
-    return alpha_HW < (highest if (lowest, highest) == (0, 1) else ALPHA_THRESHOLD)
+    return alpha_HW < (1 if (alpha_HW.min(), alpha_HW.max()) == (0, 1) else ALPHA_THRESHOLD)
 
 
 def _white(mask: "_Decoded", mask_mode: str) -> np.ndarray:
@@ -202,7 +206,7 @@ def _decode(data: bytes, param: str) -> _Decoded:
     file = read_file(data)
     if file.is_cut:
         raise EndpointError(f"{param} is cut off or damaged", code="truncated_image", param=param)
-    if file.size is not None:  # of WebP Pillow allocates the canvas while opening
+    if file.size is not None and file.kind in FORMATS:  # of WebP Pillow allocates the canvas while opening
         _check_size(*file.size, param)
     try:
         image = Image.open(io.BytesIO(file.data), formats=FORMATS)
