@@ -226,24 +226,23 @@ def _control(
 def flat_colours(index: RowIndex, *, seed: int) -> dict[int, np.ndarray]:
     """Mean colours of the training objects of each class, (M, 3) uint8, from at most COLOUR_SAMPLES of them.
 
-    Where the dataset ships no object masks, the whole picture stands for the object. Pictures and masks that cannot be
-    read, or do not fit each other, are left out.
+    Where the dataset ships no object masks, or none of a class that can be used, the whole picture stands for the
+    object. Pictures and masks that cannot be read, or do not fit each other, are left out.
     """
     train = index.split("train")
     colours: dict[int, np.ndarray] = {}
     for label in range(index.num_classes):
         ids = np.array(train.filter(pc.equal(train["label"], label))["image_id"].to_pylist())
         chosen = np.sort(np.random.default_rng([seed, label]).permutation(ids)[:COLOUR_SAMPLES])
-        pairs = []
+        pairs, whole = [], []
         for row in index.fetch(chosen.tolist(), ["image_png", "object_png"]).to_pylist():
             try:
-                image_HWC = decode_image(row["image_png"])
-                object_HW = decode_mask(row["object_png"]) if row["object_png"] else None
+                image_HWC = decode_image(row["image_png"] or b"")
+                whole.append((image_HWC, np.ones(image_HWC.shape[:2], dtype=bool)))
+                object_HW = decode_mask(row["object_png"]) if row["object_png"] else whole[-1][1]
             except RowError:
-                continue  # a failed row in scores/ already, with its reason
-            whole_HW = np.ones(image_HWC.shape[:2], dtype=bool)
-            object_HW = whole_HW if object_HW is None else object_HW
-            if object_HW.shape == whole_HW.shape:
+                continue  # a failed row in scores/ already, or of the masker if it needs the mask
+            if object_HW.shape == image_HWC.shape[:2] and object_HW.any():
                 pairs.append((image_HWC, object_HW))
-        colours[label] = object_colours(pairs)
+        colours[label] = object_colours(pairs or whole)
     return colours

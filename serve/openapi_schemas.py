@@ -84,7 +84,12 @@ def multipart_form() -> Schema:
     file = f"PNG, JPEG or WebP by content, at most {MAX_FILE_BYTES} bytes, one frame."
     properties = {
         "image": {"type": "string", "format": "binary", "description": f"{file} Also under the name `image[]`."},
-        "mask": {"type": "string", "format": "binary", "description": f"{file} As large as the image."},
+        "mask": {
+            "type": "string",
+            "format": "binary",
+            "description": f"{file} As large as the image. Black and white, or transparent where it is painted anew; "
+            "of two values of which one is 0, or one colour on black, the other stands for white.",
+        },
         **{name: _field(name, spec) for name, spec in FIELDS.items()},
     }
     # Without CONDITIONS: validators of JSON Schema, schemathesis' among them, do not judge values that are files.

@@ -1,7 +1,7 @@
 """Reading every picture and label of a dataset, to find what a run would stumble over."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from raygen.config import apply_overrides, validate
+from raygen.datasets.check_rows import RowFindings, check_row, picture_warnings
 from raygen.datasets.entries import Listing
 from raygen.datasets.files import printable, read_file
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.known import KNOWN, differences, known_name
 from raygen.datasets.table import DatasetInfo
-from raygen.errors import ConfigError, RowError
-from raygen.images import decode_image, decode_mask
+from raygen.errors import ConfigError
 from raygen.schema import SPLITS
 
 MAX_LINES = 20
@@ -93,16 +93,18 @@ def check_dataset(
         # A table has numbers as a rule; a folder may have words, and they are other words than its own.
         (findings.warnings if listing.class_folders else findings.notes).append(line)
     findings.counts.update(listing.counts())
-    done = 0
+    done, odd = 0, list[RowFindings]()
     # Pillow decodes outside Python's lock, so threads are enough.
     with ThreadPoolExecutor() as pool:
         for rows in _chunks(listing.rows()):
             whole = [_with_file(row, listing) for row in rows]
             readable = [row for row in whole if row["image_id"] not in listing.unread]
-            for problems in pool.map(_check_row, readable):
-                findings.problems += problems
+            for found in pool.map(check_row, readable):
+                findings.problems += found.problems
+                odd += [found] if found.mask is not None or found.one_colour is not None else []
             done += len(rows)
             progress(done, len(listing.entries))
+    findings.warnings += picture_warnings(odd, num_images=done)
     findings.problems += listing.missing_splits()
     findings.problems += [f"{image_id}: {reason}" for image_id, reason in listing.unread.items()]
     _warn_of_gaps(findings, listing.info)
@@ -141,25 +143,6 @@ def _by_number(item: tuple[tuple[str, int, int | None], int]) -> tuple[str, int,
 def _chunks(rows: Iterator[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
     while chunk := list(islice(rows, CHUNK)):
         yield chunk
-
-
-def _check_row(row: Mapping[str, Any]) -> list[str]:
-    problems = []
-    shape = None
-    try:
-        shape = decode_image(row["image_png"] or b"").shape[:2]
-    except RowError as error:
-        problems.append(f"{row['image_id']}: {error}")
-    if row["object_png"] is not None:
-        try:
-            mask_HW = decode_mask(row["object_png"])
-            if shape is not None and mask_HW.shape != shape:
-                problems.append(f"{row['image_id']}: the object mask is {mask_HW.shape}, the picture {shape}")
-            elif not mask_HW.any():
-                problems.append(f"{row['image_id']}: the object mask selects no pixel")
-        except RowError as error:
-            problems.append(f"{row['image_id']}: object mask: {error}")
-    return problems
 
 
 def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
