@@ -5,8 +5,6 @@ Limits are applied while the body arrives, and what will be refused is not kept;
 """
 
 import asyncio
-import base64
-import binascii
 import json
 from collections.abc import AsyncIterator, Container
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from starlette.types import Receive
 
 from raygen.errors import EndpointError
 from serve.connection import body_chunks, check_body_headers, whole_body
+from serve.data_urls import bytes_of
 from serve.limits import MAX_BODY_BYTES, MAX_FILE_BYTES, MAX_NUM_PARTS, MAX_PART_HEADER_BYTES, MAX_TEXT_BYTES
 
 FILE_FIELDS = ("image", "mask")
@@ -240,14 +239,10 @@ def _data_url(value: Any, param: str) -> bytes:
     url = value.get("image_url") if isinstance(value, dict) and {*value} == {"image_url"} else None
     if not isinstance(url, str):
         raise EndpointError(f'{param} is not {{"image_url": "data:…"}}', code="invalid_type", param=param)
-    head, found, encoded = url.partition(",")
-    if not found or not head.startswith("data:") or not head.endswith(";base64"):
-        # Nothing is ever fetched.
-        raise EndpointError(f"{param}: only data URLs in base64 are read", code="invalid_value", param=param)
     try:
-        data = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise EndpointError(f"{param}: the data URL is not base64", code="invalid_value", param=param) from error
+        data = bytes_of(url)
+    except ValueError as error:
+        raise EndpointError(f"{param}: {error}", code="invalid_value", param=param) from error
     if len(data) > MAX_FILE_BYTES:
         raise EndpointError(f"a file has more than {MAX_FILE_BYTES} bytes", code="file_too_large", param=param)
     return data

@@ -1,5 +1,7 @@
 """What a request may be at most, and why. Everything is checked before the work that it bounds."""
 
+import numpy as np
+
 # Bytes. Two files of the largest size fit, less what no picture needs: a 4,194,304-pixel RGBA PNG is 16 MiB at worst.
 MAX_BODY_BYTES = 48 << 20
 MAX_FILE_BYTES = 20 << 20
@@ -41,3 +43,10 @@ MAX_KEY_LENGTH = 512
 
 # Pictures of one request; more are more requests, which the queue can share out.
 MAX_NUM_IMAGES = 10
+
+
+def number_text(value: float) -> str:
+    """A number as people write it, to six digits where it is not whole: 4294967295, 0.5, never 4.29497e+09."""
+    if float(value).is_integer():
+        return str(int(value))
+    return np.format_float_positional(float(f"{value:.6g}"), trim="-")

@@ -200,9 +200,9 @@ def test_quality_is_steps(endpoint: Running, quality: str, steps: int) -> None:
 
 
 def test_seeds(endpoint: Running) -> None:
-    response = post(endpoint.url, n=3, seed=2**32 - 2)
-    assert [data["seed"] for data in response.json()["data"]] == [2**32 - 2, 2**32 - 1, 0]
-    assert response.headers["x-raygen-seed"] == f"{2**32 - 2},{2**32 - 1},0"
+    response = post(endpoint.url, n=2, seed=2**32 - 2)
+    assert [data["seed"] for data in response.json()["data"]] == [2**32 - 2, 2**32 - 1]
+    assert response.headers["x-raygen-seed"] == f"{2**32 - 2},{2**32 - 1}"
     drawn = {post(endpoint.url, seed=-1).json()["data"][0]["seed"] for _ in range(5)}
     assert len(drawn) == 5
     again = drawn.pop()
