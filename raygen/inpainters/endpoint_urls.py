@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 import httpx2
 
@@ -80,7 +80,7 @@ def proxy_for(url: str) -> EnvironmentProxy | None:
     proxies = getproxies_environment()
     value = proxies.get(parts.scheme) or proxies.get("all")
     netloc = host if parts.port is None else f"{host}:{parts.port}"
-    if not value or proxy_bypass_environment(netloc, proxies) or _is_in_network(host, proxies.get("no", "")):
+    if not value or proxy_bypass(netloc, proxies) or _is_in_network(host, proxies.get("no", "")):
         return None
     kind = parts.scheme if proxies.get(parts.scheme) else "all"
     names = [name for name in (f"{kind}_proxy", f"{kind}_proxy".upper()) if os.environ.get(name)]
