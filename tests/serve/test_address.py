@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from raygen.errors import ConfigError
-from serve.address import why_not, check_address, is_loopback, url_of
+from serve.address import check_address, is_loopback, url_of, why_not
 
 
 @pytest.fixture
