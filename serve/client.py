@@ -241,7 +241,12 @@ def _next_unfinished(
 
 def _seeds(seed: int | None, n: int, seeds: Iterable[int] | None) -> tuple[int, ...]:
     if seeds is not None:
-        return tuple(int(value) for value in seeds)
+        given = tuple(int(value) for value in seeds)
+        if not given or not all(0 <= value <= MAX_SEED for value in given):
+            raise EndpointError(
+                f"seeds are {given}; expected one or more from 0 to {MAX_SEED}", code="out_of_range", param="seeds"
+            )
+        return given
     if n < 1:
         raise EndpointError(f"n is {n}; ask for one picture or more", code="out_of_range", param="n")
     first = random.SystemRandom().randrange(MAX_RANDOM_SEED + 1 - n) if seed is None else seed

@@ -14,13 +14,12 @@ from ray.serve.exceptions import RayServeException
 
 from raygen import cluster
 from raygen.config import validate
-from raygen.errors import ConfigError
 from serve.address import check_address, check_host, url_of
 from serve.app import APP_NAME, SHARE_CPUS, build_app, deployment_name
 from serve.config import ServeConfig
 from serve.instance import (
     check_ha_proxy,
-    check_options,
+    check_instance,
     end_application,
     end_instance_if_empty,
     failure_of,
@@ -139,12 +138,7 @@ def _is_served_already(host: str, port: int) -> bool:
         if not os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
             check_address(host, port)
         return False
-    check_options(instance, host, port)
-    if APP_NAME in instance.applications:
-        raise ConfigError(
-            f"an endpoint runs on this cluster already (application '{APP_NAME}'). Change it with `serve deploy`, or "
-            "end what Ray Serve runs there with `serve shutdown` and start again."
-        )
+    check_instance(instance, APP_NAME, host, port)
     return True
 
 

@@ -7,14 +7,16 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import ray
 from ray import serve as ray_serve
+from ray.exceptions import RayError
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
 
 from raygen import errors
 from raygen.errors import ConfigError, RaygenError, StageError
@@ -33,11 +35,11 @@ class Instance:
 
     Attributes:
         options: How its proxies speak HTTP.
-        applications: What runs on it, by name.
+        applications: What runs on it, by name, and the path that each is reached under, or None.
     """
 
     options: HTTPOptions
-    applications: tuple[str, ...]
+    applications: Mapping[str, str | None]
 
 
 def running_instance() -> Instance | None:
@@ -45,7 +47,8 @@ def running_instance() -> Instance | None:
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         return None
-    return Instance(client.http_config, tuple(sorted(ray_serve.status().applications)))
+    applications = client.get_serve_details()["applications"]
+    return Instance(client.http_config, {name: applications[name].get("route_prefix") for name in sorted(applications)})
 
 
 def proxy_host() -> str:
@@ -53,12 +56,28 @@ def proxy_host() -> str:
     return str(_get_global_client().http_config.host)
 
 
-def check_options(instance: Instance, host: str, port: int) -> None:
-    """Checks that an instance that runs listens where the endpoint is to: an instance has one address for all.
+def check_instance(instance: Instance, application: str, host: str, port: int) -> None:
+    """Checks that an application can join an instance that runs, which has one address for all of them.
 
     Raises:
-        ConfigError: It listens elsewhere, or speaks HTTP in another way.
+        ConfigError: It listens elsewhere or speaks HTTP in another way, the application runs on it already, or another
+            one is reached under the path "/".
     """
+    if application in instance.applications:
+        raise ConfigError(
+            f"an endpoint runs on this cluster already (application '{application}'). Change it with `serve deploy`, "
+            "or end what Ray Serve runs there with `serve shutdown` and start again."
+        )
+    _check_options(instance, host, port)
+    for name, path in instance.applications.items():
+        if path == "/":
+            raise ConfigError(
+                f"the application '{name}' of this cluster's Ray Serve is reached under the path '/', where the "
+                "endpoint is to be. Give that one another route_prefix, or this one another cluster."
+            )
+
+
+def _check_options(instance: Instance, host: str, port: int) -> None:
     wanted, there = HTTPOptions(host=host, port=port), instance.options
     # Placement and resources of proxies do not change what a request sees.
     names = [name for name in type(wanted).model_fields if name not in {"location", "num_cpus", "root_url"}]
@@ -136,12 +155,18 @@ def reason_of(message: str, *, what: str) -> RaygenError:
 
 
 def end_application(application: str) -> None:
-    """Takes an application off the instance once the requests that it has under way are answered."""
-    if application not in ray_serve.status().applications:
-        return
-    ray_serve.delete(application, _blocking=False)
-    while application in ray_serve.status().applications:
-        time.sleep(_POLL_S)
+    """Takes an application off the instance once the requests that it has under way are answered.
+
+    Raises:
+        StageError: The cluster does not answer any more.
+    """
+    try:
+        if application in ray_serve.status().applications:
+            ray_serve.delete(application, _blocking=False)
+        while application in ray_serve.status().applications:
+            time.sleep(_POLL_S)
+    except (RayError, RayServeException) as error:
+        raise StageError(f"the cluster does not answer any more ({type(error).__name__})") from error
 
 
 def end_instance_if_empty() -> None:

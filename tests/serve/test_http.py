@@ -34,6 +34,7 @@ from paint_backend import PaintBackend, Running, colour_of, running, wait_for
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditRequest
 from raygen.inpainters.wire import form_of, headers_of, result_of
+from serve.client import Client
 from serve.config import ServeConfig
 from serve.fields import FIELDS
 from serve.limits import MAX_BODIES_AT_ONCE
@@ -197,6 +198,29 @@ def test_quality_is_steps(endpoint: Running, quality: str, steps: int) -> None:
     expected = {15: "low", 30: "medium", 50: "high", 12: "low"}[steps]
     assert response.json()["quality"] == expected
     assert response.headers["x-raygen-steps"] == str(steps)
+
+
+@pytest.mark.parametrize(
+    ("fields", "seeds"),
+    [
+        ({"seed": 2**32 - 1, "n": 2}, (2**32 - 1, 2**32)),
+        ({"seed": 2**63 - 1}, (2**63 - 1,)),
+        ({"seeds": [2**63 - 1, 0]}, (2**63 - 1, 0)),
+        ({"seed": 2**63 - 1, "n": 2}, "seed is 9223372036854775807 and n 2"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seeds": [2**63]}, "seeds are"),
+        ({"seeds": []}, "seeds are"),
+        ({"n": 0}, "n is 0"),
+    ],
+)
+def test_seeds_of_the_python_client(endpoint: Running, fields: dict[str, Any], seeds: tuple[int, ...] | str) -> None:
+    asked = {"image": picture(), "mask": hole(), "prompt": "a", **fields}
+    if isinstance(seeds, str):
+        with pytest.raises(EndpointError, match=seeds) as error:
+            asyncio.run(Client(endpoint.url).edit(**asked))
+        assert error.value.code == "out_of_range"
+    else:
+        assert asyncio.run(Client(endpoint.url).edit(**asked)).seeds == seeds
 
 
 def test_seeds(endpoint: Running) -> None:

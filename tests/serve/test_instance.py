@@ -4,7 +4,7 @@ import pytest
 from ray.serve.config import HTTPOptions
 
 from raygen.errors import ConfigError, ModelError, ResourceError, StageError
-from serve.instance import HA_PROXY, Instance, check_ha_proxy, check_options, reason_of
+from serve.instance import HA_PROXY, Instance, check_ha_proxy, check_instance, reason_of
 
 HEAD = (
     "The deployment failed to start 3 times in a row. This may be due to a problem with its constructor or initial "
@@ -35,14 +35,19 @@ def test_the_reason_is_what_the_replica_raised(message: str, kind: type, text: s
     assert str(error).startswith(f"the model 'm' did not start: {text}")
 
 
-def test_another_instance_is_shared_only_at_the_same_address() -> None:
-    there = Instance(HTTPOptions(host="127.0.0.1", port=8000), ("theirs",))
-    check_options(there, "127.0.0.1", 8000)
-    with pytest.raises(ConfigError, match=r"at 127\.0\.0\.1:8000, with theirs, .* port 8000 instead of 9000"):
-        check_options(there, "127.0.0.1", 9000)
-    slow = Instance(HTTPOptions(host="::1", port=8000, request_timeout_s=5, root_path="/r"), ())
+def test_another_instance_is_joined_only_at_the_same_address() -> None:
+    there = Instance(HTTPOptions(host="127.0.0.1", port=8000), {"theirs": "/t", "hidden": None})
+    check_instance(there, "raygen", "127.0.0.1", 8000)
+    with pytest.raises(ConfigError, match=r"at 127\.0\.0\.1:8000, with theirs, hidden, .* port 8000 instead of 9000"):
+        check_instance(there, "raygen", "127.0.0.1", 9000)
+    with pytest.raises(ConfigError, match="runs on this cluster already"):
+        check_instance(there, "theirs", "127.0.0.1", 8000)
+    slow = Instance(HTTPOptions(host="::1", port=8000, request_timeout_s=5, root_path="/r"), {})
     with pytest.raises(ConfigError, match=r"at \[::1\]:8000, .* root_path '/r' instead of '', request_timeout_s 5"):
-        check_options(slow, "::1", 8000)
+        check_instance(slow, "raygen", "::1", 8000)
+    taken = Instance(HTTPOptions(host="127.0.0.1", port=8000), {"theirs": "/"})
+    with pytest.raises(ConfigError, match=r"'theirs' .* is reached under the path '/'"):
+        check_instance(taken, "raygen", "127.0.0.1", 8000)
 
 
 def test_ha_proxy_is_refused_where_it_cannot_reach_the_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
