@@ -175,6 +175,9 @@ def test_json_and_form_are_the_same_request(endpoint: Running) -> None:
 
 def test_json_seeds_and_numbers(endpoint: Running) -> None:
     big = 2**63 - 1
+    body = json.dumps(json_form(seeds=[0])).replace("[0]", f"[{big}.0, 1e3, 9.1e18]")  # JSON Schema's integers
+    response = post_json(endpoint.url, body)
+    assert [data["seed"] for data in response.json()["data"]] == [big, 1000, 9_100_000_000_000_000_000]
     response = post_json(endpoint.url, json_form(seeds=[big, 1], mask=data_url(alpha_mask(hole()), "x/y")))
     assert [data["seed"] for data in response.json()["data"]] == [big, 1]
     assert len(post_json(endpoint.url, json_form(n=2.0)).json()["data"]) == 2  # in JSON, 2.0 is 2
