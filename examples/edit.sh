@@ -28,7 +28,7 @@ trap 'rm -rf -- "$scratch"' EXIT
 quoted() { local name=${1//\\/\\\\}; printf '"%s"' "${name//\"/\\\"}"; }
 status=$(
   # No proxy leads back to this machine.
-  curl --silent --show-error --output "$scratch/answer" --write-out '%{http_code}' "${url%/}/v1/images/edits" \
+  curl --silent --show-error --globoff --output "$scratch/answer" --write-out '%{http_code}' "${url%/}/v1/images/edits" \
     --noproxy "localhost,127.0.0.1,::1${NO_PROXY:+,$NO_PROXY}${no_proxy:+,$no_proxy}" \
     ${RAYGEN_API_KEY:+--header "Authorization: Bearer $RAYGEN_API_KEY"} \
     --form "image=@$(quoted "$image")" --form "mask=@$(quoted "$mask")" --form mask_mode=luminance \

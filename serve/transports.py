@@ -9,7 +9,7 @@ import httpx2
 
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditRequest, EditResult
-from raygen.inpainters.endpoint_urls import client_options, no_answer, with_proxy_named
+from raygen.inpainters.endpoint_urls import client_options, no_answer, no_endpoint, with_proxy_named
 from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, error_of, form_of, headers_of, result_of
 from serve.dispatch import Dispatcher
 
@@ -54,8 +54,9 @@ class HttpTransport:
             body = _json(response)
         if response.status_code != 200:
             raise self._error_of(response, body)
-        models = body["data"] if isinstance(body, dict) else []
-        return next((dict(entry) for entry in models if model in (None, entry.get("id"))), {})
+        if not isinstance(body, dict) or not isinstance(body.get("data"), list):
+            raise with_proxy_named(no_endpoint(self._url), self._url, body)
+        return next((dict(entry) for entry in body["data"] if model in (None, entry.get("id"))), {})
 
     @asynccontextmanager
     async def _client(self, timeout_s: float) -> AsyncIterator[httpx2.AsyncClient]:

@@ -119,6 +119,11 @@ def no_answer(url: str, error: Exception) -> EndpointError:
     return EndpointError(f"{shown(url)} does not answer ({kind}){way}", code="connection_error", retryable=True)
 
 
+def no_endpoint(url: str) -> EndpointError:
+    """The error of an answer that is no raygen endpoint's: a proxy's page, or another server's."""
+    return EndpointError(f"what answers at {shown(url)} is no raygen endpoint", code="invalid_response")
+
+
 def with_proxy_named(error: EndpointError, url: str, body: Any) -> EndpointError:
     """An error that an answer told of; where its body is not an endpoint's, the proxy may be who answered."""
     proxy = proxy_for(url)

@@ -22,7 +22,7 @@ import numpy as np
 from raygen.errors import ConfigError, EndpointError, RowError, StageError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.edits import EditRequest, EditResult, LearnedToken
-from raygen.inpainters.endpoint_urls import client_options, no_answer, with_proxy_named
+from raygen.inpainters.endpoint_urls import client_options, no_answer, no_endpoint, with_proxy_named
 from raygen.inpainters.square import squash, unsquash
 from raygen.inpainters.token_files import read_tokens
 from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, TOKENS_PATH, error_of, form_of, headers_of, result_of
@@ -101,7 +101,10 @@ class HttpEndpoint:
     def facts(self, model: str) -> dict[str, Any]:
         """The model's entry of `/v1/models`."""
         headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
-        return dict(_json(self._send("GET", f"{MODELS_PATH}/{model}", headers=headers)))
+        body = _json(self._send("GET", f"{MODELS_PATH}/{model}", headers=headers))
+        if not isinstance(body, dict) or "digest" not in body:
+            raise with_proxy_named(no_endpoint(self._url), self._url, body)
+        return body
 
     def put_token(self, name: str, data: bytes, model: str) -> None:
         """Stores a learned token; see `Endpoint`. Takes a key of scope "admin"."""

@@ -31,11 +31,12 @@ class Page(http.server.BaseHTTPRequestHandler):
     """A proxy's own error page, and a count of who came."""
 
     asked: ClassVar[list[str]] = []
+    status = 403
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))
         self.asked.append(self.path)
-        self.send_response(403)
+        self.send_response(self.status)
         self.end_headers()
         self.wfile.write(b"<html>blocked</html>")
 
@@ -98,7 +99,9 @@ def failure(kind: str, url: str) -> EndpointError:
             HttpEndpoint(url, None).facts("tiny")
         else:
             image_HWC, mask_HW = np.zeros((64, 64, 3), np.uint8), np.ones((64, 64), bool)
-            asyncio.run(Client(url, patience_s=0).edit(image=image_HWC, mask=mask_HW, prompt="a", seed=1))
+            request = {"image": image_HWC, "mask": mask_HW, "prompt": "a", "seed": 1}
+            client = Client(url, patience_s=0)
+            list(client.map([request])) if kind == "map" else asyncio.run(client.edit(**request))
 
     with pytest.raises(EndpointError) as caught:
         ask()
@@ -130,6 +133,18 @@ def test_a_loopback_endpoint_is_asked_itself(monkeypatch: pytest.MonkeyPatch, pa
     error = failure(kind, f"http://{page}")
     assert (error.code, "proxy" in str(error)) == ("http_403", False)
     assert Page.asked == [{"pool": "/v1/models/tiny", "client": "/v1/images/edits"}[kind]]
+
+
+@pytest.mark.parametrize("kind", ["pool", "client", "map"])
+@pytest.mark.parametrize("is_proxied", [True, False])
+def test_a_page_instead_of_an_answer(monkeypatch: pytest.MonkeyPatch, page: str, kind: str, is_proxied: bool) -> None:
+    monkeypatch.setattr(Page, "status", 200)
+    monkeypatch.setenv("http_proxy", page)
+    error = failure(kind, "http://10.1.2.3:8000" if is_proxied else f"http://{page}")
+    assert (error.code, f"http_proxy ({page}), which may be who answered" in str(error)) == (
+        "invalid_response",
+        is_proxied,
+    )
 
 
 @pytest.mark.parametrize("kind", ["pool", "client"])
