@@ -36,7 +36,7 @@ from raygen.inpainters.learned_tokens import (
     trained_model,
 )
 from raygen.inpainters.model_folder import check_model_folder, load_json, resolve_model
-from raygen.inpainters.prompts import TOKEN, tokenize
+from raygen.inpainters.prompts import tokenize, unknown_tokens
 from raygen.known_recipes import RECIPES, Recipe
 from raygen.maskers.language import check_finder
 from raygen.progress import Say, quiet
@@ -246,7 +246,7 @@ def _check_prompts(config: RunConfig, tokenizer: Any | None) -> None:
                     f"{field}: '{text}' has {len(read.ids)} tokens with start and end, but the model reads "
                     f"{read.max_length}; shorten it"
                 )
-        if unknown := [f"<{match[1]}>" for match in TOKEN.finditer(text) if f"<{match[1]}>" not in known]:
+        if unknown := unknown_tokens(text, known):
             raise ConfigError(
                 f"{field}: '{text}' names the token {unknown[0]}, which the model's tokenizer does not have and this "
                 "run does not learn; it would be read as plain letters. Switch textual_inversion on, or leave it out"

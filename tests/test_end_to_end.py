@@ -182,6 +182,10 @@ def test_scgs_runs_too(model: Path, tmp_path: Path) -> None:
             {"dataset": {"name": "scenes", "prompts": ["a <landbird> bird", "a bird"]}},
             "dataset.prompts: .* names the token <landbird>, which",
         ),
+        (
+            {"inpainter": {"negative_prompt": "no <Land Bird>"}},
+            "inpainter.negative_prompt: .* names the token <Land Bird>, which",
+        ),
     ],
 )
 def test_what_does_not_fit_the_classes_or_the_models_is_refused_before_anything_starts(

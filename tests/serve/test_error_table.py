@@ -95,6 +95,8 @@ FIELDS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"safety_identifier": "x" * 513}, 400, "out_of_range", "safety_identifier"),
     ({"seed": -2}, 400, "out_of_range", "seed"),
     ({"seed": 2**32}, 400, "out_of_range", "seed"),
+    ({"seed": 2**32 - 1, "n": 2}, 400, "out_of_range", "seed"),
+    ({"seed": 2**32 - 9, "n": 10}, 400, "out_of_range", "seed"),
     ({"seed": "7.5"}, 400, "invalid_type", "seed"),
     ({"seeds": "1,2,"}, 400, "invalid_type", "seeds"),
     ({"seeds": "-1"}, 400, "invalid_type", "seeds"),
@@ -132,6 +134,7 @@ FIELDS: list[tuple[dict[str, Any], int, str, str | None]] = [
 def test_field(endpoint: Running, fields: dict[str, Any], status: int, code: str, param: str | None) -> None:
     response = post(endpoint.url, **{"prompt": PROMPT, **fields})
     expect(response, status, code, param)
+    assert not re.search(r"\de[+-]?\d", response.json()["error"]["message"]), "no number as 4.29497e+09"
     assert not endpoint.backend.requests
 
 
@@ -324,6 +327,8 @@ JSON: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"images": [{"image_url": "data:image/png;base64,!"}]}, 400, "invalid_value", "image"),
     ({"images": [{"image_url": "data:image/png,x"}]}, 400, "invalid_value", "image"),
     ({"images": [{"image_url": "file:///etc/passwd"}]}, 400, "invalid_value", "image"),
+    ({"images": [{"image_url": ""}]}, 400, "invalid_value", "image"),
+    ({"images": [{"image_url": "data:image/png;base64,"}]}, 400, "empty_file", "image"),
     ({"mask": {"image_url": "http://127.0.0.1:1/x"}}, 400, "invalid_value", "mask"),
     ({"n": 2.5}, 400, "invalid_type", "n"),
     ({"n": "2"}, 400, "invalid_type", "n"),
