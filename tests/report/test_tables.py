@@ -41,7 +41,7 @@ def test_failed_rows_are_printed_by_step_and_reason(finished_run, capsys, monkey
 
 
 def test_a_name_is_printed_as_it_is(finished_run, capsys, monkeypatch):
-    """Brackets, colons and paths that are wider than their column too: they are no markup, and are of use as a whole."""
+    """Brackets, colons and long paths too: they are no markup, and are of use as a whole."""
     monkeypatch.setenv("COLUMNS", "60")
     name = "a[/b]:bird:[red]" + "/folder" * 20
     summary = summarize(finished_run)
