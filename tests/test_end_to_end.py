@@ -336,7 +336,7 @@ def test_a_run_that_is_terminated_in_a_pass_goes_on_and_says_nothing_foreign(
     write_text(tmp_path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
     run = tmp_path / "run"
     with started(str(tmp_path / "config.yaml"), run) as process:
-        wait_for(run / "candidates" / "part-00000.parquet", process)
+        wait_for(run / "candidates" / "part-000000.parquet", process)
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
