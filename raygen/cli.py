@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raygen.errors import RaygenError
+from raygen import program
 from tune.command import tune
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ def _setup(
     _check_names()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("raygen").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that it cannot write
     # Libraries' own progress bars and advice would bury the steps of the run.
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
@@ -226,11 +227,7 @@ def data_check(
 
 def main() -> None:
     """Entry point: runs the command line; errors of raygen become one message and an exit code."""
-    try:
-        app()
-    except RaygenError as error:
-        typer.echo(f"raygen: {error}", err=True)
-        sys.exit(error.exit_code)
+    program.run(app, "raygen", resumable=("run", "demo", "fit", "tune"))
 
 
 def _check_names() -> None:
@@ -266,12 +263,7 @@ def _run(
 
     config = recipes.make_config(data, overrides or [], where="config")
     command = shlex.join(["raygen", *sys.argv[1:]])
-    try:
-        recipes.run(config, out, fresh=fresh, command=command, say=typer.echo, reuse=reuse or ())
-    except KeyboardInterrupt:
-        again = "the same command without --fresh" if fresh else "the same command"
-        typer.echo(f"raygen: interrupted; {again} goes on where this one stopped", err=True)
-        raise typer.Exit(130) from None
+    recipes.run(config, out, fresh=fresh, command=command, say=program.announcing(typer.echo), reuse=reuse or ())
     summary = write_summary(out)
     page = write_report(out)
     tables.print_results(summary)

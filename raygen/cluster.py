@@ -1,16 +1,21 @@
 """Joining the Ray cluster, checking that what is asked for fits it, and reaching an endpoint on it."""
 
+import contextlib
 import gc
 import logging
 import os
+import platform
+import signal
+import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services
 from ray.exceptions import RayError, RayTaskError
 
+from raygen import interrupts, ray_address
 from raygen.errors import ConfigError, EndpointError, ResourceError
 from raygen.inpainters.edits import EditRequest, EditResult
 from raygen.inpainters.served import Endpoint, connect_http
@@ -19,20 +24,84 @@ from raygen.inpainters.served import Endpoint, connect_http
 FACTS_TIMEOUT_S = 300.0
 # How long resources that just ended work had may still be counted as held.
 PATIENCE_S = 30.0
+# Letters of what Ray says; its advice can fill a page.
+MAX_REASON = 400
 
 
 def connect() -> None:
-    """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine; does nothing when that is done."""
+    """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine; does nothing when that is done.
+
+    Raises:
+        ConfigError: RAY_ADDRESS names no cluster that answers.
+        ResourceError: Ray cannot start here, or the cluster does not take this program.
+    """
     if ray.is_initialized():
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if "RAY_ADDRESS" not in os.environ:
+    address = _find_cluster()
+    if address is None:
+        ray_address.check_start(os.environ)
         # "local": otherwise Ray joins whatever cluster was last started on this machine, somebody else's test perhaps.
-        options |= {"address": "local", "include_dashboard": False}
-    ray.init(**options)
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file():  # Ray writes it readable for everybody.
-        token.chmod(0o600)
+        _init(**options, address="local", include_dashboard=False)
+    else:
+        # Ray would try twenty times, forty seconds each; the head has answered just now.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+        _init(**options, address=address)
+        ray_address.watch(address)
+    token = ray_address.token_path(os.environ)
+    if token is not None and token.is_file():  # Ray writes it readable for everybody.
+        with contextlib.suppress(OSError):  # somebody else's; `raygen doctor` tells
+            token.chmod(0o600)
+
+
+def describe() -> str:
+    """The joined cluster's nodes and resources, as a line."""
+    resources = ray.cluster_resources()
+    num_nodes = sum(node["Alive"] for node in ray.nodes())
+    return f"{num_nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+
+
+def _find_cluster() -> str | None:
+    """The head's "host:port", which answers; None where Ray is to be started on this machine."""
+    address = ray_address.named_address(os.environ)
+    if address is None:
+        return None
+    try:
+        # There is no public call for it. Ray goes to a loopback address by the machine's own, and knows what "auto" is.
+        address = str(services.canonicalize_bootstrap_address_or_die(address))
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {str(error).splitlines()[0]} {ray_address.WAYS_TO_JOIN}. Unset "
+            "it to work on this machine."
+        ) from error
+    ray_address.check_answers(address, os.environ)
+    return address
+
+
+def _init(**options: Any) -> None:
+    """`ray.init` with the caller's signal handlers, and errors of raygen.
+
+    Ray takes SIGTERM for itself and answers it by waiting half a minute for other work to leave the node.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+    try:
+        ray.init(**options)
+    except SystemExit:  # Ray's answer to a SIGTERM in its start
+        raise interrupts.interrupted(signal.SIGTERM) from None
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON] or 'no reason given'}"
+        if options["address"] == "local":
+            raise ResourceError(f"Ray cannot start on this machine: {what}. See `raygen doctor`.") from error
+        raise ResourceError(
+            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: the cluster does not take this program: {what}. Is this machine "
+            "one of its nodes, is the token the cluster's (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, "
+            f"~/.ray/auth_token), and has the cluster Ray {ray.__version__} and Python {platform.python_version()} too?"
+        ) from error
+    finally:
+        for number, handler in handlers.items():
+            if in_main_thread and handler not in {None, signal.SIG_DFL}:
+                signal.signal(number, handler)
 
 
 def require(needed: Mapping[str, float], *, what: str, advice: str) -> None:

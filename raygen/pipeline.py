@@ -8,8 +8,11 @@ Not for choosing what to generate (that is `raygen.synthesis`), nor for fits (`r
 """
 
 import contextlib
+import functools
 import logging
+import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -116,6 +119,7 @@ def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool) -> None:
     # An actor that dies while it loads its model is started again: its node may be gone. An error in it is not.
     context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _hear_warning()
     # Readers and writers are quick. Ray would start as many as there are free CPUs, each a process of 200 MB.
     num_io = 1 + max(getattr(job.pools, spec.pool).max_actors for spec in job.specs) // ACTORS_PER_READER
     with DataContext.current(context):
@@ -144,6 +148,39 @@ def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool) -> None:
                 "the cluster full? What is complete stays: run the same command again; if the device is that slow, "
                 "with a smaller unit_rows in another --out."
             ) from error
+
+
+@functools.cache
+def _hear_warning() -> None:
+    """Lets Ray give, unheard, a warning that does not hold for pools; it gives it once in a process.
+
+    It says that an actor cannot be started again once its constructor's arguments are lost from the object store. Ray
+    Data has put there what every actor of a pool is made from, however small (ray-project/ray issue 57733, open), but
+    keeps it for as long as the pass lasts, on the node of the driver. `tests/chaos` kills actors and nodes.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as heard:
+        kept = os.dup(2)  # it comes from C++, which knows nothing of sys.stderr
+        os.dup2(heard.fileno(), 2)
+        try:
+            ray.kill(ray.remote(_Idle).options(num_cpus=0, max_restarts=1).remote(ray.put(None)))
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        heard.seek(0)
+        others = [line for line in heard if b"has constructor arguments in the object store" not in line]
+    os.write(2, b"".join(others))
+
+
+class _Idle:
+    """An actor that does nothing.
+
+    Args:
+        argument: Nothing.
+    """
+
+    def __init__(self, argument: None) -> None:
+        pass
 
 
 def _unwrapped(error: BaseException) -> RaygenError:

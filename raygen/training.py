@@ -21,7 +21,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from raygen import cluster, progress
+from raygen import cluster, interrupts, progress
 from raygen.config import PositiveInt, Strict
 from raygen.errors import RaygenError, StageError
 from raygen.worker import Worker
@@ -135,13 +135,13 @@ def _own_interrupt() -> Iterator[None]:
     """Keeps Ctrl-C a KeyboardInterrupt, in a fit and after it.
 
     Ray Train takes the signal for itself and never gives it back: in a fit it ends the process with code 0, and later
-    ones are swallowed. See `DataParallelTrainer._register_sigint_handler` (Ray 2.60).
+    ones are swallowed. See `DataParallelTrainer._register_sigint_handler` (Ray 2.60). Other signals it leaves alone.
     """
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit:
-        raise KeyboardInterrupt from None
+        raise interrupts.interrupted(signal.SIGINT) from None
     finally:
         if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGINT, before)

@@ -1,17 +1,22 @@
 """The whole job on real parts at small size: four pools on Ray, diffusers classes with random weights, real fits."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 from tiny_pipelines import save_pipeline
 from typer.testing import CliRunner
@@ -30,6 +35,7 @@ from raygen.run_config import identity
 from raygen.runs import RunFolder
 from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
 from raygen.steps import Steps
+from raygen.writing import write_text
 
 
 @pytest.fixture(scope="module")
@@ -300,31 +306,86 @@ def test_the_users_mistakes_are_named(arguments: list[str], message: str, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("engine", "begun"),
+    ("engine", "begun", "number"),
     [
-        ("local", "run/erm/.progress.txt"),
+        ("local", "run/erm/.progress.txt", signal.SIGINT),
+        ("local", "run/erm/.progress.txt", signal.SIGTERM),
         # Ray Train takes the signal for itself in a fit, and would keep it afterwards.
-        pytest.param("ray", "run/erm/.progress.txt", marks=pytest.mark.slow),
-        pytest.param("ray", "run/evaluation", marks=pytest.mark.slow),
+        pytest.param("ray", "run/erm/.progress.txt", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("ray", "run/evaluation", signal.SIGINT, marks=pytest.mark.slow),
+        # Ray answers it for itself too, and aborts.
+        pytest.param("ray", "run/erm/.progress.txt", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, engine: str, begun: str) -> None:
-    # As in a terminal, whatever this process does with the signal.
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, engine: str, begun: str, number: signal.Signals) -> None:
+    epochs = 2 if begun == "run/evaluation" else 500
+    settings = [f"engine={engine}", "dataset.scale=0.05", f"erm.epochs={epochs}"]
+    with started("erm", tmp_path / "run", *settings) as process:
+        wait_for(tmp_path / begun, process)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert process.returncode == 128 + number
+    first, *_, last = output.splitlines()
+    assert first.startswith("if this ends early, the same command goes on where it stopped: raygen run erm --out ")
+    assert last == f"raygen: {word}; the same command goes on where this one stopped"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_terminated_in_a_pass_goes_on_and_says_nothing_foreign(
+    finished: Path, model: Path, tmp_path: Path
+) -> None:
+    """As a job of Slurm or Kubernetes, with a log that takes ASCII only: pools, a fit, evaluation and tables on Ray."""
+    config = small("dbb", model, synthesis=DBB, controls=[])
+    write_text(tmp_path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
+    run = tmp_path / "run"
+    with started(str(tmp_path / "config.yaml"), run) as process:
+        wait_for(run / "candidates" / "part-000000.parquet", process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert output.splitlines()[-1] == "raygen: terminated; the same command goes on where this one stopped"
+    time.sleep(1)
+    assert [child.name() for child in children if child.is_running() and child.status() != "zombie"] == []
+    first_output = output
+    with started(str(tmp_path / "config.yaml"), run) as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert read_parts(run / "candidates").equals(read_parts(finished / "candidates"))
+    foreign = [line for line in (first_output + output).splitlines() if not OWN_LINE.match(line)]
+    assert foreign == []
+    assert output.isascii()
+
+
+# What a run says: how to go on, its steps, its tables, its last lines.
+OWN_LINE = re.compile(
+    r"if this ends early, |data: |(fit )?erm: |fit |scores: |plan: |candidates: |evaluation: |raygen: |report: |time: |"
+    r"pictures: |object masks: |rows? |failed|\d+\)|[ +|]|$"
+)
+
+
+@contextlib.contextmanager
+def started(recipe: str, out: Path, *settings: str) -> Iterator["subprocess.Popen[str]"]:
+    """`raygen run` as in a terminal, whatever this process does with signals; output and errors in one."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from raygen.cli import main; main()"
     )
-    command = [sys.executable, "-c", code, "run", "erm", "--dataset", "scenes", "--out", str(tmp_path / "run")]
-    epochs = 2 if begun == "run/evaluation" else 500
-    for setting in (f"engine={engine}", "dataset.scale=0.05", f"erm.epochs={epochs}"):
+    command = [sys.executable, "-c", code, "run", recipe, "--out", str(out)]
+    command += ["--dataset", "scenes"] if recipe == "erm" else []
+    for setting in settings:
         command += ["--set", setting]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environ, **pipes) as process:
         try:
-            while not (tmp_path / begun).exists():
-                assert process.poll() is None
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            _, error = process.communicate(timeout=60)
+            yield process
         finally:
             process.kill()
-    assert process.returncode == 130
-    assert error.splitlines()[-1] == "raygen: interrupted; the same command goes on where this one stopped"
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+    """Waits until a file is there; the process must not end before."""
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.02)

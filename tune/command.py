@@ -28,6 +28,7 @@ def tune(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete what the folder holds and start over.")] = False,
 ) -> None:
     """Search a recipe's settings on one shared pool of pictures; choose on validation, test once."""
+    from raygen import program
     from raygen.errors import ConfigError
     from raygen.report.tables import print_trials
     from tune.search import make_sweep, saved_sweep, sweep
@@ -43,7 +44,7 @@ def tune(
         raise ConfigError("give a recipe (raygen tune dbb), a config (--config), or --resume with the --out of a sweep")
     found = make_sweep(data, changes, where="config")
     command = shlex.join(["raygen", *sys.argv[1:]])
-    summary = sweep(found, out, fresh=fresh, command=command, say=typer.echo)
+    summary = sweep(found, out, fresh=fresh, command=command, say=program.announcing(typer.echo))
     print_trials(out / "sweep.parquet", summary)
 
 

@@ -3,7 +3,6 @@
 `sweep` is the place to start reading. `python -m tune.search` is `raygen tune`.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import numpy as np
 import ray
 import typer
 
-from raygen import recipes
+from raygen import program, recipes
 from raygen.config import dump_yaml, load_yaml
 from raygen.datasets import class_counts
-from raygen.errors import RaygenError, RunFolderError
+from raygen.errors import RunFolderError
 from raygen.progress import Say
 from raygen.report.sweep import write_sweep_page
 from raygen.report.words import describe_point
@@ -205,11 +204,7 @@ def main() -> None:
     """Entry point of `python -m tune.search`: the arguments and exit codes of `raygen tune`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(tune)
-    try:
-        app()
-    except RaygenError as error:
-        typer.echo(f"tune.search: {error}", err=True)
-        sys.exit(error.exit_code)
+    program.run(app, "tune.search", resumable=())
 
 
 if __name__ == "__main__":

@@ -29,8 +29,10 @@ def load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
     """
     from diffusers import AutoPipelineForInpainting, StableDiffusionInpaintPipeline
     from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
     diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # its text encoder's
     # It announces a black picture for each one that is blocked; here the row fails and says why.
     logging.getLogger("diffusers.pipelines.stable_diffusion.safety_checker").setLevel(logging.ERROR)
     dtype: torch.dtype = getattr(torch, config.dtype)
