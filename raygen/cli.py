@@ -31,13 +31,24 @@ app.command()(tune)
 # Enough to cure the scenes' bias, and generated in some minutes on two cores.
 DEMO_IMAGES_PER_CLASS = 500
 
-Out = Annotated[Path, typer.Option("--out", help="Run folder; an unfinished run in it is resumed.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", parser=program.given_path, metavar="PATH", help="Run folder; an unfinished run in it is resumed."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a config field: --set synthesis.k=200. Repeatable."),
 ]
 Config = Annotated[
-    Path | None, typer.Option("--config", help="YAML config, such as the config.yaml of an earlier run.")
+    Path | None,
+    typer.Option(
+        "--config",
+        parser=program.given_path,
+        metavar="PATH",
+        help="YAML config, such as the config.yaml of an earlier run.",
+    ),
 ]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="'scenes' or a folder of pictures.")]
 Reuse = Annotated[
@@ -109,7 +120,10 @@ def fit(
 def evaluate(
     classifier: Annotated[Path, typer.Argument(help="Classifier folder, such as runs/demo/fit/dbb.")],
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset folder, such as runs/demo/data, or 'scenes'.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Write the numbers to this JSON file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", parser=program.given_path, metavar="PATH", help="Write the numbers to this JSON file."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the scenes' draw.")] = 0,
 ) -> None:
     """Accuracy per group of one classifier on a dataset's validation and test splits."""
@@ -126,7 +140,9 @@ def evaluate(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="A run or a sweep: its page. Several runs: a comparison.")],
-    out: Annotated[Path | None, typer.Option("--out", help="HTML file of a comparison.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", parser=program.given_path, metavar="PATH", help="HTML file of a comparison.")
+    ] = None,
 ) -> None:
     """Write the page of a finished run or sweep again, or compare several runs."""
     from raygen.report import tables
@@ -182,18 +198,21 @@ def key(
     admin: Annotated[bool, typer.Option("--admin", help="May store and delete learned tokens too.")] = False,
 ) -> None:
     """Make a key for the endpoint: the key for its user, the line with its hash for the config."""
+    from raygen.config import dump_yaml
     from serve.keys import make_key
 
     secret, sha256 = make_key()
-    scopes = "[edit, admin]" if admin else "[edit]"
+    entry = dump_yaml({"name": name, "sha256": sha256, "scopes": ["edit", *(["admin"] if admin else [])]})
     typer.echo(f"key, shown only now: {secret}")
-    typer.echo(f"under `keys` in the config:\n  - {{name: {name}, sha256: {sha256}, scopes: {scopes}}}")
+    typer.echo("under `keys` in the config:\n  - " + entry.rstrip().replace("\n", "\n    "))
 
 
 @data_app.command("make")
 def data_make(
     name: Annotated[str, typer.Argument(help="'scenes', or a folder of pictures to bring into raygen's form.")],
-    out: Annotated[Path, typer.Option("--out", help="New folder for the dataset.")],
+    out: Annotated[
+        Path, typer.Option("--out", parser=program.given_path, metavar="PATH", help="New folder for the dataset.")
+    ],
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
     overrides: Set = None,
 ) -> None:

@@ -6,21 +6,26 @@ No letter, closed pipe or closed descriptor ends it, and no signal leaves a trac
 import codecs
 import errno
 import io
+import logging
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 
 from raygen import interrupts
-from raygen.errors import ConfigError, RaygenError
+from raygen.errors import ConfigError, RaygenError, UserError
 
 # What raygen's own tables and lines write beyond ASCII.
 _PLAIN = {"…": "...", "–": "-", "−": "-", "±": "+-", "×": "x", "’": "'", "ρ": "rho"}
 _ERRORS = "raygen.plain"
+# What the system says of a path that a user gave or whose permissions are theirs. Most have messages of their own; this
+# is for those of files that nobody thought of.
+_USERS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 _WHAT_HAPPENED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
@@ -58,6 +63,13 @@ def run(app: typer.Typer, name: str, *, resumable: Collection[str]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         sys.exit(1)
     except OSError as error:
+        if (
+            error.filename is not None
+            and error.errno in _USERS
+            and not logging.getLogger("raygen").isEnabledFor(logging.INFO)
+        ):
+            typer.echo(f"{name}: {os.fsdecode(error.filename)}: {error.strerror} (-v says where)", err=True)
+            sys.exit(UserError.exit_code)
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in its buffer
@@ -80,6 +92,20 @@ def _check_words() -> None:
                 f"'{word}' is not UTF-8, as config and report of a run are. Rename it; if it has a name in UTF-8, this "
                 f"shell's locale ({sys.getfilesystemencoding()}) is at fault: set PYTHONUTF8=1"
             ) from error
+
+
+def given_path(text: str) -> Path:
+    """A path of the command line: `~` is the home also behind an equals sign, and no text is no folder.
+
+    Raises:
+        BadParameter: An empty text, which would be the current folder, or a home that nobody knows.
+    """
+    if not text:
+        raise typer.BadParameter("is empty; give a path")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # no such user, or no home of this one
+        raise typer.BadParameter(f"{text}: {error}") from error
 
 
 def announcing(say: Callable[[str], Any]) -> Callable[[str], Any]:

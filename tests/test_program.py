@@ -11,6 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import typer
+
+from raygen import program
 
 # A command line of its own: what ends a program does not depend on what it does.
 PROGRAM = """
@@ -32,6 +35,10 @@ def run(deaf: bool = False, fresh: bool = False) -> None:
         with contextlib.suppress(KeyboardInterrupt) if deaf else contextlib.nullcontext():
             typer.echo(f"child {child.pid}")
             time.sleep(300)
+
+@app.command()
+def read(path: str) -> None:
+    open(path + "/below")
 
 program.run(app, "raygen", resumable=("run",))
 """
@@ -59,6 +66,23 @@ def test_a_name_that_cannot_be_written_down_is_refused() -> None:
     done = subprocess.run([*COMMAND, "run", b"runs/r\xe9s"], capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2
     assert done.stderr.startswith(r"raygen: 'runs/r\udce9s' is not UTF-8")
+
+
+def test_a_path_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = subprocess.run([*COMMAND, "read", str(tmp_path / "file")], capture_output=True, text=True, check=False)
+    line = f"raygen: {tmp_path / 'file' / 'below'}: Not a directory (-v says where)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+    missing = subprocess.run([*COMMAND, "read", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "Traceback" in missing.stderr  # a file of ours that is not there is a fault of ours
+
+
+def test_paths_of_the_command_line() -> None:
+    assert program.given_path("~/runs/a") == Path.home() / "runs" / "a"
+    assert program.given_path(".") == Path()
+    for text in ("", "~nobody-by-this-name/x"):
+        with pytest.raises(typer.BadParameter):
+            program.given_path(text)
 
 
 def test_a_reader_that_leaves_ends_a_program_quietly() -> None:

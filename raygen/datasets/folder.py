@@ -16,6 +16,8 @@ import logging
 from pathlib import Path
 from typing import Literal
 
+from pydantic import field_validator
+
 from raygen.config import Strict
 from raygen.datasets.entries import Listing
 from raygen.datasets.files import printable
@@ -45,6 +47,14 @@ class FolderConfig(Strict):
     class_names: tuple[str, ...] = ()
     attribute_names: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+
+    @field_validator("path")
+    @classmethod
+    def _home(cls, value: Path) -> Path:
+        try:
+            return value.expanduser()
+        except RuntimeError as error:  # no such user, or no home of this one
+            raise ValueError(f"{value}: {error}") from error
 
 
 def open_folder(config: FolderConfig) -> Listing:
