@@ -8,9 +8,10 @@ from typing import Any
 from ray import serve as ray_serve
 from ray.serve.exceptions import RayServeException
 
-from raygen import cluster
+from raygen import capacity, cluster
 from raygen.config import validate
 from raygen.errors import StageError
+from raygen.placement import Need
 from serve.app import APP_NAME, SHARE_CPUS, build_app, check_host
 from serve.config import ServeConfig
 
@@ -61,10 +62,12 @@ def application_args(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_resources(config: ServeConfig) -> None:
-    cpus = SHARE_CPUS * (config.num_ingress + 1) + sum(model.num_cpus * model.min_replicas for model in config.models)
-    gpus = sum(model.num_gpus * model.min_replicas for model in config.models)
-    cluster.require(
-        {"CPU": cpus, "GPU": gpus},
+    needs = [
+        Need(f"models.{model.id}", {"CPU": model.num_cpus, "GPU": model.num_gpus}, model.min_replicas)
+        for model in config.models
+    ]
+    capacity.require(
+        [*needs, Need("ingress and ledger", {"CPU": SHARE_CPUS}, config.num_ingress + 1)],
         what="the endpoint needs",
         advice="models.*.num_cpus and num_gpus times min_replicas. Lower them, or add nodes.",
     )
