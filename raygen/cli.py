@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from raygen.errors import RaygenError
+from raygen.seeding import LEAST_SEED, MAX_SEED
 from tune.command import tune
 
 app = typer.Typer(
@@ -107,7 +108,7 @@ def evaluate(
     classifier: Annotated[Path, typer.Argument(help="Classifier folder, such as runs/demo/fit/dbb.")],
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset folder, such as runs/demo/data, or 'scenes'.")],
     out: Annotated[Path | None, typer.Option("--out", help="Write the numbers to this JSON file.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the scenes' draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the scenes' draw.")] = 0,
 ) -> None:
     """Accuracy per group of one classifier on a dataset's validation and test splits."""
     from raygen import recipes
@@ -191,7 +192,7 @@ def key(
 def data_make(
     name: Annotated[str, typer.Argument(help="'scenes', or a folder of pictures to bring into raygen's form.")],
     out: Annotated[Path, typer.Option("--out", help="New folder for the dataset.")],
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the draw.")] = 0,
     overrides: Set = None,
 ) -> None:
     """Write a dataset as Parquet: --set scale=0.1, --set train_counts=[10,10,10,10]."""
