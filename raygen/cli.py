@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from raygen import program
+from raygen.seeding import LEAST_SEED, MAX_SEED
 from tune.command import tune
 
 app = typer.Typer(
@@ -124,7 +125,7 @@ def evaluate(
         Path | None,
         typer.Option("--out", parser=program.given_path, metavar="PATH", help="Write the numbers to this JSON file."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the scenes' draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the scenes' draw.")] = 0,
 ) -> None:
     """Accuracy per group of one classifier on a dataset's validation and test splits."""
     from raygen import recipes
@@ -213,7 +214,7 @@ def data_make(
     out: Annotated[
         Path, typer.Option("--out", parser=program.given_path, metavar="PATH", help="New folder for the dataset.")
     ],
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the draw.")] = 0,
     overrides: Set = None,
 ) -> None:
     """Write a dataset as Parquet: --set scale=0.1, --set train_counts=[10,10,10,10]."""

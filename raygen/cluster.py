@@ -1,14 +1,11 @@
-"""Joining the Ray cluster, checking that what is asked for fits it, and reaching an endpoint on it."""
+"""Joining the Ray cluster, and reaching an endpoint on it."""
 
 import contextlib
-import gc
 import logging
 import os
 import platform
 import signal
 import threading
-import time
-from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -22,8 +19,6 @@ from raygen.inpainters.served import Endpoint, connect_http
 
 # A model that was scaled to zero is loaded first.
 FACTS_TIMEOUT_S = 300.0
-# How long resources that just ended work had may still be counted as held.
-PATIENCE_S = 30.0
 # Letters of what Ray says; its advice can fill a page.
 MAX_REASON = 400
 
@@ -104,69 +99,6 @@ def _init(**options: Any) -> None:
                 signal.signal(number, handler)
 
 
-def require(needed: Mapping[str, float], *, what: str, advice: str) -> None:
-    """Checks that the cluster can ever give what is needed; without it, the job would wait for ever.
-
-    Args:
-        needed: Amount by resource, such as {"CPU": 4, "GPU": 1}.
-        what: Who needs it, for the message: "the pools need".
-        advice: Where the need comes from and what to do.
-
-    Raises:
-        ResourceError: It does not fit.
-    """
-    available = _limit()
-    for name, amount in needed.items():
-        if amount > available.get(name, 0) + 1e-6:
-            raise ResourceError(f"{what} {amount:g} {name}s and the cluster has {available.get(name, 0):g}: {advice}")
-
-
-def num_side_by_side(needed: Mapping[str, float]) -> int:
-    """How many processes that each take `needed` from one node the cluster can hold at once, other work aside.
-
-    On a cluster that grows, as many as its limit allows.
-    """
-
-    def fit_into(there: Mapping[str, float]) -> int:
-        return min(int(there.get(name, 0) / amount + 1e-6) for name, amount in needed.items() if amount > 0)
-
-    now = sum(fit_into(node["Resources"]) for node in ray.nodes() if node["Alive"])
-    grown = {name: float(amount) for name, amount in _cluster_limit().items()}
-    return max(now, fit_into(grown))
-
-
-def require_free(needed: Mapping[str, float], *, what: str, patience_s: float = PATIENCE_S) -> None:
-    """Checks that other work leaves what is needed; without it, the job would wait for that work's end.
-
-    A cluster that grows makes room, so nothing is checked there.
-
-    Args:
-        needed: Amount by resource.
-        what: Who needs it, for the message.
-        patience_s: How long to look: what just ended gives back its resources a little later.
-
-    Raises:
-        ResourceError: They are held all that time.
-    """
-    deadline = time.monotonic() + patience_s
-    while not _cluster_limit():
-        free = ray.available_resources()
-        short = {name: amount for name, amount in needed.items() if amount > free.get(name, 0) + 1e-6}
-        if not short:
-            return
-        # Actors of a pass that failed in this process live as long as its error's traceback does; waiting alone never
-        # makes Python collect that.
-        gc.collect()
-        if time.monotonic() > deadline:
-            name, amount = next(iter(short.items()))
-            raise ResourceError(
-                f"{what} {amount:g} {name}s, and of the cluster's {ray.cluster_resources().get(name, 0):g} only "
-                f"{free.get(name, 0):g} are free: other work holds the rest, perhaps this job's own entrypoint "
-                "(--entrypoint-num-cpus). End it, or ask for less."
-            )
-        time.sleep(0.5)
-
-
 class HandleEndpoint:
     """The endpoint through a Ray Serve handle: arrays instead of PNG. See `raygen.inpainters.served.Endpoint`.
 
@@ -228,18 +160,3 @@ class HandleEndpoint:
 def connect_endpoint(url: str) -> Endpoint:
     """The endpoint at "http(s)://…" or "serve://application/deployment"."""
     return HandleEndpoint(url) if url.startswith("serve://") else connect_http(url)
-
-
-def _limit() -> dict[str, float]:
-    """Most of each resource that there may be: on a cluster that grows, its limit, not what runs now."""
-    limit = _cluster_limit()
-    now = ray.cluster_resources()
-    return {name: max(float(now.get(name, 0)), float(limit.get(name, 0))) for name in {*now, *limit}}
-
-
-def _cluster_limit() -> dict[str, float]:
-    """An autoscaling cluster's limits; empty for any other."""
-    from ray._private.state import state
-
-    # There is no public call for an autoscaling cluster's limits; Ray Data's own autoscaler asks here too.
-    return dict(state.get_max_resources_from_cluster_config() or {})

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from raygen import algorithms, cluster, pipeline, training
-from raygen.classifier import load_classifier
+from raygen.classifier import MapUse, check_classifier, load_classifier
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
 from raygen.datasets import (
     DatasetConfig,
@@ -35,14 +35,14 @@ from raygen.inpainters.learned_tokens import (
     load_tokenizer,
     trained_model,
 )
-from raygen.inpainters.model_folder import check_model_folder, load_json, resolve_model
+from raygen.inpainters.model_folder import check_model, load_json, resolve_model
 from raygen.inpainters.prompts import tokenize, unknown_tokens
 from raygen.known_recipes import RECIPES, Recipe
 from raygen.maskers.language import check_finder
 from raygen.progress import Say, quiet
 from raygen.results import results
 from raygen.rows import RowIndex
-from raygen.run_config import RunConfig, identity, make_config
+from raygen.run_config import RunConfig, check_painter, identity, make_config
 from raygen.runs import RunFolder
 from raygen.steps import Steps
 from raygen.synthesis import check_classes, finder, masker
@@ -65,6 +65,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
     Raises:
         RaygenError: See the steps; what was complete stays complete.
     """
+    check_painter(config, out, fresh=fresh)
     check(config)
     folder = RunFolder(out, reuse)
     with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=fresh) as other_versions:
@@ -188,6 +189,7 @@ def check(config: RunConfig) -> None:
     check_usable(config.dataset)
     _check_classes(config)
     _check_groups(config)
+    _check_classifier(config)
     _check_models(config)
     _check_tokens(config)
     _check_resources(config)
@@ -215,6 +217,16 @@ def _check_groups(config: RunConfig) -> None:
     algorithms.check_groups(config.algorithm, counts_CA)
 
 
+def _check_classifier(config: RunConfig) -> None:
+    info, map_for = dataset_info(config.dataset), None
+    if config.synthesis is not None:
+        fields = masker(config.synthesis, dataset=info)
+        if fields["name"] == "cam":
+            field = "synthesis.mask=cam" if config.synthesis.name == "dbb" else f"synthesis.cam={fields['method']}"
+            map_for = MapUse(field, may_be_empty=fields.get("top_q") is not None)
+    check_classifier(config.classifier, len(info.class_names), map_for=map_for)
+
+
 def _check_models(config: RunConfig) -> None:
     if config.synthesis is None:
         return
@@ -224,11 +236,8 @@ def _check_models(config: RunConfig) -> None:
         _check_endpoint(config.inpainter.url, config.inpainter.model)
         # What others have stored at the endpoint must not decide a run's pictures.
         _check_prompts(config, tokenizer=None)
-    else:
-        folder = Path(resolve_model(config.inpainter.model))
-        if folder.is_dir():
-            check_model_folder(folder, variant=config.inpainter.variant, safety_checker=config.inpainter.safety_checker)
-            _check_prompts(config, load_tokenizer(config.inpainter))
+    elif check_model(config.inpainter) is not None:
+        _check_prompts(config, load_tokenizer(config.inpainter))
 
 
 def _check_prompts(config: RunConfig, tokenizer: Any | None) -> None:
@@ -279,11 +288,9 @@ def _check_tokens(config: RunConfig) -> None:
             )
         check_val_groups(counts_CA, class_names=list(counts), num_images=settings.num_images)
     model = trained_model(settings, config.inpainter)
-    folder = Path(resolve_model(model.model))
-    if not folder.is_dir():
-        return  # a hub id: the fit checks it once it is loaded
-    named_by = "inpainter" if settings.model is None else "textual_inversion"
-    check_model_folder(folder, variant=model.variant, safety_checker=model.safety_checker, field=named_by)
+    folder = check_model(model, field="inpainter" if settings.model is None else "textual_inversion")
+    if folder is None:
+        return  # a hub id: the fit checks the rest once it is loaded
     check_prediction(load_json(folder / "scheduler" / "scheduler_config.json", folder), model=model.model)
     check_tokens(tokens, settings, load_tokenizer(model))
     if config.inpainter.url is None and Path(resolve_model(config.inpainter.model)).is_dir():

@@ -20,7 +20,7 @@ from ray import serve as ray_serve
 from raygen.config import validate
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditEvent, EditRequest, EditResult
-from raygen.inpainters.model_folder import check_model_folder, model_facts, resolve_model
+from raygen.inpainters.model_folder import check_model, model_facts
 from serve.address import check_host
 from serve.api import make_api
 from serve.backend import Allowance, Job
@@ -163,9 +163,7 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
     """
     config = validate(ServeConfig, args or {}, where="serve config")
     for model in config.models:
-        folder = Path(resolve_model(model.inpainter.model))
-        if folder.is_dir():
-            check_model_folder(folder, variant=model.inpainter.variant, safety_checker=model.inpainter.safety_checker)
+        check_model(model.inpainter, field=f"models: {model.id}: inpainter")
     plain = config.model_dump(mode="json")
     engines = {model.id: _bind_engine(config, model) for model in config.models}
     share = {"num_cpus": SHARE_CPUS}

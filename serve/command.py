@@ -12,8 +12,9 @@ from ray import serve as ray_serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from raygen import cluster
+from raygen import capacity, cluster
 from raygen.config import validate
+from raygen.placement import Need
 from serve.address import check_address, check_host, url_of
 from serve.app import APP_NAME, SHARE_CPUS, build_app, deployment_name
 from serve.config import ServeConfig
@@ -143,10 +144,12 @@ def _is_served_already(host: str, port: int) -> bool:
 
 
 def _check_resources(config: ServeConfig) -> None:
-    cpus = SHARE_CPUS * (config.num_ingress + 1) + sum(model.num_cpus * model.min_replicas for model in config.models)
-    gpus = sum(model.num_gpus * model.min_replicas for model in config.models)
-    cluster.require(
-        {"CPU": cpus, "GPU": gpus},
+    needs = [
+        Need(f"models.{model.id}", {"CPU": model.num_cpus, "GPU": model.num_gpus}, model.min_replicas)
+        for model in config.models
+    ]
+    capacity.require(
+        [*needs, Need("ingress and ledger", {"CPU": SHARE_CPUS}, config.num_ingress + 1)],
         what="the endpoint needs",
         advice="models.*.num_cpus and num_gpus times min_replicas. Lower them, or add nodes.",
     )

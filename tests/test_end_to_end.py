@@ -31,11 +31,14 @@ from raygen.parts import read_parts
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
 from raygen.rows import RowIndex
-from raygen.run_config import identity
+from raygen.run_config import check_painter, identity
 from raygen.runs import RunFolder
 from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
 from raygen.steps import Steps
 from raygen.writing import write_text
+from tune.pools import generate, plan_pools
+from tune.search import sweep
+from tune.sweep_config import make_sweep
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +244,68 @@ def test_classes_that_only_have_numbers_are_told_of_before_models_are_asked_for_
     recipes.warn_of_numbers(config, said.append)
     assert len(said) == (message is not None)
     assert not said or re.search(str(message), said[0])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures that are no scenes, without object masks."""
+    root = tmp_path_factory.mktemp("photos")
+    for i in range(36):
+        folder = root / ("train", "val", "test")[i % 3] / ("cat", "dog")[i // 3 % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (7 * i, 200 * (i // 3 % 2), 90)).save(folder / f"{i}.png")
+    return root
+
+
+PHOTOS = {"engine": "local", "classifier": {"width": 8}, "erm": {"epochs": 1}, "algorithm": {"epochs": 1}}
+
+
+def test_the_shipped_model_paints_photos_only_when_it_is_named(
+    photos: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
+    def begin(folder: Path, out: Path, *overrides: str, fresh: bool = False, **data: Any) -> None:
+        config = recipes.make_config({**PHOTOS, "recipe": "scgs", **data}, [*overrides], where="test")
+        check_painter(config, out, fresh=fresh)
+
+    dataset = {"name": "folder", "path": str(photos)}
+    config = recipes.make_config({**PHOTOS, "recipe": "scgs", "dataset": dataset}, ["synthesis.tau=0.5"], where="test")
+    with pytest.raises(ConfigError, match=r"paints only the birds of 'scenes', but the dataset is 'photos.*model=tiny"):
+        recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
+    assert not (tmp_path / "run").exists()
+    for override in ("inpainter.num_inference_steps=4", "synthesis.cam=none"):  # another field does not name the model
+        with pytest.raises(ConfigError, match=r"inpainter\.model is 'tiny' unless another is named"):
+            begin(photos, tmp_path / "run", override, dataset=dataset)
+    begin(photos, tmp_path / "run", "inpainter.model=tiny", dataset=dataset)
+    begin(photos, tmp_path / "run", dataset=dataset, inpainter={"model": "tiny"})
+    begin(photos, tmp_path / "run", "inpainter.kind=served", "inpainter.url=http://127.0.0.1:9", dataset=dataset)
+    begin(photos, tmp_path / "run", dataset=dataset, recipe="jtt")
+    begin(scenes_folder, tmp_path / "run", dataset={"name": "folder", "path": str(scenes_folder)})
+    # The config that a run left names its model; a folder that was begun goes on, and not where it is emptied first.
+    begin(photos, tmp_path / "run", **{**config.model_dump(mode="json"), "recipe": "scgs"})
+    with RunFolder(tmp_path / "old").claimed(config.model_dump(mode="json"), identity=identity(config), fresh=False):
+        pass
+    begin(photos, tmp_path / "old", dataset=dataset)
+    with pytest.raises(ConfigError, match="unless another is named"):
+        begin(photos, tmp_path / "old", dataset=dataset, fresh=True)
+
+
+def test_a_sweep_on_photos_names_its_model_too(photos: Path, tmp_path: Path) -> None:
+    data = {**PHOTOS, "recipe": "dbb", "dataset": {"name": "folder", "path": str(photos)}, "synthesis": {"mask": "box"}}
+    with pytest.raises(ConfigError, match=r"inpainter\.model is 'tiny' unless another is named"):
+        sweep(make_sweep(data, [], where="test"), tmp_path / "out", fresh=False, command="", say=lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_pictures_all_failed_says_why_and_blames_no_pruning(photos: Path, tmp_path: Path) -> None:
+    dataset = {"name": "folder", "path": str(photos)}
+    changes: dict[str, Any] = {**PHOTOS, "dataset": dataset, "max_failed_fraction": 1.0, "inpainter": {"model": "tiny"}}
+    config = small("dbb", Path("tiny"), synthesis={"k": 2, "mask": "truth", "prune": False}, **changes)
+    with pytest.raises(DataError, match=r"all 4 pictures to generate failed(.|\n)*  4 x .*object mask") as caught:
+        recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
+    assert "prun" not in str(caught.value)
+    base, planned = plan_pools(config, {"abcdefgh": config}, tmp_path / "sweep", lambda line: None)
+    with pytest.raises(DataError, match=r"pool abcdef: all 4 pictures to generate failed(.|\n)*  4 x .*object mask"):
+        generate(base, planned)
 
 
 def test_a_model_that_cannot_inpaint_is_refused_before_anything_starts(tmp_path: Path) -> None:

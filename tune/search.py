@@ -18,7 +18,7 @@ from raygen.errors import RunFolderError
 from raygen.progress import Say
 from raygen.report.sweep import write_sweep_page
 from raygen.report.words import describe_point
-from raygen.run_config import RunConfig
+from raygen.run_config import RunConfig, check_painter
 from raygen.runs import RunFolder
 from raygen.versions import versions
 from raygen.writing import write_json, write_text
@@ -54,6 +54,8 @@ def sweep(
         StageError: No trial could be completed.
         KeyboardInterrupt: Interrupted; what is done stays done.
     """
+    if "inpainter.model" not in config.space:
+        check_painter(config.run, out, fresh=fresh)
     pools = check(config)
     folder = RunFolder(out)
     with folder.claimed(config.dump(), identity=config.identity(), fresh=fresh) as other_versions:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from raygen.errors import ConfigError, ModelError
+from raygen.hub import loadable
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import resolve_model
 from raygen.inpainters.prompts import tokenize, unknown_tokens
@@ -177,7 +178,7 @@ def check_prediction(scheduler_config: dict[str, Any], *, model: str) -> str:
 
 
 def _load_part(kind: Any, config: InpainterConfig, part: str) -> Any:
-    name = resolve_model(config.model)
+    name = loadable(resolve_model(config.model), config.revision)
     # A hub id takes a subfolder and a revision; a folder is opened where the part is.
     place: tuple[str, dict[str, Any]] = (name, {"subfolder": part, "revision": config.revision or "main"})
     if Path(name).is_dir():

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from raygen.hub import loadable
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import check_pipeline_class, names_safety_checker
 from raygen.model_files import load_errors
@@ -39,6 +40,7 @@ def load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
     if device == "cpu" and dtype == torch.float16:
         logger.warning("float16 on a CPU is slow and may overflow; inpainter.dtype=float32 or bfloat16 suits it")
     where = {} if config.revision is None else {"revision": config.revision}
+    name = loadable(name, config.revision)
     with load_errors(name, what="an inpainting pipeline"):
         index: Mapping[str, Any] = StableDiffusionInpaintPipeline.load_config(name, **where)
         check_pipeline_class(index, name)  # of a hub id: before gigabytes are fetched
