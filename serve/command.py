@@ -53,6 +53,55 @@ def run_endpoint(data: dict[str, Any], *, host: str, port: int, say: Callable[[s
         check_host(host)
     check_ha_proxy(host)
     signals = _Signals()
+    try:
+        _serve(data, config, signals, host=host, port=port, say=say)
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signals.last) from None
+
+
+def application_args(data: dict[str, Any]) -> dict[str, Any]:
+    """The endpoint's own fields of a config, which may be a whole file for `serve deploy`."""
+    applications = data.get("applications")
+    if isinstance(applications, list) and applications and isinstance(applications[0], dict):
+        return dict(applications[0].get("args") or {})
+    return data
+
+
+class _Signals:
+    """SIGINT and SIGTERM: before the endpoint serves they end the process; then one asks it to finish.
+
+    Everything that the start waits for is interrupted by the exception that a handler raises: KeyboardInterrupt for
+    both, since Ray turns a SystemExit that reaches it while it waits into one of its own, with code 1.
+
+    Attributes:
+        last: Number of the last signal.
+    """
+
+    def __init__(self) -> None:
+        self.last = int(signal.SIGINT)
+        self._is_serving, self._stop = False, threading.Event()
+        self.listen()
+
+    def listen(self) -> None:
+        """Takes the signals over from whoever has them."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take)
+
+    def wait(self) -> None:
+        """Serves until the first signal."""
+        self._is_serving = True
+        self._stop.wait()
+
+    def _take(self, number: int, _frame: Any) -> None:
+        self.last = number
+        if not self._is_serving or self._stop.is_set():
+            raise KeyboardInterrupt
+        self._stop.set()
+
+
+def _serve(
+    data: dict[str, Any], config: ServeConfig, signals: _Signals, *, host: str, port: int, say: Callable[[str], Any]
+) -> None:
     joins = ray.is_initialized() or "RAY_ADDRESS" in os.environ
     if not joins:
         check_address(host, port)  # before seconds are spent on anything
@@ -82,40 +131,6 @@ def run_endpoint(data: dict[str, Any], *, host: str, port: int, say: Callable[[s
             end_application(APP_NAME)
             if not was_there:
                 end_instance_if_empty()
-
-
-def application_args(data: dict[str, Any]) -> dict[str, Any]:
-    """The endpoint's own fields of a config, which may be a whole file for `serve deploy`."""
-    applications = data.get("applications")
-    if isinstance(applications, list) and applications and isinstance(applications[0], dict):
-        return dict(applications[0].get("args") or {})
-    return data
-
-
-class _Signals:
-    """SIGINT and SIGTERM: before the endpoint serves they end the process; then one asks it to finish.
-
-    Everything that the start waits for is interrupted by the exception that a handler raises.
-    """
-
-    def __init__(self) -> None:
-        self._is_serving, self._stop = False, threading.Event()
-        self.listen()
-
-    def listen(self) -> None:
-        """Takes the signals over from whoever has them."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._take)
-
-    def wait(self) -> None:
-        """Serves until the first signal."""
-        self._is_serving = True
-        self._stop.wait()
-
-    def _take(self, number: int, _frame: Any) -> None:
-        if not self._is_serving or self._stop.is_set():
-            raise SystemExit(128 + number)
-        self._stop.set()
 
 
 def _start(app: Any, config: ServeConfig, host: str, port: int) -> None:

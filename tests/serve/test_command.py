@@ -1,5 +1,6 @@
 """`raygen serve` as its user has it: what it prints, how it ends, and who else is on the cluster."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -21,7 +22,9 @@ def free_port() -> int:
 
 def started(*arguments: str) -> subprocess.Popen[str]:
     command = [RAYGEN, "serve", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # Offline: a model that is not there is not looked for in vain, with pauses between.
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 @pytest.mark.slow
