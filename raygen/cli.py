@@ -4,7 +4,6 @@ Verbs only read arguments, call one function and print; heavy imports are inside
 Exit codes: 0 done, 1 failed, 2 the user's mistake.
 """
 
-import contextlib
 import logging
 import os
 import shlex
@@ -65,7 +64,6 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder
 def _setup(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print what happens inside.")] = False,
 ) -> None:
-    _check_names()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("raygen").setLevel(logging.INFO if verbose else logging.WARNING)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that it cannot write
@@ -248,24 +246,6 @@ def data_check(
 def main() -> None:
     """Entry point: runs the command line; errors of raygen become one message and an exit code."""
     program.run(app, "raygen", resumable=("run", "demo", "fit", "tune"))
-
-
-def _check_names() -> None:
-    """Checks that the command line and the current folder are text: config.yaml, the log and Parquet's paths are."""
-    names = sys.argv[1:]
-    with contextlib.suppress(OSError):  # where the current folder is gone
-        names.append(os.getcwd())
-    if all(name.isascii() for name in names):
-        return
-    from raygen.datasets.files import is_text, printable
-    from raygen.errors import ConfigError
-
-    for name in names:
-        if not is_text(name):
-            raise ConfigError(
-                f"'{printable(name)}' is not UTF-8, and neither the config nor the log of a run could hold it; rename "
-                "the file or folder, or go by a link to it"
-            )
 
 
 def _run(

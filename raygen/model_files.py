@@ -6,12 +6,13 @@ For everything that is loaded from a folder in Hugging Face layout or from the h
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from raygen.errors import ModelError, unreadable
 from raygen.hub import nearby
@@ -85,6 +86,31 @@ def read_json(path: Path, folder: Path, *, layout: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ModelError(f"{path} is damaged: expected a JSON object")
     return dict(data)
+
+
+def check_safetensors(path: Path) -> None:
+    """Checks that a weights file is whole, by its table of contents and its size; no tensor is read.
+
+    Raises:
+        ModelError: It is cut off or something else: git-lfs's pointer to the file, a web page.
+    """
+    try:
+        with safe_open(path, framework="numpy"):
+            return
+    except PermissionError as error:
+        raise ModelError(unreadable(path, error, "")) from error
+    except (OSError, SafetensorError) as error:
+        if not os.access(path, os.R_OK):  # safetensors calls that a file that is not there
+            raise ModelError(unreadable(path, PermissionError(), "")) from error
+        with path.open("rb") as file:
+            begin = file.read(64)
+        kind = "is cut off or damaged"
+        if begin.startswith(b"version https://git-lfs"):
+            kind = "is git-lfs's pointer to the weights, not the weights (`git lfs pull` fetches them)"
+        elif begin.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
+            kind = "is a page of a web site, not weights"
+        size = path.stat().st_size
+        raise ModelError(f"{path} {kind}: {size:,} bytes, {error}. Fetch the file again.") from error
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ No letter, closed pipe or closed descriptor ends it, and no signal leaves a trac
 """
 
 import codecs
+import contextlib
 import errno
 import io
 import logging
@@ -79,17 +80,21 @@ def run(app: typer.Typer, name: str, *, resumable: Collection[str]) -> NoReturn:
 
 
 def _check_words() -> None:
-    """Checks that what was asked for can be written down, in a run's log, config and report.
+    """Checks that what was asked for, and the folder it is asked in, can be written into a run's log and config.
 
     Raises:
         ConfigError: A name is not UTF-8.
     """
-    for word in sys.argv[1:]:
+    words = sys.argv[1:]
+    with contextlib.suppress(OSError):  # where the current folder is gone
+        words.append(os.getcwd())
+    for word in words:
         try:
             word.encode()
         except UnicodeEncodeError as error:
+            shown = os.fsencode(word).decode("utf-8", "backslashreplace")
             raise ConfigError(
-                f"'{word}' is not UTF-8, as config and report of a run are. Rename it; if it has a name in UTF-8, this "
+                f"'{shown}' is not UTF-8, as config and report of a run are. Rename it; if it is named in UTF-8, this "
                 f"shell's locale ({sys.getfilesystemencoding()}) is at fault: set PYTHONUTF8=1"
             ) from error
 

@@ -47,6 +47,7 @@ from raygen.runs import RunFolder
 from raygen.steps import Steps
 from raygen.synthesis import check_classes, finder, masker
 from raygen.synthesis.minority import check_val_groups
+from raygen.writing import disk_errors
 
 __all__ = ["RECIPES", "Recipe", "RunConfig", "evaluate_classifier", "make_config", "make_dataset", "run"]
 
@@ -103,11 +104,13 @@ def make_dataset(
         dataset: DatasetConfig
 
     config = validate(Wrapped, {"dataset": apply_overrides(data, overrides)}, where="dataset").dataset
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already and not an empty folder; give another --out")
+    with disk_errors(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise DataError(f"{out} is there already and not an empty folder; give another --out")
     for line in dataset_lines(config):
         say(line)
-    out.mkdir(parents=True, exist_ok=True)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
     return write_dataset(config, out, run_seed=seed)
 
 
@@ -197,6 +200,9 @@ def check(config: RunConfig) -> None:
 
 def _check_classes(config: RunConfig) -> None:
     counts = class_counts(config.dataset, "train")
+    if sum(count > 0 for count in counts.values()) < 2:
+        shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise DataError(f"a classifier tells at least two classes apart; training images by class are {shown}")
     algorithms.check_classes(config.algorithm, num_classes=len(counts))
     if config.synthesis is not None:
         check_classes(config.synthesis, counts)
@@ -301,11 +307,22 @@ def _check_resources(config: RunConfig) -> None:
     # Before anything starts: a first fit of an hour must not end at a pool that can never start.
     pools = ["scorer"] if config.synthesis is None else ["masker", "inpainter", "pruner"]
     if config.engine == "local":
-        wanted = [f"pools.{name}" for name in ("scorer", *pools) if getattr(config.pools, name).num_gpus]
-        wanted += ["fit"] if config.fit.num_gpus else []
+        names = dict.fromkeys(("scorer", *pools))
+        wanted = [f"pools.{name}" for name in names if getattr(config.pools, name).torch_device == "cuda"]
+        wanted += ["fit"] if config.fit.torch_device == "cuda" else []
         if wanted and not torch.cuda.is_available():
-            raise ResourceError(f"this machine has no CUDA device, but {wanted[0]}.num_gpus is above 0; set it to 0")
+            raise ResourceError(
+                f"this machine has no CUDA device that torch can use, but {wanted[0]} is to run on one; set its "
+                "num_gpus to 0, and device, where it is set, to cpu"
+            )
         return
+    for name in dict.fromkeys(("scorer", *pools)):
+        pool = getattr(config.pools, name)
+        if pool.torch_device == "cuda" and not pool.num_gpus:
+            raise ConfigError(
+                f"pools.{name}.device is cuda, but its num_gpus is 0, and Ray hides every GPU from such an actor; set "
+                f"pools.{name}.num_gpus, such as 0.1 to share one"
+            )
     cluster.connect()
     pipeline.check_pools(["scorer"], config.pools)
     pipeline.check_pools(pools, config.pools)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raygen import recipes
-from raygen.errors import ResourceError
+from raygen.errors import UserError
 
 
 def config(**changes: Any) -> recipes.RunConfig:
@@ -26,15 +26,21 @@ def config(**changes: Any) -> recipes.RunConfig:
         ({"fit": {"num_cpus": 999}}, r"a fit needs 999 CPUs and the cluster has 4"),
         pytest.param(
             {"engine": "local", "pools": {"pruner": {"num_gpus": 1}}},
-            r"no CUDA device, but pools\.pruner",
+            r"no CUDA device that torch can use, but pools\.pruner",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
         ),
+        pytest.param(
+            {"engine": "local", "pools": {"masker": {"device": "cuda"}}},
+            r"no CUDA device that torch can use, but pools\.masker",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+        ({"pools": {"scorer": {"device": "cuda"}}}, r"pools\.scorer\.device is cuda, but its num_gpus is 0"),
     ],
 )
 def test_more_than_there_is_is_refused_before_anything_is_written(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ResourceError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         recipes.run(config(**changes), tmp_path / "run", fresh=False, command="", say=lambda line: None)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "run").exists()

@@ -65,7 +65,7 @@ def test_no_letter_ends_a_program(encoding: str, written: bytes) -> None:
 def test_a_name_that_cannot_be_written_down_is_refused() -> None:
     done = subprocess.run([*COMMAND, "run", b"runs/r\xe9s"], capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2
-    assert done.stderr.startswith(r"raygen: 'runs/r\udce9s' is not UTF-8")
+    assert done.stderr.startswith(r"raygen: 'runs/r\xe9s' is not UTF-8")
 
 
 def test_a_path_that_cannot_be_is_one_line(tmp_path: Path) -> None:

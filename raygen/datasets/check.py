@@ -146,6 +146,8 @@ def _chunks(rows: Iterator[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
 
 
 def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
+    if not findings.problems and len({label for split, label, _ in findings.counts if split == "train"}) == 1:
+        findings.problems.append("train has images of one class only; a classifier tells at least two apart")
     for split in SPLITS:
         here = {(label, attribute) for s, label, attribute in findings.counts if s == split}
         if not here:

@@ -13,7 +13,7 @@ from packaging.version import Version
 from raygen.errors import ModelError
 from raygen.hub import PIPELINE_INDEX, check_hub_model
 from raygen.inpainters import InpainterConfig
-from raygen.model_files import find_model, model_revision, read_json
+from raygen.model_files import check_safetensors, find_model, model_revision, read_json
 
 __all__ = [
     "ModelFacts",
@@ -233,6 +233,8 @@ def _check_weights(folder: Path, variant: str | None, field: str) -> set[str | N
             "code; take a revision of the model with safetensors, or save it again with save_pretrained"
             f"(…, safe_serialization=True){off}"
         )
+    for name in sorted(names):
+        check_safetensors(folder / name)
     variants = {_variant(name) for name in names}
     if variant not in variants and None not in variants:
         known = sorted(map(str, variants))

@@ -8,7 +8,7 @@ import torch
 
 from raygen.errors import ConfigError, ModelError
 from raygen.hub import MODEL_INDEX, check_hub_model, loadable
-from raygen.model_files import find_model, load_errors, model_revision, read_json
+from raygen.model_files import check_safetensors, find_model, load_errors, model_revision, read_json
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -55,8 +55,11 @@ def check_folder(name: str, *, kinds: Collection[str], what: str) -> None:
     if not folder.is_dir():
         return
     check_kind(_kind(folder), name, kinds=kinds, what=what)
-    if not list(folder.glob("*.safetensors")):
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
         raise ModelError(f"{folder}: no .safetensors file; weights in other formats are not loaded (pickle)")
+    for path in weights:
+        check_safetensors(path)
     if not any((folder / file).is_file() for file in _PROCESSOR_FILES):
         raise ModelError(f"{folder}: neither {' nor '.join(_PROCESSOR_FILES)}; the folder is incomplete, copy it again")
 

@@ -1,6 +1,7 @@
 """ImageFolder as it is found: what systems and tools leave in it, links, odd names."""
 
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -295,3 +296,15 @@ def test_the_state_of_a_folder_is_what_earlier_versions_made_of_it(
         path.write_bytes(b"0123456789")
         os.utime(path, ns=(1_700_000_000_000_000_000, 1_700_000_000_000_000_000))
     assert dataset_state(FolderConfig(path=root), 0) == {"listing": "9eed53611809a34b"}
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
+    root = make(tmp_path / "data")
+    assert not check_dataset(root).problems
+    for split in ("train", "val", "test"):
+        for folder in sorted((root / split).iterdir())[1:]:
+            shutil.rmtree(folder)
+    assert check_dataset(root).problems == ["train has images of one class only; a classifier tells at least two apart"]
+    run = recipes.make_config({"recipe": "erm", "dataset": {"name": "folder", "path": str(root)}}, [], where="test")
+    with pytest.raises(DataError, match="at least two classes apart; training images by class are"):
+        recipes.check(run)

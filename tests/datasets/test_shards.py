@@ -128,4 +128,4 @@ def test_a_picture_in_a_file_of_its_own_is_read_where_there_is_one(tmp_path: Pat
     fetched = write(root).fetch(["1", "2"], ["image_png"])["image_png"].to_pylist()
     assert fetched == [None if gone else PICTURES[0], PICTURES[1]]
     expected = [f"1: {path} cannot be read: not a regular file"] if gone else []
-    assert check_dataset(root).problems == expected
+    assert [problem for problem in check_dataset(root).problems if problem.startswith("1:")] == expected

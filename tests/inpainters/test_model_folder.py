@@ -127,6 +127,26 @@ def test_a_shard_that_is_missing_is_named(model: Path) -> None:
     refused(model, f"names {name}, which is not there")
 
 
+@pytest.mark.parametrize(
+    ("content", "pattern"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 335\n", r"git-lfs's pointer .*\d+ bytes"),
+        (b"<!DOCTYPE html><html><body>Not found</body></html>", r"a page of a web site, not weights: 50 bytes"),
+        (b'{"error": "Repository not found"}', r"a page of a web site"),
+        (b"", r"cut off or damaged: 0 bytes"),
+        (None, r"cut off or damaged: 1,000 bytes"),
+    ],
+)
+def test_weights_that_are_not_whole_are_found_by_their_beginning(
+    model: Path, content: bytes | None, pattern: str
+) -> None:
+    path = model / "vae" / "diffusion_pytorch_model.safetensors"
+    start = path.read_bytes()[:1000]
+    path.unlink()  # others share it
+    path.write_bytes(start if content is None else content)
+    assert str(path) in refused(model, pattern)
+
+
 def test_parts_of_two_models_are_refused(model: Path) -> None:
     edit_json(model / "text_encoder" / "config.json", hidden_size=64)
     refused(model, "the UNet reads text vectors of 48 numbers, the text encoder gives 64")

@@ -151,10 +151,17 @@ def test_weights_that_are_not_there_do_not_stay_random(copy):
         ClipsegFinder(ClipsegConfig(model=str(copy)), ["bird"], device="cpu")
 
 
+def test_weights_that_are_cut_off_are_found_before_any_work(copy):
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ModelError, match=r"model\.safetensors is cut off or damaged: 5,000 bytes"):
+        check_finder(ClipsegConfig(model=str(copy)))
+
+
 def test_damaged_weights_are_an_error_of_the_model(copy):
     data = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ModelError, match="cannot be loaded as a CLIPSeg model"):
+    with pytest.raises(ModelError, match="cut off or damaged"):
         ClipsegFinder(ClipsegConfig(model=str(copy)), ["bird"], device="cpu")
 
 
