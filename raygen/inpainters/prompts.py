@@ -19,7 +19,7 @@ import torch
 # What names a learned token, rightly or not: everything between < and > on one line, without a space beside either.
 # Wider than the names that can be stored (`token_files.NAME`): <Bird-1>, <lora:bird:1> and <cat toy> are meant as
 # tokens too, and would be read as letters. The spaces leave comparisons alone: "3 < 4 > 2", "I <3 birds".
-_MENTION = re.compile(r"<([^<>\s](?:[^<>\r\n]*[^<>\s])?)>")
+TOKEN = re.compile(r"<([^<>\s](?:[^<>\r\n]*[^<>\s])?)>")
 # `@sha256:…` pins the file that a token comes from.
 _PINNED = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})@sha256:([0-9a-f]{4,64})")
 MAX_CACHED = 256
@@ -44,7 +44,7 @@ class TokenMention:
 
 def token_mentions(prompt: str) -> Iterator[TokenMention]:
     """Every place of a prompt that names a learned token, in order, whether or not there is such a token."""
-    for match in _MENTION.finditer(prompt):
+    for match in TOKEN.finditer(prompt):
         pinned = _PINNED.fullmatch(match[1])
         name, pin = (pinned[1], pinned[2]) if pinned else (match[1], None)
         yield TokenMention(f"<{name}>", pin, match.start(), match.end())
