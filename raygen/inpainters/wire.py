@@ -16,6 +16,7 @@ from raygen.inpainters.edits import EditedImage, EditRequest, EditResult
 EDITS_PATH = "/v1/images/edits"
 MODELS_PATH = "/v1/models"
 TOKENS_PATH = "/v1/tokens"
+TIMEOUT_HEADER = "x-raygen-timeout-seconds"
 # Statuses after which the same request may succeed: conflicts, limits, and every failure of a server or a gateway.
 _RETRYABLE = {408, 409, 425, 429, 500, 502, 503}
 
@@ -53,7 +54,8 @@ def form_of(request: EditRequest, model: str | None) -> tuple[dict[str, str], di
 def headers_of(request: EditRequest, key: str | None) -> dict[str, str]:
     """Headers of a request."""
     headers = {
-        "x-request-timeout-seconds": f"{request.timeout_s:.3f}",
+        # Not x-request-timeout-seconds: Ray Serve obeys that one too, with an answer of its own.
+        TIMEOUT_HEADER: f"{request.timeout_s:.3f}",
         "x-raygen-priority": request.priority,
     }
     if request.request_id:

@@ -314,12 +314,14 @@ def test_one_answer_has_one_form(endpoint: Running, fields: dict[str, Any], head
 def test_timeouts(endpoint: Running) -> None:
     for headers, seconds in [
         ({}, 300),
-        ({"x-request-timeout-seconds": "20.5"}, 20.5),
+        ({"x-raygen-timeout-seconds": "20.5"}, 20.5),
+        ({"x-raygen-timeout-seconds": "8.64e4"}, 1800),
         ({"x-request-timeout-seconds": "8.64e4"}, 1800),
+        ({"x-raygen-timeout-seconds": "50", "x-request-timeout-seconds": "60"}, 50),
         ({"x-stainless-read-timeout": "40"}, 40),
         ({"x-stainless-read-timeout": "0.1"}, 1),
         ({"x-stainless-read-timeout": "not-given"}, 300),
-        ({"x-request-timeout-seconds": "50", "x-stainless-read-timeout": "40"}, 40),
+        ({"x-raygen-timeout-seconds": "50", "x-stainless-read-timeout": "40"}, 40),
         ({"x-stainless-read-timeout": "40", "idempotency-key": "timeouts"}, 300),
     ]:
         assert post(endpoint.url, headers=headers).status_code == 200
@@ -331,7 +333,7 @@ def test_timeouts(endpoint: Running) -> None:
 def test_a_back_end_that_misses_its_deadline_is_not_waited_for(endpoint: Running, stream: str) -> None:
     endpoint.backend.delay_s = 30
     start = time.monotonic()
-    response = post(endpoint.url, headers={"x-request-timeout-seconds": "1"}, stream=stream)
+    response = post(endpoint.url, headers={"x-raygen-timeout-seconds": "1"}, stream=stream)
     assert "deadline_exceeded" in response.text
     if stream == "false":
         assert (response.status_code, response.headers["x-should-retry"]) == (504, "false")
