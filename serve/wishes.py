@@ -20,8 +20,9 @@ from serve.limits import MAX_IDEMPOTENCY_KEY_LENGTH, MAX_TIMEOUT_S, MIN_TIMEOUT_
 
 TIMEOUT_HEADER, READ_TIMEOUT_HEADER = "x-raygen-timeout-seconds", "x-stainless-read-timeout"
 RAY_TIMEOUT_HEADER = "x-request-timeout-seconds"
-# So much earlier than Ray Serve the endpoint answers: what a full machine takes to bring an answer to the proxy.
-HEAD_START_S = 0.5
+# So much earlier than Ray Serve the endpoint answers, a tenth of the time within these bounds and at most half of it:
+# what a busy machine takes to bring an answer to the proxy.
+MIN_HEAD_START_S, MAX_HEAD_START_S = 0.5, 2.0
 RAW_TYPES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 KEY = re.compile(rf"[\x21-\x7e]([\x20-\x7e]{{0,{MAX_IDEMPOTENCY_KEY_LENGTH - 2}}}[\x21-\x7e])?")
@@ -78,7 +79,10 @@ def read_wishes(headers: Headers, config: ServeConfig) -> Wishes:
 def answer_within_s(headers: Headers) -> float | None:
     """Seconds from the start of any request after which Ray Serve might answer it in our stead; None: it will not."""
     limits = [seconds for seconds in map(_as_ray_reads, headers.getlist(RAY_TIMEOUT_HEADER)) if 0 < seconds < math.inf]
-    return max(min(limits) - HEAD_START_S, min(limits) / 2) if limits else None
+    if not limits:
+        return None
+    limit_s = min(limits)
+    return limit_s - min(max(limit_s / 10, MIN_HEAD_START_S), MAX_HEAD_START_S, limit_s / 2)
 
 
 def _as_ray_reads(text: str) -> float:

@@ -61,6 +61,16 @@ class InpainterConfig(Strict):
         return value
 
     @model_validator(mode="after")
+    def _has_a_step(self) -> "InpainterConfig":
+        # As diffusers counts them.
+        if int(self.num_inference_steps * self.strength) < 1:
+            raise ValueError(
+                f"strength {self.strength:g} leaves none of the {self.num_inference_steps} num_inference_steps; "
+                "raise either"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_url_if_served(self) -> "InpainterConfig":
         if (self.kind == "served") != (self.url is not None):
             raise ValueError("url goes with kind=served, such as url=http://127.0.0.1:8000")

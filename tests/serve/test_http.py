@@ -30,6 +30,7 @@ from edit_forms import (
     token_file,
 )
 from paint_backend import PaintBackend, Running, colour_of, running, wait_for
+from starlette.datastructures import Headers
 
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditRequest
@@ -39,6 +40,7 @@ from serve.config import ServeConfig
 from serve.fields import FIELDS
 from serve.limits import MAX_BODIES_AT_ONCE
 from serve.readiness import Readiness
+from serve.wishes import answer_within_s
 
 NEEDS_KEY = [
     ("POST", EDITS),
@@ -270,7 +272,7 @@ def test_the_wire_of_our_own_client(endpoint: Running) -> None:
     data, files = form_of(request, "tiny")
     response = httpx2.post(endpoint.url + EDITS, data=data, files=files, headers=headers_of(request, None), timeout=30)
     assert response.headers["x-request-id"] == "mine"
-    result = result_of(response.json(), response.headers)
+    result = result_of(response.json(), response.headers, request)
     assert [image.seed for image in result.images] == [2**62, 3]
     assert result.num_inference_steps == 4
     (got,) = endpoint.backend.requests
@@ -326,6 +328,50 @@ def test_timeouts(endpoint: Running) -> None:
     ]:
         assert post(endpoint.url, headers=headers).status_code == 200
         assert endpoint.backend.requests[-1].timeout_s == seconds, headers
+
+
+@pytest.mark.parametrize(
+    ("sent", "within_s"),
+    [
+        ([], None),
+        (["1"], 0.5),
+        (["10"], 9),
+        (["100"], 98),
+        (["0.5"], 0.25),
+        (["60", "20"], 18),  # which of two Ray Serve reads is its own business
+        (["soon"], None),
+        (["-1"], None),
+        (["inf", "nan"], None),
+    ],
+)
+def test_how_much_earlier_than_ray_serve_is_answered(sent: list[str], within_s: float | None) -> None:
+    assert answer_within_s(Headers(raw=[(b"x-request-timeout-seconds", value.encode()) for value in sent])) == within_s
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+def test_with_ray_serves_header_the_answer_comes_before_its_end(endpoint: Running, stream: str) -> None:
+    endpoint.backend.delay_s = 30
+    start = time.monotonic()
+    response = post(endpoint.url, headers={"x-request-timeout-seconds": "1"}, stream=stream)
+    assert "deadline_exceeded" in response.text
+    assert response.status_code == (504 if stream == "false" else 200)
+    assert 0.4 < time.monotonic() - start < 1
+    assert endpoint.backend.requests[0].timeout_s < 1
+    wait_for(lambda: endpoint.backend.cancelled_at)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_any_longer(endpoint: Running) -> None:
+    head = f"POST {EDITS} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=5) as connection:
+        connection.sendall(f"{head}x-request-timeout-seconds: 1\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 504 ")
+
+
+def test_a_job_has_all_of_its_time(endpoint: Running) -> None:
+    headers = {"x-request-timeout-seconds": "20", "prefer": "respond-async"}
+    assert post(endpoint.url, headers=headers).status_code == 202
+    wait_for(lambda: endpoint.backend.requests)
+    assert endpoint.backend.requests[0].timeout_s == 20
 
 
 @pytest.mark.slow
