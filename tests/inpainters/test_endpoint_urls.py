@@ -276,3 +276,12 @@ def test_an_address_that_is_none_is_refused_before_any_request(url: str, reason:
 @pytest.mark.parametrize("url", ["http://[::1]:8000", "https://a.org", "http://user:pw@a.org/raygen", "serve://a/b"])
 def test_good_addresses(url: str) -> None:
     assert validate(InpainterConfig, {"kind": "served", "url": url}, where="test").url == url
+
+
+@pytest.mark.parametrize("field", [{"num_inference_steps": 151}, {"guidance_scale": 30.5}])
+def test_what_an_endpoint_would_refuse_is_refused_with_the_config(field: dict[str, float]) -> None:
+    (name,) = field
+    with pytest.raises(ConfigError, match=f"{name} is .*; an endpoint at an http address takes at most"):
+        validate(InpainterConfig, {"kind": "served", "url": "http://a.org", **field}, where="test")
+    for rest in ({"kind": "served", "url": "serve://raygen/engine"}, {}):
+        validate(InpainterConfig, {**rest, **field}, where="test")
