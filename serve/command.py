@@ -25,6 +25,7 @@ from serve.instance import (
     failure_of,
     running_instance,
 )
+from serve.ray_proxy import CALLBACK, CALLBACK_VARIABLE
 
 WILDCARDS = {"0.0.0.0", "::"}
 
@@ -55,6 +56,7 @@ def run_endpoint(data: dict[str, Any], *, host: str, port: int, say: Callable[[s
     joins = ray.is_initialized() or "RAY_ADDRESS" in os.environ
     if not joins:
         check_address(host, port)  # before seconds are spent on anything
+        os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)  # Ray's processes inherit it
     app = build_app(data)
     try:
         cluster.connect()

@@ -31,6 +31,7 @@ from edit_forms import (
 )
 from paint_backend import PaintBackend, Running, colour_of, running, wait_for
 from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditRequest
@@ -39,6 +40,7 @@ from serve.client import Client
 from serve.config import ServeConfig
 from serve.fields import FIELDS
 from serve.limits import MAX_BODIES_AT_ONCE
+from serve.ray_proxy import CALLBACK, middlewares
 from serve.readiness import Readiness
 from serve.wishes import answer_within_s
 
@@ -358,6 +360,20 @@ def test_with_ray_serves_header_the_answer_comes_before_its_end(endpoint: Runnin
     assert 0.4 < time.monotonic() - start < 1
     assert endpoint.backend.requests[0].timeout_s < 1
     wait_for(lambda: endpoint.backend.cancelled_at)
+
+
+def test_a_proxy_of_our_own_hides_the_header_from_ray_serve() -> None:
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+
+    assert f"{middlewares.__module__}:{middlewares.__name__}" == CALLBACK
+    (middleware,) = middlewares()
+    sent = [(b"x-request-timeout-seconds", b"5"), (b"accept", b"*/*")]
+    ignored: Any = None
+    asyncio.run(middleware.cls(app)({"type": "http", "headers": sent}, ignored, ignored))
+    assert sorted(scopes[0]["headers"]) == [(b"accept", b"*/*"), (b"x-raygen-timeout-seconds", b"5")]
 
 
 def test_a_body_that_does_not_come_is_not_waited_for_any_longer(endpoint: Running) -> None:
