@@ -102,8 +102,8 @@ def encode_image(image_HWC: np.ndarray, *, text: Mapping[str, str] | None = None
 
 
 def encode_mask(mask_HW: np.ndarray) -> bytes:
-    """PNG bytes of a mask, 255 = True."""
-    return _png(Image.fromarray(mask_HW.astype(np.uint8) * 255))
+    """PNG bytes of a mask, 255 = True, which is every value but 0."""
+    return _png(Image.fromarray(mask_HW.astype(bool).astype(np.uint8) * 255))
 
 
 def resize_image(image_HWC: np.ndarray, *, height: int, width: int) -> np.ndarray:

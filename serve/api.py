@@ -22,13 +22,14 @@ from serve.metrics import Metrics
 from serve.routes import Operation, Routes
 
 
-def make_api(config: ServeConfig, backend: Backend, metrics: Metrics) -> Starlette:
+def make_api(config: ServeConfig, backend: Backend, metrics: Metrics, *, names_requests: bool = True) -> Starlette:
     """The application.
 
     Args:
         config: Models, keys, limits.
         backend: Who paints.
         metrics: Where requests are counted.
+        names_requests: See `Envelope`.
     """
     # One route a path, whatever its methods: so the 405 of a path names them all.
     by_path: defaultdict[str, dict[str, Operation]] = defaultdict(dict)
@@ -36,7 +37,7 @@ def make_api(config: ServeConfig, backend: Backend, metrics: Metrics) -> Starlet
         by_path[operation.path][operation.method] = operation
     app = Starlette(
         routes=[Route(path, _endpoint(methods, config), methods=[*methods]) for path, methods in by_path.items()],
-        middleware=[Middleware(Envelope, metrics=metrics)],
+        middleware=[Middleware(Envelope, metrics=metrics, names_requests=names_requests)],
         exception_handlers={HTTPException: http_exception},
     )
     app.router.redirect_slashes = False  # a redirect would lose the body

@@ -148,7 +148,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The HTTP application; Ray calls this after the constructor."""
-        return make_api(self._config, self._backend, self._metrics)
+        return make_api(self._config, self._backend, self._metrics, names_requests=False)
 
 
 def build_app(args: dict[str, Any] | None = None) -> Any:

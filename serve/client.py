@@ -12,6 +12,7 @@ Errors are `raygen.errors.EndpointError`, with the codes of the HTTP interface.
 
 import asyncio
 import hashlib
+import operator
 import os
 import queue
 import random
@@ -21,10 +22,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from ray import ObjectRef
 
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import MAX_SEED, EditRequest, EditResult
-from raygen.inpainters.served import KEY_VARIABLE
+from raygen.inpainters.served import KEY_SOURCE, KEY_VARIABLE
+from raygen.inpainters.wire import clean_key
+from serve.arrays import as_mask, check_image
 from serve.transports import HandleTransport, HttpTransport, Transport
 
 MAX_RANDOM_SEED = 2**32
@@ -65,6 +69,11 @@ class Client:
         key: Bearer key for an address; by default the environment variable RAYGEN_API_KEY. Handles need none.
         model: Id of the served model; by default the endpoint's own default. A handle leads to one model.
         patience_s: How long a request is repeated while the endpoint is full, starting or losing replicas.
+
+    Raises:
+        ConfigError: The key is none that can be sent.
+        EndpointError: invalid_url, connection_error: the address is none, or the environment's proxy for it cannot be
+            used.
     """
 
     def __init__(
@@ -72,7 +81,8 @@ class Client:
     ) -> None:
         self._transport: Transport
         if isinstance(endpoint, str):
-            self._transport = HttpTransport(endpoint, key or os.environ.get(KEY_VARIABLE))
+            own = clean_key(key, source="key")
+            self._transport = HttpTransport(endpoint, own or clean_key(os.environ.get(KEY_VARIABLE), source=KEY_SOURCE))
         else:
             self._transport = HandleTransport(endpoint)
         self._model, self._patience_s = model, patience_s
@@ -93,7 +103,7 @@ class Client:
 
         Args:
             image: (H, W, 3) uint8 RGB; over a handle also an ObjectRef of one.
-            mask: True = paint anew, (H, W) bool.
+            mask: True = paint anew, (H, W) bool; numbers that are all 0 and 1, or all 0 and 255, stand for it.
             prompt: What to paint.
             seed: Of the first picture; the others' follow. None: drawn once, so that a repetition paints the same.
             n: Pictures.
@@ -104,7 +114,7 @@ class Client:
         Raises:
             EndpointError: See its `code`.
         """
-        request = EditRequest(image_HWC=image, repaint_HW=mask, prompt=prompt, seeds=_seeds(seed, n, seeds), **sampling)
+        request = _request(image, mask, prompt=prompt, seeds=_seeds(seed, n, seeds), **sampling)
         return await self._edit(request, key)
 
     def map(
@@ -201,7 +211,8 @@ class Client:
                 if not error.retryable or loop.time() > give_up_s:
                     raise
                 # Jitter: callers that were refused together must not come back together.
-                await asyncio.sleep((error.retry_after_s or pause_s) * random.uniform(0.5, 1.5))
+                wait_s = (error.retry_after_s or pause_s) * random.uniform(0.5, 1.5)
+                await asyncio.sleep(min(wait_s, max(0.0, give_up_s - loop.time())))
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
             else:
                 return _edit_of(request, result, key)
@@ -233,23 +244,39 @@ def _next_unfinished(
         key = fields.pop("key", None)
         image, mask = fields.pop("image"), fields.pop("mask")
         seeds = _seeds(fields.pop("seed", None), fields.pop("n", 1), fields.pop("seeds", None))
-        request = EditRequest(image_HWC=image, repaint_HW=mask, seeds=seeds, **fields)
+        request = _request(image, mask, seeds=seeds, **fields)
         if not finished or request_hash(request) not in finished:
             return request, key
     return None
 
 
+def _request(image: Any, mask: Any, **fields: Any) -> EditRequest:
+    size = None
+    if not isinstance(image, ObjectRef):
+        check_image(image)
+        size = image.shape[:2]
+    return EditRequest(image_HWC=image, repaint_HW=as_mask(mask, size=size), **fields)
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise EndpointError(f"{name} is {value!r}, no whole number", code="invalid_type", param=name) from None
+
+
 def _seeds(seed: int | None, n: int, seeds: Iterable[int] | None) -> tuple[int, ...]:
     if seeds is not None:
-        given = tuple(int(value) for value in seeds)
+        given = tuple(_whole("seeds", value) for value in seeds)
         if not given or not all(0 <= value <= MAX_SEED for value in given):
             raise EndpointError(
                 f"seeds are {given}; expected one or more from 0 to {MAX_SEED}", code="out_of_range", param="seeds"
             )
         return given
+    n = _whole("n", n)
     if n < 1:
         raise EndpointError(f"n is {n}; ask for one picture or more", code="out_of_range", param="n")
-    first = random.SystemRandom().randrange(MAX_RANDOM_SEED + 1 - n) if seed is None else seed
+    first = random.SystemRandom().randrange(MAX_RANDOM_SEED + 1 - n) if seed is None else _whole("seed", seed)
     if not 0 <= first <= MAX_SEED + 1 - n:
         raise EndpointError(
             f"seed is {first} and n {n}; the seeds are seed to seed + n - 1, from 0 to {MAX_SEED}",

@@ -26,6 +26,7 @@ from serve.instance import (
     failure_of,
     running_instance,
 )
+from serve.ray_proxy import CALLBACK, CALLBACK_VARIABLE
 
 WILDCARDS = {"0.0.0.0", "::"}
 
@@ -105,6 +106,7 @@ def _serve(
     joins = ray.is_initialized() or "RAY_ADDRESS" in os.environ
     if not joins:
         check_address(host, port)  # before seconds are spent on anything
+        os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)  # Ray's processes inherit it
     app = build_app(data)
     try:
         cluster.connect()

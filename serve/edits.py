@@ -5,7 +5,7 @@ import hashlib
 import json
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -72,6 +72,9 @@ class EditRoute:
         wishes = read_wishes(request.headers, self._config)
         asked = await self._read(request, wishes)
         state = request.scope["state"]
+        give_up_s = _give_up_s(asked, state["answer_by_s"])
+        if state["answer_by_s"] is not None and not wishes.is_job:
+            asked = _ending_by(asked, state["answer_by_s"])
         state["model"] = asked.model.id
         height, width = asked.request.repaint_HW.shape
         state["log"] = {"size": [width, height], "seeds": asked.request.seeds, "steps": asked.steps, **asked.user}
@@ -85,15 +88,15 @@ class EditRoute:
                 events,
                 asked.rendering,
                 num_inference_steps=asked.steps,
-                timeout_s=asked.request.timeout_s + DEADLINE_GRACE_S,
+                give_up_s=give_up_s,
             )
-        result = await while_connected(request.receive, self._paint(asked))
+        result = await while_connected(request.receive, self._paint(asked, give_up_s))
         state["log"] |= {"queue_s": round(result.queue_s, 3), "generation_s": round(result.generation_s, 3)}
         return await self._as_body(asked, result)
 
-    async def _paint(self, asked: Asked) -> EditResult:
+    async def _paint(self, asked: Asked, give_up_s: float) -> EditResult:
         try:
-            async with asyncio.timeout(asked.request.timeout_s + DEADLINE_GRACE_S):
+            async with asyncio.timeout_at(give_up_s):
                 return await self._backend.edit(asked.model.id, asked.request)
         except TimeoutError:
             raise EndpointError("the deadline passed", code="deadline_exceeded") from None
@@ -184,6 +187,18 @@ class EditRoute:
             error = job.error or {"message": "the job was cancelled", "code": "job_cancelled", "param": None}
             raise EndpointError(error["message"], code=error["code"], param=error["param"])
         return Response(job.body, media_type="application/json", headers=job.headers)
+
+
+def _give_up_s(asked: Asked, answer_by_s: float | None) -> float:
+    """When the back end is not waited for any more, on the loop's clock."""
+    late_s = asyncio.get_running_loop().time() + asked.request.timeout_s + DEADLINE_GRACE_S
+    return late_s if answer_by_s is None else min(late_s, answer_by_s)
+
+
+def _ending_by(asked: Asked, moment_s: float) -> Asked:
+    """The edit with a deadline at a moment on the loop's clock, if its own is later: nobody waits for it after that."""
+    left_s = max(0.001, moment_s - asyncio.get_running_loop().time())
+    return replace(asked, request=replace(asked.request, timeout_s=min(asked.request.timeout_s, left_s)))
 
 
 def _edit_request(

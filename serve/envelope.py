@@ -1,4 +1,7 @@
-"""Around every HTTP request: its id, its error object, its line in the log, its count. No route knows of these."""
+"""Around every HTTP request: its id, its error object, its line in the log, its count. No route knows of these.
+
+Where the server in front answers in our stead after a time (`serve.wishes.answer_within_s`), this answers before.
+"""
 
 import asyncio
 import json
@@ -20,6 +23,7 @@ from serve.connection import ClientDisconnected
 from serve.errors import response_parts
 from serve.limits import MAX_HEADER_BYTES, MAX_REQUEST_ID_LENGTH
 from serve.metrics import Metrics
+from serve.wishes import answer_within_s
 
 logger = logging.getLogger("serve.access")
 
@@ -33,10 +37,12 @@ class Envelope:
     Args:
         app: What it is around.
         metrics: Where requests are counted.
+        names_requests: Whether answers get their `x-request-id` here; False where the server in front adds it, as Ray
+            Serve does: the header would stand there twice.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, names_requests: bool = True) -> None:
+        self._app, self._metrics, self._names_requests = app, metrics, names_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request; whatever goes wrong in it, the client gets an error object."""
@@ -44,35 +50,28 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         start_s = time.perf_counter()
-        request_id = _request_id(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        within_s = answer_within_s(headers)
+        answer_by_s = None if within_s is None else asyncio.get_running_loop().time() + within_s
         state: dict[str, Any] = scope.setdefault("state", {})
-        state |= {"request_id": request_id, "headers": {}}
-        status = 0
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message).setdefault("x-request-id", request_id)
-                for name, value in state["headers"].items():
-                    MutableHeaders(scope=message).setdefault(name, value)
-            await send(message)
-
+        state |= {"request_id": _request_id(headers), "headers": {}, "answer_by_s": answer_by_s}
+        answer = _Answer(send, state, asyncio.timeout_at(answer_by_s), named=self._names_requests)
         try:
-            _check_headers(scope)
-            await self._app(scope, receive, send_with_id)
+            async with answer.deadline:
+                _check_headers(scope)
+                await self._app(scope, receive, answer.send_in_time)
         except ClientDisconnected:
-            status = CLIENT_CLOSED
+            answer.status = CLIENT_CLOSED
         except asyncio.CancelledError:  # how Ray Serve tells of a lost client
-            status = CLIENT_CLOSED
+            answer.status = CLIENT_CLOSED
             raise
         except Exception as error:
-            if status:  # the answer had begun: nothing more can be said to the client
-                log_bug(request_id, error)
+            if answer.status:  # it had begun: nothing more can be said to the client
+                log_bug(state["request_id"], error)
                 return
-            await error_response(_as_endpoint_error(error, request_id))(scope, receive, send_with_id)
+            await error_response(answer.error_of(error))(scope, receive, answer.send)
         finally:
-            self._finish(scope, state, status, start_s)
+            self._finish(scope, state, answer.status, start_s)
 
     def _finish(self, scope: Scope, state: dict[str, Any], status: int, start_s: float) -> None:
         route = str(state.get("route", "none"))
@@ -86,6 +85,47 @@ class Envelope:
             1000 * (time.perf_counter() - start_s),
             json.dumps(state.get("log", {})),
         )
+
+
+class _Answer:
+    """What goes to the client.
+
+    Args:
+        send: The connection.
+        state: The request's.
+        deadline: Before it the answer must begin.
+        named: Whether it gets the request's id.
+
+    Attributes:
+        status: 0 before it has begun.
+    """
+
+    def __init__(self, send: Send, state: dict[str, Any], deadline: asyncio.Timeout, *, named: bool) -> None:
+        self._send, self._state, self._named = send, state, named
+        self.deadline, self.status = deadline, 0
+
+    async def send(self, message: Message) -> None:
+        """Sends, with the headers that every answer gets."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            named = {"x-request-id": self._state["request_id"]} if self._named else {}
+            for name, value in {**named, **self._state["headers"]}.items():
+                MutableHeaders(scope=message).setdefault(name, value)
+        await self._send(message)
+
+    async def send_in_time(self, message: Message) -> None:
+        """Sends, unless the deadline came before the beginning."""
+        if message["type"] == "http.response.start":
+            if self.deadline.expired():
+                await asyncio.get_running_loop().create_future()  # until the cancellation that is on its way
+            self.deadline.reschedule(None)  # the rest of a stream is for its route, which can tell of the end in it
+        await self.send(message)
+
+    def error_of(self, error: Exception) -> EndpointError:
+        """The error to answer with."""
+        if isinstance(error, TimeoutError) and self.deadline.expired():
+            return EndpointError("the deadline passed", code="deadline_exceeded")
+        return _as_endpoint_error(error, self._state["request_id"])
 
 
 def log_bug(request_id: str, error: BaseException) -> None:

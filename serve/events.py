@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -46,7 +47,7 @@ async def event_stream(
     rendering: Rendering,
     *,
     num_inference_steps: int,
-    timeout_s: float,
+    give_up_s: float,
 ) -> EventStream:
     """The response, once the first event is there: what is wrong with a request shows before, with a status of its own.
 
@@ -55,20 +56,21 @@ async def event_stream(
         events: What the back end gives.
         rendering: How pictures are written.
         num_inference_steps: For the events' `quality`.
-        timeout_s: A back end that misses its own deadline is not waited for longer than this.
+        give_up_s: A back end that misses its own deadline is not waited for any longer, on the loop's clock.
 
     Raises:
         EndpointError: What the back end refuses.
         ClientDisconnected: The client has gone.
     """
-    bounded = _until(events, asyncio.get_running_loop().time() + timeout_s)
+    bounded = _until(events, give_up_s)
 
     async def first_of() -> EditEvent:
         return await anext(bounded)
 
     first = await while_connected(request.receive, first_of())
     request_id = str(request.scope["state"]["request_id"])
-    return EventStream(_as_bytes(first, bounded, rendering, num_inference_steps, request_id))
+    encode = _Encoder(rendering, num_inference_steps, give_up_s)
+    return EventStream(_as_bytes(first, bounded, encode, request_id))
 
 
 async def _until(events: AsyncIterator[EditEvent], give_up_s: float) -> AsyncGenerator[EditEvent, None]:
@@ -81,26 +83,48 @@ async def _until(events: AsyncIterator[EditEvent], give_up_s: float) -> AsyncGen
                 return
             yield event
     except TimeoutError:
-        raise EndpointError("the deadline passed", code="deadline_exceeded") from None
+        raise _too_late() from None
     finally:
         close: Any = getattr(events, "aclose", None)
         if close is not None:
             await close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    """Writes the events that hold a picture, and gives up at the same moment."""
+
+    rendering: Rendering
+    steps: int
+    give_up_s: float
+
+    async def __call__(self, event: PartialImage | EditedImage) -> bytes:
+        write: Any = partial_event if isinstance(event, PartialImage) else completed_event
+        try:
+            async with asyncio.timeout_at(self.give_up_s):
+                data: bytes = await asyncio.to_thread(write, event, self.rendering, num_inference_steps=self.steps)
+        except TimeoutError:
+            raise _too_late() from None
+        return data
+
+
+def _too_late() -> EndpointError:
+    return EndpointError("the deadline passed", code="deadline_exceeded")
+
+
 async def _as_bytes(
-    first: EditEvent, events: AsyncGenerator[EditEvent, None], rendering: Rendering, steps: int, request_id: str
+    first: EditEvent, events: AsyncGenerator[EditEvent, None], encode: _Encoder, request_id: str
 ) -> AsyncGenerator[bytes, None]:
     num_pictures = num_flagged = 0
     event: EditEvent | None = first
     try:
         while event is not None:
             if isinstance(event, PartialImage):
-                yield await asyncio.to_thread(partial_event, event, rendering, num_inference_steps=steps)
+                yield await encode(event)
             elif isinstance(event, EditedImage):
                 num_pictures += 1
                 num_flagged += event.flagged
-                yield await asyncio.to_thread(completed_event, event, rendering, num_inference_steps=steps)
+                yield await encode(event)
             elif isinstance(event, Progress):
                 # A comment: clients skip it, and proxies see that the connection lives.
                 yield f": step {event.step} of {event.steps}, {event.queue_position} before\n\n".encode()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raygen.errors import EndpointError
-from raygen.inpainters.edits import MAX_SEED
+from raygen.inpainters.edits import MAX_HTTP_GUIDANCE, MAX_HTTP_STEPS, MAX_SEED
 from raygen.inpainters.schedulers import SCHEDULERS
 from serve.body import Form
 from serve.config import ServedModelConfig
@@ -61,8 +61,8 @@ FIELDS: dict[str, Field] = {
     # raygen's
     "seed": Field("int", -1, low=-1, high=MAX_FORM_SEED),
     "seeds": Field("seeds"),
-    "num_inference_steps": Field("int", low=1, high=150),
-    "guidance_scale": Field("number", low=0, high=30),
+    "num_inference_steps": Field("int", low=1, high=MAX_HTTP_STEPS),
+    "guidance_scale": Field("number", low=0, high=MAX_HTTP_GUIDANCE),
     "strength": Field("number", low=0, high=1, is_exclusive=True),
     "negative_prompt": Field("text", high=MAX_PROMPT_LENGTH),
     "mask_mode": Field("enum", "auto", choices=("auto", "alpha", "luminance", "luminance_inverted", "full")),

@@ -5,7 +5,7 @@ from typing import Any
 from raygen.inpainters.token_files import MAX_FILE_BYTES, MAX_VECTORS, NAME
 from serve.limits import MAX_REQUEST_ID_LENGTH, MAX_TIMEOUT_S, MAX_WAIT_S, MIN_TIMEOUT_S
 from serve.openapi_schemas import Schema, ref, schemas
-from serve.wishes import KEY
+from serve.wishes import KEY, RAY_TIMEOUT_HEADER, TIMEOUT_HEADER
 
 DESCRIPTION = (
     "Repaints what a mask selects, with a diffusion model; compatible with OpenAI's images.edit. Pixels outside the "
@@ -69,7 +69,10 @@ def _edits(security: Any) -> dict[str, Any]:
     headers = [
         _header("Idempotency-Key", {"type": "string", "pattern": KEY_PATTERN}),
         _header("x-raygen-priority", {"type": "string", "enum": ["interactive", "batch"], "default": "interactive"}),
-        _header("x-request-timeout-seconds", {"type": "number", "minimum": MIN_TIMEOUT_S, "maximum": MAX_TIMEOUT_S}),
+        *(
+            _header(name, {"type": "number", "minimum": MIN_TIMEOUT_S, "maximum": MAX_TIMEOUT_S})
+            for name in (TIMEOUT_HEADER, RAY_TIMEOUT_HEADER)
+        ),
         # No enumeration: RFC 7240 has servers pass over preferences that they do not know.
         _header("Prefer", {"type": "string", "examples": ["respond-async"]}),
     ]

@@ -10,7 +10,16 @@ import httpx2
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditRequest, EditResult
 from raygen.inpainters.endpoint_urls import client_options, no_answer, no_endpoint, with_proxy_named
-from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, error_of, form_of, headers_of, result_of
+from raygen.inpainters.wire import (
+    EDITS_PATH,
+    MODELS_PATH,
+    error_of,
+    form_of,
+    headers_of,
+    json_of,
+    key_headers,
+    result_of,
+)
 from serve.dispatch import Dispatcher
 
 
@@ -27,36 +36,45 @@ class Transport(Protocol):
 
 
 class HttpTransport:
-    """Over HTTP; one connection pool a call, since `map` has an event loop of its own."""
+    """Over HTTP; one connection pool a call, since `map` has an event loop of its own.
+
+    Args:
+        url: Of the endpoint.
+        key: Bearer key, as `clean_key` gives it.
+
+    Raises:
+        EndpointError: The address is none, or the environment's proxy for it cannot be used.
+    """
 
     def __init__(self, url: str, key: str | None) -> None:
+        client_options(url)  # for its errors, before any work
         self._url, self._key = url, key
 
     async def edit(self, request: EditRequest, model: str | None) -> EditResult:
         """See `Transport`."""
-        fields, files = await asyncio.to_thread(form_of, request, model)
         headers = headers_of(request, self._key)
+        fields, files = await asyncio.to_thread(form_of, request, model)
         async with self._client(request.timeout_s + 30) as client:
             response = await client.post(EDITS_PATH, data=fields, files=files, headers=headers)
-            body = _json(response)
+            body = json_of(response)
         if response.status_code != 200:
             raise self._error_of(response, body)
         try:
-            return await asyncio.to_thread(result_of, body, response.headers)
+            return await asyncio.to_thread(result_of, body, response.headers, request)
         except EndpointError as error:
             raise with_proxy_named(error, self._url, body) from error
 
     async def facts(self, model: str | None) -> dict[str, Any]:
         """See `Transport`."""
-        headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
         async with self._client(30) as client:
-            response = await client.get(MODELS_PATH, headers=headers)
-            body = _json(response)
+            response = await client.get(MODELS_PATH, headers=key_headers(self._key))
+            body = json_of(response)
         if response.status_code != 200:
             raise self._error_of(response, body)
         if not isinstance(body, dict) or not isinstance(body.get("data"), list):
             raise with_proxy_named(no_endpoint(self._url), self._url, body)
-        return next((dict(entry) for entry in body["data"] if model in (None, entry.get("id"))), {})
+        entries = [entry for entry in body["data"] if isinstance(entry, dict)]
+        return next((dict(entry) for entry in entries if model in (None, entry.get("id"))), {})
 
     @asynccontextmanager
     async def _client(self, timeout_s: float) -> AsyncIterator[httpx2.AsyncClient]:
@@ -64,7 +82,7 @@ class HttpTransport:
             timeout = httpx2.Timeout(timeout_s, connect=10)
             async with httpx2.AsyncClient(**client_options(self._url), timeout=timeout) as client:
                 yield client
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise no_answer(self._url, error) from error
 
     def _error_of(self, response: httpx2.Response, body: Any) -> EndpointError:
@@ -85,10 +103,3 @@ class HandleTransport:
     async def facts(self, model: str | None) -> dict[str, Any]:
         """See `Transport`."""
         return dict(await self._handle.facts.remote())
-
-
-def _json(response: httpx2.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError:
-        return None

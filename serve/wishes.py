@@ -1,6 +1,10 @@
 """What the headers of an edit ask for: how long, how urgent, in which form, as a job, once.
 
 Checked before the body is read.
+
+There are two headers for the time. `x-raygen-timeout-seconds` is ours alone. `x-request-timeout-seconds` is obeyed by
+Ray Serve too, whose proxy (and, behind HAProxy, whose replica) then cuts the answer off, or gives one of its own in
+plain text: with that one the endpoint answers a little earlier, see `answer_within_s`.
 """
 
 import math
@@ -14,7 +18,11 @@ from raygen.inpainters.edits import Priority
 from serve.config import ServeConfig
 from serve.limits import MAX_IDEMPOTENCY_KEY_LENGTH, MAX_TIMEOUT_S, MIN_TIMEOUT_S, number_text
 
-TIMEOUT_HEADER, READ_TIMEOUT_HEADER = "x-request-timeout-seconds", "x-stainless-read-timeout"
+TIMEOUT_HEADER, READ_TIMEOUT_HEADER = "x-raygen-timeout-seconds", "x-stainless-read-timeout"
+RAY_TIMEOUT_HEADER = "x-request-timeout-seconds"
+# So much earlier than Ray Serve the endpoint answers, a tenth of the time within these bounds and at most half of it:
+# what a busy machine takes to bring an answer to the proxy.
+MIN_HEAD_START_S, MAX_HEAD_START_S = 0.5, 2.0
 RAW_TYPES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 KEY = re.compile(rf"[\x21-\x7e]([\x20-\x7e]{{0,{MAX_IDEMPOTENCY_KEY_LENGTH - 2}}}[\x21-\x7e])?")
@@ -68,21 +76,36 @@ def read_wishes(headers: Headers, config: ServeConfig) -> Wishes:
     )
 
 
+def answer_within_s(headers: Headers) -> float | None:
+    """Seconds from the start of any request after which Ray Serve might answer it in our stead; None: it will not."""
+    limits = [seconds for seconds in map(_as_ray_reads, headers.getlist(RAY_TIMEOUT_HEADER)) if 0 < seconds < math.inf]
+    if not limits:
+        return None
+    limit_s = min(limits)
+    return limit_s - min(max(limit_s / 10, MIN_HEAD_START_S), MAX_HEAD_START_S, limit_s / 2)
+
+
+def _as_ray_reads(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _timeout_s(headers: Headers, config: ServeConfig, *, is_job: bool) -> float:
     asked = []
-    text = headers.get(TIMEOUT_HEADER)
-    if text is not None:
-        seconds = float(text) if _SECONDS.fullmatch(text) else math.nan
-        if not MIN_TIMEOUT_S <= seconds <= MAX_TIMEOUT_S:
-            raise _invalid(
-                TIMEOUT_HEADER,
-                f"is no number of seconds from {number_text(MIN_TIMEOUT_S)} to {number_text(MAX_TIMEOUT_S)}",
-            )
-        asked.append(seconds)
+    for name in (TIMEOUT_HEADER, RAY_TIMEOUT_HEADER):
+        for text in headers.getlist(name):
+            seconds = float(text) if _SECONDS.fullmatch(text) else math.nan
+            if not MIN_TIMEOUT_S <= seconds <= MAX_TIMEOUT_S:
+                raise _invalid(
+                    name, f"is no number of seconds from {number_text(MIN_TIMEOUT_S)} to {number_text(MAX_TIMEOUT_S)}"
+                )
+            asked.append(seconds)
     # The openai client sends this unasked: after it nobody waits, but for a job, whose answer is fetched later. It is
     # the client's own business, so a strange value is no error.
-    text = headers.get(READ_TIMEOUT_HEADER)
-    if text is not None and _SECONDS.fullmatch(text) and not is_job:
+    text = headers.get(READ_TIMEOUT_HEADER, "")
+    if _SECONDS.fullmatch(text) and not is_job:
         asked.append(max(MIN_TIMEOUT_S, float(text)))
     return min([*asked, config.max_timeout_s]) if asked else min(config.default_timeout_s, config.max_timeout_s)
 

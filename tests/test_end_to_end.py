@@ -354,6 +354,8 @@ def test_candidates_are_bound_to_the_maskers_model_and_rows_without_an_object_sa
         (["run", "dbbb"], "known: dbb, dfr, erm"),
         (["run", "dbb", "--set", "synthesis.kk=3"], "did you mean 'k'"),
         (["run", "dbb", "--set", "inpainter.strength=2"], "inpainter.strength"),
+        (["run", "dbb", "--set", "inpainter.strength=1e-4"], "strength 0.0001 leaves none of the"),
+        (["run", "dbb", "--set", "inpainter={strength: 0.75, num_inference_steps: 1}"], "strength 0.75 leaves none"),
         (["run", "dbb", "--set", "unit_rows=17"], "not a multiple"),
         (["run", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["run", "dbb", "--set", "seed"], "expected field=value"),

@@ -25,7 +25,8 @@ def test_png_round_trip_is_exact():
     image_HWC = picture()
     mask_HW = image_HWC[..., 0] > 128
     np.testing.assert_array_equal(decode_image(encode_image(image_HWC)), image_HWC)
-    np.testing.assert_array_equal(decode_mask(encode_mask(mask_HW)), mask_HW)
+    for same in (mask_HW, mask_HW.astype(np.uint8) * 255, mask_HW.astype(float)):
+        np.testing.assert_array_equal(decode_mask(encode_mask(same)), mask_HW)
 
 
 def test_text_chunks_keep_any_letters():

@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from raygen.config import Strict
-from raygen.inpainters.endpoint_urls import check_http_url
+from raygen.inpainters.edits import MAX_HTTP_GUIDANCE, MAX_HTTP_STEPS
+from raygen.inpainters.endpoint_urls import check_http_url, shown
 from raygen.model_files import TINY
 
 
@@ -61,14 +62,33 @@ class InpainterConfig(Strict):
         return value
 
     @model_validator(mode="after")
+    def _has_a_step(self) -> "InpainterConfig":
+        # As diffusers counts them.
+        if int(self.num_inference_steps * self.strength) < 1:
+            raise ValueError(
+                f"strength {self.strength:g} leaves none of the {self.num_inference_steps} num_inference_steps; "
+                "raise either"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_url_if_served(self) -> "InpainterConfig":
         if (self.kind == "served") != (self.url is not None):
             raise ValueError("url goes with kind=served, such as url=http://127.0.0.1:8000")
         if self.url is not None and not self.url.startswith("serve://"):
             if not self.url.startswith(("http://", "https://")):
-                raise ValueError(f"url is {self.url!r}; expected http://…, https://… or serve://application/deployment")
+                raise ValueError(
+                    f"url is {shown(self.url)!r}; expected http://…, https://… or serve://application/deployment"
+                )
             try:
                 check_http_url(self.url)
             except ValueError as error:
                 raise ValueError(f"url {error}") from error
+            self._check_http_limits()
         return self
+
+    def _check_http_limits(self) -> None:
+        limits = {"num_inference_steps": MAX_HTTP_STEPS, "guidance_scale": MAX_HTTP_GUIDANCE}
+        for name, limit in limits.items():
+            if (value := getattr(self, name)) > limit:
+                raise ValueError(f"{name} is {value:g}; an endpoint at an http address takes at most {limit}")

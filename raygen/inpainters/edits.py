@@ -12,6 +12,8 @@ import numpy as np
 
 Priority = Literal["interactive", "batch"]
 MAX_SEED = 2**63 - 1
+# Of a request over HTTP; a handle's caller knows what it does.
+MAX_HTTP_STEPS, MAX_HTTP_GUIDANCE = 150, 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

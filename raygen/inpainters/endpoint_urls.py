@@ -19,6 +19,7 @@ import httpx2
 from raygen.errors import EndpointError
 
 SCHEMES = {"http", "https"}
+_OUR_OWN = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
 # Everything up to the last "@" is who asks, and with which password.
 _CREDENTIALS = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*://)?).*@", re.DOTALL)
 
@@ -56,19 +57,31 @@ def check_http_url(url: str) -> None:
     """Checks the address of an endpoint.
 
     Raises:
-        ValueError: It has no host, a port that is none, another scheme, or an IPv6 address without brackets.
+        ValueError: It has no host or one that no name server takes, a port that is none, another scheme, an IPv6
+            address without brackets, white space, or something after the path.
     """
     try:
+        if any(letter.isspace() for letter in url):
+            raise ValueError("there is white space in it")
         parts = urlsplit(url)
         place = parts.netloc.rpartition("@")[2]
         if place.count(":") > 1 and "[" not in place:
             raise ValueError("an IPv6 address stands in brackets: http://[::1]:8000")
         host, port = parts.hostname, parts.port  # ValueError: no number, or above 65535
-        httpx2.URL(url)
+        _check_name(httpx2.URL(url).raw_host.decode())
+        if parts.query or parts.fragment:
+            raise ValueError("nothing follows the path, no ? and no #")
     except (ValueError, httpx2.InvalidURL) as error:
         raise ValueError(f"{shown(url)!r} is no address: {error}") from error
     if parts.scheme not in SCHEMES or not host or port == 0:
         raise ValueError(f"{shown(url)!r} is no address; expected http://HOST:PORT or https://HOST:PORT")
+
+
+def _check_name(host: str) -> None:
+    try:
+        host.encode("idna")  # as looking it up does, whose error is none of httpx2's
+    except UnicodeError:
+        raise ValueError("a part of the host's name is empty or too long") from None
 
 
 def proxy_for(url: str) -> EnvironmentProxy | None:
@@ -112,10 +125,17 @@ def client_options(url: str) -> dict[str, Any]:
     return options
 
 
-def no_answer(url: str, error: Exception) -> EndpointError:
-    """The error of a request that got no answer."""
+def no_answer(url: str, error: httpx2.RequestError) -> EndpointError:
+    """The error of a request that got no answer, or none that can be read.
+
+    What is wrong with the request itself, or with what answers, is as wrong the next time: not retryable.
+    """
     proxy, kind = proxy_for(url), type(error).__name__
     way = "" if proxy is None else f" through {proxy}; {proxy.advice}"
+    if isinstance(error, _OUR_OWN):  # without the error's text, which may quote a key
+        return EndpointError(f"the request to {shown(url)} cannot be sent ({kind})", code="invalid_request")
+    if isinstance(error, httpx2.DecodingError):
+        return with_proxy_named(no_endpoint(url), url, None)
     return EndpointError(f"{shown(url)} does not answer ({kind}){way}", code="connection_error", retryable=True)
 
 

@@ -25,10 +25,22 @@ from raygen.inpainters.edits import EditRequest, EditResult, LearnedToken
 from raygen.inpainters.endpoint_urls import client_options, no_answer, no_endpoint, with_proxy_named
 from raygen.inpainters.square import squash, unsquash
 from raygen.inpainters.token_files import read_tokens
-from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, TOKENS_PATH, error_of, form_of, headers_of, result_of
+from raygen.inpainters.wire import (
+    EDITS_PATH,
+    MODELS_PATH,
+    TOKENS_PATH,
+    clean_key,
+    error_of,
+    form_of,
+    headers_of,
+    json_of,
+    key_headers,
+    result_of,
+)
 
 # Where the key is looked for: a config file is copied into run folders, so it must not hold one.
 KEY_VARIABLE = "RAYGEN_API_KEY"
+KEY_SOURCE = f"the environment variable {KEY_VARIABLE}"
 # Requests that one actor has under way; the endpoint's own queue orders those of all actors.
 IN_FLIGHT = 8
 # How long a batch job waits for an endpoint that is full, starting or gone.
@@ -92,34 +104,32 @@ class HttpEndpoint:
         """Paints; see `Endpoint`."""
         fields, files = form_of(request, model)
         response = self._send("POST", EDITS_PATH, data=fields, files=files, headers=headers_of(request, self._key))
-        body = _json(response)
+        body = json_of(response)
         try:
-            return result_of(body, response.headers)
+            return result_of(body, response.headers, request)
         except EndpointError as error:
             raise with_proxy_named(error, self._url, body) from error
 
     def facts(self, model: str) -> dict[str, Any]:
         """The model's entry of `/v1/models`."""
-        headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
-        body = _json(self._send("GET", f"{MODELS_PATH}/{model}", headers=headers))
-        if not isinstance(body, dict) or "digest" not in body:
+        path = f"{MODELS_PATH}/{quote(model, safe='')}"
+        body = json_of(self._send("GET", path, headers=key_headers(self._key)))
+        if not isinstance(body, dict) or not isinstance(body.get("digest"), str):
             raise with_proxy_named(no_endpoint(self._url), self._url, body)
         return body
 
     def put_token(self, name: str, data: bytes, model: str) -> None:
         """Stores a learned token; see `Endpoint`. Takes a key of scope "admin"."""
-        headers = {"content-type": "application/octet-stream"}
-        if self._key is not None:
-            headers["authorization"] = f"Bearer {self._key}"
+        headers = {"content-type": "application/octet-stream", **key_headers(self._key)}
         self._send("PUT", f"{TOKENS_PATH}/{quote(name)}", params={"model": model}, content=data, headers=headers)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:
             response = self._client.request(method, path, **options)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise no_answer(self._url, error) from error
         if not response.is_success:
-            body = _json(response)
+            body = json_of(response)
             raise with_proxy_named(error_of(response.status_code, body, response.headers), self._url, body)
         return response
 
@@ -240,16 +250,14 @@ def store_tokens(endpoint: Endpoint, paths: Mapping[str, str], model: str) -> No
             raise ConfigError(f"the endpoint does not take the learned token {name}: {error}{advice}") from error
 
 
-def _json(response: httpx2.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError:
-        return None
-
-
 def connect_http(url: str) -> HttpEndpoint:
-    """The endpoint at an address, with the key of the environment variable RAYGEN_API_KEY if there is one."""
-    return HttpEndpoint(url, os.environ.get(KEY_VARIABLE))
+    """The endpoint at an address, with the key of the environment variable RAYGEN_API_KEY if there is one.
+
+    Raises:
+        ConfigError: The variable holds no key.
+        EndpointError: See `HttpEndpoint`.
+    """
+    return HttpEndpoint(url, clean_key(os.environ.get(KEY_VARIABLE), source=KEY_SOURCE))
 
 
 def retrying(ask: Callable[[], T], *, patience_s: float = PATIENCE_S) -> T:
@@ -267,5 +275,6 @@ def retrying(ask: Callable[[], T], *, patience_s: float = PATIENCE_S) -> T:
             if not error.retryable or time.monotonic() > give_up_s:
                 raise
             # Jitter: callers that were refused together must not come back together.
-            time.sleep((error.retry_after_s or pause_s) * random.uniform(0.5, 1.5))
+            wait_s = (error.retry_after_s or pause_s) * random.uniform(0.5, 1.5)
+            time.sleep(min(wait_s, max(0.0, give_up_s - time.monotonic())))
             pause_s = min(2 * pause_s, MAX_PAUSE_S)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import json
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from openai import AsyncOpenAI
 from paint_backend import wait_for
 from PIL import Image
 from ray import serve as ray_serve
+from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER
 from tiny_pipelines import save_pipeline
 
 from raygen import recipes
@@ -35,6 +37,7 @@ from serve.address import check_host
 from serve.app import build_app
 from serve.client import Client, request_hash
 from serve.metrics import METRICS
+from serve.wishes import RAY_TIMEOUT_HEADER
 
 SIDE, STEPS = 64, 4
 
@@ -167,6 +170,29 @@ def test_cancelling_a_call_frees_its_rows(over: str, url: str, handle: Any) -> N
         await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(ask_and_leave())
+
+
+def test_the_error_of_a_deadline_is_ours_whichever_header_tells_it(url: str) -> None:
+    """Ray Serve's proxy obeys the second one itself: plain text with status 408, and streams that end in the middle."""
+    request = arguments(3)
+    files = {"image": encode_image(request["image"]), "mask": encode_mask(request["mask"])}
+    fields = {"prompt": "a bird", "mask_mode": "luminance", "n": "10", "num_inference_steps": "150"}
+    with httpx2.Client(base_url=url, timeout=60) as client:
+        job = client.post("/v1/images/edits", data=fields, files=files, headers={"prefer": "respond-async"}).json()
+        for name in ("x-raygen-timeout-seconds", "x-request-timeout-seconds"):
+            headers = {name: "1", "x-request-id": "mine"}
+            late = client.post("/v1/images/edits", data=fields, files=files, headers=headers)
+            assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded"), name
+            assert late.headers["x-should-retry"] == "false"
+            assert late.headers.get_list("x-request-id") == ["mine"]
+            streamed = client.post("/v1/images/edits", data={**fields, "stream": "true"}, files=files, headers=headers)
+            assert streamed.status_code == 200
+            last = json.loads(streamed.text.strip().splitlines()[-1].removeprefix("data: "))
+            assert last["error"]["code"] == "deadline_exceeded", name
+        waited = client.get(f"/v1/jobs/{job['id']}?wait=30", headers={"x-request-timeout-seconds": "1"})
+        assert (waited.status_code, waited.json()["error"]["code"]) == (504, "deadline_exceeded")
+        client.post(f"/v1/jobs/{job['id']}/cancel")
+        assert RAY_TIMEOUT_HEADER == SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER
 
 
 def test_health_and_models_and_unknown_paths(url: str) -> None:

@@ -36,6 +36,9 @@ def test_a_clean_run_prints_only_its_own_lines() -> None:
     url = f"http://[::1]:{port}"
     assert process.stdout.readline() == f"POST {url}/v1/images/edits (models: tiny); Ctrl-C ends it\n"
     assert httpx2.get(f"{url}/health/ready", trust_env=False, timeout=60).status_code == 200
+    # By itself Ray Serve would have answered this after a millisecond, with plain text.
+    hasty = httpx2.post(f"{url}/v1/images/edits", headers={"x-request-timeout-seconds": "0.001"}, trust_env=False)
+    assert (hasty.status_code, hasty.json()["error"]["code"]) == (400, "invalid_value")
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=120)
     assert (rest, process.returncode) == ("finishing what is under way …\n", 0)

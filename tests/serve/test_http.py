@@ -30,6 +30,8 @@ from edit_forms import (
     token_file,
 )
 from paint_backend import PaintBackend, Running, colour_of, running, wait_for
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditRequest
@@ -38,7 +40,9 @@ from serve.client import Client
 from serve.config import ServeConfig
 from serve.fields import FIELDS
 from serve.limits import MAX_BODIES_AT_ONCE
+from serve.ray_proxy import CALLBACK, middlewares
 from serve.readiness import Readiness
+from serve.wishes import answer_within_s
 
 NEEDS_KEY = [
     ("POST", EDITS),
@@ -270,7 +274,7 @@ def test_the_wire_of_our_own_client(endpoint: Running) -> None:
     data, files = form_of(request, "tiny")
     response = httpx2.post(endpoint.url + EDITS, data=data, files=files, headers=headers_of(request, None), timeout=30)
     assert response.headers["x-request-id"] == "mine"
-    result = result_of(response.json(), response.headers)
+    result = result_of(response.json(), response.headers, request)
     assert [image.seed for image in result.images] == [2**62, 3]
     assert result.num_inference_steps == 4
     (got,) = endpoint.backend.requests
@@ -314,16 +318,76 @@ def test_one_answer_has_one_form(endpoint: Running, fields: dict[str, Any], head
 def test_timeouts(endpoint: Running) -> None:
     for headers, seconds in [
         ({}, 300),
-        ({"x-request-timeout-seconds": "20.5"}, 20.5),
+        ({"x-raygen-timeout-seconds": "20.5"}, 20.5),
+        ({"x-raygen-timeout-seconds": "8.64e4"}, 1800),
         ({"x-request-timeout-seconds": "8.64e4"}, 1800),
+        ({"x-raygen-timeout-seconds": "50", "x-request-timeout-seconds": "60"}, 50),
         ({"x-stainless-read-timeout": "40"}, 40),
         ({"x-stainless-read-timeout": "0.1"}, 1),
         ({"x-stainless-read-timeout": "not-given"}, 300),
-        ({"x-request-timeout-seconds": "50", "x-stainless-read-timeout": "40"}, 40),
+        ({"x-raygen-timeout-seconds": "50", "x-stainless-read-timeout": "40"}, 40),
         ({"x-stainless-read-timeout": "40", "idempotency-key": "timeouts"}, 300),
     ]:
         assert post(endpoint.url, headers=headers).status_code == 200
         assert endpoint.backend.requests[-1].timeout_s == seconds, headers
+
+
+@pytest.mark.parametrize(
+    ("sent", "within_s"),
+    [
+        ([], None),
+        (["1"], 0.5),
+        (["10"], 9),
+        (["100"], 98),
+        (["0.5"], 0.25),
+        (["60", "20"], 18),  # which of two Ray Serve reads is its own business
+        (["soon"], None),
+        (["-1"], None),
+        (["inf", "nan"], None),
+    ],
+)
+def test_how_much_earlier_than_ray_serve_is_answered(sent: list[str], within_s: float | None) -> None:
+    assert answer_within_s(Headers(raw=[(b"x-request-timeout-seconds", value.encode()) for value in sent])) == within_s
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+def test_with_ray_serves_header_the_answer_comes_before_its_end(endpoint: Running, stream: str) -> None:
+    endpoint.backend.delay_s = 30
+    start = time.monotonic()
+    response = post(endpoint.url, headers={"x-request-timeout-seconds": "1"}, stream=stream)
+    assert "deadline_exceeded" in response.text
+    assert response.status_code == (504 if stream == "false" else 200)
+    assert 0.4 < time.monotonic() - start < 1
+    assert endpoint.backend.requests[0].timeout_s < 1
+    wait_for(lambda: endpoint.backend.cancelled_at)
+
+
+def test_a_proxy_of_our_own_hides_the_header_from_ray_serve() -> None:
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+
+    assert f"{middlewares.__module__}:{middlewares.__name__}" == CALLBACK
+    (middleware,) = middlewares()
+    sent = [(b"x-request-timeout-seconds", b"5"), (b"accept", b"*/*")]
+    ignored: Any = None
+    asyncio.run(middleware.cls(app)({"type": "http", "headers": sent}, ignored, ignored))
+    assert sorted(scopes[0]["headers"]) == [(b"accept", b"*/*"), (b"x-raygen-timeout-seconds", b"5")]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_any_longer(endpoint: Running) -> None:
+    head = f"POST {EDITS} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=5) as connection:
+        connection.sendall(f"{head}x-request-timeout-seconds: 1\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 504 ")
+
+
+def test_a_job_has_all_of_its_time(endpoint: Running) -> None:
+    headers = {"x-request-timeout-seconds": "20", "prefer": "respond-async"}
+    assert post(endpoint.url, headers=headers).status_code == 202
+    wait_for(lambda: endpoint.backend.requests)
+    assert endpoint.backend.requests[0].timeout_s == 20
 
 
 @pytest.mark.slow
@@ -331,7 +395,7 @@ def test_timeouts(endpoint: Running) -> None:
 def test_a_back_end_that_misses_its_deadline_is_not_waited_for(endpoint: Running, stream: str) -> None:
     endpoint.backend.delay_s = 30
     start = time.monotonic()
-    response = post(endpoint.url, headers={"x-request-timeout-seconds": "1"}, stream=stream)
+    response = post(endpoint.url, headers={"x-raygen-timeout-seconds": "1"}, stream=stream)
     assert "deadline_exceeded" in response.text
     if stream == "false":
         assert (response.status_code, response.headers["x-should-retry"]) == (504, "false")
