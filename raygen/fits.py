@@ -234,16 +234,20 @@ def flat_colours(index: RowIndex, *, seed: int) -> dict[int, np.ndarray]:
     for label in range(index.num_classes):
         ids = np.array(train.filter(pc.equal(train["label"], label))["image_id"].to_pylist())
         chosen = np.sort(np.random.default_rng([seed, label]).permutation(ids)[:COLOUR_SAMPLES])
-        pairs = []
-        for row in index.fetch(chosen.tolist(), ["image_png", "object_png"]).to_pylist():
+        colours[label] = object_colours(_objects(index, chosen.tolist()))
+    return colours
+
+
+def _objects(index: RowIndex, image_ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pictures and their objects' masks, one at a time: decoded, those of all would not fit in memory."""
+    for table in index.each(image_ids, ["image_png", "object_png"]):
+        for row in table.to_pylist():
             try:
-                image_HWC = decode_image(row["image_png"])
+                image_HWC = decode_image(row["image_png"] or b"")
                 object_HW = decode_mask(row["object_png"]) if row["object_png"] else None
             except RowError:
                 continue  # a failed row in scores/ already, with its reason
             whole_HW = np.ones(image_HWC.shape[:2], dtype=bool)
             object_HW = whole_HW if object_HW is None else object_HW
             if object_HW.shape == whole_HW.shape:
-                pairs.append((image_HWC, object_HW))
-        colours[label] = object_colours(pairs)
-    return colours
+                yield image_HWC, object_HW

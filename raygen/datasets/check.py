@@ -1,23 +1,23 @@
 """Reading every picture and label of a dataset, to find what a run would stumble over."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.known import KNOWN, differences, known_name
-from raygen.datasets.table import DatasetInfo
+from raygen.datasets.table import DatasetInfo, picture_bytes
 from raygen.errors import ConfigError, RowError
 from raygen.images import decode_image, decode_mask
-from raygen.schema import SPLITS
+from raygen.schema import SPLITS, by_bytes
 
 MAX_LINES = 20
-# Pictures in memory at a time.
+# Pictures in memory at a time, and their bytes.
 CHUNK = 256
+CHUNK_BYTES = 512 << 20
 
 
 @dataclass
@@ -78,7 +78,7 @@ def check_dataset(
     done = 0
     # Pillow decodes outside Python's lock, so threads are enough.
     with ThreadPoolExecutor() as pool:
-        for rows in _chunks(listing.rows()):
+        for rows in by_bytes(listing.rows(), picture_bytes, most=CHUNK, most_bytes=CHUNK_BYTES):
             for problems in pool.map(_check_row, rows):
                 findings.problems += problems
             done += len(rows)
@@ -86,11 +86,6 @@ def check_dataset(
     _warn_of_gaps(findings, listing.info)
     _compare(findings, path, expect)
     return findings
-
-
-def _chunks(rows: Iterator[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
-    while chunk := list(islice(rows, CHUNK)):
-        yield chunk
 
 
 def _check_row(row: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from raygen.config import fingerprint
 from raygen.datasets.known import Names, known_names, object_words
-from raygen.datasets.table import INFO_FILE, DatasetInfo, check_prompts, numbered, read_info
+from raygen.datasets.table import INFO_FILE, DatasetInfo, check_prompts, numbered, read_info, rows_at_once
 from raygen.errors import DataError
 from raygen.schema import SPLITS
 
@@ -88,8 +88,11 @@ class Listing:
         if self.shards:
             wanted = {entry.image_id for entry in self.entries}
             for shard in self.shards:
-                for batch in pq.ParquetFile(shard).iter_batches(64):
-                    yield from (row for row in batch.to_pylist() if row["image_id"] in wanted)
+                file = pq.ParquetFile(shard)
+                for group in range(file.num_row_groups):
+                    # As many as usual pictures allow, fewer of large ones.
+                    for batch in file.iter_batches(rows_at_once(file.metadata, group), row_groups=[group]):
+                        yield from (row for row in batch.to_pylist() if row["image_id"] in wanted)
             return
         for entry in self.entries:
             yield {
