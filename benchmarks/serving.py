@@ -9,6 +9,7 @@ checks every picture that comes back against the same request painted alone, and
 
 import argparse
 import asyncio
+import base64
 import os
 import signal
 import socket
@@ -29,7 +30,7 @@ from ray import serve as ray_serve
 from raygen import cluster
 from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import EndpointError
-from raygen.images import encode_image, encode_mask
+from raygen.images import decode_image, encode_image, encode_mask
 from raygen.inpainters import InpainterConfig
 from raygen.maskers.truth import dilate
 from serve.app import build_app
@@ -82,6 +83,10 @@ class Bench:
             if (seed, steps, 64) not in self._alone:
                 edit = await self.direct.edit(**self.request(seed, steps=steps))
                 self._alone[seed, steps, 64] = edit.images.tobytes()
+
+    def alone(self, seed: int) -> bytes:
+        """What a request that was learned must give."""
+        return self._alone[seed, STEPS, 64]
 
     async def edit(self, client: Client, seed: int, *, steps: int = STEPS, side: int = 64, **options: Any) -> float:
         """Seconds of one request whose picture is right.
@@ -288,7 +293,10 @@ async def under_load(bench: Bench, event: Callable[[], Awaitable[None]], *, clie
         arguments = bench.request(seed)
         image, mask = encode_image(arguments["image"]), encode_mask(arguments["mask"])
         extra = {"seed": seed, "num_inference_steps": STEPS, "mask_mode": "luminance"}
-        await openai.images.edit(image=image, mask=mask, prompt=PROMPT, extra_body=extra)
+        result = await openai.images.edit(image=image, mask=mask, prompt=PROMPT, extra_body=extra)
+        painted = decode_image(base64.b64decode((result.data or [])[0].b64_json or ""))
+        assert painted.tobytes() == bench.alone(seed), f"seed {seed}: another picture than alone"
+        bench.num_checked += 1
 
     async def worker(number: int) -> None:
         for i in range(20):
@@ -331,8 +339,8 @@ async def wait_for_load(bench: Bench, number: int) -> None:
 def kill(deployment: str) -> None:
     """SIGKILL to a replica."""
     name = f"ServeReplica:raygen:{deployment}"
-    for process in psutil.process_iter(["cmdline"]):
-        if name in " ".join(process.info["cmdline"] or []):
+    for process in psutil.Process().children(recursive=True):  # of our own Ray: another may run on this machine
+        if name in " ".join(process.cmdline()):
             os.kill(process.pid, signal.SIGKILL)
             return
     raise RuntimeError(f"no replica of {deployment} runs")

@@ -8,15 +8,17 @@ import base64
 import io
 import os
 import sys
+from urllib.parse import urlsplit
 
 import numpy as np
-from openai import OpenAI
+from openai import APIConnectionError, APIStatusError, DefaultHttpxClient, OpenAI
 from PIL import Image
 
 from raygen.datasets.scene_rendering import render_scene
 from raygen.maskers.truth import dilate
 
 NUM_PICTURES = 3
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def main(path: str) -> None:
@@ -27,17 +29,22 @@ def main(path: str) -> None:
     mask = Image.fromarray(np.where(repaint_HW, 0, 255).astype(np.uint8))
     mask_rgba = Image.merge("RGBA", (mask, mask, mask, mask))
 
-    client = OpenAI(
-        base_url=os.environ.get("RAYGEN_URL", "http://127.0.0.1:8000") + "/v1",
-        api_key=os.environ.get("RAYGEN_API_KEY", "none"),
-    )
-    result = client.images.edit(
-        image=png(Image.fromarray(scene.image_HWC)),
-        mask=png(mask_rgba),
-        prompt="a photo of a landbird",
-        n=NUM_PICTURES,
-        extra_body={"seed": 7},
-    )
+    url = os.environ.get("RAYGEN_URL", "http://127.0.0.1:8000").rstrip("/")
+    # A proxy of the environment does not lead back to this machine.
+    http_client = DefaultHttpxClient(trust_env=False) if urlsplit(url).hostname in LOOPBACK else None
+    client = OpenAI(base_url=f"{url}/v1", api_key=os.environ.get("RAYGEN_API_KEY", "none"), http_client=http_client)
+    try:
+        result = client.images.edit(
+            image=png(Image.fromarray(scene.image_HWC)),
+            mask=png(mask_rgba),
+            prompt="a photo of a landbird",
+            n=NUM_PICTURES,
+            extra_body={"seed": 7},
+        )
+    except APIConnectionError:
+        sys.exit(f"no endpoint answers at {url}; start one with `raygen serve`, or set RAYGEN_URL")
+    except APIStatusError as error:
+        sys.exit(f"{url} answered {error.status_code}: {error.message}")
     pictures = [scene.image_HWC]
     for painted in result.data or []:
         picture_HWC = np.asarray(Image.open(io.BytesIO(base64.b64decode(painted.b64_json or ""))))
@@ -56,4 +63,6 @@ def png(image: Image.Image) -> bytes:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"give the picture to write: python {sys.argv[0]} bird.png")
     main(sys.argv[1])

@@ -25,10 +25,12 @@ def main(path: str) -> None:
     prompts = ["a photo of a landbird"]
     (painted,) = inpaint(inpainter, [scene.image_HWC], [repaint_HW], prompts=prompts, seeds=[0])
     if isinstance(painted, Exception):
-        raise painted
+        sys.exit(f"the picture was not painted: {painted}")
     assert (painted[~repaint_HW] == scene.image_HWC[~repaint_HW]).all(), "pixels outside the mask are never touched"
     Image.fromarray(np.hstack([scene.image_HWC, painted])).resize((512, 256), Image.Resampling.NEAREST).save(path)
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"give the picture to write: python {sys.argv[0]} bird.png")
     main(sys.argv[1])

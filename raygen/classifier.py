@@ -1,4 +1,4 @@
-"""The image classifier: ResNets of torchvision by name, and a small ResNet for 64 px scenes.
+"""The image classifier: torchvision's by name, and a small ResNet for 64 px scenes.
 
 Every classifier is a backbone that gives features and a linear head. Normalisation is inside `forward`, so
 that callers (CAM, attribution, prediction) deal in pictures with values in [0, 1] only. This file builds,
@@ -7,10 +7,11 @@ saves and loads; fitting is in `raygen.algorithms`.
 
 # N images, H height, W width, C classes or colour channels, D features
 
-import difflib
 import json
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,18 @@ from PIL import Image
 from pydantic import Field, ValidationError
 from torch import nn
 
+from raygen.architectures import (
+    IMAGENET,
+    SMALL_RESNET,
+    WithoutMemory,
+    build_backbone,
+    check_imagenet,
+    check_shapes,
+    last_map,
+    usual_size,
+    with_format_version,
+    without_auxiliary,
+)
 from raygen.config import Strict
 from raygen.errors import ConfigError, ModelError
 from raygen.small_resnet import SmallResNet
@@ -29,15 +42,10 @@ from raygen.writing import write_bytes, write_json
 
 CONFIG_FILE = "classifier.json"
 WEIGHTS_FILE = "model.safetensors"
-SMALL_RESNET = "small_resnet"
 
 # Mean and standard deviation of ImageNet's pixels, as torchvision's weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Where networks keep their last convolutional stage, looked up in this order: ResNets; DenseNet, VGG,
-# EfficientNet, MobileNet and ConvNeXt; RegNet; ShuffleNet; small_resnet.
-LAST_STAGES = ("layer4", "features", "trunk_output", "conv5", "layer3")
 
 
 class ClassifierConfig(Strict):
@@ -56,6 +64,19 @@ class ClassifierConfig(Strict):
     image_size_px: int = Field(64, ge=16)
     width: int = Field(16, ge=8)
     weights: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MapUse:
+    """What asks for class activation maps.
+
+    Attributes:
+        setting: For messages.
+        may_be_empty: Whether a map that is 0 everywhere is of use too.
+    """
+
+    setting: str
+    may_be_empty: bool
 
 
 class Classifier(nn.Module):
@@ -94,6 +115,10 @@ class Classifier(nn.Module):
         logits_NC: torch.Tensor = self.head(self.features(images_NCHW))
         return logits_NC
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Takes over weights, also those of a plain mapping, whatever the architecture."""
+        return super().load_state_dict(with_format_version(state_dict, self.backbone), strict=strict, assign=assign)
+
     @property
     def target_layer(self) -> nn.Module:
         """The last block with a spatial map, for class activation maps: `layer4[-1]` of a ResNet.
@@ -101,11 +126,9 @@ class Classifier(nn.Module):
         Raises:
             ModelError: The architecture has no convolutional stage that we know of.
         """
-        for name in LAST_STAGES:
-            stage = getattr(self.backbone, name, None)
-            if isinstance(stage, nn.Sequential):
-                # ShuffleNet's conv5 is convolution, norm and ReLU: the layer is all three.
-                return stage if name == "conv5" else stage[-1]
+        layer = last_map(self.backbone)
+        if layer is not None:
+            return layer
         raise ModelError(f"{self.config.architecture} has no convolutional stage to draw a class activation map from")
 
 
@@ -146,19 +169,65 @@ def build_classifier(config: ClassifierConfig, num_classes: int, *, seed: int) -
         ConfigError: torchvision has no such classifier, or one whose head we cannot replace.
         ModelError: The weights cannot be had or do not fit.
     """
+    classifier, head_name = _build(config, num_classes, seed=seed)
+    if config.weights not in (None, IMAGENET):
+        _load_backbone(classifier, Path(str(config.weights)), head_name=head_name)
+    return classifier.to(memory_format=torch.channels_last)
+
+
+def _build(config: ClassifierConfig, num_classes: int, *, seed: int) -> tuple[Classifier, str]:
+    """A classifier without the weights of a file, and what its last layer is called in such a file."""
     backbone: nn.Module
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if config.architecture == SMALL_RESNET:
+            if config.weights == IMAGENET:
+                raise ConfigError("classifier.weights: small_resnet has no ImageNet weights; leave weights empty")
             backbone, num_features, head_name = SmallResNet(config.width), 4 * config.width, "head"
         else:
-            backbone, num_features, head_name = _torchvision_backbone(config)
-        classifier = Classifier(config, backbone, num_features=num_features, num_classes=num_classes)
-    if config.weights not in (None, "imagenet"):
-        _load_backbone(classifier, Path(str(config.weights)), head_name=head_name)
-    elif config.weights == "imagenet" and config.architecture == SMALL_RESNET:
-        raise ConfigError("classifier.weights: small_resnet has no ImageNet weights; leave weights empty")
-    return classifier.to(memory_format=torch.channels_last)
+            backbone, num_features, head_name = build_backbone(
+                config.architecture, weights=config.weights, size_px=config.image_size_px
+            )
+        return Classifier(config, backbone, num_features=num_features, num_classes=num_classes), head_name
+
+
+def check_classifier(config: ClassifierConfig, num_classes: int, *, map_for: MapUse | None) -> None:
+    """Checks before any work that a network can be fitted, and that it has what class activation maps are made from.
+
+    Builds it without memory for its weights, and sends shapes through it. A file of weights is read.
+
+    Args:
+        config: The network.
+        num_classes: C.
+        map_for: What asks for class activation maps; None where nothing does.
+
+    Raises:
+        ConfigError: No such network, one that does not end in a linear layer or does not take pictures of that size, or
+            whose last map is none.
+        ModelError: The weights are absent, damaged or of another network.
+    """
+    name, size_px = config.architecture, config.image_size_px
+    if config.weights == IMAGENET and name != SMALL_RESNET:
+        check_imagenet(name, size_px=size_px)
+        config = config.model_copy(update={"weights": None})
+    with WithoutMemory():
+        classifier, head_name = _build(config, num_classes, seed=0)
+    map_size = check_shapes(classifier.to("meta"), name=name, size_px=size_px)
+    if map_for is not None and map_size is None:
+        raise ConfigError(
+            f"{map_for.setting} needs class activation maps, and classifier.architecture {name} has no convolutional "
+            "stage to draw them from; take another architecture, such as resnet50 or convnext_tiny, or other masks"
+        )
+    if map_for is not None and map_size == (1, 1) and not map_for.may_be_empty:
+        raise ConfigError(
+            f"{map_for.setting} needs class activation maps, and the last map of {name} is a single pixel for pictures "
+            f"of {size_px} x {size_px}, so that every one would be 0 everywhere; set classifier.image_size_px="
+            f"{usual_size(name)}, or another classifier.architecture, such as {SMALL_RESNET}"
+        )
+    if config.weights is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that nothing is copied: names and shapes are what is checked
+            _load_backbone(classifier, Path(config.weights), head_name=head_name)
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
@@ -197,35 +266,6 @@ def load_classifier(folder: Path) -> Classifier:
     return classifier.eval()
 
 
-def _torchvision_backbone(config: ClassifierConfig) -> tuple[nn.Module, int, str]:
-    """Backbone without its last linear layer, the number of its features, and the name of that layer."""
-    import torchvision
-
-    names = torchvision.models.list_models(module=torchvision.models)
-    if config.architecture not in names:
-        close = difflib.get_close_matches(config.architecture, [SMALL_RESNET, *names], n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "small_resnet and resnet50 are usual choices"
-        raise ConfigError(f"classifier.architecture: torchvision has no '{config.architecture}'; {hint}")
-    weights = "IMAGENET1K_V1" if config.weights == "imagenet" else None
-    try:
-        backbone = torchvision.models.get_model(config.architecture, weights=weights)
-    except (OSError, RuntimeError) as error:
-        raise ModelError(
-            f"ImageNet weights of {config.architecture} cannot be had ({error}). Without internet, download "
-            "them elsewhere and give the file's path as classifier.weights."
-        ) from error
-    for name in ("fc", "classifier"):
-        head = getattr(backbone, name, None)
-        if isinstance(head, nn.Linear):
-            setattr(backbone, name, nn.Identity())
-            return backbone, head.in_features, name
-        if isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear):
-            linear = head[-1]
-            head[-1] = nn.Identity()
-            return backbone, linear.in_features, f"{name}.{len(head) - 1}"
-    raise ConfigError(f"classifier.architecture: {config.architecture} has no head that we know how to replace")
-
-
 def _load_backbone(classifier: Classifier, path: Path, *, head_name: str) -> None:
     """Starts from a state dict of the bare architecture or of one of our folders.
 
@@ -242,7 +282,7 @@ def _load_backbone(classifier: Classifier, path: Path, *, head_name: str) -> Non
     own = classifier.state_dict()
     if "head.weight" not in state or state["head.weight"].shape != own["head.weight"].shape:
         state |= {name: own[name] for name in ("head.weight", "head.bias")}
-    _load_strictly(classifier, state, path)
+    _load_strictly(classifier, without_auxiliary(state, own), path)
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ Verbs only read arguments, call one function and print; heavy imports are inside
 Exit codes: 0 done, 1 failed, 2 the user's mistake.
 """
 
+import contextlib
 import logging
 import os
 import shlex
@@ -13,7 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from raygen.errors import RaygenError
+from raygen import program
+from raygen.seeding import LEAST_SEED, MAX_SEED
 from tune.command import tune
 
 app = typer.Typer(
@@ -30,13 +32,24 @@ app.command()(tune)
 # Enough to cure the scenes' bias, and generated in some minutes on two cores.
 DEMO_IMAGES_PER_CLASS = 500
 
-Out = Annotated[Path, typer.Option("--out", help="Run folder; an unfinished run in it is resumed.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", parser=program.given_path, metavar="PATH", help="Run folder; an unfinished run in it is resumed."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a config field: --set synthesis.k=200. Repeatable."),
 ]
 Config = Annotated[
-    Path | None, typer.Option("--config", help="YAML config, such as the config.yaml of an earlier run.")
+    Path | None,
+    typer.Option(
+        "--config",
+        parser=program.given_path,
+        metavar="PATH",
+        help="YAML config, such as the config.yaml of an earlier run.",
+    ),
 ]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="'scenes' or a folder of pictures.")]
 Reuse = Annotated[
@@ -52,8 +65,10 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder
 def _setup(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print what happens inside.")] = False,
 ) -> None:
+    _check_names()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("raygen").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that it cannot write
     # Libraries' own progress bars and advice would bury the steps of the run.
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
@@ -106,8 +121,11 @@ def fit(
 def evaluate(
     classifier: Annotated[Path, typer.Argument(help="Classifier folder, such as runs/demo/fit/dbb.")],
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset folder, such as runs/demo/data, or 'scenes'.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Write the numbers to this JSON file.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the scenes' draw.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", parser=program.given_path, metavar="PATH", help="Write the numbers to this JSON file."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the scenes' draw.")] = 0,
 ) -> None:
     """Accuracy per group of one classifier on a dataset's validation and test splits."""
     from raygen import recipes
@@ -123,7 +141,9 @@ def evaluate(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="A run or a sweep: its page. Several runs: a comparison.")],
-    out: Annotated[Path | None, typer.Option("--out", help="HTML file of a comparison.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", parser=program.given_path, metavar="PATH", help="HTML file of a comparison.")
+    ] = None,
 ) -> None:
     """Write the page of a finished run or sweep again, or compare several runs."""
     from raygen.report import tables
@@ -179,25 +199,28 @@ def key(
     admin: Annotated[bool, typer.Option("--admin", help="May store and delete learned tokens too.")] = False,
 ) -> None:
     """Make a key for the endpoint: the key for its user, the line with its hash for the config."""
+    from raygen.config import dump_yaml
     from serve.keys import make_key
 
     secret, sha256 = make_key()
-    scopes = "[edit, admin]" if admin else "[edit]"
+    entry = dump_yaml({"name": name, "sha256": sha256, "scopes": ["edit", *(["admin"] if admin else [])]})
     typer.echo(f"key, shown only now: {secret}")
-    typer.echo(f"under `keys` in the config:\n  - {{name: {name}, sha256: {sha256}, scopes: {scopes}}}")
+    typer.echo("under `keys` in the config:\n  - " + entry.rstrip().replace("\n", "\n    "))
 
 
 @data_app.command("make")
 def data_make(
     name: Annotated[str, typer.Argument(help="'scenes', or a folder of pictures to bring into raygen's form.")],
-    out: Annotated[Path, typer.Option("--out", help="New folder for the dataset.")],
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
+    out: Annotated[
+        Path, typer.Option("--out", parser=program.given_path, metavar="PATH", help="New folder for the dataset.")
+    ],
+    seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the draw.")] = 0,
     overrides: Set = None,
 ) -> None:
     """Write a dataset as Parquet: --set scale=0.1, --set train_counts=[10,10,10,10]."""
     from raygen import recipes
 
-    counts = recipes.make_dataset(_dataset(name), overrides or [], out, seed=seed)
+    counts = recipes.make_dataset(_dataset(name), overrides or [], out, seed=seed, say=typer.echo)
     typer.echo(f"{out}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts.items())))
 
 
@@ -208,13 +231,14 @@ def data_check(
         str | None,
         typer.Option("--expect", help="Compare the groups with a published dataset: waterbirds, celeba or metashift."),
     ] = None,
+    overrides: Set = None,
 ) -> None:
-    """Read every picture and label of a dataset and list what is wrong."""
+    """Read every picture and label of a dataset and list what is wrong: --set class_names=[cat, dog] as a run would."""
     from raygen.datasets import check
     from raygen.report.tables import progress_bar
 
     with progress_bar("reading pictures") as progress:
-        findings = check.check_dataset(path, expect=expect, progress=progress)
+        findings = check.check_dataset(path, expect=expect, overrides=overrides or (), progress=progress)
     for line in findings.lines():
         typer.echo(line)
     if findings.num_errors:
@@ -223,11 +247,25 @@ def data_check(
 
 def main() -> None:
     """Entry point: runs the command line; errors of raygen become one message and an exit code."""
-    try:
-        app()
-    except RaygenError as error:
-        typer.echo(f"raygen: {error}", err=True)
-        sys.exit(error.exit_code)
+    program.run(app, "raygen", resumable=("run", "demo", "fit", "tune"))
+
+
+def _check_names() -> None:
+    """Checks that the command line and the current folder are text: config.yaml, the log and Parquet's paths are."""
+    names = sys.argv[1:]
+    with contextlib.suppress(OSError):  # where the current folder is gone
+        names.append(os.getcwd())
+    if all(name.isascii() for name in names):
+        return
+    from raygen.datasets.files import is_text, printable
+    from raygen.errors import ConfigError
+
+    for name in names:
+        if not is_text(name):
+            raise ConfigError(
+                f"'{printable(name)}' is not UTF-8, and neither the config nor the log of a run could hold it; rename "
+                "the file or folder, or go by a link to it"
+            )
 
 
 def _run(
@@ -245,12 +283,7 @@ def _run(
 
     config = recipes.make_config(data, overrides or [], where="config")
     command = shlex.join(["raygen", *sys.argv[1:]])
-    try:
-        recipes.run(config, out, fresh=fresh, command=command, say=typer.echo, reuse=reuse or ())
-    except KeyboardInterrupt:
-        again = "the same command without --fresh" if fresh else "the same command"
-        typer.echo(f"raygen: interrupted; {again} goes on where this one stopped", err=True)
-        raise typer.Exit(130) from None
+    recipes.run(config, out, fresh=fresh, command=command, say=program.announcing(typer.echo), reuse=reuse or ())
     summary = write_summary(out)
     page = write_report(out)
     tables.print_results(summary)

@@ -1,101 +1,102 @@
-"""Joining the Ray cluster, checking that what is asked for fits it, and reaching an endpoint on it."""
+"""Joining the Ray cluster, and reaching an endpoint on it."""
 
-import gc
+import contextlib
 import logging
 import os
-import time
-from collections.abc import Mapping
-from pathlib import Path
+import platform
+import signal
+import threading
 from typing import Any
 
 import ray
+from ray._private import services
 from ray.exceptions import RayError, RayTaskError
 
+from raygen import interrupts, ray_address
 from raygen.errors import ConfigError, EndpointError, ResourceError
 from raygen.inpainters.edits import EditRequest, EditResult
 from raygen.inpainters.served import Endpoint, connect_http
 
 # A model that was scaled to zero is loaded first.
 FACTS_TIMEOUT_S = 300.0
-# How long resources that just ended work had may still be counted as held.
-PATIENCE_S = 30.0
+# Letters of what Ray says; its advice can fill a page.
+MAX_REASON = 400
 
 
 def connect() -> None:
-    """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine; does nothing when that is done."""
+    """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine; does nothing when that is done.
+
+    Raises:
+        ConfigError: RAY_ADDRESS names no cluster that answers.
+        ResourceError: Ray cannot start here, or the cluster does not take this program.
+    """
     if ray.is_initialized():
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if "RAY_ADDRESS" not in os.environ:
+    address = _find_cluster()
+    if address is None:
+        ray_address.check_start(os.environ)
         # "local": otherwise Ray joins whatever cluster was last started on this machine, somebody else's test perhaps.
-        options |= {"address": "local", "include_dashboard": False}
-    ray.init(**options)
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file():  # Ray writes it readable for everybody.
-        token.chmod(0o600)
+        _init(**options, address="local", include_dashboard=False)
+    else:
+        # Ray would try twenty times, forty seconds each; the head has answered just now.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+        _init(**options, address=address)
+        ray_address.watch(address)
+    token = ray_address.token_path(os.environ)
+    if token is not None and token.is_file():  # Ray writes it readable for everybody.
+        with contextlib.suppress(OSError):  # somebody else's; `raygen doctor` tells
+            token.chmod(0o600)
 
 
-def require(needed: Mapping[str, float], *, what: str, advice: str) -> None:
-    """Checks that the cluster can ever give what is needed; without it, the job would wait for ever.
+def describe() -> str:
+    """The joined cluster's nodes and resources, as a line."""
+    resources = ray.cluster_resources()
+    num_nodes = sum(node["Alive"] for node in ray.nodes())
+    return f"{num_nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
 
-    Args:
-        needed: Amount by resource, such as {"CPU": 4, "GPU": 1}.
-        what: Who needs it, for the message: "the pools need".
-        advice: Where the need comes from and what to do.
 
-    Raises:
-        ResourceError: It does not fit.
+def _find_cluster() -> str | None:
+    """The head's "host:port", which answers; None where Ray is to be started on this machine."""
+    address = ray_address.named_address(os.environ)
+    if address is None:
+        return None
+    try:
+        # There is no public call for it. Ray goes to a loopback address by the machine's own, and knows what "auto" is.
+        address = str(services.canonicalize_bootstrap_address_or_die(address))
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {str(error).splitlines()[0]} {ray_address.WAYS_TO_JOIN}. Unset "
+            "it to work on this machine."
+        ) from error
+    ray_address.check_answers(address, os.environ)
+    return address
+
+
+def _init(**options: Any) -> None:
+    """`ray.init` with the caller's signal handlers, and errors of raygen.
+
+    Ray takes SIGTERM for itself and answers it by waiting half a minute for other work to leave the node.
     """
-    available = _limit()
-    for name, amount in needed.items():
-        if amount > available.get(name, 0) + 1e-6:
-            raise ResourceError(f"{what} {amount:g} {name}s and the cluster has {available.get(name, 0):g}: {advice}")
-
-
-def num_side_by_side(needed: Mapping[str, float]) -> int:
-    """How many processes that each take `needed` from one node the cluster can hold at once, other work aside.
-
-    On a cluster that grows, as many as its limit allows.
-    """
-
-    def fit_into(there: Mapping[str, float]) -> int:
-        return min(int(there.get(name, 0) / amount + 1e-6) for name, amount in needed.items() if amount > 0)
-
-    now = sum(fit_into(node["Resources"]) for node in ray.nodes() if node["Alive"])
-    grown = {name: float(amount) for name, amount in _cluster_limit().items()}
-    return max(now, fit_into(grown))
-
-
-def require_free(needed: Mapping[str, float], *, what: str, patience_s: float = PATIENCE_S) -> None:
-    """Checks that other work leaves what is needed; without it, the job would wait for that work's end.
-
-    A cluster that grows makes room, so nothing is checked there.
-
-    Args:
-        needed: Amount by resource.
-        what: Who needs it, for the message.
-        patience_s: How long to look: what just ended gives back its resources a little later.
-
-    Raises:
-        ResourceError: They are held all that time.
-    """
-    deadline = time.monotonic() + patience_s
-    while not _cluster_limit():
-        free = ray.available_resources()
-        short = {name: amount for name, amount in needed.items() if amount > free.get(name, 0) + 1e-6}
-        if not short:
-            return
-        # Actors of a pass that failed in this process live as long as its error's traceback does; waiting alone never
-        # makes Python collect that.
-        gc.collect()
-        if time.monotonic() > deadline:
-            name, amount = next(iter(short.items()))
-            raise ResourceError(
-                f"{what} {amount:g} {name}s, and of the cluster's {ray.cluster_resources().get(name, 0):g} only "
-                f"{free.get(name, 0):g} are free: other work holds the rest, perhaps this job's own entrypoint "
-                "(--entrypoint-num-cpus). End it, or ask for less."
-            )
-        time.sleep(0.5)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+    try:
+        ray.init(**options)
+    except SystemExit:  # Ray's answer to a SIGTERM in its start
+        raise interrupts.interrupted(signal.SIGTERM) from None
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON] or 'no reason given'}"
+        if options["address"] == "local":
+            raise ResourceError(f"Ray cannot start on this machine: {what}. See `raygen doctor`.") from error
+        raise ResourceError(
+            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: the cluster does not take this program: {what}. Is this machine "
+            "one of its nodes, is the token the cluster's (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, "
+            f"~/.ray/auth_token), and has the cluster Ray {ray.__version__} and Python {platform.python_version()} too?"
+        ) from error
+    finally:
+        for number, handler in handlers.items():
+            if in_main_thread and handler not in {None, signal.SIG_DFL}:
+                signal.signal(number, handler)
 
 
 class HandleEndpoint:
@@ -159,18 +160,3 @@ class HandleEndpoint:
 def connect_endpoint(url: str) -> Endpoint:
     """The endpoint at "http(s)://…" or "serve://application/deployment"."""
     return HandleEndpoint(url) if url.startswith("serve://") else connect_http(url)
-
-
-def _limit() -> dict[str, float]:
-    """Most of each resource that there may be: on a cluster that grows, its limit, not what runs now."""
-    limit = _cluster_limit()
-    now = ray.cluster_resources()
-    return {name: max(float(now.get(name, 0)), float(limit.get(name, 0))) for name in {*now, *limit}}
-
-
-def _cluster_limit() -> dict[str, float]:
-    """An autoscaling cluster's limits; empty for any other."""
-    from ray._private.state import state
-
-    # There is no public call for an autoscaling cluster's limits; Ray Data's own autoscaler asks here too.
-    return dict(state.get_max_resources_from_cluster_config() or {})

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raygen.errors import ConfigError
+from raygen.seeding import MAX_SEED
 
 # The core schema of YAML 1.2, section 10.3.2, in place of PyYAML's YAML 1.1, where `off` is false, 010 is 8, 1:30 is
 # 90, 1e-4 is a word and 2026-01-31 is a date: (pattern, first letters) of the plain words that are no strings.
@@ -91,6 +92,7 @@ class Strict(BaseModel):
 
 Model = TypeVar("Model", bound=BaseModel)
 PositiveInt = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class PoolConfig(Strict):
@@ -237,7 +239,8 @@ def validate(model: type[Model], data: Mapping[str, Any], *, where: str) -> Mode
 def fingerprint(value: Any) -> str:
     """Hash of plain data, 16 hex digits; the same for equal data whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    # Paths that are not UTF-8 come with lone surrogates.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "") -> list[str]:

@@ -1,7 +1,7 @@
 """What this machine has, and what is missing for what.
 
-Plain rows for `raygen doctor` to print. Nothing is changed and nothing is fetched: the network is left alone,
-and Ray is not started.
+Plain rows for `raygen doctor` to print. Nothing is changed and nothing is fetched. Ray is not started; a cluster that
+RAY_ADDRESS names is joined for a moment, in a process of its own, as a run would join it.
 """
 
 import importlib.metadata
@@ -9,14 +9,17 @@ import os
 import platform
 import shutil
 import stat
+import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from packaging.requirements import Requirement
+
+from raygen import ray_address
+from raygen.errors import UserError
 
 OLDEST_PYTHON = (3, 11)
 GIB = 2**30
@@ -30,6 +33,18 @@ OBJECT_STORE_MAX_BYTES = 200 * 10**9
 # Ray 2.60, local_fs_capacity_threshold: above this, Ray makes no more objects on its disk.
 RAY_DISK_FULL_FRACTION = 0.95
 TINY = Path(__file__).parent / "tiny"
+# What a run does first, with what it finds; its errors are for the user. A machine under load takes its time to import.
+JOIN_S = 90.0
+JOIN = """
+import sys
+from raygen import cluster
+from raygen.errors import RaygenError
+try:
+    cluster.connect()
+except RaygenError as error:
+    sys.exit(str(error))
+print(cluster.describe())
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +79,8 @@ def report(folder: Path = Path()) -> list[Check]:
         check_gpus(),
         check_shared_memory(Path("/dev/shm"), memory_bytes=memory_bytes),
         check_disk(folder),
-        check_ray_folder(Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()))),
+        check_ray_folder(ray_address.ray_folder(os.environ)[1]),
+        check_ray(os.environ),
         check_tiny_model(TINY / "weights"),
         check_tiny_model(TINY / "segmenter_weights", name="tiny segmenter", marker="config.json"),
         check_hub(os.environ),
@@ -176,13 +192,37 @@ def check_disk(folder: Path) -> Check:
 
 def check_ray_folder(folder: Path) -> Check:
     """Whether the disk of Ray's temporary folder is so full that Ray refuses to make objects."""
-    usage = shutil.disk_usage(folder)
+    place = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    usage = shutil.disk_usage(place)
     fraction = 1 - usage.free / usage.total
     text = f"{folder} is {fraction:.0%} full"
     if fraction > RAY_DISK_FULL_FRACTION:
         advice = f"Ray stops making objects above {RAY_DISK_FULL_FRACTION:.0%}. Free some, or set RAY_TMPDIR."
         return Check("ray folder", text, False, advice)
     return Check("ray folder", text, True)
+
+
+def check_ray(environ: Mapping[str, str]) -> Check:
+    """Whether a run would have its Ray: the cluster of RAY_ADDRESS, or one that is started here."""
+    name = "ray cluster"
+    try:
+        address = ray_address.named_address(environ)
+        if address is None:
+            ray_address.check_start(environ)
+            return Check(name, "Ray can be started here", True)
+    except UserError as error:
+        return Check(name, "cannot be had", False, str(error))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", JOIN], env=environ, capture_output=True, text=True, check=False, timeout=JOIN_S
+        )
+    except subprocess.TimeoutExpired:
+        advice = f"RAY_ADDRESS={address}: the cluster's head answers, but did not let a program join in {JOIN_S:g} s."
+        return Check(name, address, False, advice)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        return Check(name, address, False, lines[-1])
+    return Check(name, f"{address}: {done.stdout.strip()}", True)
 
 
 def check_tiny_model(folder: Path, *, name: str = "tiny model", marker: str = "model_index.json") -> Check:
@@ -203,7 +243,7 @@ def check_tiny_model(folder: Path, *, name: str = "tiny model", marker: str = "m
 
 def check_hub(environ: Mapping[str, str]) -> Check:
     """Whether Hugging Face models may be fetched, and where they are kept; the network is not touched."""
-    home = Path(environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    home = Path(environ.get("HF_HOME", _home() / ".cache" / "huggingface"))
     cache = Path(environ.get("HF_HUB_CACHE", home / "hub"))
     models = sorted(cache.glob("models--*"))
     text = f"{len(models)} models in {cache}"
@@ -222,7 +262,7 @@ def check_ray_token(environ: Mapping[str, str]) -> Check:
         return Check(name, "switched off", False, advice)
     if environ.get("RAY_AUTH_TOKEN"):
         return Check(name, "in RAY_AUTH_TOKEN", True)
-    path = Path(environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = Path(environ.get("RAY_AUTH_TOKEN_PATH") or _home() / ".ray" / "auth_token")
     if not path.is_file():
         if environ.get("RAY_AUTH_TOKEN_PATH"):
             return Check(name, f"no {path}", False, "RAY_AUTH_TOKEN_PATH names no file; Ray will not start.")
@@ -231,3 +271,7 @@ def check_ray_token(environ: Mapping[str, str]) -> Check:
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         return Check(name, f"{path}, mode {mode:04o}", False, f"Others can read it. Run `chmod 600 {path}`.")
     return Check(name, f"{path}, mode {mode:04o}", True)
+
+
+def _home() -> Path:
+    return Path(os.path.expanduser("~"))  # unlike Path.home() also where there is none

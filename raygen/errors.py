@@ -9,6 +9,7 @@ RaygenError                 exit code 1
 │   └── ResourceError       CPUs, GPUs, memory or disk that are not there
 ├── RowError                one row cannot be processed: becomes the row's `error`, never ends a job by itself
 │   ├── NonFiniteError      the model gave NaN or infinite numbers
+│   ├── UnclearMaskError    a mask's values do not say what it selects
 │   └── BlockedError        the model's safety checker blocked the picture
 ├── TooManyFailedRowsError  more rows failed than max_failed_fraction allows
 ├── StageError              a part of the job failed: an actor, a fit, a worker
@@ -62,6 +63,10 @@ class RowError(RaygenError):
 
 class NonFiniteError(RowError):
     """The model gave NaN or infinite numbers for this row."""
+
+
+class UnclearMaskError(RowError):
+    """A mask can be decoded, but its values do not say what it selects."""
 
 
 class BlockedError(RowError):

@@ -1,9 +1,11 @@
 """One fit from a run's folders: which images, which start, which algorithm; runs on `raygen.training`'s workers."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -226,15 +228,17 @@ def _control(
 def flat_colours(index: RowIndex, *, seed: int) -> dict[int, np.ndarray]:
     """Mean colours of the training objects of each class, (M, 3) uint8, from at most COLOUR_SAMPLES of them.
 
-    Where the dataset ships no object masks, the whole picture stands for the object. Pictures and masks that cannot be
-    read, or do not fit each other, are left out.
+    Where the dataset ships no object masks, or none of a class that can be used, the whole picture stands for the
+    object. Pictures and masks that cannot be read, or do not fit each other, are left out.
     """
     train = index.split("train")
     colours: dict[int, np.ndarray] = {}
     for label in range(index.num_classes):
         ids = np.array(train.filter(pc.equal(train["label"], label))["image_id"].to_pylist())
         chosen = np.sort(np.random.default_rng([seed, label]).permutation(ids)[:COLOUR_SAMPLES])
-        colours[label] = object_colours(_objects(index, chosen.tolist()))
+        pairs = _objects(index, chosen.tolist())
+        first = next(pairs, None)
+        colours[label] = object_colours(_wholes(index, chosen.tolist()) if first is None else chain([first], pairs))
     return colours
 
 
@@ -244,10 +248,18 @@ def _objects(index: RowIndex, image_ids: list[str]) -> Iterator[tuple[np.ndarray
         for row in table.to_pylist():
             try:
                 image_HWC = decode_image(row["image_png"] or b"")
-                object_HW = decode_mask(row["object_png"]) if row["object_png"] else None
+                whole_HW = np.ones(image_HWC.shape[:2], dtype=bool)
+                object_HW = decode_mask(row["object_png"]) if row["object_png"] else whole_HW
             except RowError:
-                continue  # a failed row in scores/ already, with its reason
-            whole_HW = np.ones(image_HWC.shape[:2], dtype=bool)
-            object_HW = whole_HW if object_HW is None else object_HW
-            if object_HW.shape == whole_HW.shape:
+                continue  # a failed row in scores/ already, or of the masker if it needs the mask
+            if object_HW.shape == whole_HW.shape and object_HW.any():
                 yield image_HWC, object_HW
+
+
+def _wholes(index: RowIndex, image_ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same pictures, each with a mask of all of it."""
+    for table in index.each(image_ids, ["image_png"]):
+        for data in table["image_png"].to_pylist():
+            with contextlib.suppress(RowError):
+                image_HWC = decode_image(data or b"")
+                yield image_HWC, np.ones(image_HWC.shape[:2], dtype=bool)

@@ -7,55 +7,90 @@ anew. Files hold masks as 8-bit grey, 255 = True. Encoding is lossless, so pixel
 # N images, H height, W width, C colour channels
 
 import io
-import struct
+import re
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from raygen.errors import RowError
+from raygen.mask_values import read_object_mask
+from raygen.picture_files import PictureFile, read_file
+from raygen.samples import eight_bit
 
 # Larger pictures are refused before they are decoded: a 12,000 x 12,000 PNG of one colour is 50 kB on disk and
 # 432 MB in memory.
 MAX_PIXELS = 64_000_000
 # Pillow reads more than pictures: it hands EPS to Ghostscript, for one. What data sets hold is listed here.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-# What Pillow's decoders raise on damaged bytes (found by flipping bytes of each format).
-_DAMAGE = (OSError, ValueError, SyntaxError, RuntimeError, TypeError, LookupError, EOFError, struct.error)
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode_image(data: bytes) -> np.ndarray:
     """Picture as the viewer sees it, (H, W, 3) uint8 RGB.
 
-    Grey, palette, CMYK, 16-bit and transparent pictures become 8-bit RGB (transparency over black); the EXIF
-    orientation is applied.
+    Grey, palette, CMYK, 16-bit and transparent pictures become 8-bit RGB (transparency over black), samples of more
+    than 8 bits as `raygen.samples` says; the orientation is applied. Other metadata is not looked at.
 
     Raises:
-        RowError: The bytes are not a picture, are cut off, or hold more than MAX_PIXELS pixels.
+        RowError: The bytes are not a picture, are cut off, hold more than MAX_PIXELS pixels, or samples whose range is
+            in doubt.
     """
-    image = _open(data)
+    image, file = _open(data)
     try:
-        image = _eight_bit(ImageOps.exif_transpose(image))
+        image = upright(eight_bit(image, file), file.orientation)
         if image.has_transparency_data:
             # A plain convert("RGB") would uncover whatever colours lie under the transparent pixels.
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
         return np.asarray(image.convert("RGB"))
-    except _DAMAGE as error:
+    except (RowError, MemoryError):
+        raise
+    except Exception as error:  # on damaged bytes Pillow raises whatever its parsers happen to, assertions too
         raise RowError(f"the picture is damaged or cut off: {error}") from error
 
 
 def decode_mask(data: bytes) -> np.ndarray:
-    """Mask, (H, W) bool; the upper half of the grey values is True (128..255 of 8 bits).
+    """Mask, (H, W) bool, turned as its orientation says.
+
+    The object of a cut-out (what is opaque), else the upper half of the grey values (128..255 of 8 bits), or what
+    stands for it: `raygen.mask_values`.
 
     Raises:
+        UnclearMaskError: The values do not say what is selected.
         RowError: The bytes are not a picture or are cut off.
     """
-    image = _open(data)
+    image, file = _open(data)
     try:
-        return np.asarray(_eight_bit(image).convert("L")) >= 128
-    except _DAMAGE as error:
+        return upright_mask(read_object_mask(image, file), file.orientation)
+    except (RowError, MemoryError):
+        raise
+    except Exception as error:  # likewise
         raise RowError(f"the mask is damaged or cut off: {error}") from error
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The picture as a viewer shows it; the same object where it is stored so.
+
+    Args:
+        image: As stored.
+        orientation: 1 to 8, EXIF's count.
+    """
+    # Image.transpose also keeps what a palette's or a grey picture's transparency is, as ImageOps does.
+    return image if orientation not in _TURNS else image.transpose(_TURNS[orientation])
+
+
+def upright_mask(mask_HW: np.ndarray, orientation: int) -> np.ndarray:
+    """As `upright`, of a mask, (H, W) bool."""
+    return mask_HW if orientation == 1 else np.asarray(upright(Image.fromarray(mask_HW), orientation))
 
 
 def encode_image(image_HWC: np.ndarray, *, text: Mapping[str, str] | None = None) -> bytes:
@@ -86,24 +121,37 @@ def resize_mask(mask_HW: np.ndarray, *, height: int, width: int) -> np.ndarray:
     return np.asarray(grey.resize((width, height), Image.Resampling.NEAREST)) >= 128
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> tuple[Image.Image, PictureFile]:
+    file = read_file(data)
+    if file.size is not None:
+        _check_size(*file.size)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(file.data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise RowError(f"the picture has more than the {MAX_PIXELS:,} pixels that are allowed") from error
-    except (UnidentifiedImageError, *_DAMAGE) as error:
-        raise RowError(f"not a picture that Pillow can read ({len(data)} bytes)") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise RowError(f"the picture is {image.width} x {image.height}; at most {MAX_PIXELS:,} pixels are allowed")
-    return image
+        # Pillow's own limit, which is higher and looked at first.
+        found = re.search(r"(\d+) pixels", str(error))
+        many = f"{int(found[1]):,}, " if found else ""
+        raise RowError(f"the picture has {many}more than the {MAX_PIXELS:,} pixels that are allowed") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # likewise
+        raise RowError(f"not a picture that Pillow can read ({len(data)} bytes{_reason(file)})") from error
+    _check_size(*image.size)
+    return image, file
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    if not image.mode.startswith("I"):
-        return image
-    # Pillow would cut values above 255 to 255 instead of scaling 16 bits to 8.
-    grey = np.asarray(image).clip(0, 65535).astype(np.uint16) >> 8
-    return Image.fromarray(grey.astype(np.uint8))
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise RowError(
+            f"the picture is {width} x {height}, more than the {MAX_PIXELS:,} pixels that are allowed; make it smaller"
+        )
+
+
+def _reason(file: PictureFile) -> str:
+    if file.kind == "TIFF" and file.bits is not None:
+        kinds = {1: "whole-number", 2: "signed", 3: "floating-point"}
+        return f", a TIFF of {file.bits}-bit {kinds.get(file.sample_format, 'unknown')} samples"
+    return f", a {file.kind} file" if file.kind else ""
 
 
 def _png(image: Image.Image, *, pnginfo: PngImagePlugin.PngInfo | None = None) -> bytes:

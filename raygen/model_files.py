@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from raygen.errors import ModelError, unreadable
+from raygen.hub import nearby
 
 # The models that ship with the package, trained by `python -m raygen.tiny.train`.
 TINY = "tiny"
@@ -37,7 +38,10 @@ def find_model(model: str, *, tiny: str | None) -> str:
         return str(path)
     if path.exists() or path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
         shipped = "" if tiny is None else f" nor '{TINY}'"
-        raise ModelError(f"model '{model}' is neither a folder nor a hub id (owner/name){shipped}")
+        what = "is a file" if path.exists() else f"does not exist; {nearby(path)}"
+        raise ModelError(
+            f"model '{model}' is neither a folder nor a hub id (owner/name){shipped}: {path.absolute()} {what}"
+        )
     return model
 
 

@@ -8,8 +8,11 @@ Not for choosing what to generate (that is `raygen.synthesis`), nor for fits (`r
 """
 
 import contextlib
+import functools
 import logging
+import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -22,7 +25,7 @@ from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
-from raygen import cluster, progress
+from raygen import capacity, cluster, progress
 from raygen.config import PoolConfig, PoolsConfig
 from raygen.errors import (
     ConfigError,
@@ -34,6 +37,7 @@ from raygen.errors import (
     StageError,
 )
 from raygen.parts import Parts
+from raygen.placement import Need
 from raygen.pooled import ACTORS
 from raygen.stages.spec import check_columns
 from raygen.units import Job, Unit, actor_arguments, cut, load, run_local
@@ -80,34 +84,37 @@ def run(job: Job, *, engine: Engine, say: progress.Say = progress.quiet) -> Coun
     elif todo:
         shows_bars = sys.stderr.isatty()
         with contextlib.nullcontext() if shows_bars else progress.said(job.progress, say):
-            _run_ray(job, todo, shows_bars=shows_bars)
+            _run_ray(job, todo, shows_bars=shows_bars, say=say)
     return job.parts.close(unit.number for unit in units)
 
 
 def check_pools(names: Sequence[str], pools: PoolsConfig) -> None:
-    """Checks that the least number of actors of pools that run at once fits the cluster, with reading and writing.
+    """Checks that the least number of actors of pools that run at once fits the nodes, with reading and writing.
 
     Raises:
         ResourceError: It does not fit; the job would wait for ever.
     """
-    needed = {"CPU": 2 * IO_CPUS, "GPU": 0.0}
-    parts = []
-    for name in names:
-        pool: PoolConfig = getattr(pools, name)
-        needed["CPU"] += pool.min_actors * pool.num_cpus
-        needed["GPU"] += pool.min_actors * pool.num_gpus
-        parts.append(f"pools.{name}: {pool.min_actors} x (num_cpus {pool.num_cpus:g}, num_gpus {pool.num_gpus:g})")
-    cluster.require(
-        needed,
+    capacity.require(
+        _needs(names, pools),
         what="the pools need",
-        advice=f"{'; '.join(parts)}; {2 * IO_CPUS:g} CPUs for reading and writing. Lower pools.*.actors, num_cpus or "
-        "num_gpus, or add nodes.",
+        advice="Lower pools.*.actors, num_cpus or num_gpus, or add nodes.",
     )
 
 
-def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool) -> None:
+def _needs(names: Sequence[str], pools: PoolsConfig) -> list[Need]:
+    needs = [Need("reading and writing", {"CPU": IO_CPUS}, 2)]
+    for name in names:
+        pool: PoolConfig = getattr(pools, name)
+        each = {"CPU": pool.num_cpus, "GPU": pool.num_gpus}
+        needs.append(Need(f"pools.{name}", each, pool.min_actors))
+    return needs
+
+
+def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool, say: progress.Say) -> None:
     cluster.connect()
-    check_pools([spec.pool for spec in job.specs], job.pools)
+    names = [spec.pool for spec in job.specs]
+    check_pools(names, job.pools)
+    capacity.wait_until_free(_needs(names, job.pools), what="the pools need", say=say)
     context = DataContext.get_current().copy()
     context.target_max_block_size = None  # a unit is never split, however large its pictures
     context.enable_progress_bars = shows_bars
@@ -116,6 +123,7 @@ def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool) -> None:
     # An actor that dies while it loads its model is started again: its node may be gone. An error in it is not.
     context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _hear_warning()
     # Readers and writers are quick. Ray would start as many as there are free CPUs, each a process of 200 MB.
     num_io = 1 + max(getattr(job.pools, spec.pool).max_actors for spec in job.specs) // ACTORS_PER_READER
     with DataContext.current(context):
@@ -144,6 +152,39 @@ def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool) -> None:
                 "the cluster full? What is complete stays: run the same command again; if the device is that slow, "
                 "with a smaller unit_rows in another --out."
             ) from error
+
+
+@functools.cache
+def _hear_warning() -> None:
+    """Lets Ray give, unheard, a warning that does not hold for pools; it gives it once in a process.
+
+    It says that an actor cannot be started again once its constructor's arguments are lost from the object store. Ray
+    Data has put there what every actor of a pool is made from, however small (ray-project/ray issue 57733, open), but
+    keeps it for as long as the pass lasts, on the node of the driver. `tests/chaos` kills actors and nodes.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as heard:
+        kept = os.dup(2)  # it comes from C++, which knows nothing of sys.stderr
+        os.dup2(heard.fileno(), 2)
+        try:
+            ray.kill(ray.remote(_Idle).options(num_cpus=0, max_restarts=1).remote(ray.put(None)))
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        heard.seek(0)
+        others = [line for line in heard if b"has constructor arguments in the object store" not in line]
+    os.write(2, b"".join(others))
+
+
+class _Idle:
+    """An actor that does nothing.
+
+    Args:
+        argument: Nothing.
+    """
+
+    def __init__(self, argument: None) -> None:
+        pass
 
 
 def _unwrapped(error: BaseException) -> RaygenError:

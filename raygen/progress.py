@@ -48,7 +48,10 @@ def said(read: Callable[[], str | None], say: Say) -> Iterator[None]:
         while not ended.wait(EVERY_S):
             line = read()
             if line is not None and line != last:
-                say(line)
+                try:
+                    say(line)
+                except BrokenPipeError:  # nobody reads it any more; the program's own next line ends it
+                    return
                 last = line
 
     thread = threading.Thread(target=follow, name="progress", daemon=True)

@@ -12,9 +12,17 @@ import numpy as np
 import torch
 
 from raygen import algorithms, cluster, pipeline, training
-from raygen.classifier import load_classifier
+from raygen.classifier import MapUse, check_classifier, load_classifier
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
-from raygen.datasets import DatasetConfig, class_counts, dataset_info, group_counts, write_dataset
+from raygen.datasets import (
+    DatasetConfig,
+    check_usable,
+    class_counts,
+    dataset_info,
+    dataset_lines,
+    group_counts,
+    write_dataset,
+)
 from raygen.datasets.table import check_prompts
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.evaluation import held_out, predict
@@ -27,14 +35,14 @@ from raygen.inpainters.learned_tokens import (
     load_tokenizer,
     trained_model,
 )
-from raygen.inpainters.model_folder import check_model_folder, load_json, resolve_model
-from raygen.inpainters.prompts import TOKEN, tokenize
+from raygen.inpainters.model_folder import check_model, load_json, resolve_model
+from raygen.inpainters.prompts import tokenize, unknown_tokens
 from raygen.known_recipes import RECIPES, Recipe
 from raygen.maskers.language import check_finder
-from raygen.progress import Say
+from raygen.progress import Say, quiet
 from raygen.results import results
 from raygen.rows import RowIndex
-from raygen.run_config import RunConfig, identity, make_config
+from raygen.run_config import RunConfig, check_painter, identity, make_config
 from raygen.runs import RunFolder
 from raygen.steps import Steps
 from raygen.synthesis import check_classes, finder, masker
@@ -57,12 +65,13 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
     Raises:
         RaygenError: See the steps; what was complete stays complete.
     """
+    check_painter(config, out, fresh=fresh)
     check(config)
     folder = RunFolder(out, reuse)
     with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
         warn_of_versions(other_versions, say)
-        warn_of_numbers(config, say)
+        say_of_dataset(config, say)
         job = Steps(config, folder, say)
         data = job.load_rows()
         erm = job.fit_erm(data)
@@ -80,7 +89,9 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
         job.evaluate(data, fitted)
 
 
-def make_dataset(data: dict[str, Any], overrides: Sequence[str], out: Path, *, seed: int) -> dict[str, int]:
+def make_dataset(
+    data: dict[str, Any], overrides: Sequence[str], out: Path, *, seed: int, say: Say = quiet
+) -> dict[str, int]:
     """Writes a dataset folder; gives back rows per split.
 
     Raises:
@@ -94,6 +105,8 @@ def make_dataset(data: dict[str, Any], overrides: Sequence[str], out: Path, *, s
     config = validate(Wrapped, {"dataset": apply_overrides(data, overrides)}, where="dataset").dataset
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already and not an empty folder; give another --out")
+    for line in dataset_lines(config):
+        say(line)
     out.mkdir(parents=True, exist_ok=True)
     return write_dataset(config, out, run_seed=seed)
 
@@ -139,6 +152,13 @@ def warn_of_versions(others: Mapping[str, tuple[str | None, str | None]], say: S
         say(f"warning: other versions than this folder was begun with ({changes}); the last bits may differ")
 
 
+def say_of_dataset(config: RunConfig, say: Say) -> None:
+    """Says what the dataset's classes are called and what of it is left out, and warns of classes without names."""
+    for line in dataset_lines(config.dataset):
+        say(line)
+    warn_of_numbers(config, say)
+
+
 def warn_of_numbers(config: RunConfig, say: Say) -> None:
     """Says if the inpainter will be asked for classes that only have numbers, which no model knows."""
     if config.synthesis is None:
@@ -166,8 +186,10 @@ def check(config: RunConfig) -> None:
         ModelError: A model's folder is absent or incomplete.
         ResourceError: CPUs or GPUs that are not there.
     """
+    check_usable(config.dataset)
     _check_classes(config)
     _check_groups(config)
+    _check_classifier(config)
     _check_models(config)
     _check_tokens(config)
     _check_resources(config)
@@ -195,6 +217,16 @@ def _check_groups(config: RunConfig) -> None:
     algorithms.check_groups(config.algorithm, counts_CA)
 
 
+def _check_classifier(config: RunConfig) -> None:
+    info, map_for = dataset_info(config.dataset), None
+    if config.synthesis is not None:
+        fields = masker(config.synthesis, dataset=info)
+        if fields["name"] == "cam":
+            field = "synthesis.mask=cam" if config.synthesis.name == "dbb" else f"synthesis.cam={fields['method']}"
+            map_for = MapUse(field, may_be_empty=fields.get("top_q") is not None)
+    check_classifier(config.classifier, len(info.class_names), map_for=map_for)
+
+
 def _check_models(config: RunConfig) -> None:
     if config.synthesis is None:
         return
@@ -204,11 +236,8 @@ def _check_models(config: RunConfig) -> None:
         _check_endpoint(config.inpainter.url, config.inpainter.model)
         # What others have stored at the endpoint must not decide a run's pictures.
         _check_prompts(config, tokenizer=None)
-    else:
-        folder = Path(resolve_model(config.inpainter.model))
-        if folder.is_dir():
-            check_model_folder(folder, variant=config.inpainter.variant, safety_checker=config.inpainter.safety_checker)
-            _check_prompts(config, load_tokenizer(config.inpainter))
+    elif check_model(config.inpainter) is not None:
+        _check_prompts(config, load_tokenizer(config.inpainter))
 
 
 def _check_prompts(config: RunConfig, tokenizer: Any | None) -> None:
@@ -226,7 +255,7 @@ def _check_prompts(config: RunConfig, tokenizer: Any | None) -> None:
                     f"{field}: '{text}' has {len(read.ids)} tokens with start and end, but the model reads "
                     f"{read.max_length}; shorten it"
                 )
-        if unknown := [f"<{match[1]}>" for match in TOKEN.finditer(text) if f"<{match[1]}>" not in known]:
+        if unknown := unknown_tokens(text, known):
             raise ConfigError(
                 f"{field}: '{text}' names the token {unknown[0]}, which the model's tokenizer does not have and this "
                 "run does not learn; it would be read as plain letters. Switch textual_inversion on, or leave it out"
@@ -259,11 +288,9 @@ def _check_tokens(config: RunConfig) -> None:
             )
         check_val_groups(counts_CA, class_names=list(counts), num_images=settings.num_images)
     model = trained_model(settings, config.inpainter)
-    folder = Path(resolve_model(model.model))
-    if not folder.is_dir():
-        return  # a hub id: the fit checks it once it is loaded
-    named_by = "inpainter" if settings.model is None else "textual_inversion"
-    check_model_folder(folder, variant=model.variant, safety_checker=model.safety_checker, field=named_by)
+    folder = check_model(model, field="inpainter" if settings.model is None else "textual_inversion")
+    if folder is None:
+        return  # a hub id: the fit checks the rest once it is loaded
     check_prediction(load_json(folder / "scheduler" / "scheduler_config.json", folder), model=model.model)
     check_tokens(tokens, settings, load_tokenizer(model))
     if config.inpainter.url is None and Path(resolve_model(config.inpainter.model)).is_dir():

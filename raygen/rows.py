@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raygen.datasets.files import read_file
 from raygen.datasets.table import PICTURES, ROWS_PER_GROUP, DatasetInfo, read_info
 from raygen.errors import DataError
 from raygen.schema import SOURCE, by_bytes, memory_type, widened
@@ -186,6 +187,6 @@ def _file_bytes(path: str) -> int:
 
 def _read_bytes(path: str) -> bytes | None:
     try:
-        return Path(path).read_bytes()
+        return read_file(path)
     except OSError:
         return None  # becomes a failed row with a reason where the picture is decoded

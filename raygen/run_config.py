@@ -1,6 +1,7 @@
 """What a run does: the config of one run with everything it may set."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -8,14 +9,18 @@ from pydantic import Field, field_validator, model_validator
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.erm import ErmConfig
 from raygen.classifier import ClassifierConfig
-from raygen.config import PoolsConfig, PositiveInt, Strict, apply_overrides, validate
-from raygen.datasets import DatasetConfig
+from raygen.config import PoolsConfig, PositiveInt, Seed, Strict, apply_overrides, validate
+from raygen.datasets import DatasetConfig, dataset_info
 from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import ConfigError
 from raygen.inpainters import InpainterConfig
+from raygen.inpainters.model_folder import EXAMPLE
 from raygen.inpainters.token_config import TextualInversionConfig
 from raygen.known_recipes import find_recipe
+from raygen.maskers.language import TINY_DATASET
+from raygen.model_files import TINY
 from raygen.pipeline import Engine
+from raygen.runs import MARKER
 from raygen.synthesis import SynthesisConfig
 from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
 from raygen.training import FitConfig
@@ -29,7 +34,7 @@ class RunConfig(Strict):
 
     Attributes:
         recipe: One of `RECIPES`, or a synthesis and an algorithm, such as "scgs+jtt" (`raygen.known_recipes`).
-        seed: Seed of everything that is drawn: dataset, fits, selection, pictures.
+        seed: Seed of everything that is drawn: dataset, fits, selection, pictures; 0 to 2**64 - 1.
         engine: "ray" streams through actor pools; "local" does the same in one process, for debugging.
         dataset: What to debias on.
         classifier: The classifier's architecture.
@@ -48,7 +53,7 @@ class RunConfig(Strict):
     """
 
     recipe: str
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     engine: Engine = "ray"
     dataset: DatasetConfig = ScenesConfig()
     classifier: ClassifierConfig = ClassifierConfig()
@@ -160,6 +165,32 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -
 def _with_defaults(value: Any, **defaults: Any) -> Any:
     # What is not a mapping stays, for pydantic to complain about it by name.
     return {**defaults, **(value or {})} if value is None or isinstance(value, dict) else value
+
+
+def check_painter(config: RunConfig, out: Path, *, fresh: bool) -> None:
+    """Checks that the shipped model, which knows only the scenes, does not paint other pictures without being asked.
+
+    A folder that was begun goes on: its `config.yaml` names the model.
+
+    Args:
+        config: What to do.
+        out: The folder that it is done in.
+        fresh: Whether what the folder holds is deleted first.
+
+    Raises:
+        ConfigError: Nobody said which model paints pictures of something else.
+    """
+    inpainter, dataset = config.inpainter, dataset_info(config.dataset).name
+    is_said = "model" in inpainter.model_fields_set or inpainter.kind == "served" or inpainter.model != TINY
+    is_begun = not fresh and (out / MARKER).is_file()
+    if config.synthesis is None or is_said or is_begun or dataset == TINY_DATASET:
+        return
+    raise ConfigError(
+        f"inpainter.model is '{TINY}' unless another is named, and it paints only the birds of '{TINY_DATASET}', but "
+        f"the dataset is '{dataset}'. Name a model that knows its objects, a folder or a hub id such as "
+        f"inpainter.model={EXAMPLE}, or an endpoint (inpainter.kind=served with inpainter.url). If the pictures are "
+        f"scenes, say so: inpainter.model={TINY}"
+    )
 
 
 def identity(config: RunConfig) -> dict[str, Any]:

@@ -2,6 +2,11 @@
 
 import hashlib
 
+# The largest that torch's generators take.
+MAX_SEED = 2**64 - 1
+# The least of a draw that is seeded by `row_seed` alone.
+LEAST_SEED = -(2**63)
+
 
 def row_seed(run_seed: int, key: str) -> int:
     """63-bit seed of one row of one run.

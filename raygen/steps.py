@@ -21,7 +21,7 @@ from raygen.inpainters.served import store_tokens
 from raygen.maskers.language import finder_revisions
 from raygen.parts import failure_reasons, read_parts
 from raygen.progress import Say, labelled
-from raygen.pruners import PruneThresholds, verdicts
+from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.rows import RowIndex
 from raygen.run_config import RunConfig
 from raygen.runs import RunFolder, Step
@@ -188,10 +188,7 @@ class Steps:
         write_json(self._folder.path / "fit" / "thresholds.json", limits.model_dump(mode="json"))
         kept = _keys(table, limits)
         if not kept:
-            raise DataError(
-                f"pruning left none of {table.num_rows} generated pictures; loosen synthesis.attribution_threshold or "
-                "switch synthesis.prune off"
-            )
+            raise DataError(nothing_kept(table, verdicts(table, limits)[1]))
         sources: dict[str, tuple[Literal["generated"] | ControlKind, list[str]]] = {config.recipe: ("generated", kept)}
         if config.unpruned:
             sources[f"{config.recipe}_unpruned"] = ("generated", _keys(table, PruneThresholds()))

@@ -21,9 +21,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from raygen import cluster, progress
+from raygen import capacity, cluster, interrupts, progress
 from raygen.config import PositiveInt, Strict
 from raygen.errors import RaygenError, StageError
+from raygen.placement import Need
 from raygen.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -88,15 +89,16 @@ def run(
                 torch.set_num_threads(resources.num_threads)
                 job(_worker(folder, resources.torch_device), payload)
             else:
-                _run_ray(job, payload, folder, resources)
+                _run_ray(job, payload, folder, resources, say)
     finally:
         with contextlib.suppress(OSError):  # a note; what the job raised matters more
             (folder / progress.FILE).unlink(missing_ok=True)
 
 
-def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConfig) -> None:
+def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConfig, say: progress.Say) -> None:
     cluster.connect()
     check_workers(resources)
+    capacity.wait_until_free([_need(resources)], what="a fit needs", say=say)
     scratch = folder / SCRATCH_FOLDER
     trainer = TorchTrainer(
         _on_worker,
@@ -122,7 +124,7 @@ def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConf
     )
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     try:
-        with _own_interrupt():
+        with _own_interrupt(), progress.said(capacity.lasting_wait(), say):
             trainer.fit()
     except TrainingFailedError as error:
         raise _unwrapped(error) from error
@@ -135,31 +137,34 @@ def _own_interrupt() -> Iterator[None]:
     """Keeps Ctrl-C a KeyboardInterrupt, in a fit and after it.
 
     Ray Train takes the signal for itself and never gives it back: in a fit it ends the process with code 0, and later
-    ones are swallowed. See `DataParallelTrainer._register_sigint_handler` (Ray 2.60).
+    ones are swallowed. See `DataParallelTrainer._register_sigint_handler` (Ray 2.60). Other signals it leaves alone.
     """
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit:
-        raise KeyboardInterrupt from None
+        raise interrupts.interrupted(signal.SIGINT) from None
     finally:
         if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGINT, before)
 
 
 def check_workers(resources: FitConfig) -> None:
-    """Checks that a fit's workers fit the cluster.
+    """Checks that a fit's workers fit the cluster's nodes.
 
     Raises:
         ResourceError: They do not; the fit would wait for ever.
     """
-    num = resources.num_workers
-    cluster.require(
-        {"CPU": num * resources.num_cpus, "GPU": num * resources.num_gpus},
+    capacity.require(
+        [_need(resources)],
         what="a fit needs",
-        advice=f"fit.num_workers {num} x (num_cpus {resources.num_cpus:g}, num_gpus {resources.num_gpus:g}). Lower "
-        "fit.num_workers, fit.num_cpus or fit.num_gpus, or add nodes.",
+        advice="Lower fit.num_workers, fit.num_cpus or fit.num_gpus, or add nodes.",
     )
+
+
+def _need(resources: FitConfig) -> Need:
+    each = {"CPU": resources.num_cpus, "GPU": resources.num_gpus}
+    return Need("fit.num_workers", each, resources.num_workers)
 
 
 def _on_worker(config: dict[str, Any]) -> None:

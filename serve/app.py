@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from dataclasses import asdict, replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,16 @@ from ray import ObjectRef
 from ray import serve as ray_serve
 
 from raygen.config import validate
-from raygen.errors import ConfigError, EndpointError
+from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditEvent, EditRequest, EditResult
-from raygen.inpainters.model_folder import check_model_folder, model_facts, resolve_model
+from raygen.inpainters.model_folder import check_model, model_facts
+from serve.address import check_host
 from serve.api import make_api
 from serve.backend import Allowance, Job
 from serve.config import ServeConfig, ServedModelConfig
 from serve.dispatch import Dispatcher
 from serve.engine import Engine
+from serve.instance import proxy_host
 from serve.ledger import Ledger
 from serve.ray_backend import RayBackend
 from serve.ray_metrics import RayMetrics
@@ -140,7 +141,7 @@ class Ingress:
     def __init__(self, config: dict[str, Any], engines: Mapping[str, Any], ledger: Any) -> None:
         settings = ServeConfig.model_validate(config)
         if not settings.keys:
-            check_host(_proxy_host())
+            check_host(proxy_host())
         self._metrics = RayMetrics({})
         self._config = settings
         self._backend = RayBackend(settings, engines, ledger, self._metrics)
@@ -162,9 +163,7 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
     """
     config = validate(ServeConfig, args or {}, where="serve config")
     for model in config.models:
-        folder = Path(resolve_model(model.inpainter.model))
-        if folder.is_dir():
-            check_model_folder(folder, variant=model.inpainter.variant, safety_checker=model.inpainter.safety_checker)
+        check_model(model.inpainter, field=f"models: {model.id}: inpainter")
     plain = config.model_dump(mode="json")
     engines = {model.id: _bind_engine(config, model) for model in config.models}
     share = {"num_cpus": SHARE_CPUS}
@@ -184,25 +183,6 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
     return ingress.bind(plain, engines, ledger)
 
 
-def check_host(host: str) -> None:
-    """Checks that an endpoint without keys is reached from this machine only.
-
-    Raises:
-        ConfigError: The address is not a loopback address.
-    """
-    if host == "localhost":
-        return
-    try:
-        is_loopback = ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise ConfigError(
-            f"the endpoint has no keys, so it may only listen on a loopback address, not on {host}. Make a key with "
-            "`raygen key NAME`, put its line under `keys` in the config, and start again."
-        )
-
-
 def _bind_engine(config: ServeConfig, model: ServedModelConfig) -> Any:
     scaling: dict[str, Any] = {"num_replicas": model.min_replicas}
     if model.min_replicas < model.max_replicas:
@@ -212,6 +192,7 @@ def _bind_engine(config: ServeConfig, model: ServedModelConfig) -> Any:
                 "min_replicas": model.min_replicas,
                 "max_replicas": model.max_replicas,
                 "target_ongoing_requests": model.target_ongoing_requests,
+                "downscale_to_zero_delay_s": model.downscale_to_zero_delay_s,
             },
         }
     return (
@@ -228,13 +209,6 @@ def _bind_engine(config: ServeConfig, model: ServedModelConfig) -> Any:
         )
         .bind(model.model_dump(mode="json"), str(config.tokens_folder))
     )
-
-
-def _proxy_host() -> str:
-    """Address that Ray Serve's proxies listen on; Ray tells a replica in no public way."""
-    from ray.serve.context import _get_global_client
-
-    return str(_get_global_client().http_config.host)
 
 
 async def _with_pixels(request: EditRequest) -> EditRequest:

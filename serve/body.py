@@ -5,11 +5,10 @@ Limits are applied while the body arrives, and what will be refused is not kept;
 """
 
 import asyncio
-import base64
-import binascii
 import json
 from collections.abc import AsyncIterator, Container
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
@@ -18,10 +17,13 @@ from starlette.types import Receive
 
 from raygen.errors import EndpointError
 from serve.connection import body_chunks, check_body_headers, whole_body
+from serve.data_urls import bytes_of
 from serve.limits import MAX_BODY_BYTES, MAX_FILE_BYTES, MAX_NUM_PARTS, MAX_PART_HEADER_BYTES, MAX_TEXT_BYTES
 
 FILE_FIELDS = ("image", "mask")
 _LINE_END = b"\r\n"
+# Numbers that are written with a point or an exponent and still count as whole; no field's range is wider.
+MAX_WHOLE, MAX_NUMBER_LENGTH = 1e20, 64
 _PLAIN_ENCODINGS = {"7bit", "8bit", "binary"}
 
 
@@ -205,7 +207,7 @@ def _no_constant(text: str) -> Any:
 
 def _from_json(body: bytes, known: Container[str]) -> Form:
     try:
-        data = json.loads(body.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant)
+        data = json.loads(body.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant, parse_float=_number)
     except (ValueError, RecursionError) as error:
         raise EndpointError("the body is not JSON", code="malformed_json") from error
     if not isinstance(data, dict):
@@ -223,31 +225,30 @@ def _from_json(body: bytes, known: Container[str]) -> Form:
     for name, value in data.items():
         if name not in known:
             raise _unknown(name)
-        form.texts[name], form.json_kinds[name] = _as_text(name, value), _json_kind(value)
+        form.texts[name], form.json_kinds[name] = _as_text(name, value), type(value)
     return form
 
 
-def _json_kind(value: Any) -> type:
-    return int if _is_whole(value) else type(value)
+def _number(text: str) -> int | float:
+    """A JSON number with a point or an exponent: 2.0 is 2 and 1e3 is 1000, as for JSON Schema.
 
-
-def _is_whole(value: Any) -> bool:
-    # JSON has one kind of number: 2.0 is 2, as for JSON Schema. (A form has texts, where "2.0" is no whole number.)
-    return isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    (A form has texts, where "2.0" is no whole number.)
+    """
+    value = float(text)
+    if not 1 <= abs(value) < MAX_WHOLE or len(text) > MAX_NUMBER_LENGTH:
+        return 0 if value == 0 else value
+    exact = Decimal(text)  # a float keeps 53 bits; a seed has 63
+    return int(exact) if exact == exact.to_integral_value() else value
 
 
 def _data_url(value: Any, param: str) -> bytes:
     url = value.get("image_url") if isinstance(value, dict) and {*value} == {"image_url"} else None
     if not isinstance(url, str):
         raise EndpointError(f'{param} is not {{"image_url": "data:…"}}', code="invalid_type", param=param)
-    head, found, encoded = url.partition(",")
-    if not found or not head.startswith("data:") or not head.endswith(";base64"):
-        # Nothing is ever fetched.
-        raise EndpointError(f"{param}: only data URLs in base64 are read", code="invalid_value", param=param)
     try:
-        data = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise EndpointError(f"{param}: the data URL is not base64", code="invalid_value", param=param) from error
+        data = bytes_of(url)
+    except ValueError as error:
+        raise EndpointError(f"{param}: {error}", code="invalid_value", param=param) from error
     if len(data) > MAX_FILE_BYTES:
         raise EndpointError(f"a file has more than {MAX_FILE_BYTES} bytes", code="file_too_large", param=param)
     return data
@@ -263,7 +264,7 @@ def _as_text(name: str, value: Any) -> str:
             raise EndpointError(f"{name} is not valid Unicode", code="invalid_value", param=name)
         return value
     if isinstance(value, int | float):
-        return json.dumps(int(value) if _is_whole(value) else value)
+        return json.dumps(value)
     if name == "seeds" and isinstance(value, list) and all(type(seed) is int for seed in value):
         return ",".join(map(str, value))
     raise EndpointError(f"{name} is neither text nor a number", code="invalid_type", param=name)

@@ -241,11 +241,22 @@ def _next_unfinished(
 
 def _seeds(seed: int | None, n: int, seeds: Iterable[int] | None) -> tuple[int, ...]:
     if seeds is not None:
-        return tuple(int(value) for value in seeds)
-    first = random.SystemRandom().randrange(MAX_RANDOM_SEED) if seed is None else seed
-    if not 0 <= first <= MAX_SEED:
-        raise EndpointError(f"seed is {first}; expected 0 to {MAX_SEED}", code="out_of_range", param="seed")
-    return tuple((first + i) % MAX_RANDOM_SEED if first < MAX_RANDOM_SEED else first + i for i in range(n))
+        given = tuple(int(value) for value in seeds)
+        if not given or not all(0 <= value <= MAX_SEED for value in given):
+            raise EndpointError(
+                f"seeds are {given}; expected one or more from 0 to {MAX_SEED}", code="out_of_range", param="seeds"
+            )
+        return given
+    if n < 1:
+        raise EndpointError(f"n is {n}; ask for one picture or more", code="out_of_range", param="n")
+    first = random.SystemRandom().randrange(MAX_RANDOM_SEED + 1 - n) if seed is None else seed
+    if not 0 <= first <= MAX_SEED + 1 - n:
+        raise EndpointError(
+            f"seed is {first} and n {n}; the seeds are seed to seed + n - 1, from 0 to {MAX_SEED}",
+            code="out_of_range",
+            param="seed",
+        )
+    return tuple(first + i for i in range(n))
 
 
 def _edit_of(request: EditRequest, result: EditResult, key: str | None) -> Edit:

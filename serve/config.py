@@ -23,6 +23,8 @@ class ServedModelConfig(Strict):
         auto_bucket: See `bucket`.
         min_replicas: Fewest replicas; 0 frees the GPU when nobody asks, and the next request waits for the model.
         max_replicas: Most replicas.
+        downscale_to_zero_delay_s: With `min_replicas` 0, how long nobody has to ask until the last replica goes; Ray
+            Serve looks at the mean of half a minute, so it is that much later. Its own default, ten minutes.
         target_ongoing_requests: Requests a replica should have at once; above it, replicas are added.
         num_cpus: Logical CPUs of a replica.
         num_gpus: GPUs of a replica; a fraction shares one.
@@ -38,6 +40,7 @@ class ServedModelConfig(Strict):
     auto_bucket: PositiveInt = 4
     min_replicas: int = Field(1, ge=0)
     max_replicas: PositiveInt = 1
+    downscale_to_zero_delay_s: float = Field(600, ge=0)
     target_ongoing_requests: float = Field(4, gt=0)
     num_cpus: float = Field(1, ge=0)
     num_gpus: float = Field(0, ge=0)

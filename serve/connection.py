@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive
 
 from raygen.errors import EndpointError
-from serve.limits import BODY_SILENCE_S, BODY_TOTAL_S
+from serve.limits import BODY_SILENCE_S, BODY_TOTAL_S, number_text
 
 T = TypeVar("T")
 
@@ -55,8 +55,8 @@ async def body_chunks(
                 message = await receive()
         except TimeoutError:
             raise EndpointError(
-                f"the body is not complete, and nothing came for {silence_s:g} seconds or it took longer than "
-                f"{total_s:g} in all; is Content-Length right?",
+                f"the body is not complete, and nothing came for {number_text(silence_s)} seconds or it took longer "
+                f"than {number_text(total_s)} in all; is Content-Length right?",
                 code="request_body_timeout",
                 retryable=True,
             ) from None

@@ -17,6 +17,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditedImage, EditEvent, EditRequest, EditResult, PartialImage
+from serve.limits import number_text
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,8 @@ def _is_repeated(event: EditEvent, given: set[tuple[str, int, int]]) -> bool:
 
 def _too_late(request: EditRequest) -> EndpointError:
     return EndpointError(
-        f"the deadline of {request.timeout_s:g} seconds passed before the pictures were done", code="deadline_exceeded"
+        f"the deadline of {number_text(request.timeout_s)} seconds passed before the pictures were done",
+        code="deadline_exceeded",
     )
 
 

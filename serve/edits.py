@@ -228,8 +228,8 @@ def _seeds(values: dict[str, Any]) -> tuple[int, ...]:
         return tuple(values["seeds"])
     first = values["seed"]
     if first == -1:
-        first = random.SystemRandom().randint(0, MAX_FORM_SEED)
-    return tuple((first + i) % (MAX_FORM_SEED + 1) for i in range(values["n"]))
+        first = random.SystemRandom().randint(0, MAX_FORM_SEED + 1 - values["n"])
+    return tuple(first + i for i in range(values["n"]))
 
 
 def _raw_type(wishes: Wishes, values: dict[str, Any], form: Form) -> str | None:

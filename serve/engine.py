@@ -29,6 +29,7 @@ from raygen.inpainters.edits import (
     Progress,
 )
 from serve.config import ServedModelConfig
+from serve.limits import number_text
 from serve.metrics import Metrics
 from serve.painting import Painter, PreparedRequest, StepOutcome
 from serve.scheduling import choose, rank
@@ -132,7 +133,7 @@ class Engine:
         except TimeoutError:
             self._metrics.count("raygen_cancelled_total", stage="deadline")
             raise EndpointError(
-                f"the deadline of {request.timeout_s:g} seconds passed before the pictures were done",
+                f"the deadline of {number_text(request.timeout_s)} seconds passed before the pictures were done",
                 code="deadline_exceeded",
             ) from None
         finally:
@@ -144,7 +145,7 @@ class Engine:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await self._probe()
         except TimeoutError:
-            return f"a one-step picture was not done within {PROBE_TIMEOUT_S:g} seconds"
+            return f"a one-step picture was not done within {number_text(PROBE_TIMEOUT_S)} seconds"
         except EndpointError as error:
             return error.code
         return None
@@ -155,7 +156,7 @@ class Engine:
             raise RuntimeError("the engine's loop has ended")
         busy_since = self._busy_since
         if busy_since is not None and time.monotonic() - busy_since > self._config.stall_s:
-            raise RuntimeError(f"the model has not answered for {self._config.stall_s:g} seconds")
+            raise RuntimeError(f"the model has not answered for {number_text(self._config.stall_s)} seconds")
 
     async def close(self) -> None:
         """Ends the loop; requests under way get no answer."""

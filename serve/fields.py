@@ -15,7 +15,7 @@ from raygen.inpainters.edits import MAX_SEED
 from raygen.inpainters.schedulers import SCHEDULERS
 from serve.body import Form
 from serve.config import ServedModelConfig
-from serve.limits import MAX_NUM_IMAGES, MAX_PROMPT_LENGTH, MAX_USER_LENGTH
+from serve.limits import MAX_NUM_IMAGES, MAX_PROMPT_LENGTH, MAX_USER_LENGTH, number_text
 
 QUALITY_STEPS = {"low": 15, "medium": 30, "standard": 30, "high": 50}
 MAX_FORM_SEED = 2**32 - 1
@@ -124,6 +124,13 @@ def check_fields(sent: Mapping[str, str], values: Mapping[str, Any], model: Serv
         raise _conflict("quality", "quality and num_inference_steps both say how many steps; send one")
     if "seeds" in sent and "seed" in sent:
         raise _conflict("seeds", "seed and seeds both say the seeds; send one")
+    if values["seed"] + values["n"] - 1 > MAX_FORM_SEED:
+        raise EndpointError(
+            f"the last of {values['n']} pictures would have the seed {values['seed'] + values['n'] - 1}; "
+            f"seed + n - 1 is at most {MAX_FORM_SEED}",
+            code="out_of_range",
+            param="seed",
+        )
     if "seeds" in sent and "n" in sent and values["n"] != len(values["seeds"]):
         raise _conflict("n", f"n is {values['n']}, and there are {len(values['seeds'])} seeds")
     if values["partial_images"] and not values["stream"]:
@@ -134,7 +141,9 @@ def check_fields(sent: Mapping[str, str], values: Mapping[str, Any], model: Serv
     strength = values["strength"] if values["strength"] is not None else model.inpainter.strength
     if int(steps * strength) < 1:
         raise EndpointError(
-            f"strength {strength:g} leaves none of {steps} steps; raise either", code="out_of_range", param="strength"
+            f"strength {number_text(strength)} leaves none of {steps} steps; raise either",
+            code="out_of_range",
+            param="strength",
         )
 
 
@@ -157,7 +166,9 @@ def _text(name: str, text: str, spec: Field) -> str:
         raise EndpointError(f"{name} is empty", code="invalid_value", param=name)
     if len(text) > spec.high:
         code = "prompt_too_long" if name.endswith("prompt") else "out_of_range"
-        raise EndpointError(f"{name} has {len(text)} characters; at most {spec.high:g}", code=code, param=name)
+        raise EndpointError(
+            f"{name} has {len(text)} characters; at most {number_text(spec.high)}", code=code, param=name
+        )
     if "\0" in text:
         raise EndpointError(f"{name} holds a NUL character", code="invalid_value", param=name)
     return text
@@ -180,7 +191,9 @@ def _in_range(name: str, value: float, spec: Field) -> float:
     if too_low or value > spec.high or not math.isfinite(value):
         least = "above" if spec.is_exclusive else "from"
         raise EndpointError(
-            f"{name} is out of range: {least} {spec.low:g} to {spec.high:g}", code="out_of_range", param=name
+            f"{name} is out of range: {least} {number_text(spec.low)} to {number_text(spec.high)}",
+            code="out_of_range",
+            param=name,
         )
     return value
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from raygen.inpainters.token_files import NAME
+from raygen.inpainters.token_files import MAX_FILE_BYTES, MAX_VECTORS, NAME
 from serve.limits import MAX_REQUEST_ID_LENGTH, MAX_TIMEOUT_S, MAX_WAIT_S, MIN_TIMEOUT_S
 from serve.openapi_schemas import Schema, ref, schemas
 from serve.wishes import KEY
@@ -12,6 +12,16 @@ DESCRIPTION = (
     "mask come back equal to the bit. Every answer that is not 2xx is an error object with four keys. Framing that "
     "HTTP itself forbids (a wrong Content-Length, for one) is answered in plain text, before this interface sees it."
 )
+PICTURE_TYPES = "image/png, image/jpeg, image/webp"
+TOKEN_FILE = {
+    "type": "string",
+    "format": "safetensors",
+    # The length of a safetensors file's header, and the shortest header that names a tensor.
+    "minLength": 8 + len('{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}'),
+    "maxLength": MAX_FILE_BYTES,
+    "description": f"A safetensors file with one tensor, (D,) or (V, D), F16, BF16, F32 or F64, finite, V at most "
+    f"{MAX_VECTORS}, D the width of the model's text encoder.",
+}
 KEY_PATTERN = f"^{KEY.pattern}$"
 REASONS = {
     400: "The request is wrong; `param` names the field.",
@@ -85,7 +95,10 @@ def _edits(security: Any) -> dict[str, Any]:
     operation["requestBody"] = {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": ref("EditForm")},
+            "multipart/form-data": {
+                "schema": ref("EditForm"),
+                "encoding": {name: {"contentType": PICTURE_TYPES} for name in ("image", "mask")},
+            },
             "application/json": {"schema": ref("EditJson")},
         },
     }
@@ -146,7 +159,7 @@ def _tokens(security: Any) -> dict[str, Any]:
     )
     put["requestBody"] = {
         "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "safetensors"}}},
+        "content": {"application/octet-stream": {"schema": TOKEN_FILE}},
     }
     delete = _operation(
         "deleteToken",

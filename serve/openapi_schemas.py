@@ -2,16 +2,17 @@
 
 from typing import Any
 
+from serve.data_urls import MAX_LENGTH, PATTERN
 from serve.errors import ERRORS
 from serve.fields import FIELDS, MAX_FORM_SEED, MAY_BE_EMPTY, Field
-from serve.limits import MAX_FILE_BYTES, MAX_NUM_IMAGES
+from serve.limits import MAX_FILE_BYTES, MAX_NUM_IMAGES, MAX_PIXELS, MAX_SIDE_PX, MIN_SIDE_PX
 
 Schema = dict[str, Any]
 
 MEANINGS = {
     "prompt": "What to paint; at most 77 tokens with start and end, after learned tokens are expanded.",
     "model": "Id of a served model; the first of /v1/models by default.",
-    "n": "Pictures; picture i has the seed `seed` + i.",
+    "n": "Pictures; picture i has the seed `seed` + i, which must be in range too.",
     "size": "Width and height of the result, multiples of 8; auto: those of the image, whatever they are.",
     "response_format": "URLs are not offered.",
     "output_format": "Only png and webp at 100 keep the pixels outside the mask equal to the bit.",
@@ -23,7 +24,7 @@ MEANINGS = {
     "input_fidelity": "Has no effect, which `warnings` says.",
     "user": "Has no effect but a hash in the log.",
     "safety_identifier": "As user.",
-    "seed": f"-1: drawn. Picture i has (seed + i) modulo {MAX_FORM_SEED + 1}. Same model, request, seed: same bytes.",
+    "seed": f"-1: drawn. Picture i has seed + i, at most {MAX_FORM_SEED}. Same model, request, seed: same bytes.",
     "seeds": "The seeds themselves, 0 to 2^63 - 1, with commas between; instead of seed, and of n or as many as n.",
     "num_inference_steps": "Denoising steps at strength 1; the model's by default.",
     "guidance_scale": "Classifier-free guidance, 1 or less: off; the model's by default.",
@@ -39,6 +40,13 @@ MEANINGS = {
     "literal_tokens": "Read <x> as plain text, not as a learned token.",
 }
 
+FILE = (
+    f"PNG, JPEG or WebP by content, at most {MAX_FILE_BYTES} bytes, one frame, sides from {MIN_SIDE_PX} to "
+    f"{MAX_SIDE_PX}, at most {MAX_PIXELS} pixels."
+)
+# A WebP file's head; no picture is shorter.
+MIN_FILE_BYTES = 30
+
 # Multiples of 8 from 64 to 2048, in decimal: after an even digit end the multiples of 8, after an odd one the others
 # that are 4 more.
 _EVEN = "(00|08|16|24|32|40|48|56|64|72|80|88|96)"
@@ -47,7 +55,8 @@ _SIDE = f"(64|72|80|88|96|[2468]{_EVEN}|[13579]{_ODD}|1[02468]{_EVEN}|1[13579]{_
 _SEED = "(0|[1-9][0-9]{0,17})"
 
 # What fields say together; the form's schema says it in words. Not in here, as JSON Schema has no arithmetic:
-# int(steps * strength) >= 1, and the pixels.
+# int(steps * strength) >= 1, seed + n - 1 <= MAX_FORM_SEED (schemathesis gives up on it as a list of cases), and the
+# pixels.
 CONDITIONS: list[Schema] = [
     {
         "not": {
@@ -81,10 +90,15 @@ CONDITIONS: list[Schema] = [
 
 def multipart_form() -> Schema:
     """The body of an edit as a form."""
-    file = f"PNG, JPEG or WebP by content, at most {MAX_FILE_BYTES} bytes, one frame."
+    # Of bytes, the lengths count bytes (OpenAPI 3.1); that they are a picture, no schema can say.
+    file = {"type": "string", "format": "binary", "minLength": MIN_FILE_BYTES, "maxLength": MAX_FILE_BYTES}
     properties = {
-        "image": {"type": "string", "format": "binary", "description": f"{file} Also under the name `image[]`."},
-        "mask": {"type": "string", "format": "binary", "description": f"{file} As large as the image."},
+        "image": {**file, "description": f"{FILE} Also under the name `image[]`."},
+        "mask": {
+            **file,
+            "description": f"{FILE} As large as the image. Black and white, or transparent where it is painted anew; "
+            "of two values of which one is 0, or one colour on black, the other stands for white.",
+        },
         **{name: _field(name, spec) for name, spec in FIELDS.items()},
     }
     # Without CONDITIONS: validators of JSON Schema, schemathesis' among them, do not judge values that are files.
@@ -93,7 +107,14 @@ def multipart_form() -> Schema:
 
 def json_form() -> Schema:
     """The body of an edit as JSON."""
-    url = {"type": "string", "format": "data-url", "description": "data:image/png;base64,… Nothing is ever fetched."}
+    url = {
+        "type": "string",
+        "format": "data-url",
+        "pattern": PATTERN,
+        "maxLength": MAX_LENGTH,
+        "description": f"data:image/png;base64,… (RFC 2397): {FILE} Line breaks and percent escapes are read too, "
+        "padding may be missing. Nothing is ever fetched.",
+    }
     picture = _closed({"image_url": url}, required=["image_url"])
     properties: Schema = {"images": {"type": "array", "items": picture, "minItems": 1, "maxItems": 1}}
     for name, spec in FIELDS.items():

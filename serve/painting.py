@@ -6,6 +6,7 @@ The model code is that of the batch pool (`raygen.inpainters`).
 # H height, W width, C colour channels
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +22,12 @@ from raygen.inpainters.prompts import TokenizedPrompt
 from raygen.inpainters.row import EncodedPicture, InpaintRow, Sampling
 from raygen.inpainters.self_test import rows_are_independent
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
+from raygen.inpainters.token_files import NAME
 from serve.config import ServedModelConfig
+from serve.limits import number_text
 from serve.tokens import TokenStore
+
+_LIKE_A_NAME = re.compile(r"<[\w.:@ -]{1,63}>")
 
 
 @dataclass(eq=False)
@@ -125,7 +130,8 @@ class Painter:
         found: dict[str, LearnedToken] = {}
         for param in ("prompt", "negative_prompt"):
             for name, pin in self._inpainter.prompts.token_names(getattr(request, param) or ""):
-                token = store.get(name)
+                # What no token can be called is asked for like any other that is not there.
+                token = store.get(name) if NAME.fullmatch(name) else None
                 if token is None or (pin and not token.digest.removeprefix("sha256:").startswith(pin)):
                     raise _unknown_token(name, pin, token, store, param)
                 found[name] = token
@@ -147,7 +153,8 @@ class Painter:
         )
         if int(sampling.num_inference_steps * sampling.strength) < 1:
             raise EndpointError(
-                f"strength {sampling.strength:g} leaves none of {sampling.num_inference_steps} steps; raise either",
+                f"strength {number_text(sampling.strength)} leaves none of {sampling.num_inference_steps} steps; "
+                "raise either",
                 code="out_of_range",
                 param="strength",
             )
@@ -332,9 +339,11 @@ def _unknown_token(
     if stored is not None:
         message = f"the learned token {name} is not the one pinned (sha256:{pin}); it is {stored.digest}"
     else:
-        near = difflib.get_close_matches(name, [token.name for token in store.all()], n=3)
+        near = difflib.get_close_matches(name.lower(), [token.name for token in store.all()], n=3)
         hint = f"near names: {', '.join(near)}" if near else "none has a name like it"
-        message = f"there is no learned token {name}; {hint}; literal_tokens=true reads it as plain text"
+        # Errors repeat no prompt and no path: what does not look like a name may be either.
+        shown = name if _LIKE_A_NAME.fullmatch(name) else "<…>"
+        message = f"there is no learned token {shown}; {hint}; literal_tokens=true reads it as plain text"
     return EndpointError(message, code="unknown_learned_token", param=param)
 
 

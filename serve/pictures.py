@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from raygen.errors import EndpointError
-from raygen.images import encode_image, resize_image, resize_mask
+from raygen.errors import EndpointError, RowError, UnclearMaskError
+from raygen.images import encode_image, resize_image, resize_mask, upright, upright_mask
+from raygen.mask_values import WHITE, eight_bit_mask, read_mask
+from raygen.picture_files import PictureFile, read_file
+from raygen.samples import eight_bit
 from serve.body import Form
 from serve.limits import MAX_PIXELS, MAX_SIDE_PX, MIN_SIDE_PX
 
@@ -57,22 +60,24 @@ def read_pictures(form: Form, *, mask_mode: str, size: tuple[int, int] | str, ma
     """
     if "image" not in form.files:
         raise EndpointError("there is no image", code="missing_required_parameter", param="image")
-    image, image_alpha = _decode(form.files["image"], "image")
+    image, image_alpha = _rgb_and_alpha(_decode(form.files["image"], "image"))
     mode, repaint_HW = _repaint(form.files.get("mask"), mask_mode, image, image_alpha)
     image_HWC = np.asarray(image)
     if size != "auto":
         assert isinstance(size, tuple)
         width, height = size
+        num_selected = int(repaint_HW.sum())
         image_HWC = resize_image(image_HWC, height=height, width=width)
         repaint_HW = resize_mask(repaint_HW, height=height, width=width)
+        if not repaint_HW.any():
+            raise EndpointError(
+                f"of the {num_selected} pixels that the mask selects none is left at the size {width}x{height}",
+                code="empty_mask",
+                param="mask",
+            )
     if image_HWC.shape[0] * image_HWC.shape[1] > max_pixels:
         code, param = ("image_too_large", "image") if size == "auto" else ("invalid_size", "size")
         raise EndpointError(f"this model paints at most {max_pixels} pixels", code=code, param=param)
-    if not repaint_HW.any():
-        hint = "nothing is transparent; is it a black and white mask? Then send mask_mode=luminance"
-        if mode != "alpha":
-            hint = "nothing is selected; is it the other way round? Then send mask_mode=luminance_inverted"
-        raise EndpointError(f"the mask selects no pixel: {hint}", code="empty_mask", param="mask")
     rows, columns = np.flatnonzero(repaint_HW.any(1)), np.flatnonzero(repaint_HW.any(0))
     understood = {
         "mode": mode,
@@ -115,69 +120,114 @@ def _repaint(
         return "full", np.ones((image.height, image.width), dtype=bool)
     if data is None:
         if mask_mode in {"auto", "alpha"} and image_alpha is not None and (image_alpha < ALPHA_THRESHOLD).any():
-            return "alpha", image_alpha < ALPHA_THRESHOLD
+            return "alpha", _is_transparent(image_alpha)
         raise EndpointError(
             "there is no mask and no pixel of the image is transparent; send a mask, or mask_mode=full to paint all",
             code="mask_required",
             param="mask",
         )
-    mask, mask_alpha = _decode(data, "mask")
+    mask = _decode(data, "mask")
     if mask.size != image.size:
         raise EndpointError(
             f"mask is {mask.size[0]}x{mask.size[1]}, image is {image.size[0]}x{image.size[1]}",
             code="mask_size_mismatch",
             param="mask",
         )
-    if mask_mode == "alpha" or (mask_mode == "auto" and mask_alpha is not None):
-        if mask_alpha is None:
+    has_alpha = mask.image.has_transparency_data and not mask.image.mode.startswith("I")
+    if mask_mode == "alpha" or (mask_mode == "auto" and has_alpha):
+        if not has_alpha:
             raise EndpointError(
                 "mask_mode=alpha, but the mask has no alpha channel; send mask_mode=luminance",
                 code="invalid_mask",
                 param="mask",
             )
-        return "alpha", mask_alpha < ALPHA_THRESHOLD
-    white_HW = np.asarray(mask.convert("L")) >= 128
+        return "alpha", _transparent(mask)
+    return mask_mode if mask_mode == "luminance_inverted" else "luminance", _white(mask, mask_mode)
+
+
+def _transparent(mask: "_Decoded") -> np.ndarray:
+    """Where a mask with alpha is transparent, (H, W) bool."""
+    _, alpha_HW = _rgb_and_alpha(mask)
+    assert alpha_HW is not None
+    lowest = int(alpha_HW.min())
+    if lowest >= ALPHA_THRESHOLD:
+        raise EndpointError(
+            f"the mask selects no pixel: nothing is transparent, the lowest alpha is {lowest} of 255; is it a black "
+            "and white mask? Then send mask_mode=luminance",
+            code="empty_mask",
+            param="mask",
+        )
+    return _is_transparent(alpha_HW)
+
+
+def _is_transparent(alpha_HW: np.ndarray) -> np.ndarray:
+    # An alpha of 0 and 1 was meant to be 0 and 255.
+    return alpha_HW < (1 if (alpha_HW.min(), alpha_HW.max()) == (0, 1) else ALPHA_THRESHOLD)
+
+
+def _white(mask: "_Decoded", mask_mode: str) -> np.ndarray:
+    """Where a mask is white, or black if inverted, (H, W) bool; alpha is not looked at."""
+    try:
+        white_HW = upright_mask(read_mask(mask.image, mask.file), mask.file.orientation)
+    except RowError as error:
+        is_dark = isinstance(error, UnclearMaskError) and not (np.asarray(_grey(mask)) >= WHITE).any()
+        raise EndpointError(
+            f"the mask cannot be understood: {error}", code="empty_mask" if is_dark else "invalid_mask", param="mask"
+        ) from error
     if mask_mode == "luminance_inverted":
-        return mask_mode, ~white_HW
-    return "luminance", white_HW
+        white_HW = ~white_HW
+    if not white_HW.any():
+        values_HW = np.asarray(_grey(mask))
+        found = f"its brightest value is {values_HW.max()}; what is white is painted anew"
+        if mask_mode == "luminance_inverted":
+            found = f"its darkest value is {values_HW.min()}; what is black is painted anew"
+        raise EndpointError(f"the mask selects no pixel: {found}", code="empty_mask", param="mask")
+    return white_HW
 
 
-def _decode(data: bytes, param: str) -> tuple[Image.Image, np.ndarray | None]:
-    """RGB picture, and its alpha (H, W) uint8 if it has one."""
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A picture whose pixels are there, as stored, and its file."""
+
+    image: Image.Image
+    file: PictureFile
+    param: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height for a viewer."""
+        width, height = self.image.size
+        return (height, width) if self.file.orientation >= 5 else (width, height)
+
+
+def _decode(data: bytes, param: str) -> _Decoded:
     if not data:
         raise EndpointError(f"{param} has no bytes", code="empty_file", param=param)
-    _check_webp(data, param)
+    file = read_file(data)
+    if file.is_cut:
+        raise EndpointError(f"{param} is cut off or damaged", code="truncated_image", param=param)
+    if file.size is not None and file.kind in FORMATS:  # of WebP Pillow allocates the canvas while opening
+        _check_size(*file.size, param)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(file.data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise EndpointError(
             f"{param} has more than {MAX_PIXELS} pixels", code="image_too_large", param=param
         ) from error
     except Exception as error:  # on damaged headers Pillow raises whatever its parsers happen to
         raise EndpointError(f"{param} is no PNG, JPEG or WebP picture", code="invalid_image", param=param) from error
-    _check_header(image, param)
+    _check_header(image, file, param)
     try:
         image.load()
-        return _rgb_and_alpha(ImageOps.exif_transpose(image))
     except Exception as error:
         raise EndpointError(f"{param} is cut off or damaged", code="truncated_image", param=param) from error
+    return _Decoded(image, file, param)
 
 
-def _check_webp(data: bytes, param: str) -> None:
-    """Refuses a WebP file that is cut off, or whose canvas is too large: Pillow allocates it while opening."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
-        return
-    if int.from_bytes(data[4:8], "little") + 8 > len(data):
-        raise EndpointError(f"{param} is cut off or damaged", code="truncated_image", param=param)
-    if data[12:16] == b"VP8X":  # the other two kinds of file have sides of 14 bits, and no canvas of their own
-        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
-        _check_size(width, height, param)
-
-
-def _check_header(image: Image.Image, param: str) -> None:
+def _check_header(image: Image.Image, file: PictureFile, param: str) -> None:
     _check_size(*image.size, param)
-    # MPO is a JPEG with more pictures behind it, such as a telephone's depth map: the first is what everybody shows.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+    # A JPEG can have more pictures behind it, such as a telephone's depth map: the first is what everybody shows.
+    if file.num_frames > 1:
         raise EndpointError(f"{param} is animated; send one frame", code="animated_image", param=param)
     if image.mode not in MODES:
         code = "invalid_mask" if param == "mask" else "invalid_image"
@@ -197,14 +247,26 @@ def _check_size(width: int, height: int, param: str) -> None:
         )
 
 
-def _rgb_and_alpha(image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
-    if image.mode.startswith("I"):
-        # Pillow would cut values above 255 to 255 instead of scaling 16 bits to 8.
-        grey = np.asarray(image).clip(0, 65535).astype(np.uint16) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB"), None
+def _rgb_and_alpha(decoded: _Decoded) -> tuple[Image.Image, np.ndarray | None]:
+    """RGB picture for a viewer, and its alpha (H, W) uint8 if it has one."""
+    try:
+        bring = eight_bit_mask if decoded.param == "mask" else eight_bit
+        image = upright(bring(decoded.image, decoded.file), decoded.file.orientation)
+    except RowError as error:
+        code = "invalid_mask" if decoded.param == "mask" else "invalid_image"
+        raise EndpointError(f"{decoded.param}: {error}", code=code, param=decoded.param) from error
+    except Exception as error:  # a palette that is no palette, say
+        raise EndpointError(
+            f"{decoded.param} is cut off or damaged", code="truncated_image", param=decoded.param
+        ) from error
     if not image.has_transparency_data:
         return image.convert("RGB"), None
     rgba = image.convert("RGBA")
     # The three colour channels alone: convert("RGB") of a palette would do too, but keeps a transparency entry.
     colours = Image.merge("RGB", rgba.split()[:3])
     return colours, np.asarray(rgba.getchannel("A"))
+
+
+def _grey(mask: _Decoded) -> Image.Image:
+    """A mask's grey values as its file has them, for messages: deep samples are not brought to 8 bits."""
+    return mask.image if mask.image.mode.startswith("I") else mask.image.convert("RGB").convert("L")

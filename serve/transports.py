@@ -1,8 +1,6 @@
 """How a client's requests get to an endpoint: over HTTP, or over a Ray Serve handle."""
 
 import asyncio
-import functools
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -11,6 +9,7 @@ import httpx2
 
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditRequest, EditResult
+from raygen.inpainters.endpoint_urls import client_options, no_answer, no_endpoint, with_proxy_named
 from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, error_of, form_of, headers_of, result_of
 from serve.dispatch import Dispatcher
 
@@ -41,8 +40,11 @@ class HttpTransport:
             response = await client.post(EDITS_PATH, data=fields, files=files, headers=headers)
             body = _json(response)
         if response.status_code != 200:
-            raise error_of(response.status_code, body, response.headers)
-        return await asyncio.to_thread(result_of, body, response.headers)
+            raise self._error_of(response, body)
+        try:
+            return await asyncio.to_thread(result_of, body, response.headers)
+        except EndpointError as error:
+            raise with_proxy_named(error, self._url, body) from error
 
     async def facts(self, model: str | None) -> dict[str, Any]:
         """See `Transport`."""
@@ -51,20 +53,22 @@ class HttpTransport:
             response = await client.get(MODELS_PATH, headers=headers)
             body = _json(response)
         if response.status_code != 200:
-            raise error_of(response.status_code, body, response.headers)
-        models = body["data"] if isinstance(body, dict) else []
-        return next((dict(entry) for entry in models if model in (None, entry.get("id"))), {})
+            raise self._error_of(response, body)
+        if not isinstance(body, dict) or not isinstance(body.get("data"), list):
+            raise with_proxy_named(no_endpoint(self._url), self._url, body)
+        return next((dict(entry) for entry in body["data"] if model in (None, entry.get("id"))), {})
 
     @asynccontextmanager
     async def _client(self, timeout_s: float) -> AsyncIterator[httpx2.AsyncClient]:
         try:
             timeout = httpx2.Timeout(timeout_s, connect=10)
-            async with httpx2.AsyncClient(base_url=self._url, timeout=timeout, verify=_certificates()) as client:
+            async with httpx2.AsyncClient(**client_options(self._url), timeout=timeout) as client:
                 yield client
         except httpx2.TransportError as error:
-            raise EndpointError(
-                f"{self._url} does not answer ({type(error).__name__})", code="connection_error", retryable=True
-            ) from error
+            raise no_answer(self._url, error) from error
+
+    def _error_of(self, response: httpx2.Response, body: Any) -> EndpointError:
+        return with_proxy_named(error_of(response.status_code, body, response.headers), self._url, body)
 
 
 class HandleTransport:
@@ -81,12 +85,6 @@ class HandleTransport:
     async def facts(self, model: str | None) -> dict[str, Any]:
         """See `Transport`."""
         return dict(await self._handle.facts.remote())
-
-
-@functools.cache
-def _certificates() -> ssl.SSLContext:
-    # A client of its own for each request would read the certificates' file each time, which takes 20 ms.
-    return httpx2.create_ssl_context()
 
 
 def _json(response: httpx2.Response) -> Any:

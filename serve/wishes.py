@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import Priority
 from serve.config import ServeConfig
-from serve.limits import MAX_IDEMPOTENCY_KEY_LENGTH, MAX_TIMEOUT_S, MIN_TIMEOUT_S
+from serve.limits import MAX_IDEMPOTENCY_KEY_LENGTH, MAX_TIMEOUT_S, MIN_TIMEOUT_S, number_text
 
 TIMEOUT_HEADER, READ_TIMEOUT_HEADER = "x-request-timeout-seconds", "x-stainless-read-timeout"
 RAW_TYPES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
@@ -74,7 +74,10 @@ def _timeout_s(headers: Headers, config: ServeConfig, *, is_job: bool) -> float:
     if text is not None:
         seconds = float(text) if _SECONDS.fullmatch(text) else math.nan
         if not MIN_TIMEOUT_S <= seconds <= MAX_TIMEOUT_S:
-            raise _invalid(TIMEOUT_HEADER, f"is no number of seconds from {MIN_TIMEOUT_S:g} to {MAX_TIMEOUT_S:g}")
+            raise _invalid(
+                TIMEOUT_HEADER,
+                f"is no number of seconds from {number_text(MIN_TIMEOUT_S)} to {number_text(MAX_TIMEOUT_S)}",
+            )
         asked.append(seconds)
     # The openai client sends this unasked: after it nobody waits, but for a job, whose answer is fetched later. It is
     # the client's own business, so a strange value is no error.

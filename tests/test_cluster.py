@@ -22,7 +22,7 @@ def config(**changes: Any) -> recipes.RunConfig:
         ({"pools": {"inpainter": {"num_gpus": 64}}}, r"the pools need 64 GPUs and the cluster has .*pools\.inpainter"),
         ({"pools": {"masker": {"actors": 400}}}, r"the pools need .* CPUs and the cluster has 4.*pools\.masker: 400"),
         ({"pools": {"scorer": {"num_gpus": 64}}}, r"the pools need 64 GPUs"),
-        ({"fit": {"num_workers": 64, "num_gpus": 1}}, r"a fit needs 128 CPUs .*num_workers 64"),
+        ({"fit": {"num_workers": 64, "num_gpus": 1}}, r"a fit needs 128 CPUs .*num_workers: 64"),
         ({"fit": {"num_cpus": 999}}, r"a fit needs 999 CPUs and the cluster has 4"),
         pytest.param(
             {"engine": "local", "pools": {"pruner": {"num_gpus": 1}}},

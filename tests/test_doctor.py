@@ -16,7 +16,7 @@ def test_report_names_everything_once_and_advises_on_what_is_not_well(tmp_path: 
     rows = doctor.report(tmp_path)
     names = [row.name for row in rows]
     assert len(set(names)) == len(names)
-    always = {"python", "raygen", "CPUs", "memory", "GPUs", "shared memory", "disk", "ray folder"}
+    always = {"python", "raygen", "CPUs", "memory", "GPUs", "shared memory", "disk", "ray folder", "ray cluster"}
     assert always | {"tiny model", "tiny segmenter", "model hub", "ray token"} <= set(names)
     assert all(row.value for row in rows)
     assert all(row.advice for row in rows if row.ok is not True)

@@ -1,17 +1,22 @@
 """The whole job on real parts at small size: four pools on Ray, diffusers classes with random weights, real fits."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 from tiny_pipelines import save_pipeline
 from typer.testing import CliRunner
@@ -26,10 +31,14 @@ from raygen.parts import read_parts
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
 from raygen.rows import RowIndex
-from raygen.run_config import identity
+from raygen.run_config import check_painter, identity
 from raygen.runs import RunFolder
 from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
 from raygen.steps import Steps
+from raygen.writing import write_text
+from tune.pools import generate, plan_pools
+from tune.search import sweep
+from tune.sweep_config import make_sweep
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +191,10 @@ def test_scgs_runs_too(model: Path, tmp_path: Path) -> None:
             {"dataset": {"name": "scenes", "prompts": ["a <landbird> bird", "a bird"]}},
             "dataset.prompts: .* names the token <landbird>, which",
         ),
+        (
+            {"inpainter": {"negative_prompt": "no <Land Bird>"}},
+            "inpainter.negative_prompt: .* names the token <Land Bird>, which",
+        ),
     ],
 )
 def test_what_does_not_fit_the_classes_or_the_models_is_refused_before_anything_starts(
@@ -231,6 +244,68 @@ def test_classes_that_only_have_numbers_are_told_of_before_models_are_asked_for_
     recipes.warn_of_numbers(config, said.append)
     assert len(said) == (message is not None)
     assert not said or re.search(str(message), said[0])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures that are no scenes, without object masks."""
+    root = tmp_path_factory.mktemp("photos")
+    for i in range(36):
+        folder = root / ("train", "val", "test")[i % 3] / ("cat", "dog")[i // 3 % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (7 * i, 200 * (i // 3 % 2), 90)).save(folder / f"{i}.png")
+    return root
+
+
+PHOTOS = {"engine": "local", "classifier": {"width": 8}, "erm": {"epochs": 1}, "algorithm": {"epochs": 1}}
+
+
+def test_the_shipped_model_paints_photos_only_when_it_is_named(
+    photos: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
+    def begin(folder: Path, out: Path, *overrides: str, fresh: bool = False, **data: Any) -> None:
+        config = recipes.make_config({**PHOTOS, "recipe": "scgs", **data}, [*overrides], where="test")
+        check_painter(config, out, fresh=fresh)
+
+    dataset = {"name": "folder", "path": str(photos)}
+    config = recipes.make_config({**PHOTOS, "recipe": "scgs", "dataset": dataset}, ["synthesis.tau=0.5"], where="test")
+    with pytest.raises(ConfigError, match=r"paints only the birds of 'scenes', but the dataset is 'photos.*model=tiny"):
+        recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
+    assert not (tmp_path / "run").exists()
+    for override in ("inpainter.num_inference_steps=4", "synthesis.cam=none"):  # another field does not name the model
+        with pytest.raises(ConfigError, match=r"inpainter\.model is 'tiny' unless another is named"):
+            begin(photos, tmp_path / "run", override, dataset=dataset)
+    begin(photos, tmp_path / "run", "inpainter.model=tiny", dataset=dataset)
+    begin(photos, tmp_path / "run", dataset=dataset, inpainter={"model": "tiny"})
+    begin(photos, tmp_path / "run", "inpainter.kind=served", "inpainter.url=http://127.0.0.1:9", dataset=dataset)
+    begin(photos, tmp_path / "run", dataset=dataset, recipe="jtt")
+    begin(scenes_folder, tmp_path / "run", dataset={"name": "folder", "path": str(scenes_folder)})
+    # The config that a run left names its model; a folder that was begun goes on, and not where it is emptied first.
+    begin(photos, tmp_path / "run", **{**config.model_dump(mode="json"), "recipe": "scgs"})
+    with RunFolder(tmp_path / "old").claimed(config.model_dump(mode="json"), identity=identity(config), fresh=False):
+        pass
+    begin(photos, tmp_path / "old", dataset=dataset)
+    with pytest.raises(ConfigError, match="unless another is named"):
+        begin(photos, tmp_path / "old", dataset=dataset, fresh=True)
+
+
+def test_a_sweep_on_photos_names_its_model_too(photos: Path, tmp_path: Path) -> None:
+    data = {**PHOTOS, "recipe": "dbb", "dataset": {"name": "folder", "path": str(photos)}, "synthesis": {"mask": "box"}}
+    with pytest.raises(ConfigError, match=r"inpainter\.model is 'tiny' unless another is named"):
+        sweep(make_sweep(data, [], where="test"), tmp_path / "out", fresh=False, command="", say=lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_pictures_all_failed_says_why_and_blames_no_pruning(photos: Path, tmp_path: Path) -> None:
+    dataset = {"name": "folder", "path": str(photos)}
+    changes: dict[str, Any] = {**PHOTOS, "dataset": dataset, "max_failed_fraction": 1.0, "inpainter": {"model": "tiny"}}
+    config = small("dbb", Path("tiny"), synthesis={"k": 2, "mask": "truth", "prune": False}, **changes)
+    with pytest.raises(DataError, match=r"all 4 pictures to generate failed(.|\n)*  4 x .*object mask") as caught:
+        recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
+    assert "prun" not in str(caught.value)
+    base, planned = plan_pools(config, {"abcdefgh": config}, tmp_path / "sweep", lambda line: None)
+    with pytest.raises(DataError, match=r"pool abcdef: all 4 pictures to generate failed(.|\n)*  4 x .*object mask"):
+        generate(base, planned)
 
 
 def test_a_model_that_cannot_inpaint_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -296,31 +371,86 @@ def test_the_users_mistakes_are_named(arguments: list[str], message: str, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("engine", "begun"),
+    ("engine", "begun", "number"),
     [
-        ("local", "run/erm/.progress.txt"),
+        ("local", "run/erm/.progress.txt", signal.SIGINT),
+        ("local", "run/erm/.progress.txt", signal.SIGTERM),
         # Ray Train takes the signal for itself in a fit, and would keep it afterwards.
-        pytest.param("ray", "run/erm/.progress.txt", marks=pytest.mark.slow),
-        pytest.param("ray", "run/evaluation", marks=pytest.mark.slow),
+        pytest.param("ray", "run/erm/.progress.txt", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("ray", "run/evaluation", signal.SIGINT, marks=pytest.mark.slow),
+        # Ray answers it for itself too, and aborts.
+        pytest.param("ray", "run/erm/.progress.txt", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, engine: str, begun: str) -> None:
-    # As in a terminal, whatever this process does with the signal.
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, engine: str, begun: str, number: signal.Signals) -> None:
+    epochs = 2 if begun == "run/evaluation" else 500
+    settings = [f"engine={engine}", "dataset.scale=0.05", f"erm.epochs={epochs}"]
+    with started("erm", tmp_path / "run", *settings) as process:
+        wait_for(tmp_path / begun, process)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert process.returncode == 128 + number
+    first, *_, last = output.splitlines()
+    assert first.startswith("if this ends early, the same command goes on where it stopped: raygen run erm --out ")
+    assert last == f"raygen: {word}; the same command goes on where this one stopped"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_terminated_in_a_pass_goes_on_and_says_nothing_foreign(
+    finished: Path, model: Path, tmp_path: Path
+) -> None:
+    """As a job of Slurm or Kubernetes, with a log that takes ASCII only: pools, a fit, evaluation and tables on Ray."""
+    config = small("dbb", model, synthesis=DBB, controls=[])
+    write_text(tmp_path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json")))
+    run = tmp_path / "run"
+    with started(str(tmp_path / "config.yaml"), run) as process:
+        wait_for(run / "candidates" / "part-000000.parquet", process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert output.splitlines()[-1] == "raygen: terminated; the same command goes on where this one stopped"
+    time.sleep(1)
+    assert [child.name() for child in children if child.is_running() and child.status() != "zombie"] == []
+    first_output = output
+    with started(str(tmp_path / "config.yaml"), run) as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert read_parts(run / "candidates").equals(read_parts(finished / "candidates"))
+    foreign = [line for line in (first_output + output).splitlines() if not OWN_LINE.match(line)]
+    assert foreign == []
+    assert output.isascii()
+
+
+# What a run says: how to go on, its steps, its tables, its last lines.
+OWN_LINE = re.compile(
+    r"if this ends early, |data: |(fit )?erm: |fit |scores: |plan: |candidates: |evaluation: |raygen: |report: |time: |"
+    r"pictures: |object masks: |rows? |failed|\d+\)|[ +|]|$"
+)
+
+
+@contextlib.contextmanager
+def started(recipe: str, out: Path, *settings: str) -> Iterator["subprocess.Popen[str]"]:
+    """`raygen run` as in a terminal, whatever this process does with signals; output and errors in one."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from raygen.cli import main; main()"
     )
-    command = [sys.executable, "-c", code, "run", "erm", "--dataset", "scenes", "--out", str(tmp_path / "run")]
-    epochs = 2 if begun == "run/evaluation" else 500
-    for setting in (f"engine={engine}", "dataset.scale=0.05", f"erm.epochs={epochs}"):
+    command = [sys.executable, "-c", code, "run", recipe, "--out", str(out)]
+    command += ["--dataset", "scenes"] if recipe == "erm" else []
+    for setting in settings:
         command += ["--set", setting]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environ, **pipes) as process:
         try:
-            while not (tmp_path / begun).exists():
-                assert process.poll() is None
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            _, error = process.communicate(timeout=60)
+            yield process
         finally:
             process.kill()
-    assert process.returncode == 130
-    assert error.splitlines()[-1] == "raygen: interrupted; the same command goes on where this one stopped"
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+    """Waits until a file is there; the process must not end before."""
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.02)

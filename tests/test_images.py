@@ -125,13 +125,33 @@ def test_too_large_picture_is_refused_before_it_is_decoded():
         decode_image(encoded(Image.new("1", (8001, 8000))))
 
 
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF", "PPM"])
+def test_what_is_too_large_is_said(file_format):
+    """Of most the size is in the first bytes; Pillow would allocate WebP's canvas to look at it."""
+    image = Image.new("RGB" if file_format == "WEBP" else "1", (13_000, 5_000))
+    data = encoded(image.resize((1, 1)), file_format)
+    if file_format == "WEBP":
+        canvas = bytes(4) + (12_999).to_bytes(3, "little") + (4_999).to_bytes(3, "little")
+        body = b"WEBPVP8X" + (10).to_bytes(4, "little") + canvas + data[12:]
+        data = b"RIFF" + len(body).to_bytes(4, "little") + body
+    elif file_format == "JPEG":
+        at = data.index(b"\xff\xc0") + 5
+        data = data[:at] + (5_000).to_bytes(2, "big") + (13_000).to_bytes(2, "big") + data[at + 4 :]
+    else:
+        data = encoded(image, file_format)
+    with pytest.raises(RowError, match="13000 x 5000, more than the 64,000,000 pixels"):
+        decode_image(data)
+
+
 def test_decompression_bomb_is_a_row_error():
     """13,500 x 13,500 pixels of one colour are some kB on disk; Pillow warns, or errs where warnings are errors."""
     data = encoded(Image.new("1", (13_500, 13_500)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(RowError):
+        with pytest.raises(RowError, match="13500 x 13500"):
             decode_image(data)
+        with pytest.raises(RowError, match="182,250,000, more than the 64,000,000 pixels"):
+            decode_image(encoded(Image.new("1", (13_500, 13_500)), "PPM"))
 
 
 def test_resizing_to_the_same_size_changes_nothing():

@@ -14,8 +14,9 @@ import pytest
 from raygen import pipeline, rows, schema
 from raygen.algorithms.training_set import TrainingSet
 from raygen.config import PoolConfig, PoolsConfig
-from raygen.datasets import listing, table
+from raygen.datasets import entries, table
 from raygen.datasets.check import check_dataset
+from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.table import DatasetInfo, write_source
 from raygen.errors import DataError
 from raygen.evaluation import rows_of_unit
@@ -146,7 +147,7 @@ def test_a_training_set_and_a_check_are_the_same_in_small_pieces(
 
     whole, lines = images(), check_dataset(scenes_folder).lines()
     monkeypatch.setattr(rows, "EACH_BYTES", 1)
-    monkeypatch.setattr(table, "READ_BYTES", 20_000)
+    monkeypatch.setattr(entries, "READ_BYTES", 20_000)
     monkeypatch.setattr("raygen.datasets.check.CHUNK_BYTES", 20_000)
     assert images() == whole
     assert check_dataset(scenes_folder).lines() == lines
@@ -226,8 +227,8 @@ def test_listings_of_shards_read_few_large_rows_at_a_time(tmp_path: Path, monkey
             yield batch
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
-    monkeypatch.setattr(table, "READ_BYTES", 10_000)
-    listed = listing.list_folder(tmp_path / "data", class_names=(), attribute_names=(), prompts=())
+    monkeypatch.setattr(entries, "READ_BYTES", 10_000)
+    listed = open_folder(FolderConfig(path=tmp_path / "data"))
     assert [row["image_png"] for row in listed.rows()] == [row["image_png"] for row in expected]
     assert max(sizes) < 10
 

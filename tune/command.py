@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from raygen.program import given_path
+
 Target = Annotated[str | None, typer.Argument(metavar="RECIPE|CONFIG", help="A recipe's name or a YAML config.")]
 
 
@@ -14,10 +16,15 @@ def tune(
     target: Target = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="'scenes' or a folder of pictures.")] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Points to try (tune.trials).")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Sweep folder; an unfinished sweep in it is resumed.")] = Path(
-        "runs/tune"
-    ),
-    config: Annotated[Path | None, typer.Option("--config", help="YAML config (tune/config.yaml).")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", parser=given_path, metavar="PATH", help="Sweep folder; an unfinished sweep in it is resumed."
+        ),
+    ] = Path("runs/tune"),
+    config: Annotated[
+        Path | None, typer.Option("--config", parser=given_path, metavar="PATH", help="YAML config (tune/config.yaml).")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a field: --set tune.sampler=random, --set dataset.scale=0.1. Repeatable."),
@@ -28,6 +35,7 @@ def tune(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete what the folder holds and start over.")] = False,
 ) -> None:
     """Search a recipe's settings on one shared pool of pictures; choose on validation, test once."""
+    from raygen import program
     from raygen.errors import ConfigError
     from raygen.report.tables import print_trials
     from tune.search import make_sweep, saved_sweep, sweep
@@ -43,7 +51,7 @@ def tune(
         raise ConfigError("give a recipe (raygen tune dbb), a config (--config), or --resume with the --out of a sweep")
     found = make_sweep(data, changes, where="config")
     command = shlex.join(["raygen", *sys.argv[1:]])
-    summary = sweep(found, out, fresh=fresh, command=command, say=typer.echo)
+    summary = sweep(found, out, fresh=fresh, command=command, say=program.announcing(typer.echo))
     print_trials(out / "sweep.parquet", summary)
 
 

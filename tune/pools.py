@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 from raygen import synthesis
 from raygen.classifier import squash
 from raygen.config import fingerprint
-from raygen.errors import ConfigError
+from raygen.errors import ConfigError, DataError
 from raygen.images import decode_image
 from raygen.parts import read_parts
 from raygen.progress import Say
+from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run_config import RunConfig
 from raygen.runs import RunFolder, Step
 from raygen.steps import SCORES_OF_CANDIDATES, Steps
@@ -179,11 +180,20 @@ def plan_pools(
 
 
 def generate(base: Base, planned: Sequence[PlannedPool]) -> list[Pool]:
-    """Generates what is missing of each pool."""
-    return [
-        Pool(pool.name, pool.scores, pool.job.synthesize(pool.plan, base.data, pool.identifier, pool.tokens))
-        for pool in planned
-    ]
+    """Generates what is missing of each pool.
+
+    Raises:
+        DataError: All pictures of a pool failed, so that no trial could fit with any.
+    """
+    pools = []
+    for pool in planned:
+        made = pool.job.synthesize(pool.plan, base.data, pool.identifier, pool.tokens)
+        pools.append(Pool(pool.name, pool.scores, made))
+        candidates = pools[-1].tables()[1]
+        kept_N, reasons = verdicts(candidates, PruneThresholds())
+        if not kept_N.any():
+            raise DataError(f"pool {pool.name[:6]}: {nothing_kept(candidates, reasons)}")
+    return pools
 
 
 def generated_pictures(pool: Pool, *, size_px: int) -> np.ndarray:

@@ -95,7 +95,7 @@ def importances(
     values = [trial.value for trial in study.trials]
     if len(set(values)) < 2 or len({str(trial.params) for trial in study.trials}) < 2:
         return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed % 2**32)
     return {
         name: float(share)
         for name, share in optuna.importance.get_param_importances(study, evaluator=evaluator).items()

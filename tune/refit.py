@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayTaskError
 
+from raygen import capacity
 from raygen.errors import RaygenError
 from raygen.fits import ExtraRows
+from raygen.placement import Need
 from raygen.progress import Say, quiet
 from raygen.results import results
 from raygen.rows import RowIndex
@@ -42,6 +44,8 @@ def refit(config: RunConfig, base: Base, pool: Pool, folder: Path, *, num: int, 
     extra = chosen_pictures(config, base, pool, folder)
     seeds = range(config.seed, config.seed + num)
     resources = {"num_cpus": config.fit.num_cpus, "num_gpus": config.fit.num_gpus}
+    one = Need("fit", {"CPU": config.fit.num_cpus, "GPU": config.fit.num_gpus})
+    capacity.wait_until_free([one], what="a refit needs", say=say)
     task = ray.remote(max_retries=1, **resources)(_fit_seed)
     try:
         steps = ray.get([task.remote(config, base, extra, folder.resolve(), seed) for seed in seeds])

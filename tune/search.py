@@ -3,7 +3,6 @@
 `sweep` is the place to start reading. `python -m tune.search` is `raygen tune`.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ import numpy as np
 import ray
 import typer
 
-from raygen import recipes
+from raygen import program, recipes
 from raygen.config import dump_yaml, load_yaml
 from raygen.datasets import class_counts
-from raygen.errors import RaygenError, RunFolderError
+from raygen.errors import RunFolderError
 from raygen.progress import Say
 from raygen.report.sweep import write_sweep_page
 from raygen.report.words import describe_point
-from raygen.run_config import RunConfig
+from raygen.run_config import RunConfig, check_painter
 from raygen.runs import RunFolder
 from raygen.versions import versions
 from raygen.writing import write_json, write_text
@@ -55,12 +54,14 @@ def sweep(
         StageError: No trial could be completed.
         KeyboardInterrupt: Interrupted; what is done stays done.
     """
+    if "inpainter.model" not in config.space:
+        check_painter(config.run, out, fresh=fresh)
     pools = check(config)
     folder = RunFolder(out)
     with folder.claimed(config.dump(), identity=config.identity(), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
         recipes.warn_of_versions(other_versions, say)
-        recipes.warn_of_numbers(config.run, say)
+        recipes.say_of_dataset(config.run, say)
         with folder.timed("preparation"):
             base, planned = plan_pools(config.run, pools, out, say)
             check_memory(config, base, planned)
@@ -205,11 +206,7 @@ def main() -> None:
     """Entry point of `python -m tune.search`: the arguments and exit codes of `raygen tune`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(tune)
-    try:
-        app()
-    except RaygenError as error:
-        typer.echo(f"tune.search: {error}", err=True)
-        sys.exit(error.exit_code)
+    program.run(app, "tune.search", resumable=())
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from raygen.config import PositiveInt, Strict, apply_overrides, validate
+from raygen.config import PositiveInt, Seed, Strict, apply_overrides, validate
 from raygen.errors import ConfigError
 from raygen.run_config import RunConfig, identity, make_config
+from raygen.seeding import MAX_SEED
 from tune.domains import Domain
 from tune.spaces import Space, check_algorithm, default_space
 
@@ -48,7 +49,7 @@ class SearchConfig(Strict):
 
     trials: PositiveInt = 32
     sampler: Literal["optuna", "random", "grid"] = "optuna"
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     metric: Metric = "worst_group"
     asha: AshaConfig | None = AshaConfig()
     validation_splits: int = Field(0, ge=0)
@@ -111,7 +112,13 @@ def make_sweep(data: Mapping[str, Any], overrides: Sequence[str], *, where: str)
         raise ConfigError(f"{where}: fit.num_workers is {run.fit.num_workers}; a trial is fitted by one worker")
     defaults = {path: domain.model_dump(exclude_none=True) for path, domain in default.items()}
     search["space"] = {**defaults, **_flat(search.get("space") or {}, where=where)}
-    return SweepConfig(run, validate(_Wrapped, {"tune": search}, where=where).tune)
+    found = validate(_Wrapped, {"tune": search}, where=where).tune
+    if run.seed > MAX_SEED - (found.num_refits - 1):
+        raise ConfigError(
+            f"{where}: seed is {run.seed}, and the chosen point is fitted with the {found.num_refits - 1} seeds after "
+            f"it too (tune.num_refits), but the largest is {MAX_SEED}; take a smaller one"
+        )
+    return SweepConfig(run, found)
 
 
 def _flat(space: Any, *, where: str, prefix: str = "") -> dict[str, Any]:

@@ -18,8 +18,9 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from raygen import cluster
+from raygen import capacity, cluster
 from raygen.errors import ConfigError, ResourceError
+from raygen.placement import Need
 from raygen.progress import Say
 from raygen.report.words import describe_point
 from raygen.run_config import RunConfig
@@ -55,7 +56,7 @@ def concurrency(run: RunConfig, *, at_most: int | None) -> int:
     """
     cluster.connect()
     fit = run.fit
-    num = cluster.num_side_by_side({"CPU": fit.num_cpus, "GPU": fit.num_gpus})
+    num = capacity.num_side_by_side({"CPU": fit.num_cpus, "GPU": fit.num_gpus})
     if num < 1:
         raise ResourceError(
             f"a trial takes {fit.num_cpus:g} CPUs and {fit.num_gpus:g} GPUs of one node, and no node of the cluster "
@@ -71,7 +72,7 @@ def check_resources(run: RunConfig, *, at_most: int | None) -> None:
         ResourceError: No node of the cluster has what it takes, or other work holds it.
     """
     concurrency(run, at_most=at_most)
-    cluster.require_free({"CPU": run.fit.num_cpus, "GPU": run.fit.num_gpus}, what="a trial takes")
+    capacity.require_free({"CPU": run.fit.num_cpus, "GPU": run.fit.num_gpus}, what="a trial takes")
 
 
 def run_trials(
@@ -102,9 +103,11 @@ def run_trials(
     notes = _Notes(task, total, say)
     _prepare_logs(task.trials.parent / LOG_FOLDER)
     fit = task.sweep.run.fit
-    resources = {"cpu": fit.num_cpus, **({"gpu": fit.num_gpus} if fit.num_gpus else {})}
+    one = Need("fit", {"CPU": fit.num_cpus, "GPU": fit.num_gpus})
+    capacity.wait_until_free([one], what="a trial needs", say=say)
+    taken = {"cpu": fit.num_cpus, **({"gpu": fit.num_gpus} if fit.num_gpus else {})}
     tuner = Tuner(
-        ray_tune.with_resources(ray_tune.with_parameters(objective, task=task), resources),
+        ray_tune.with_resources(ray_tune.with_parameters(objective, task=task), taken),
         param_space=_grid(domains) if search.sampler == "grid" else {},
         tune_config=TuneConfig(
             metric="score",
@@ -198,7 +201,7 @@ def _sampler(
     sampler: optuna.samplers.BaseSampler
     if search.sampler == "random":
         # The same seed draws the same points again, so that those that are done are met again by themselves.
-        sampler = optuna.samplers.RandomSampler(seed=seed)
+        sampler = optuna.samplers.RandomSampler(seed=seed % 2**32)
     else:
         # What Optuna asks for depends on what it was told: it is told all that is known, and then draws on with a seed
         # that no earlier session had, or it would repeat its first points.
@@ -257,7 +260,7 @@ class _Notes(Callback):
             write_outcome(folder, outcome)
             (folder / CHECKPOINT).unlink(missing_ok=True)
         how = {"stopped": f", stopped after epoch {len(progress.epochs)}"}.get(outcome.status, "")
-        what = "pruning keeps no picture"
+        what = "no picture kept: pruned, or failed"
         if progress.kept:
             what = f"worst group {_last(trial, 'worst_group')}, average {_last(trial, 'average')}{how}"
         self._line(progress.params, what + (", done before" if is_known else ""))

@@ -9,10 +9,11 @@ from typing import Annotated, Any, assert_never
 import numpy as np
 from pydantic import Field
 
-from raygen.datasets.folder import FolderConfig, open_folder, write_folder
+from raygen.datasets.folder import FolderConfig, open_folder, start_lines, usable_folder, write_folder
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.scenes import ScenesConfig, scenes_info, write_scenes
 from raygen.datasets.table import DatasetInfo
+from raygen.errors import DataError
 
 DatasetConfig = Annotated[ScenesConfig | FolderConfig, Field(discriminator="name")]
 
@@ -58,6 +59,37 @@ def dataset_info(config: ScenesConfig | FolderConfig) -> DatasetInfo:
             return scenes_info(config)
         case FolderConfig():
             return open_folder(config).info
+        case _:
+            assert_never(config)
+
+
+def check_usable(config: ScenesConfig | FolderConfig) -> None:
+    """Checks before any work what `write_dataset` or the first fit would refuse; no picture is read.
+
+    Raises:
+        DataError: The dataset's files, labels or counts are wrong.
+    """
+    match config:
+        case ScenesConfig():
+            pass
+        case FolderConfig():
+            if missing := usable_folder(config).missing_splits():
+                raise DataError(f"{config.path}: {missing[0]}")
+        case _:
+            assert_never(config)
+
+
+def dataset_lines(config: ScenesConfig | FolderConfig) -> list[str]:
+    """What to say of a dataset before work starts; no picture is read.
+
+    Raises:
+        DataError: The dataset's folder as a whole cannot be used.
+    """
+    match config:
+        case ScenesConfig():
+            return []
+        case FolderConfig():
+            return start_lines(config)
         case _:
             assert_never(config)
 

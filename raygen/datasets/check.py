@@ -1,20 +1,24 @@
 """Reading every picture and label of a dataset, to find what a run would stumble over."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raygen.config import apply_overrides, validate
+from raygen.datasets.check_rows import RowFindings, check_row, picture_warnings
+from raygen.datasets.entries import Listing
+from raygen.datasets.files import printable, read_file
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.known import KNOWN, differences, known_name
 from raygen.datasets.table import DatasetInfo, picture_bytes
-from raygen.errors import ConfigError, RowError
-from raygen.images import decode_image, decode_mask
+from raygen.errors import ConfigError
 from raygen.schema import SPLITS, by_bytes
 
 MAX_LINES = 20
+MAX_WARNINGS = 100
 # Pictures in memory at a time, and their bytes.
 CHUNK = 256
 CHUNK_BYTES = 512 << 20
@@ -28,11 +32,13 @@ class Findings:
         counts: Images per (split, label, attribute).
         problems: One line per image that a run could not use, or not wholly.
         warnings: What is legal and probably not meant.
+        notes: What labels mean, where names come from, what was left out as ever.
     """
 
     counts: Counter[tuple[str, int, int | None]] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_errors(self) -> int:
@@ -40,23 +46,28 @@ class Findings:
         return len(self.problems)
 
     def lines(self) -> list[str]:
-        """The findings as text, at most MAX_LINES problems."""
-        lines = [
+        """The findings as text, at most MAX_LINES problems and MAX_WARNINGS warnings."""
+        lines = [f"note: {text}" for text in self.notes]
+        lines += [
             f"{split}: label {label}, attribute {'-' if attribute is None else attribute}: {n} images"
-            for (split, label, attribute), n in sorted(self.counts.items(), key=str)
+            for (split, label, attribute), n in sorted(self.counts.items(), key=_by_number)
         ]
-        lines += [f"warning: {text}" for text in self.warnings]
-        lines += [f"error: {text}" for text in self.problems[:MAX_LINES]]
-        if self.num_errors > MAX_LINES:
-            lines.append(f"... and {self.num_errors - MAX_LINES} more")
+        for kind, texts, most in (("warning", self.warnings, MAX_WARNINGS), ("error", self.problems, MAX_LINES)):
+            lines += [f"{kind}: {text}" for text in texts[:most]]
+            if len(texts) > most:
+                lines.append(f"... and {len(texts) - most} more {kind}s")
         return [
-            *lines,
+            *map(printable, lines),
             f"{sum(self.counts.values())} images, {self.num_errors} errors, {len(self.warnings)} warnings",
         ]
 
 
 def check_dataset(
-    path: Path, *, expect: str | None = None, progress: Callable[[int, int], Any] = lambda done, total: None
+    path: Path,
+    *,
+    expect: str | None = None,
+    overrides: Sequence[str] = (),
+    progress: Callable[[int, int], Any] = lambda done, total: None,
 ) -> Findings:
     """Reads a dataset in any layout of `raygen.datasets.folder` and decodes every picture and mask.
 
@@ -64,54 +75,76 @@ def check_dataset(
         path: The folder.
         expect: A published dataset whose numbers of images it must have (`KNOWN`); by default, a folder whose name
             holds the name of one is compared with it, and differences are warnings.
+        overrides: What a run would set of `FolderConfig`, such as "class_names=[cat, dog]".
         progress: Called now and then with the number of images read and of all of them.
 
     Raises:
-        ConfigError: `expect` is not known.
+        ConfigError: `expect` is not known, or a wrong field.
         DataError: The folder as a whole cannot be used: absent, empty, of an unknown layout, without a column.
     """
     if expect is not None and expect not in KNOWN:
         raise ConfigError(f"--expect {expect}: not a known dataset; known: {', '.join(KNOWN)}")
-    listing = open_folder(FolderConfig(path=path))
-    findings = Findings(problems=list(listing.problems))
-    findings.counts.update((entry.split, entry.label, entry.attribute) for entry in listing.entries)
-    done = 0
+    listing = open_folder(validate(FolderConfig, apply_overrides({}, overrides) | {"path": path}, where="dataset"))
+    findings = Findings(problems=list(listing.problems), warnings=list(listing.warnings))
+    findings.notes = [*_labels(listing), *listing.notes]
+    if listing.info.has_numbered_classes:
+        line = f"the classes have numbers only; recipes that paint would ask for '{listing.info.prompts[0]}', which no "
+        line += "model knows. Set dataset.class_names in the order of the labels"
+        # A table has numbers as a rule; a folder may have words, and they are other words than its own.
+        (findings.warnings if listing.class_folders else findings.notes).append(line)
+    findings.counts.update(listing.counts())
+    done, odd = 0, list[RowFindings]()
     # Pillow decodes outside Python's lock, so threads are enough.
     with ThreadPoolExecutor() as pool:
-        for rows in by_bytes(listing.rows(), picture_bytes, most=CHUNK, most_bytes=CHUNK_BYTES):
-            for problems in pool.map(_check_row, rows):
-                findings.problems += problems
+        whole = (_with_file(row, listing) for row in listing.rows())
+        for rows in by_bytes(whole, picture_bytes, most=CHUNK, most_bytes=CHUNK_BYTES):
+            readable = [row for row in rows if row["image_id"] not in listing.unread]
+            for found in pool.map(check_row, readable):
+                findings.problems += found.problems
+                odd += [found] if found.mask is not None or found.one_colour is not None else []
             done += len(rows)
             progress(done, len(listing.entries))
+    findings.warnings += picture_warnings(odd, num_images=done)
+    findings.problems += listing.missing_splits()
+    findings.problems += [f"{image_id}: {reason}" for image_id, reason in listing.unread.items()]
     _warn_of_gaps(findings, listing.info)
     _compare(findings, path, expect)
     return findings
 
 
-def _check_row(row: Mapping[str, Any]) -> list[str]:
-    problems = []
-    shape = None
+def _labels(listing: Listing) -> list[str]:
+    """What each label is."""
+    names = listing.info.class_names
+    folders = listing.class_folders or names
+    lines = [
+        f"label {label} is {name}" + (f", of folder {folder}/" if listing.class_folders else "")
+        for label, (name, folder) in enumerate(zip(names, folders, strict=True))
+    ]
+    more = [f"... and {len(lines) - MAX_WARNINGS} more labels"] if len(lines) > MAX_WARNINGS else []
+    return lines[:MAX_WARNINGS] + more
+
+
+def _with_file(row: dict[str, Any], listing: Listing) -> dict[str, Any]:
+    """The row with its picture's bytes where they are in a file that it names, as shards may."""
+    if row["image_png"] is not None or not row.get("path"):
+        return row
     try:
-        shape = decode_image(row["image_png"] or b"").shape[:2]
-    except RowError as error:
-        problems.append(f"{row['image_id']}: {error}")
-    if row["object_png"] is not None:
-        try:
-            mask_HW = decode_mask(row["object_png"])
-            if shape is not None and mask_HW.shape != shape:
-                problems.append(f"{row['image_id']}: the object mask is {mask_HW.shape}, the picture {shape}")
-            elif not mask_HW.any():
-                problems.append(f"{row['image_id']}: the object mask selects no pixel")
-        except RowError as error:
-            problems.append(f"{row['image_id']}: object mask: {error}")
-    return problems
+        return {**row, "image_png": read_file(row["path"])}
+    except OSError as error:
+        listing.unread[row["image_id"]] = f"{row['path']} cannot be read: {error.strerror}"
+        return row
+
+
+def _by_number(item: tuple[tuple[str, int, int | None], int]) -> tuple[str, int, int]:
+    (split, label, attribute), _ = item
+    return split, label, -1 if attribute is None else attribute
 
 
 def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
     for split in SPLITS:
         here = {(label, attribute) for s, label, attribute in findings.counts if s == split}
         if not here:
-            findings.warnings.append(f"no image in split {split}")
+            findings.warnings += ["no image in split test"] if split == "test" else []  # the others are problems
             continue
         for label, name in enumerate(info.class_names):
             if label not in {found for found, _ in here}:

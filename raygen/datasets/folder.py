@@ -3,20 +3,32 @@
 1. SOURCE shards: `dataset.json` and `part-*.parquet`, as `raygen data make` writes them.
 2. `metadata.csv`, with the columns of group_DRO (img_filename, y, split, place) or plainer names (path, label, split,
    attribute), and optionally a column with object masks (mask_filename). Files are relative to the folder.
-3. ImageFolder: `train/<class>/*`, `val/<class>/*`, `test/<class>/*`; no attributes.
+3. ImageFolder: `train/<class>/`, `val/<class>/`, `test/<class>/` and folders in these (also training, valid,
+   validation, dev, testing, in any capitals); no attributes. Classes are in order of their names, by number where all
+   are numbers. Hidden folders and those of systems and tools are no classes.
 
 Files are listed in sorted order and their bytes are kept in the rows, so that a run does not depend on the folder.
+What is no file where a picture should be (a link that leads nowhere, a pipe), or has a name that is not UTF-8, is
+refused by name; a file that is there and cannot be read becomes a failed row. `raygen data check` reports both.
 """
 
+import logging
 from pathlib import Path
 from typing import Literal
 
+from pydantic import field_validator
+
 from raygen.config import Strict
-from raygen.datasets.listing import Listing, list_folder
+from raygen.datasets.entries import Listing
+from raygen.datasets.files import printable
+from raygen.datasets.listing import list_folder
 from raygen.datasets.table import write_source
 from raygen.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 SHOWN_PROBLEMS = 5
+SHOWN_CLASSES = 20
 
 
 class FolderConfig(Strict):
@@ -25,7 +37,7 @@ class FolderConfig(Strict):
     Attributes:
         path: The folder.
         class_names: Names of labels 0, 1, ...; by default those of the folder, those of the published dataset that
-            the folder is called after (Waterbirds, CelebA), or "class 0", ...
+            the folder is a copy of (Waterbirds, CelebA), or "class 0", ...
         attribute_names: Names of attribute values; by default likewise, or "attribute 0", ...
         prompts: What to ask the inpainter for, per class; by default "a photo of a <class name>".
     """
@@ -35,6 +47,14 @@ class FolderConfig(Strict):
     class_names: tuple[str, ...] = ()
     attribute_names: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+
+    @field_validator("path")
+    @classmethod
+    def _home(cls, value: Path) -> Path:
+        try:
+            return value.expanduser()
+        except RuntimeError as error:  # no such user, or no home of this one
+            raise ValueError(f"{value}: {error}") from error
 
 
 def open_folder(config: FolderConfig) -> Listing:
@@ -51,6 +71,24 @@ def open_folder(config: FolderConfig) -> Listing:
     )
 
 
+def start_lines(config: FolderConfig) -> list[str]:
+    """What to say of a folder before work starts: what a class is called that its folder is not, what was left out.
+
+    Raises:
+        DataError: The folder as a whole cannot be used.
+    """
+    listing = open_folder(config)
+    names, folders = listing.info.class_names, listing.class_folders or tuple(map(str, range(len(config.class_names))))
+    pairs = [f"{folder} -> {name}" for folder, name in zip(folders, names, strict=False) if folder != name]
+    more = f", ... {len(pairs) - SHOWN_CLASSES} more" if len(pairs) > SHOWN_CLASSES else ""
+    called = [f"classes: {', '.join(pairs[:SHOWN_CLASSES])}{more}"] if pairs else []
+    trained = {entry.label for entry in listing.entries if entry.split == "train"}
+    gaps = [name for label, name in enumerate(names) if label not in trained]
+    warnings = [*listing.warnings, *(f"no training image of class '{name}'" for name in gaps[:SHOWN_CLASSES])]
+    lines = [*called, *listing.notes, *(f"warning: {line}" for line in warnings)]
+    return [printable(line) for line in lines]
+
+
 def write_folder(config: FolderConfig, folder: Path) -> dict[str, int]:
     """Writes the SOURCE rows of a user's folder; gives back rows per split.
 
@@ -61,11 +99,28 @@ def write_folder(config: FolderConfig, folder: Path) -> dict[str, int]:
         DataError: The folder is absent, empty or of an unknown layout; labels, attributes, splits, ids or files are
             wrong: the message has the first of them.
     """
+    listing = usable_folder(config)
+    counts = write_source(listing.rows(), listing.info, folder)
+    if unread := list(listing.unread.values()):
+        logger.warning(
+            "files of %d rows cannot be read; where they are needed, the rows fail: %s",
+            len(unread),
+            "; ".join(unread[:SHOWN_PROBLEMS]),
+        )
+    return counts
+
+
+def usable_folder(config: FolderConfig) -> Listing:
+    """What the folder holds, where nothing of it is wrong.
+
+    Raises:
+        DataError: As `write_folder`.
+    """
     listing = open_folder(config)
     if listing.problems:
-        shown = "\n".join(f"  {problem}" for problem in listing.problems[:SHOWN_PROBLEMS])
+        shown = "\n".join(f"  {printable(problem)}" for problem in listing.problems[:SHOWN_PROBLEMS])
         raise DataError(
             f"{config.path}: {len(listing.problems)} picture(s) cannot be used:\n{shown}\n"
             f"`raygen data check {config.path}` lists all that is wrong."
         )
-    return write_source(listing.rows(), listing.info, folder)
+    return listing

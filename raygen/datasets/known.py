@@ -1,6 +1,7 @@
 """What is known of published datasets: images in each group, to notice a copy that is not the papers', and names."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 # Images by split and (label, attribute); attribute None: over all attributes.
@@ -32,6 +33,12 @@ KNOWN: dict[str, GroupCounts] = {
     },
 }
 
+# Names of the classes, by which a folder of classes is told.
+CLASS_NAMES = {"waterbirds": ("landbird", "waterbird"), "celeba": ("non-blond", "blond"), "metashift": ("cat", "dog")}
+# Columns that group_DRO's metadata.csv of Waterbirds has and other tables do not: the file of the pasted background.
+COLUMNS = {"waterbirds": ("img_filename", "y", "split", "place", "place_filename")}
+# Columns of CelebA's own annotation, above 0 where it applies, that say what the label and the attribute are.
+ANSWERS = {"celeba": ("Blond_Hair", "Male")}
 
 # What the papers call the objects of a published dataset when they look for them (DBB, arXiv 2503.17226).
 OBJECT_WORDS = {"waterbirds": "bird", "celeba": "hair", "metashift": "animal"}
@@ -54,9 +61,9 @@ class Names:
 
 # Of group_DRO's scripts, as numbered in `KNOWN`. (MetaShift is published as folders, whose names are the classes'.)
 NAMES = {
-    "waterbirds": Names(("landbird", "waterbird"), ("land", "water")),
+    "waterbirds": Names(CLASS_NAMES["waterbirds"], ("land", "water")),
     "celeba": Names(
-        ("non-blond", "blond"),
+        CLASS_NAMES["celeba"],
         ("female", "male"),
         ("a photo of a person with dark hair", "a photo of a person with blond hair"),
     ),
@@ -69,18 +76,51 @@ def known_name(folder_name: str) -> str | None:
     return next((name for name in KNOWN if name.removesuffix("s") in plain), None)
 
 
-def known_names(folder_name: str, *, num_classes: int, num_attributes: int) -> Names | None:
-    """Names for a folder of pictures of a published dataset; None if it is none, or has other classes or attributes."""
-    names = NAMES.get(known_name(folder_name) or "")
-    if names is None or num_classes != len(names.class_names) or num_attributes > len(names.attribute_names):
-        return None
-    return names
+def recognised(
+    folder_name: str,
+    counts: Mapping[tuple[str, int, int | None], int],
+    *,
+    class_names: Sequence[str] = (),
+    columns: Collection[str] = (),
+    answers: bool = False,
+) -> tuple[str, str] | None:
+    """The published dataset that a folder is a copy of, and by what it is told; None if it is none of them.
 
+    The folder's name alone is not enough: "celeba_smiling" has other labels.
 
-def object_words(folder_name: str, class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """What to call the objects of a folder of pictures, one word per class."""
+    Args:
+        folder_name: Its name, which must speak of the dataset.
+        counts: Images by split, label and attribute.
+        class_names: Names of its classes, where it has or is given some.
+        columns: Columns of its table.
+        answers: Whether the columns of the published annotation (`ANSWERS`) say the same as the table's labels.
+    """
     name = known_name(folder_name)
-    return class_names if name is None else (OBJECT_WORDS[name],) * len(class_names)
+    if name is None or len({label for _, label, _ in counts}) > len(CLASS_NAMES[name]):
+        return None
+    if {word.casefold() for word in class_names} == set(CLASS_NAMES[name]):
+        return name, "its classes have that dataset's names"
+    if answers or set(COLUMNS.get(name, {""})) <= set(columns):
+        return name, "its columns are that dataset's"
+    if _same_counts(KNOWN[name], counts):
+        return name, "its groups are as large as that dataset's"
+    return None
+
+
+def _same_counts(expected: GroupCounts, counts: Mapping[tuple[str, int, int | None], int]) -> bool:
+    """Whether each group, or each class where no attributes are known, has its published size within 1%."""
+    by_class = all(attribute is None for _, _, attribute in counts)
+    for split, groups in expected.items():
+        here, there = Counter[tuple[int, int | None]](), Counter[tuple[int, int | None]]()
+        for (label, attribute), num in groups.items():
+            there[label, None if by_class else attribute] += num
+        for (s, label, attribute), num in counts.items():
+            if s == split:
+                # MetaShift is published without attributes; a table may have some.
+                here[label, attribute if (label, attribute) in there else None] += num
+        if set(here) != set(there) or any(abs(here[group] - num) > num * 0.01 for group, num in there.items()):
+            return False
+    return True
 
 
 def differences(expected: GroupCounts, found: Mapping[tuple[str, int, int | None], int]) -> list[str]:

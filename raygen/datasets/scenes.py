@@ -27,7 +27,7 @@ from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, OBJECT
 from raygen.datasets.table import DatasetInfo, check_prompts, write_source
 from raygen.errors import DataError
 from raygen.images import encode_image, encode_mask
-from raygen.seeding import row_seed
+from raygen.seeding import LEAST_SEED, MAX_SEED, row_seed
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -43,7 +43,7 @@ class ScenesConfig(Strict):
         scale: All counts times this, rounded; a group that is not empty keeps at least one scene.
         plumage: "hinted": colours are class-typical a little more often; "independent": they say nothing.
         prompts: What to ask the inpainter for, per class; by default "a photo of a <class name>".
-        seed: Seed of the draw; by default the run's.
+        seed: Seed of the draw, from -(2**63) to 2**64 - 1; by default the run's.
     """
 
     name: Literal["scenes"] = "scenes"
@@ -53,7 +53,7 @@ class ScenesConfig(Strict):
     scale: float = Field(1.0, gt=0)
     plumage: Plumage = "hinted"
     prompts: tuple[str, ...] = ()
-    seed: int | None = None
+    seed: int | None = Field(None, ge=LEAST_SEED, le=MAX_SEED)
 
     def counts(self, split: str) -> tuple[int, ...]:
         """Scenes per group of a split, scaled."""

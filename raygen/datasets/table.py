@@ -6,6 +6,7 @@ are written a row group at a time, so that no more pictures than those of one ar
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +24,10 @@ ROWS_PER_SHARD = 2048
 ROWS_PER_GROUP = 32
 # Of one file: a page of Parquet ends at 2 GiB, and a picture is never cut.
 MAX_FILE_BYTES = (2 << 30) - (1 << 20)
-# At a time, of a shard that is read from end to end.
-READ_ROWS = 64
-READ_BYTES = 256 << 20
 PICTURES = ("image_png", "object_png")
 INFO_FILE = "dataset.json"
+# What counts classes off, and WordNet's numbers, by which ImageNet's folders are called.
+_NUMBER = re.compile(r"(?:class|label|n)?[ _-]?[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class DatasetInfo:
 
     @property
     def has_numbered_classes(self) -> bool:
-        """Whether nothing named the classes: "class 0", "class 1", ..., which no model makes anything of."""
-        return self.class_names == numbered("class", len(self.class_names))
+        """Whether the classes have numbers only ("class 0", "0", "n01440764"), which no model makes anything of."""
+        return all(_NUMBER.fullmatch(name.strip().casefold()) for name in self.class_names)
 
 
 def numbered(noun: str, count: int) -> tuple[str, ...]:
@@ -107,10 +107,13 @@ def read_info(folder: Path) -> DatasetInfo:
     path = folder / INFO_FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        names = {key: tuple(data[key]) for key in ("class_names", "attribute_names", "prompts")}
-        return DatasetInfo(name=str(data["name"]), **names, object_words=tuple(data.get("object_words", ())))
+        names = {key: _words(data[key]) for key in ("class_names", "attribute_names", "prompts")}
+        (name,) = _words([str(data["name"])])
+        return DatasetInfo(name=name, **names, object_words=_words(data.get("object_words", ())))
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no {INFO_FILE}: not a dataset folder written by `raygen data make`") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}); make the dataset again with `raygen data make`") from error
 
@@ -128,6 +131,13 @@ def check_prompts(prompts: Sequence[str], class_names: Sequence[str]) -> tuple[s
             f"{len(prompts)} prompts for {len(class_names)} classes ({', '.join(class_names)}); give one each"
         )
     return tuple(prompts)
+
+
+def _words(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{names!r} is no list of words")
+    "".join(names).encode("utf-8")  # JSON can hold half a letter, which no file that is written from it can
+    return tuple(names)
 
 
 def _check_row(row: Mapping[str, Any], info: DatasetInfo, last: str | None) -> None:
@@ -152,12 +162,6 @@ def _check_row(row: Mapping[str, Any], info: DatasetInfo, last: str | None) -> N
 def picture_bytes(row: Mapping[str, Any]) -> int:
     """Bytes of a row's picture and object mask."""
     return sum(len(row.get(name) or b"") for name in PICTURES)
-
-
-def rows_at_once(metadata: pq.FileMetaData, row_group: int) -> int:
-    """How many rows of a row group to read at a time: READ_ROWS, or fewer where their mean size is above the usual."""
-    group = metadata.row_group(row_group)
-    return max(1, min(READ_ROWS, READ_BYTES * group.num_rows // max(1, group.total_byte_size)))
 
 
 def _write_shard(rows: Iterable[Mapping[str, Any]], path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from raygen.config import Strict
+from raygen.inpainters.endpoint_urls import check_http_url
 from raygen.model_files import TINY
 
 
@@ -63,6 +64,11 @@ class InpainterConfig(Strict):
     def _has_url_if_served(self) -> "InpainterConfig":
         if (self.kind == "served") != (self.url is not None):
             raise ValueError("url goes with kind=served, such as url=http://127.0.0.1:8000")
-        if self.url is not None and not self.url.startswith(("http://", "https://", "serve://")):
-            raise ValueError(f"url is {self.url!r}; expected http://…, https://… or serve://application/deployment")
+        if self.url is not None and not self.url.startswith("serve://"):
+            if not self.url.startswith(("http://", "https://")):
+                raise ValueError(f"url is {self.url!r}; expected http://…, https://… or serve://application/deployment")
+            try:
+                check_http_url(self.url)
+            except ValueError as error:
+                raise ValueError(f"url {error}") from error
         return self

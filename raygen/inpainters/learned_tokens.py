@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from raygen.errors import ConfigError, ModelError
+from raygen.hub import loadable
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import resolve_model
-from raygen.inpainters.prompts import TOKEN, tokenize
+from raygen.inpainters.prompts import tokenize, unknown_tokens
 from raygen.inpainters.token_config import TextualInversionConfig
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -100,8 +101,7 @@ def check_tokens(tokens: Sequence[ClassToken], settings: TextualInversionConfig,
                     )
                 # The inpainter knows all tokens; a token is learned with no other than itself.
                 known = added | ({each.name for each in tokens} if field == "prompt" else {token.name})
-                others = [f"<{match[1]}>" for match in TOKEN.finditer(text) if f"<{match[1]}>" not in known]
-                if others:
+                if others := unknown_tokens(text, known):
                     raise ConfigError(
                         f"textual_inversion.{field}: '{text}' names {others[0]}, which is not known there and would be "
                         "read as plain letters; leave it out"
@@ -178,7 +178,7 @@ def check_prediction(scheduler_config: dict[str, Any], *, model: str) -> str:
 
 
 def _load_part(kind: Any, config: InpainterConfig, part: str) -> Any:
-    name = resolve_model(config.model)
+    name = loadable(resolve_model(config.model), config.revision)
     # A hub id takes a subfolder and a revision; a folder is opened where the part is.
     place: tuple[str, dict[str, Any]] = (name, {"subfolder": part, "revision": config.revision or "main"})
     if Path(name).is_dir():

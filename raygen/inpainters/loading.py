@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from raygen.hub import loadable
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import check_pipeline_class, names_safety_checker
 from raygen.model_files import load_errors
@@ -29,14 +30,17 @@ def load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
     """
     from diffusers import AutoPipelineForInpainting, StableDiffusionInpaintPipeline
     from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
     diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # its text encoder's
     # It announces a black picture for each one that is blocked; here the row fails and says why.
     logging.getLogger("diffusers.pipelines.stable_diffusion.safety_checker").setLevel(logging.ERROR)
     dtype: torch.dtype = getattr(torch, config.dtype)
     if device == "cpu" and dtype == torch.float16:
         logger.warning("float16 on a CPU is slow and may overflow; inpainter.dtype=float32 or bfloat16 suits it")
     where = {} if config.revision is None else {"revision": config.revision}
+    name = loadable(name, config.revision)
     with load_errors(name, what="an inpainting pipeline"):
         index: Mapping[str, Any] = StableDiffusionInpaintPipeline.load_config(name, **where)
         check_pipeline_class(index, name)  # of a hub id: before gigabytes are fetched

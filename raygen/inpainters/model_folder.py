@@ -11,11 +11,13 @@ from typing import Any
 from packaging.version import Version
 
 from raygen.errors import ModelError
+from raygen.hub import PIPELINE_INDEX, check_hub_model
 from raygen.inpainters import InpainterConfig
 from raygen.model_files import find_model, model_revision, read_json
 
 __all__ = [
     "ModelFacts",
+    "check_model",
     "check_model_folder",
     "check_pipeline_class",
     "load_json",
@@ -47,6 +49,34 @@ def resolve_model(model: str) -> str:
         ModelError: The name is neither "tiny", an existing folder nor in the form of a hub id.
     """
     return find_model(model, tiny="weights")
+
+
+def check_model(config: InpainterConfig, *, field: str = "inpainter") -> Path | None:
+    """Checks before any work that a model can be loaded: its folder, or what the cache or the hub have of a hub id.
+
+    Args:
+        config: Its model, revision, variant, and whether its safety checker is loaded.
+        field: The part of the config that names the model, for messages.
+
+    Returns:
+        The model's folder; None for a hub id.
+
+    Raises:
+        ModelError: See `check_model_folder` and `raygen.hub.check_hub_model`.
+    """
+    name = resolve_model(config.model)
+
+    def check(folder: Path, is_whole: bool) -> None:
+        if is_whole:
+            check_model_folder(folder, variant=config.variant, safety_checker=config.safety_checker, field=field)
+        else:
+            check_pipeline_class(load_json(folder / PIPELINE_INDEX, folder), name)
+
+    if Path(name).is_dir():
+        check(Path(name), True)
+        return Path(name)
+    check_hub_model(name, config.revision, index=PIPELINE_INDEX, field=f"{field}.model", check=check)
+    return None
 
 
 def check_model_folder(

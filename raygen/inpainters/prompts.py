@@ -9,16 +9,55 @@ single calls: neither the tokenizer nor the embedding table is ever changed, so 
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-# A learned token in a prompt; `@sha256:…` pins the file that it comes from.
-TOKEN = re.compile(r"<([a-z0-9][a-z0-9._-]{0,62})(?:@sha256:([0-9a-f]{4,64}))?>")
+# What names a learned token, rightly or not: everything between < and > on one line, without a space beside either.
+# Wider than the names that can be stored (`token_files.NAME`): <Bird-1>, <lora:bird:1> and <cat toy> are meant as
+# tokens too, and would be read as letters. The spaces leave comparisons alone: "3 < 4 > 2", "I <3 birds".
+_MENTION = re.compile(r"<([^<>\s](?:[^<>\r\n]*[^<>\s])?)>")
+# `@sha256:…` pins the file that a token comes from.
+_PINNED = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})@sha256:([0-9a-f]{4,64})")
 MAX_CACHED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMention:
+    """A place in a prompt that names a learned token.
+
+    Attributes:
+        name: With its brackets: "<bird-1>"; a name that no token can have, where that is what was written.
+        pin: First hex digits of the SHA-256 of its file, or None.
+        start: Where it begins in the prompt.
+        end: Where it ends.
+    """
+
+    name: str
+    pin: str | None
+    start: int
+    end: int
+
+
+def token_mentions(prompt: str) -> Iterator[TokenMention]:
+    """Every place of a prompt that names a learned token, in order, whether or not there is such a token."""
+    for match in _MENTION.finditer(prompt):
+        pinned = _PINNED.fullmatch(match[1])
+        name, pin = (pinned[1], pinned[2]) if pinned else (match[1], None)
+        yield TokenMention(f"<{name}>", pin, match.start(), match.end())
+
+
+def unknown_tokens(prompt: str, known: Container[str]) -> list[str]:
+    """Names of the learned tokens that a prompt names and that are not known, in order; they would be read as letters.
+
+    Args:
+        prompt: The text.
+        known: Names with their brackets.
+    """
+    return [mention.name for mention in token_mentions(prompt) if mention.name not in known]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +110,7 @@ class PromptEncoder:
 
     def token_names(self, prompt: str) -> list[tuple[str, str | None]]:
         """Learned tokens that a prompt names and the model does not bring along: name and pinned digest of each."""
-        found = [(f"<{match[1]}>", match[2]) for match in TOKEN.finditer(prompt)]
+        found = [(mention.name, mention.pin) for mention in token_mentions(prompt)]
         return [(name, pin) for name, pin in dict.fromkeys(found) if pin or name not in self._added]
 
     def tokenize(self, prompt: str, learned: Mapping[str, np.ndarray | torch.Tensor] | None = None) -> TokenizedPrompt:
@@ -142,15 +181,15 @@ def tokenize(tokenizer: Any, prompt: str, learned: Mapping[str, np.ndarray | tor
         ids.extend(tokenizer(text, add_special_tokens=False, truncation=False).input_ids)
 
     end = 0
-    for match in TOKEN.finditer(prompt):
-        table_VD = learned.get(f"<{match[1]}>")
+    for mention in token_mentions(prompt):
+        table_VD = learned.get(mention.name)
         if table_VD is None:
             continue
-        add_plain(prompt[end : match.start()])
+        add_plain(prompt[end : mention.start])
         for vector_D in table_VD if isinstance(table_VD, torch.Tensor) else torch.from_numpy(np.array(table_VD)):
             vectors[len(ids)] = vector_D
             ids.append(0)
-        end = match.end()
+        end = mention.end
     add_plain(prompt[end:])
     max_length = int(tokenizer.model_max_length)
     dropped = ids[max_length - 1 :]

@@ -22,6 +22,7 @@ import numpy as np
 from raygen.errors import ConfigError, EndpointError, RowError, StageError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.edits import EditRequest, EditResult, LearnedToken
+from raygen.inpainters.endpoint_urls import client_options, no_answer, no_endpoint, with_proxy_named
 from raygen.inpainters.square import squash, unsquash
 from raygen.inpainters.token_files import read_tokens
 from raygen.inpainters.wire import EDITS_PATH, MODELS_PATH, TOKENS_PATH, error_of, form_of, headers_of, result_of
@@ -76,23 +77,34 @@ class HttpEndpoint:
     Args:
         url: Such as "http://127.0.0.1:8000".
         key: Bearer key; None where none is needed.
+
+    Raises:
+        EndpointError: The address is none, or the environment's proxy for it cannot be used.
     """
 
     def __init__(self, url: str, key: str | None) -> None:
-        self._key = key
+        self._url, self._key = url, key
         limits = httpx2.Limits(max_connections=IN_FLIGHT)
-        self._client = httpx2.Client(base_url=url, timeout=httpx2.Timeout(TIMEOUT_S + 30, connect=10), limits=limits)
+        timeout = httpx2.Timeout(TIMEOUT_S + 30, connect=10)
+        self._client = httpx2.Client(**client_options(url), timeout=timeout, limits=limits)
 
     def edit(self, request: EditRequest, model: str) -> EditResult:
         """Paints; see `Endpoint`."""
         fields, files = form_of(request, model)
         response = self._send("POST", EDITS_PATH, data=fields, files=files, headers=headers_of(request, self._key))
-        return result_of(_json(response), response.headers)
+        body = _json(response)
+        try:
+            return result_of(body, response.headers)
+        except EndpointError as error:
+            raise with_proxy_named(error, self._url, body) from error
 
     def facts(self, model: str) -> dict[str, Any]:
         """The model's entry of `/v1/models`."""
         headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
-        return dict(_json(self._send("GET", f"{MODELS_PATH}/{model}", headers=headers)))
+        body = _json(self._send("GET", f"{MODELS_PATH}/{model}", headers=headers))
+        if not isinstance(body, dict) or "digest" not in body:
+            raise with_proxy_named(no_endpoint(self._url), self._url, body)
+        return body
 
     def put_token(self, name: str, data: bytes, model: str) -> None:
         """Stores a learned token; see `Endpoint`. Takes a key of scope "admin"."""
@@ -105,13 +117,10 @@ class HttpEndpoint:
         try:
             response = self._client.request(method, path, **options)
         except httpx2.TransportError as error:
-            raise EndpointError(
-                f"{self._client.base_url} does not answer ({type(error).__name__})",
-                code="connection_error",
-                retryable=True,
-            ) from error
+            raise no_answer(self._url, error) from error
         if not response.is_success:
-            raise error_of(response.status_code, _json(response), response.headers)
+            body = _json(response)
+            raise with_proxy_named(error_of(response.status_code, body, response.headers), self._url, body)
         return response
 
 

@@ -29,13 +29,14 @@ class Masker(Protocol):
     def label_column(self) -> str: ...  # noqa: D102
 
     def __call__(
-        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]
     ) -> list[Repaint | RowError]:
         """A repaint mask per picture, True = generated anew; a RowError where there is none.
 
         Args:
             images: Pictures, (H, W, 3) uint8 each.
-            objects: The dataset's object masks, (H, W) bool each, None where it ships none.
+            objects: The dataset's object masks, (H, W) bool each, None where it ships none, and why not where one
+                cannot be read: no failure but to a masker that needs it.
             labels: A label per picture, for maskers that explain one or look for what it names.
         """
         ...

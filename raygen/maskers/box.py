@@ -37,7 +37,7 @@ class BoxMasker:
         self._config = config
 
     def __call__(
-        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]
     ) -> list[Repaint | RowError]:
         """Masks per picture; a RowError where there is no usable object mask."""
         masks: list[Repaint | RowError] = []

@@ -69,7 +69,7 @@ class CamMasker:
         self._explainer = _build_explainer(self._classifier, config.method)
 
     def __call__(
-        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]
     ) -> list[Repaint | RowError]:
         """Masks per picture; a RowError where the map is empty or not finite."""
         images_NCHW = preprocess(images, self._classifier.config.image_size_px)

@@ -18,6 +18,7 @@ from raygen.maskers.loading import (
     check_folder,
     check_kind,
     check_length,
+    check_model,
     load_model,
     load_processor,
     revision_of,
@@ -125,11 +126,11 @@ def check(config: ClipsegConfig) -> None:
     """Checks a configured model's files, and the texts that the config gives, before any work.
 
     Raises:
-        ModelError: See `loading.check_folder`.
+        ModelError: See `loading.check_model`.
         ConfigError: A text is too long.
     """
     name = find_model(config.model, tiny=TINY_FOLDER)
-    check_folder(name, kinds=KINDS, what=WHAT)
+    check_model(name, revision=config.revision, kinds=KINDS, what=WHAT, field="synthesis.language.model")
     if config.text is not None and Path(name).is_dir():
         from transformers import AutoConfig, CLIPSegProcessor
 

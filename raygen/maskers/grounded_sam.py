@@ -22,6 +22,7 @@ from raygen.maskers.loading import (
     check_folder,
     check_kind,
     check_length,
+    check_model,
     load_model,
     load_processor,
     revision_of,
@@ -230,12 +231,15 @@ def check(config: GroundedSamConfig) -> None:
     """Checks the configured models' files, and the texts that the config gives, before any work.
 
     Raises:
-        ModelError: See `loading.check_folder`.
+        ModelError: See `loading.check_model`.
         ConfigError: A text is too long.
     """
-    detector = find_model(config.detector, tiny=None)
-    check_folder(detector, kinds=DETECTORS, what=DETECTOR)
-    check_folder(find_model(config.segmenter, tiny=None), kinds=SEGMENTERS, what=SEGMENTER)
+    detector, segmenter = (find_model(name, tiny=None) for name in (config.detector, config.segmenter))
+    for name, revision, kinds, what, field in (
+        (detector, config.detector_revision, DETECTORS, DETECTOR, "detector"),
+        (segmenter, config.segmenter_revision, SEGMENTERS, SEGMENTER, "segmenter"),
+    ):
+        check_model(name, revision=revision, kinds=kinds, what=what, field=f"synthesis.language.{field}")
     if config.text is not None and Path(detector).is_dir():
         from transformers import AutoConfig, AutoProcessor
 

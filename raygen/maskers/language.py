@@ -67,7 +67,7 @@ class LanguageMasker:
         self._finder = _load(config, device)
 
     def __call__(
-        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]
     ) -> list[Repaint | RowError]:
         """Masks per picture; a RowError where nothing of that name is found."""
         return [

@@ -7,14 +7,41 @@ from typing import Any, Literal
 import torch
 
 from raygen.errors import ConfigError, ModelError
+from raygen.hub import MODEL_INDEX, check_hub_model, loadable
 from raygen.model_files import find_model, load_errors, model_revision, read_json
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
+def check_model(name: str, *, revision: str | None, kinds: Collection[str], what: str, field: str) -> None:
+    """Checks a model before any work: its folder, or what the cache or the hub have of a hub id.
+
+    Args:
+        name: Folder or hub id, see `find_model`.
+        revision: Of a hub id.
+        kinds: The `model_type`s that will do.
+        what: What it is to be loaded as, such as "a CLIPSeg model".
+        field: The config's field that names it.
+
+    Raises:
+        ModelError: See `check_folder` and `raygen.hub.check_hub_model`.
+    """
+
+    def check(folder: Path, is_whole: bool) -> None:
+        if is_whole:
+            check_folder(str(folder), kinds=kinds, what=what)
+        else:
+            check_kind(_kind(folder), name, kinds=kinds, what=what)
+
+    if Path(name).is_dir():
+        check(Path(name), True)
+    else:
+        check_hub_model(name, revision, index=MODEL_INDEX, field=field, check=check)
+
+
 def check_folder(name: str, *, kinds: Collection[str], what: str) -> None:
-    """Checks a local model before any work; of a hub id nothing is known before it is loaded.
+    """Checks a local model; of a hub id nothing is known before it is loaded.
 
     Args:
         name: Folder or hub id, see `find_model`.
@@ -27,12 +54,15 @@ def check_folder(name: str, *, kinds: Collection[str], what: str) -> None:
     folder = Path(name)
     if not folder.is_dir():
         return
-    kind = str(read_json(folder / "config.json", folder, layout="transformers").get("model_type"))
-    check_kind(kind, name, kinds=kinds, what=what)
+    check_kind(_kind(folder), name, kinds=kinds, what=what)
     if not list(folder.glob("*.safetensors")):
         raise ModelError(f"{folder}: no .safetensors file; weights in other formats are not loaded (pickle)")
     if not any((folder / file).is_file() for file in _PROCESSOR_FILES):
         raise ModelError(f"{folder}: neither {' nor '.join(_PROCESSOR_FILES)}; the folder is incomplete, copy it again")
+
+
+def _kind(folder: Path) -> str:
+    return str(read_json(folder / MODEL_INDEX, folder, layout="transformers").get("model_type"))
 
 
 def check_kind(kind: str, name: str, *, kinds: Collection[str], what: str) -> None:
@@ -62,7 +92,11 @@ def load_model(loader: Any, name: str, *, revision: str | None, dtype: Dtype, de
     transformers_logging.disable_progress_bar()
     with load_errors(name, what=what):
         model, info = loader.from_pretrained(
-            name, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+            loadable(name, revision),
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            output_loading_info=True,
         )
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
@@ -78,7 +112,7 @@ def load_processor(loader: Any, name: str, *, revision: str | None, what: str) -
         ModelError: It cannot be loaded.
     """
     with load_errors(name, what=what):
-        return loader.from_pretrained(name, revision=revision)
+        return loader.from_pretrained(loadable(name, revision), revision=revision)
 
 
 def revision_of(name: str, revision: str | None, *, tiny: str | None) -> str:

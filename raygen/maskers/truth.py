@@ -39,7 +39,7 @@ class TruthMasker:
         self._config = config
 
     def __call__(
-        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]
     ) -> list[Repaint | RowError]:
         """Masks per picture; a RowError where there is no usable object mask."""
         masks: list[Repaint | RowError] = []
@@ -52,19 +52,27 @@ class TruthMasker:
         return masks
 
 
-def checked_object(image_HWC: np.ndarray, object_HW: np.ndarray | None) -> np.ndarray:
+def checked_object(image_HWC: np.ndarray, object_HW: np.ndarray | RowError | None) -> np.ndarray:
     """The object mask, (H, W) bool, once it is known to fit its picture.
 
+    Args:
+        image_HWC: The picture, (H, W, 3) uint8.
+        object_HW: (H, W) bool, why it could not be read, or None where there is none.
+
     Raises:
-        RowError: There is none, it is of another size than the picture, or it selects nothing.
+        RowError: There is none, it could not be read, is of another size than the picture, or selects nothing.
     """
+    if isinstance(object_HW, RowError):
+        raise object_HW
     if object_HW is None:
         raise RowError("the dataset ships no object mask for this image; add `object_png` to it, or use another masker")
     if object_HW.shape != image_HWC.shape[:2]:
         found, expected = (" x ".join(map(str, shape)) for shape in (object_HW.shape, image_HWC.shape[:2]))
         raise RowError(f"the object mask is {found} but the picture is {expected} (height x width); mend the dataset")
     if not object_HW.any():
-        raise RowError("the object mask selects no pixel; mend it in the dataset, or leave this image out")
+        raise RowError(
+            "the object mask selects no pixel: it is black all over; mend it in the dataset, or leave this image out"
+        )
     return object_HW
 
 

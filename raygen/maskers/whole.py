@@ -28,7 +28,7 @@ class WholeMasker:
     label_column: ClassVar = "source_label"
 
     def __call__(
-        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | None], labels: Sequence[int]
+        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]
     ) -> list[Repaint | RowError]:
         """A mask of True per picture; it says nothing of where the object is."""
         return [Repaint(np.ones(image_HWC.shape[:2], dtype=bool)) for image_HWC in images]

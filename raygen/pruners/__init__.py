@@ -2,14 +2,19 @@
 
 # N candidates
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from raygen.config import Strict
 from raygen.errors import DataError
+
+# Reasons that a message lists.
+COMMONEST = 5
 
 
 class PruneThresholds(Strict):
@@ -61,6 +66,27 @@ def verdicts(candidates: pa.Table, thresholds: PruneThresholds) -> tuple[np.ndar
         ]
         reasons.append("+".join(tests) or None if ok else "failed")
     return kept_N, reasons
+
+
+def nothing_kept(candidates: pa.Table, reasons: Sequence[str | None]) -> str:
+    """What became of candidates of which none is kept, for messages.
+
+    Args:
+        candidates: Columns status and error.
+        reasons: See `verdicts`.
+    """
+    num_failed, num = sum(reason == "failed" for reason in reasons), len(reasons)
+    errors = Counter(candidates.filter(pc.equal(candidates["status"], "failed"))["error"].to_pylist())
+    listed = "\n".join(f"  {n} x {error}" for error, n in errors.most_common(COMMONEST))
+    if num_failed == num:
+        return f"all {num} pictures to generate failed, so there are none to fit with. Commonest reasons:\n{listed}"
+    pruned = Counter(reason for reason in reasons if reason not in (None, "failed"))
+    tests = ", ".join(f"{n} by {test}" for test, n in pruned.most_common())
+    text = (
+        f"pruning left none of {num - num_failed} generated pictures ({tests}); loosen synthesis.attribution_threshold "
+        "or synthesis.source_probability_test, or switch synthesis.prune off"
+    )
+    return text if not num_failed else f"{text}. {num_failed} more of {num} failed; commonest reasons:\n{listed}"
 
 
 def _passes(

@@ -198,7 +198,7 @@ def cam_rows(run: Path, test: pa.Table, rows: RowIndex, *, before: str, after: s
     result: list[CamRow | None] = [None] * len(images)
     for place, image_HWC, before_HW, after_HW in zip(shown, readable, *heats, strict=True):
         mask = pixels["object_png"][place].as_py()
-        object_HW = None if mask is None else decode_mask(mask)
+        object_HW = _decoded_object(mask)
         result[place] = CamRow(
             picture(image_HWC),
             picture(heat_overlay(image_HWC, before_HW, object_HW)),
@@ -229,5 +229,13 @@ def _decoded(data: bytes | None) -> np.ndarray | None:
         return None
     try:
         return decode_image(data)
+    except RowError:
+        return None
+
+
+def _decoded_object(data: bytes | None) -> np.ndarray | None:
+    """The object mask; None where there is none that can be read."""
+    try:
+        return None if data is None else decode_mask(data)
     except RowError:
         return None

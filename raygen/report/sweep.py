@@ -168,7 +168,10 @@ def _ranking(summary: Mapping[str, Any], trials: Sequence[Mapping[str, Any]], ro
 
 
 def _status(trial: Mapping[str, Any]) -> str:
-    texts = {"stopped": f"stopped after epoch {trial['epochs']}", "nothing kept": "pruning keeps no picture"}
+    texts = {
+        "stopped": f"stopped after epoch {trial['epochs']}",
+        "nothing kept": "no picture kept: pruned, or failed",
+    }
     text = texts.get(trial["status"], trial["status"])
     crashed = f"; crashed {trial['crashes']} time{'s' if trial['crashes'] > 1 else ''}" if trial["crashes"] else ""
     return text + crashed + (f": {trial['error']}" if trial["error"] else "")

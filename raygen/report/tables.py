@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from raygen.report.words import describe_point
 
@@ -25,7 +26,7 @@ def print_results(summary: Mapping[str, Any]) -> None:
     Args:
         summary: The content of `summary.json`, or a part of it with `results`.
     """
-    console = Console()
+    console = _console()
     results = summary["results"]
     split = "test" if all("test" in splits for splits in results.values()) else "val"
     groups = sorted({group["group"] for splits in results.values() for group in splits[split]["groups"]})
@@ -77,7 +78,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
         if row["split"] == "test":
             cells = [_spread(row[measure]) for measure in ("worst_group", "average")]
             table.add_row(row["recipe"], row["result"], str(row["num_runs"]), *cells)
-    Console().print(table)
+    _console().print(table)
 
 
 def print_trials(path: Path, summary: Mapping[str, Any]) -> None:
@@ -87,7 +88,7 @@ def print_trials(path: Path, summary: Mapping[str, Any]) -> None:
         path: The sweep's `sweep.parquet`.
         summary: The content of its `summary.json`.
     """
-    console, trials = Console(), pq.read_table(path).to_pylist()
+    console, trials = _console(), pq.read_table(path).to_pylist()
     params = list(summary["best"]["params"])
     table = Table(title="validation accuracy, %: worst group ± its standard error")
     for name in ("trial", "worst group", "average", "status", "parameters"):
@@ -134,9 +135,18 @@ def _spread(measure: Mapping[str, float | None]) -> str:
 def print_checks(checks: Sequence[tuple[str, str, bool | None, str]]) -> None:
     """What `raygen doctor` found: name, value, whether it is well (None: with limits), advice."""
     table = Table(show_header=False)
+    for _ in range(4):
+        table.add_column(overflow="fold")  # a path or a variable is of use only as a whole
     for name, value, ok, advice in checks:
-        table.add_row({True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}[ok], name, value, advice)
-    Console().print(table)
+        table.add_row(
+            {True: Text("ok", "green"), False: Text("no", "red"), None: Text("--", "yellow")}[ok], name, value, advice
+        )
+    _console().print(table)
+
+
+def _console() -> Console:
+    """Standard output, for text as it is: a name such as "[/b]" or ":bird:" means nothing to it."""
+    return Console(markup=False, emoji=False)
 
 
 def _percent(value: float) -> str:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from raygen.errors import RowError
 from raygen.images import encode_mask
 from raygen.maskers import MaskerConfig, load_masker
 from raygen.maskers.regions import overlap
-from raygen.stages.pictures import decode_masks, decode_pictures
+from raygen.stages.pictures import decode_objects, decode_pictures
 from raygen.stages.score import empty_column
 from raygen.stages.spec import Batch, fail_row, fill_slots, ok_rows, with_own_status
 
@@ -34,9 +35,8 @@ class MaskStage:
         """The rows with repaint masks; a row that fails has none."""
         batch = with_own_status(batch)
         pictures = decode_pictures(batch, ok_rows(batch), "image_png")
-        # No object mask in the dataset is no failure here: the masker decides whether it needs one.
-        with_object = [i for i in pictures if batch["object_png"][i] is not None]
-        objects = decode_masks(batch, with_object, "object_png")
+        # No object mask, or one that cannot be read, is no failure here: the masker decides whether it needs one.
+        objects = decode_objects(batch, [*pictures], "object_png")
         labels = batch[self._masker.label_column]
         repaint, fraction, iou = (empty_column(len(batch["status"])) for _ in range(3))
         if rows := ok_rows(batch):
@@ -51,6 +51,6 @@ class MaskStage:
                 else:
                     repaint[i], fraction[i] = encode_mask(mask.mask_HW), float(mask.mask_HW.mean())
                     true_HW = objects.get(i)
-                    if mask.object_HW is not None and true_HW is not None:
+                    if mask.object_HW is not None and isinstance(true_HW, np.ndarray):
                         iou[i] = overlap(mask.object_HW, true_HW)
         return {**batch, "repaint_png": repaint, "repaint_fraction": fraction, "object_iou": iou}

@@ -38,6 +38,19 @@ def decode_masks(batch: Batch, rows: Sequence[int], column: str) -> dict[int, np
     return _decode(batch, rows, column, decode_mask)
 
 
+def decode_objects(batch: Batch, rows: Sequence[int], column: str) -> dict[int, np.ndarray | RowError]:
+    """Object masks by row, (H, W) bool each, or why it cannot be read; rows without one are left out."""
+    decoded: dict[int, np.ndarray | RowError] = {}
+    for row in rows:
+        data: Any = batch[column][row]
+        if data is not None:
+            try:
+                decoded[row] = decode_mask(data)
+            except RowError as error:
+                decoded[row] = RowError(f"{column}: {error}")
+    return decoded
+
+
 def _decode(batch: Batch, rows: Sequence[int], column: str, decode: Callable[[bytes], T]) -> dict[int, T]:
     decoded = {}
     for row in rows:

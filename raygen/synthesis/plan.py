@@ -2,6 +2,7 @@
 
 # N training images, C classes, D features
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,7 +67,9 @@ def read_scores(scores: pa.Table) -> TrainScores:
     table = scores.filter(pc.equal(scores["status"], "ok")).sort_by("image_id")
     image_ids = table["image_id"].to_pylist()
     if not image_ids:
-        raise DataError(f"none of {scores.num_rows} training images could be scored; see their `error`")
+        reasons = Counter(scores["error"].to_pylist()).most_common(5) if "error" in scores.column_names else []
+        listed = "\n".join(f"  {n} x {reason}" for reason, n in reasons)
+        raise DataError(f"none of {scores.num_rows} training images could be scored. Commonest reasons:\n{listed}")
     if len(set(image_ids)) != len(image_ids):
         raise DataError(f"scores: {len(image_ids) - len(set(image_ids))} image_id(s) occur twice")
     label_N = table["label"].to_numpy().astype(np.int64)

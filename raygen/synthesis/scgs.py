@@ -115,8 +115,14 @@ def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_se
             )
     mis_counts_C = np.array([len(rows) for rows in misclassified])
     base_C = train.class_counts(num_classes) if config.gen_ratio_base == "train_other" else mis_counts_C
+    nums_C = num_to_generate(base_C, ratio=config.gen_ratio)
+    if not any(nums_C):
+        raise DataError(
+            f"synthesis.gen_ratio {config.gen_ratio:g} of {int(max(base_C.sum() - base_C))} images "
+            f"(gen_ratio_base={config.gen_ratio_base}) is less than half a picture: nothing to generate. Raise it"
+        )
     images = []
-    for label, count in enumerate(num_to_generate(base_C, ratio=config.gen_ratio)):
+    for label, count in enumerate(nums_C):
         sources = _sample_sources(
             config, train, misclassified[label], num_clusters=clusters_C[label], label=label, run_seed=run_seed
         )

@@ -110,6 +110,26 @@ def test_the_driver_is_killed_again_and_again(prepared: Prepared, run: Path) -> 
 
 
 @pytest.mark.slow
+def test_the_head_is_lost_and_the_same_command_goes_on_with_a_new_one(
+    prepared: Prepared, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray ends the driver by itself, which says before what to do; sooner here than after its minute."""
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "30")
+    with small_cluster(num_workers=1) as cluster:
+        driver = start_driver(prepared.config, run, cluster=cluster)
+        wait_for_parts(driver, run / "candidates", random_part(prepared, random.Random(SEED + 3), "candidates"))
+        cluster.head_node.kill_gcs_server()
+        output = driver.communicate(timeout=200)[0]
+    assert driver.returncode != 0
+    assert "the same command goes on from there, on another cluster too" in output
+    assert not (run / "candidates" / "manifest.json").exists()
+    monkeypatch.delenv("RAY_gcs_rpc_server_reconnect_timeout_s")
+    with small_cluster(num_workers=1) as cluster:
+        finish(start_driver(prepared.config, run, cluster=cluster))
+    check_equals_undisturbed(run, prepared)
+
+
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_more_space_lets_it_go_on(
     prepared: Prepared, tmp_path: Path, small_disk: Path
 ) -> None:

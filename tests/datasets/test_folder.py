@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raygen.datasets import dataset_state, write_dataset
+from raygen.datasets import dataset_lines, dataset_state, write_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig
-from raygen.datasets.known import KNOWN, differences
+from raygen.datasets.known import KNOWN, differences, recognised
 from raygen.errors import ConfigError, DataError
 from raygen.images import encode_image, encode_mask
 from raygen.rows import RowIndex
 
 HEADER = ("img_filename", "y", "split", "place", "mask_filename")
+# group_DRO's metadata.csv of Waterbirds: only its own generator writes the file of the background.
+WATERBIRDS_HEADER = (*HEADER, "place_filename")
+# CelebA's own annotation, 1 or -1, beside the label and the attribute that were made from it.
+CELEBA_HEADER = (*HEADER, "Blond_Hair", "Male")
 
 
 def picture(seed: int) -> bytes:
     return encode_image(np.random.default_rng(seed).integers(0, 256, (9, 7, 3), dtype=np.uint8))
 
 
-def make_csv(folder: Path, lines: list[tuple[Any, ...]]) -> Path:
+def make_csv(folder: Path, lines: list[tuple[Any, ...]], header: tuple[str, ...] = HEADER) -> Path:
     (folder / "img").mkdir(parents=True)
     with (folder / "metadata.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(HEADER)
+        writer.writerow(header)
         writer.writerows(lines)
     for i, line in enumerate(lines):
         (folder / str(line[0])).write_bytes(picture(i))
@@ -36,6 +41,14 @@ def make_csv(folder: Path, lines: list[tuple[Any, ...]]) -> Path:
 
 
 LINES = [(f"img/{i}.png", i % 2, i % 3, (i // 2) % 2, "") for i in range(12)]
+CELEBA_LINES = [(*line, 2 * line[1] - 1, 2 * line[3] - 1) for line in LINES]
+# Of another target, such as a smile: the label is not the hair's.
+OTHER_TARGET_LINES = [(*line, 1, 2 * line[3] - 1) for line in LINES]
+COPIES: dict[str, tuple[list[tuple[Any, ...]], tuple[str, ...]]] = {
+    "waterbird_complete95_forest2water2": ([(*line, "/o/ocean/1.jpg") for line in LINES], WATERBIRDS_HEADER),
+    "CelebA": (CELEBA_LINES, CELEBA_HEADER),
+    "celeba_smiling": (OTHER_TARGET_LINES, CELEBA_HEADER),
+}
 
 
 def write(path: Path, out: Path, **fields: Any) -> RowIndex:
@@ -55,18 +68,23 @@ def test_metadata_csv(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "class_names", "words"),
     [
-        ("waterbird_complete95_forest2water2", ("bird", "bird")),
-        ("CelebA", ("hair", "hair")),
-        ("meta_shift", ("animal", "animal")),
-        ("pets", ("dog", "cat")),
+        ("waterbird_complete95_forest2water2", ("dog", "cat"), ("bird", "bird")),
+        ("CelebA", ("dark", "fair"), ("hair", "hair")),
+        ("celeba_smiling", ("sad", "happy"), ("sad", "happy")),
+        ("my_waterbirds", ("landbird", "waterbird"), ("bird", "bird")),
+        ("my_waterbirds", ("gull", "duck"), ("gull", "duck")),
+        ("meta_shift", ("cat", "dog"), ("animal", "animal")),
+        ("meta_shift", ("cow", "horse"), ("cow", "horse")),
+        ("pets", ("dog", "cat"), ("dog", "cat")),
     ],
 )
-def test_a_published_dataset_brings_the_papers_word_for_its_objects(
-    tmp_path: Path, name: str, words: tuple[str, ...]
+def test_a_copy_of_a_published_dataset_brings_the_papers_word_for_its_objects(
+    tmp_path: Path, name: str, class_names: tuple[str, str], words: tuple[str, str]
 ) -> None:
-    index = write(make_csv(tmp_path / name, LINES), tmp_path / "out", class_names=("dog", "cat"))
+    folder = make_csv(tmp_path / name, *COPIES.get(name, (LINES, HEADER)))
+    index = write(folder, tmp_path / "out", class_names=class_names)
     assert index.dataset.object_words == words
     # Kept where the rows are written again, unless the classes get other names.
     assert write(tmp_path / "out", tmp_path / "again").dataset.object_words == words
@@ -74,32 +92,60 @@ def test_a_published_dataset_brings_the_papers_word_for_its_objects(
     assert renamed.dataset.object_words == ("hound", "kitten")
 
 
+BIRDS, HAIR = ("landbird", "waterbird"), ("non-blond", "blond")
+NUMBERED = (("class 0", "class 1"), ("attribute 0", "attribute 1"))
+HAIR_PROMPTS = ("a photo of a person with dark hair", "a photo of a person with blond hair")
+
+
 @pytest.mark.parametrize(
-    ("name", "fields", "classes", "attributes", "prompt"),
+    ("name", "fields", "names", "prompts"),
     [
-        ("waterbird_complete95", {}, ("landbird", "waterbird"), ("land", "water"), "a photo of a landbird"),
-        ("celeba", {}, ("non-blond", "blond"), ("female", "male"), "a photo of a person with dark hair"),
-        ("celeba", {"prompts": ("a", "b")}, ("non-blond", "blond"), ("female", "male"), "a"),
-        ("celeba", {"class_names": ("dark", "fair")}, ("dark", "fair"), ("attribute 0", "attribute 1"), None),
-        ("pets", {}, ("class 0", "class 1"), ("attribute 0", "attribute 1"), "a photo of a class 0"),
+        ("waterbird_complete95_forest2water2", {}, (BIRDS, ("land", "water")), None),
+        ("CelebA", {}, (HAIR, ("female", "male")), HAIR_PROMPTS),
+        ("CelebA", {"prompts": ("a", "b")}, (HAIR, ("female", "male")), ("a", "b")),
+        ("CelebA", {"class_names": ("dark", "fair")}, (("dark", "fair"), NUMBERED[1]), None),
+        ("celeba_smiling", {}, NUMBERED, None),
+        ("my_waterbirds", {}, NUMBERED, None),
+        ("pets", {}, NUMBERED, None),
     ],
 )
-def test_a_table_of_numbers_takes_the_names_of_the_published_dataset(
+def test_a_table_of_numbers_takes_the_names_of_the_published_dataset_that_it_is_a_copy_of(
     tmp_path: Path,
     name: str,
     fields: dict[str, Any],
-    classes: tuple[str, ...],
-    attributes: tuple[str, ...],
-    prompt: str | None,
+    names: tuple[tuple[str, ...], ...],
+    prompts: tuple[str, ...] | None,
 ) -> None:
-    info = write(make_csv(tmp_path / name, LINES), tmp_path / "out", **fields).dataset
-    assert (info.class_names, info.attribute_names) == (classes, attributes)
-    assert info.prompts[0] == (prompt or "a photo of a dark")
-    assert info.has_numbered_classes == (name == "pets")
+    folder = make_csv(tmp_path / name, *COPIES.get(name, (LINES, HEADER)))
+    info = write(folder, tmp_path / "out", **fields).dataset
+    assert (info.class_names, info.attribute_names) == names
+    assert info.prompts == (prompts or tuple(f"a photo of a {word}" for word in names[0]))
+    assert info.has_numbered_classes == (names == NUMBERED)
+    if not fields:
+        # Said, whether they are taken or not; of a folder that is called otherwise there is nothing to say.
+        said = {BIRDS: "classes are called as in waterbirds", HAIR: "classes are called as in celeba"}
+        expected = "" if name == "pets" else said.get(names[0], "its classes are not called as there")
+        lines = dataset_lines(FolderConfig(path=folder))
+        assert [expected in line for line in lines] == [True] * (name != "pets")
+
+
+@pytest.mark.parametrize(("change", "is_copy"), [(0, True), (30, True), (60, False)])
+def test_a_table_with_the_published_numbers_of_images_is_a_copy(change: int, is_copy: bool) -> None:
+    """A copy that lost some files is one still: 30 of 3498 are less than 1%, 60 are more."""
+    found = {(split, *group): n for split, groups in KNOWN["waterbirds"].items() for group, n in groups.items()}
+    found["train", 0, 0] -= change
+    assert (recognised("waterbirds", found) is not None) == is_copy
+    assert recognised("birds", found) is None
+    by_class = Counter[tuple[str, int, int | None]]()
+    for (split, label, _), n in found.items():
+        by_class[split, label, None] += n
+    assert (recognised("waterbirds", by_class) is not None) == is_copy
+    assert recognised("waterbirds", {**found, ("train", 2, 0): 1}) is None
 
 
 def test_a_table_with_another_number_of_classes_is_not_the_published_dataset(tmp_path: Path) -> None:
-    folder = make_csv(tmp_path / "waterbirds", [*LINES, ("img/12.png", 2, 0, 0, "")])
+    lines, header = COPIES["waterbird_complete95_forest2water2"]
+    folder = make_csv(tmp_path / "waterbirds", [*lines, ("img/12.png", 2, 0, 0, "", "")], header)
     assert write(folder, tmp_path / "out").dataset.class_names == ("class 0", "class 1", "class 2")
 
 

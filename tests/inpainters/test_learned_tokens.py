@@ -177,13 +177,15 @@ def test_pictures_follow_the_vector_and_nothing_else_does(model: Path, tmp_path:
     assert paint(one, "a bird") == paint(two, "a bird") == paint({}, "a bird")
 
 
-@pytest.mark.parametrize("num_learned", [0, 1])
-def test_a_prompt_with_another_token_than_the_learned_ones_fails(model: Path, tmp_path: Path, num_learned: int) -> None:
+@pytest.mark.parametrize(("num_learned", "name"), [(0, "<cat>"), (1, "<cat>"), (1, "<LandBird>"), (1, "<land bird>")])
+def test_a_prompt_with_another_token_than_the_learned_ones_fails(
+    model: Path, tmp_path: Path, num_learned: int, name: str
+) -> None:
     inpainter = load(model, {"<landbird>": token_file(tmp_path)} if num_learned else {})
     repaint_HW = np.ones((32, 32), dtype=bool)
-    (error,) = inpaint(inpainter, [np.zeros((32, 32, 3), np.uint8)], [repaint_HW], prompts=["a <cat>"], seeds=[1])
+    (error,) = inpaint(inpainter, [np.zeros((32, 32, 3), np.uint8)], [repaint_HW], prompts=[f"a {name}"], seeds=[1])
     assert isinstance(error, RowError)
-    assert "names <cat>, which the model's tokenizer does not have" in str(error)
+    assert f"names {name}, which the model's tokenizer does not have" in str(error)
     assert str(error).endswith(f"learned tokens {['<landbird>'][:num_learned]}")
 
 

@@ -58,8 +58,48 @@ def test_names_that_start_alike_are_kept_apart(encoder: PromptEncoder) -> None:
 
 
 def test_names_and_pins_are_found(encoder: PromptEncoder) -> None:
-    prompt = "a <bird-1> and <cat@sha256:ab12> and <bird-1>, 3 < 4 > 2, <Big>"
+    prompt = "a <bird-1> and <cat@sha256:ab12> and <bird-1>"
     assert encoder.token_names(prompt) == [("<bird-1>", None), ("<cat>", "ab12")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "<Big>",
+        "<BIRD>",
+        "<lora:bird:1>",
+        "<cat toy>",
+        "<_x>",
+        "<-x>",
+        "<*>",
+        "</b>",
+        "<vögel>",
+        "<a@b>",
+        f"<{'a' * 99}>",
+        # Pins that are none: too short, not hexadecimal, of another hash, in capitals.
+        "<t@sha256:ab>",
+        "<t@sha256:wxyz>",
+        "<t@md5:ab12>",
+        "<t@sha256:AB12>",
+    ],
+)
+def test_what_stands_in_angle_brackets_names_a_token_whatever_its_letters(encoder: PromptEncoder, name: str) -> None:
+    assert encoder.token_names(f"2 < 3 {name}<t>") == [(name, None), ("<t>", None)]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["3 < 4 > 2", "I <3 birds", "a <bird", "bird>", "<>", "< bird>", "<bird >", "< bird >", "<a\nb>", "a -> b"],
+)
+def test_comparisons_arrows_and_hearts_name_no_token(encoder: PromptEncoder, prompt: str) -> None:
+    assert encoder.token_names(prompt) == []
+
+
+def test_a_name_that_the_tokenizer_knows_is_its_own(folder: Path) -> None:
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(folder, safety_checker=None)
+    pipe.tokenizer.add_tokens(["<Cat Toy>"])
+    encoder = PromptEncoder(pipe.tokenizer, pipe.text_encoder, device="cpu", dtype=torch.float32)
+    assert encoder.token_names("a <Cat Toy> and a <cat toy>") == [("<cat toy>", None)]
 
 
 def test_what_does_not_fit_is_named(encoder: PromptEncoder) -> None:

@@ -1,11 +1,12 @@
 import itertools
+import re
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from raygen.errors import DataError
-from raygen.pruners import PruneThresholds, verdicts
+from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 
 THRESHOLDS = PruneThresholds(source_probability_below={0: 0.5, 1: 0.8}, attribution_above={0: 1.0, 1: 2.0})
 
@@ -72,3 +73,31 @@ def test_thresholds_survive_json_to_the_bit():
     psi = float(np.random.default_rng(0).random())
     thresholds = PruneThresholds(source_probability_below={0: psi}, attribution_above={1: -psi / 3})
     assert PruneThresholds.model_validate_json(thresholds.model_dump_json()) == thresholds
+
+
+@pytest.mark.parametrize(
+    ("statuses", "reasons", "expected", "absent"),
+    [
+        (["failed"] * 3, ["failed"] * 3, r"all 3 pictures to generate failed.*\n  2 x no object\n  1 x black", "prun"),
+        (
+            ["ok"] * 3,
+            ["source_probability"] * 2 + ["attribution_inside"],
+            r"none of 3 .*2 by source_probability",
+            "fail",
+        ),
+        (
+            ["ok", "failed", "failed"],
+            ["source_probability", "failed", "failed"],
+            r"none of 1 .*2 more of 3 failed",
+            "all",
+        ),
+    ],
+)
+def test_where_nothing_is_kept_the_message_says_why(statuses, reasons, expected, absent):
+    errors = [
+        error if status == "failed" else None
+        for status, error in zip(statuses, ["no object", "black", "no object"], strict=True)
+    ]
+    found = nothing_kept(pa.table({"status": statuses, "error": errors}), reasons)
+    assert re.search(expected, found, re.DOTALL)
+    assert absent not in found

@@ -1,5 +1,5 @@
 from raygen.report import compare, summarize
-from raygen.report.tables import print_comparison, print_results
+from raygen.report.tables import print_checks, print_comparison, print_results
 
 
 def test_results_are_printed_with_their_numbers(finished_run, capsys, monkeypatch):
@@ -38,3 +38,14 @@ def test_failed_rows_are_printed_by_step_and_reason(finished_run, capsys, monkey
     # Ten are shown; the others are counted: 10 + 9 + ... + 1.
     line = next(line for line in capsys.readouterr().out.splitlines() if "other reasons" in line)
     assert "55" in line.split()
+
+
+def test_a_name_is_printed_as_it_is(finished_run, capsys, monkeypatch):
+    """Brackets, colons and long paths too: they are no markup, and are of use as a whole."""
+    monkeypatch.setenv("COLUMNS", "60")
+    name = "a[/b]:bird:[red]" + "/folder" * 20
+    summary = summarize(finished_run)
+    print_results({**summary, "failures": [{"step": "data", "reason": name, "rows": 1}]})
+    print_checks([("disk", name, False, "")])
+    text = "".join(capsys.readouterr().out.split()).replace("│", "")
+    assert text.count(name) == 2

@@ -11,6 +11,8 @@ import schemathesis
 from edit_forms import encoded, token_file
 from hypothesis import strategies as st
 
+from serve.fields import MAX_FORM_SEED
+from serve.limits import MAX_NUM_IMAGES
 from serve.openapi_schemas import CONDITIONS
 
 SIDE = 64
@@ -57,5 +59,8 @@ def filter_case(context: Any, case: Any) -> bool:
         quality = {"low": 15, "medium": 30, "standard": 30, "high": 50}.get(str(body.get("quality")), 12)
         if int((steps if isinstance(steps, int) else quality) * strength) < 1:
             return False
+    n, seed = body.get("n"), body.get("seed")
+    if isinstance(n, int) and isinstance(seed, int) and n <= MAX_NUM_IMAGES and seed <= MAX_FORM_SEED < seed + n - 1:
+        return False
     # One answer has one form: neither a job nor a kept answer is a stream.
     return not (body.get("stream") is True and headers & {"prefer", "idempotency-key"})

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import os
 import signal
@@ -18,6 +19,7 @@ import psutil
 import pytest
 import ray
 from openai import AsyncOpenAI
+from paint_backend import wait_for
 from PIL import Image
 from ray import serve as ray_serve
 from tiny_pipelines import save_pipeline
@@ -29,7 +31,8 @@ from raygen.images import encode_image, encode_mask
 from raygen.parts import read_parts
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.spec import Batch, object_column
-from serve.app import build_app, check_host
+from serve.address import check_host
+from serve.app import build_app
 from serve.client import Client, request_hash
 from serve.metrics import METRICS
 
@@ -76,8 +79,13 @@ def arguments(seed: int, **changes: Any) -> dict[str, Any]:
 
 
 def replicas(deployment: str) -> list[psutil.Process]:
+    """Processes of this test's own Ray, which are its descendants: another endpoint may run on this machine."""
     name = f"ServeReplica:raygen:{deployment}"
-    return [p for p in psutil.process_iter(["cmdline"]) if name in " ".join(p.info["cmdline"] or [])]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [process] if name in " ".join(process.cmdline()) else []
+    return found
 
 
 def test_http_and_handle_paint_the_same_whatever_goes_on_beside(url: str, handle: Any) -> None:
@@ -316,6 +324,33 @@ def test_a_run_through_the_endpoint_has_the_candidates_of_a_run_with_its_own_poo
         {True, False} if learns else {False}
     )
     assert tables[0].equals(tables[1])
+
+
+@pytest.mark.slow
+def test_a_model_that_nobody_asks_for_is_unloaded_and_loaded_again(
+    url: str, settings: dict[str, Any], model: Path
+) -> None:
+    """Ray Serve has had releases that started one replica all the same, or never took the last one down."""
+
+    def num_replicas() -> int:
+        return sum(ray_serve.status().applications["zero"].deployments["engine"].replica_states.values())
+
+    entry = {**settings["models"][0], "num_cpus": 0.25, "min_replicas": 0, "downscale_to_zero_delay_s": 2}
+    ray_serve.run(build_app({**settings, "models": [entry], "num_ingress": 1}), name="zero", route_prefix="/zero")
+    try:
+        assert num_replicas() == 0
+        # Whether it could be loaded is not asked: that would load it.
+        assert httpx2.get(f"{url}/zero/health/ready", timeout=30).status_code == 200
+        assert httpx2.get(f"{url}/zero/v1/models", timeout=30).json()["data"][0]["digest"]
+        assert num_replicas() == 0
+        images = []
+        for _ in range(2):
+            images.append(asyncio.run(Client(f"{url}/zero").edit(**arguments(5))).images)
+            assert num_replicas() == 1
+            wait_for(lambda: num_replicas() == 0, timeout_s=150)
+        assert np.array_equal(*images)
+    finally:
+        ray_serve.delete("zero")
 
 
 def test_a_job_outlives_its_caller_and_is_joined_by_its_key(url: str) -> None:

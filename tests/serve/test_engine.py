@@ -278,6 +278,9 @@ def test_a_stream_tells_progress_previews_and_pictures(served: ServedModelConfig
         ({"prompt": "x" * 40}, "prompt_too_long", "prompt"),
         ({"negative_prompt": "x" * 40}, "prompt_too_long", "negative_prompt"),
         ({"prompt": "a <bird-1>"}, "unknown_learned_token", "prompt"),
+        ({"negative_prompt": "<Bird-1>"}, "unknown_learned_token", "negative_prompt"),
+        ({"prompt": "<lora:x:1>"}, "unknown_learned_token", "prompt"),
+        ({"prompt": "a <t@sha256:ab>"}, "unknown_learned_token", "prompt"),
         ({"repaint_HW": np.zeros((SIDE, SIDE), dtype=bool)}, "empty_mask", "mask"),
         ({"repaint_HW": np.ones((SIDE, SIDE + 1), dtype=bool)}, "mask_size_mismatch", "mask"),
         ({"num_inference_steps": 3, "strength": 0.2}, "out_of_range", "strength"),
@@ -320,6 +323,8 @@ def test_a_learned_token_changes_the_picture_and_only_its_own(served: ServedMode
             assert pixels(pinned) == pixels(with_token)
             with pytest.raises(EndpointError, match="not the one pinned"):
                 await engine.edit(request(1, prompt="a <t@sha256:abcd1234>"))
+            with pytest.raises(EndpointError, match="no learned token <T>; near names: <t>; literal_tokens=true"):
+                await engine.edit(request(1, prompt="a <T>"))
             assert pixels(await engine.edit(request(1))) == pixels(before)
 
     run(body)

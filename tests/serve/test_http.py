@@ -34,6 +34,7 @@ from paint_backend import PaintBackend, Running, colour_of, running, wait_for
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditRequest
 from raygen.inpainters.wire import form_of, headers_of, result_of
+from serve.client import Client
 from serve.config import ServeConfig
 from serve.fields import FIELDS
 from serve.limits import MAX_BODIES_AT_ONCE
@@ -174,6 +175,9 @@ def test_json_and_form_are_the_same_request(endpoint: Running) -> None:
 
 def test_json_seeds_and_numbers(endpoint: Running) -> None:
     big = 2**63 - 1
+    body = json.dumps(json_form(seeds=[0])).replace("[0]", f"[{big}.0, 1e3, 9.1e18]")  # JSON Schema's integers
+    response = post_json(endpoint.url, body)
+    assert [data["seed"] for data in response.json()["data"]] == [big, 1000, 9_100_000_000_000_000_000]
     response = post_json(endpoint.url, json_form(seeds=[big, 1], mask=data_url(alpha_mask(hole()), "x/y")))
     assert [data["seed"] for data in response.json()["data"]] == [big, 1]
     assert len(post_json(endpoint.url, json_form(n=2.0)).json()["data"]) == 2  # in JSON, 2.0 is 2
@@ -199,10 +203,33 @@ def test_quality_is_steps(endpoint: Running, quality: str, steps: int) -> None:
     assert response.headers["x-raygen-steps"] == str(steps)
 
 
+@pytest.mark.parametrize(
+    ("fields", "seeds"),
+    [
+        ({"seed": 2**32 - 1, "n": 2}, (2**32 - 1, 2**32)),
+        ({"seed": 2**63 - 1}, (2**63 - 1,)),
+        ({"seeds": [2**63 - 1, 0]}, (2**63 - 1, 0)),
+        ({"seed": 2**63 - 1, "n": 2}, "seed is 9223372036854775807 and n 2"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seeds": [2**63]}, "seeds are"),
+        ({"seeds": []}, "seeds are"),
+        ({"n": 0}, "n is 0"),
+    ],
+)
+def test_seeds_of_the_python_client(endpoint: Running, fields: dict[str, Any], seeds: tuple[int, ...] | str) -> None:
+    asked = {"image": picture(), "mask": hole(), "prompt": "a", **fields}
+    if isinstance(seeds, str):
+        with pytest.raises(EndpointError, match=seeds) as error:
+            asyncio.run(Client(endpoint.url).edit(**asked))
+        assert error.value.code == "out_of_range"
+    else:
+        assert asyncio.run(Client(endpoint.url).edit(**asked)).seeds == seeds
+
+
 def test_seeds(endpoint: Running) -> None:
-    response = post(endpoint.url, n=3, seed=2**32 - 2)
-    assert [data["seed"] for data in response.json()["data"]] == [2**32 - 2, 2**32 - 1, 0]
-    assert response.headers["x-raygen-seed"] == f"{2**32 - 2},{2**32 - 1},0"
+    response = post(endpoint.url, n=2, seed=2**32 - 2)
+    assert [data["seed"] for data in response.json()["data"]] == [2**32 - 2, 2**32 - 1]
+    assert response.headers["x-raygen-seed"] == f"{2**32 - 2},{2**32 - 1}"
     drawn = {post(endpoint.url, seed=-1).json()["data"][0]["seed"] for _ in range(5)}
     assert len(drawn) == 5
     again = drawn.pop()

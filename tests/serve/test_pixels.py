@@ -3,12 +3,13 @@
 # H height and W width of the picture, C colour channels
 
 import io
+import zlib
 from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
-from edit_forms import alpha_mask, encoded, hole, images_of, picture, post, white_mask
+from edit_forms import alpha_mask, encoded, hole, images_of, picture, post, white_mask, with_chunk
 from paint_backend import Running, colour_of
 from PIL import Image
 
@@ -163,6 +164,39 @@ def test_16_bits_are_scaled_not_cut(endpoint: Running) -> None:
     grey = np.full((64, 64), 0x8040, dtype=np.uint16)
     (result_HWC,) = images_of(post(endpoint.url, image=encoded(Image.fromarray(grey))))
     assert (result_HWC[~hole()] == 0x80).all()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        encoded(hole().astype(np.uint8)),
+        encoded(hole().astype(np.uint16) * 255),
+        encoded(hole()[..., None] * np.array([255, 0, 0], dtype=np.uint8)),
+        encoded(np.dstack([np.full((64, 64, 3), 9, dtype=np.uint8), 1 - hole().astype(np.uint8)])),
+    ],
+    ids=["0 and 1", "0 and 255 of 16 bits", "red", "alpha of 0 and 1"],
+)
+def test_masks_that_mean_one_thing_only_are_read(endpoint: Running, mask: bytes) -> None:
+    (result_HWC,) = images_of(post(endpoint.url, mask=mask, seed=1))
+    assert (result_HWC[hole()] == colour_of(1)).all()
+    assert np.array_equal(result_HWC[~hole()], picture()[~hole()])
+
+
+BOMB = zlib.compress(bytes(80 << 20), 9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [(b"zTXt", b"note\0\0" + BOMB), (b"iCCP", b"icc\0\0" + BOMB), (b"eXIf", b"notatiff"), (b"pHYs", b"\0")],
+)
+def test_metadata_decides_nothing(endpoint: Running, kind: bytes, body: bytes) -> None:
+    files = {
+        name: with_chunk(data, kind, body)
+        for name, data in (("image", encoded(picture())), ("mask", alpha_mask(hole())))
+    }
+    (result_HWC,) = images_of(post(endpoint.url, seed=1, **files))
+    assert (result_HWC[hole()] == colour_of(1)).all()
+    assert np.array_equal(result_HWC[~hole()], picture()[~hole()])
 
 
 @pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "image/webp"])

@@ -66,6 +66,20 @@ def test_rows_without_picture_or_usable_mask_keep_their_place_and_say_why():
         assert masked["repaint_fraction"][n] is None
 
 
+def test_an_object_mask_that_cannot_be_read_fails_only_those_who_need_it():
+    """Numbers of classes: what is the object? The other row's mask is compared with, this one's is not."""
+    classes = np.repeat(np.arange(3, dtype=np.uint8), SIZE_PX // 3)[:, None] + np.zeros((SIZE_PX, SIZE_PX), np.uint8)
+    objects = [encode_mask(blob(9)), encode_image(np.repeat(classes[..., None], 3, axis=2))]
+    batch = unit([encode_image(picture(n)) for n in range(2)], objects)
+    whole = MaskStage(masker={"name": "whole"}, classifier_folder="")(batch)
+    assert whole["status"].tolist() == ["ok", "ok"]
+    for name in ("truth", "box"):
+        masked = MaskStage(masker={"name": name}, classifier_folder="")(batch)
+        assert masked["status"].tolist() == ["ok", "failed"]
+        assert "object_png: nothing in it is white: its values are 0, 1, 2" in masked["error"][1]
+        assert masked["object_iou"].tolist() == [1 if name == "box" else pytest.approx(1), None]
+
+
 @pytest.mark.parametrize(("explain", "label"), [("predicted_label", 1), ("source_label", 0)])
 def test_cam_explains_the_label_of_the_column_that_the_masker_names(tmp_path, explain, label):
     save_classifier(toy_classifiers.small_resnet(seed=3), tmp_path)

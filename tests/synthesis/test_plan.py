@@ -30,8 +30,8 @@ def test_failed_rows_are_left_out_and_the_rest_is_in_order_of_id():
 
 
 def test_scores_without_a_usable_row_or_with_repeated_ids_are_refused():
-    with pytest.raises(DataError, match="none of 1 training images"):
-        read_scores(with_failed_rows(score_table([0], np.eye(1)).slice(0, 0), ["a"]))
+    with pytest.raises(DataError, match=r"none of 2 training images could be scored(.|\n)*  2 x damaged"):
+        read_scores(with_failed_rows(score_table([0], np.eye(1)).slice(0, 0), ["a", "b"]))
     with pytest.raises(DataError, match="occur twice"):
         read_scores(score_table([0, 0], np.zeros((2, 2)), image_ids=["a", "a"]))
 

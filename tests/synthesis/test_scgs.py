@@ -229,6 +229,11 @@ def test_two_identical_misclassified_images_are_enough():
     assert Counter(plan["target_label"].to_pylist()) == {0: 2, 1: 2}
 
 
+def test_a_ratio_that_rounds_to_no_picture_is_named():
+    with pytest.raises(DataError, match=r"gen_ratio 0\.005 of 70 images .*nothing to generate\. Raise it"):
+        select(ScgsConfig(gen_ratio=0.005), wrong_and_right((20, 30), (10, 40)), dataset=dataset(), run_seed=0)
+
+
 def test_nothing_is_pruned():
     empty = wrong_and_right((2, 2), (1, 1))
     assert thresholds(ScgsConfig(), empty, empty) == PruneThresholds()

@@ -8,7 +8,7 @@ import pytest
 import ray
 from small_sweeps import ONLY_K, fails_at_some, notes, small_sweep, toy_task, toy_trial
 
-from raygen import cluster
+from raygen import capacity
 from raygen.errors import ResourceError
 from tune.domains import Domain
 from tune.records import read_records
@@ -104,16 +104,16 @@ def test_what_other_work_holds_is_not_waited_for_without_end() -> None:
             return None
 
     needed = {"CPU": 4.0, "GPU": 0.0}
-    cluster.require_free(needed, what="a trial takes")
+    capacity.require_free(needed, what="a trial takes")
     holder = Holder.remote()
     ray.get(holder.ready.remote())
     with pytest.raises(ResourceError, match=r"a trial takes 4 CPUs, and of the cluster's 4 only 3 are free"):
-        cluster.require_free(needed, what="a trial takes", patience_s=1)
-    cluster.require_free({"CPU": 3.0}, what="a trial takes", patience_s=1)
+        capacity.require_free(needed, what="a trial takes", patience_s=1)
+    capacity.require_free({"CPU": 3.0}, what="a trial takes", patience_s=1)
     cycle: dict[str, Any] = {"holder": holder}
     cycle["cycle"] = cycle
     del holder, cycle  # as the traceback of a failed pass holds its actors, which only a collection frees
-    cluster.require_free(needed, what="a trial takes")
+    capacity.require_free(needed, what="a trial takes")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,46 @@
+"""ImageFolders that tests make, and what becomes of them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from raygen import recipes
+from raygen.datasets import write_dataset
+from raygen.datasets.folder import FolderConfig, open_folder
+from raygen.images import encode_image
+from raygen.rows import RowIndex
+
+PICTURE = encode_image(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+SPLITS = ("train", "val", "test")
+PLAIN = {f"{split}/{name}/0": name for split in SPLITS for name in ("cat", "dog")}
+
+
+def make(root: Path, classes: tuple[str, ...] = ("cat", "dog"), splits: tuple[str, ...] = SPLITS) -> Path:
+    for split in splits:
+        for name in classes:
+            put(root / split / name / "0.png")
+    return root
+
+
+def put(path: Path, data: bytes = PICTURE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def labels(root: Path, **names: tuple[str, ...]) -> dict[str, str]:
+    """Class of each image."""
+    listing = open_folder(FolderConfig(path=root, **names))
+    assert listing.problems == []
+    return {entry.image_id: listing.info.class_names[entry.label] for entry in listing.entries}
+
+
+def write(root: Path, **names: tuple[str, ...]) -> RowIndex:
+    out = root.with_name(root.name + "_rows")
+    out.mkdir()
+    write_dataset(FolderConfig(path=root, **names), out, run_seed=0)
+    return RowIndex.open(out)
+
+
+def config(root: Path, recipe: str, **names: tuple[str, ...]) -> recipes.RunConfig:
+    data = {"recipe": recipe, "engine": "local", "dataset": {"name": "folder", "path": str(root), **names}}
+    return recipes.make_config(data, [], where="config")
