@@ -68,6 +68,7 @@ class FitRequest:
         max_failed_fraction: More unreadable pictures than this share are an error.
         errors: Folder of JTT's error set, written by `find_errors`.
         without_fold: (number, of how many): leave out the training images of one fold.
+        weights: The file that `classifier.weights` names, in full: workers have another working directory.
     """
 
     data: str
@@ -79,6 +80,7 @@ class FitRequest:
     max_failed_fraction: float
     errors: str | None = None
     without_fold: tuple[int, int] | None = None
+    weights: str | None = None
 
 
 def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet) -> dict[str, Any]:
@@ -151,7 +153,12 @@ def _prepare(request: FitRequest, algorithm: AnyAlgorithm) -> tuple[Classifier, 
     index = RowIndex.open(Path(request.data))
     classifier_config = ClassifierConfig.model_validate(request.classifier)
     classifier = first_classifier(
-        algorithm, classifier_config, num_classes=index.num_classes, seed=request.seed, init=request.init
+        algorithm,
+        classifier_config,
+        num_classes=index.num_classes,
+        seed=request.seed,
+        init=request.init,
+        weights=request.weights,
     )
     size_px = classifier.config.image_size_px
     pictures = () if request.extra is None else extra_pictures(request.extra, index, seed=request.seed)
@@ -181,16 +188,34 @@ def _read_errors(folder: Path, *, num_images: int) -> np.ndarray:
 
 
 def first_classifier(
-    algorithm: AnyAlgorithm, classifier: ClassifierConfig, *, num_classes: int, seed: int, init: str | None
+    algorithm: AnyAlgorithm,
+    classifier: ClassifierConfig,
+    *,
+    num_classes: int,
+    seed: int,
+    init: str | None,
+    weights: str | None = None,
 ) -> Classifier:
     """What an algorithm starts from: the ERM classifier in the folder `init` if it goes on from it, else a new one.
+
+    Args:
+        algorithm: The algorithm.
+        classifier: The config of a new one.
+        num_classes: C.
+        seed: Of its random weights.
+        init: Folder of the ERM classifier.
+        weights: Where the file is that `classifier.weights` names; by default it is looked for by that name.
 
     Raises:
         ModelError: The weights cannot be had or do not fit.
     """
     if algorithm.init == "erm" and init is not None:
         return load_classifier(Path(init))
-    return build_classifier(classifier, num_classes, seed=seed)
+    started = build_classifier(
+        classifier if weights is None else classifier.model_copy(update={"weights": weights}), num_classes, seed=seed
+    )
+    started.config = classifier  # as the run's config has it: what is saved must not tell from where a run was started
+    return started
 
 
 def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> Iterator[ExtraImage]:
