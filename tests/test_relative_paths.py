@@ -15,8 +15,12 @@ from raygen.errors import ModelError
 from raygen.model_files import absolute_model, find_model
 from raygen.parts import read_parts
 from raygen.progress import quiet
+from raygen.runs import RunFolder
+from raygen.steps import Steps
 from serve.app import _for_replicas
 from serve.config import ServeConfig, ServedModelConfig
+
+TOKENS = {"num_images": 2, "num_steps": 1, "batch_size": 2, "initializers": ["l", "w"]}
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +44,15 @@ def config_of(**changes: Any) -> recipes.RunConfig:
         "algorithm": {"epochs": 1},
         "synthesis": {"k": 2, "prune": False, "language": {"model": "segmenter", "threshold": 0.01}},
         "inpainter": {"model": "models/inpaint", "num_inference_steps": 2},
-        "textual_inversion": {"model": "models/inpaint", "num_images": 2, "num_steps": 1, "initializers": ["l", "w"]},
+        "textual_inversion": {
+            "model": "models/inpaint",
+            "num_images": 2,
+            "num_steps": 1,
+            "batch_size": 2,
+            "initializers": ["l", "w"],
+        },
         "pools": {name: {"num_cpus": 0.25, "batch_size": 4} for name in ("scorer", "masker", "inpainter", "pruner")},
-        "fit": {"num_cpus": 1},
+        "fit": {"num_cpus": 1, "num_threads": 1},
         "unit_rows": 4,
         "controls": [],
         "max_failed_fraction": 1,
@@ -99,7 +109,9 @@ def test_a_worker_of_ray_train_starts_from_a_relative_file(
 ) -> None:
     monkeypatch.chdir(home)
     config = config_of(recipe="erm", engine="ray", synthesis=None, textual_inversion=None)
-    run(config, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    steps = Steps(config, RunFolder(tmp_path / "run"), quiet)
+    steps.fit_erm(steps.load_rows())
     assert load_classifier(tmp_path / "run" / "erm").config.weights == "start/model.safetensors"
 
 
