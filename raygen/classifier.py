@@ -157,6 +157,11 @@ def preprocess(images: Sequence[np.ndarray], size_px: int) -> torch.Tensor:
     return torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).float() / 255
 
 
+def weights_file(config: ClassifierConfig) -> Path | None:
+    """The file that a classifier starts from, in full; None where it starts from none."""
+    return None if config.weights in (None, IMAGENET) else Path(str(config.weights)).expanduser().absolute()
+
+
 def build_classifier(config: ClassifierConfig, num_classes: int, *, seed: int) -> Classifier:
     """A classifier ready to be fitted, in training mode on the CPU.
 
@@ -170,8 +175,8 @@ def build_classifier(config: ClassifierConfig, num_classes: int, *, seed: int) -
         ModelError: The weights cannot be had or do not fit.
     """
     classifier, head_name = _build(config, num_classes, seed=seed)
-    if config.weights not in (None, IMAGENET):
-        _load_backbone(classifier, Path(str(config.weights)), head_name=head_name)
+    if (path := weights_file(config)) is not None:
+        _load_backbone(classifier, path, head_name=head_name)
     return classifier.to(memory_format=torch.channels_last)
 
 
@@ -224,10 +229,10 @@ def check_classifier(config: ClassifierConfig, num_classes: int, *, map_for: Map
             f"of {size_px} x {size_px}, so that every one would be 0 everywhere; set classifier.image_size_px="
             f"{usual_size(name)}, or another classifier.architecture, such as {SMALL_RESNET}"
         )
-    if config.weights is not None:
+    if (path := weights_file(config)) is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that nothing is copied: names and shapes are what is checked
-            _load_backbone(classifier, Path(config.weights), head_name=head_name)
+            _load_backbone(classifier, path, head_name=head_name)
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:

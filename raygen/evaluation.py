@@ -16,6 +16,11 @@ from raygen.stages.score import PredictStage
 from raygen.stages.spec import StageSpec
 from raygen.units import Job
 
+# Model calls of a unit: with fewer, Ray's cost per block shows beside so short a stage.
+MAX_CALLS = 8
+# Of a unit's pictures, which are in memory at once.
+UNIT_BYTES = 512 << 20
+
 
 def held_out(index: RowIndex) -> pa.Table:
     """image_id, label, attribute and split of the validation and test images."""
@@ -51,7 +56,16 @@ def predict(
     names = [pa.field(name, pa.int32()) for name in classifiers]
     schema = pa.schema([*table.schema, *names, pa.field("status", pa.string()), pa.field("error", pa.string())])
     parts = Parts(folder.resolve(), schema, step_fingerprint, table.num_rows, max_failed_fraction)
-    # Eight model calls a unit: with fewer, Ray's cost per block shows beside so short a stage.
-    unit_rows = 8 * pools.scorer.batch_size
+    mean_bytes = index.mean_bytes(table["image_id"].to_pylist())
+    unit_rows = rows_of_unit(pools.scorer.batch_size, mean_bytes=mean_bytes)
     pipeline.run(Job(table, index.folder, ("image_png",), [spec], pools, unit_rows, parts), engine=engine, say=say)
     return read_parts(folder).select([*table.column_names, *classifiers])
+
+
+def rows_of_unit(batch_size: int, *, mean_bytes: float) -> int:
+    """Rows of a unit: MAX_CALLS model calls, or fewer where pictures are so large that a unit passes UNIT_BYTES.
+
+    The calls themselves are the same, and so are the predictions.
+    """
+    calls = int(UNIT_BYTES / max(1.0, batch_size * mean_bytes))
+    return batch_size * max(1, min(MAX_CALLS, calls))

@@ -9,6 +9,7 @@ from raygen import fits
 from raygen.algorithms import AnyAlgorithm
 from raygen.algorithms.dfr import DfrConfig
 from raygen.algorithms.jtt import JttConfig
+from raygen.classifier import weights_file
 from raygen.config import fingerprint
 from raygen.progress import Say, labelled
 from raygen.run_config import RunConfig
@@ -90,6 +91,7 @@ class FitSteps:
             init=None,
             extra=None,
             max_failed_fraction=config.max_failed_fraction,
+            weights=None if (path := weights_file(config.classifier)) is None else str(path),
         )
 
     def _fit(
@@ -118,9 +120,9 @@ class FitSteps:
         # Each is named only where there is one, so that folders without it stay valid.
         if errors is not None:
             depends["errors"] = errors.digest
-        weights = config.classifier.weights
-        if weights is not None and Path(weights).is_file():
-            depends["weights"] = file_digest(Path(weights))
+        weights = weights_file(config.classifier)
+        if weights is not None and weights.is_file():
+            depends["weights"] = file_digest(weights)
         if request.without_fold is not None:
             depends["without_fold"] = request.without_fold
         step = self._folder.step(folder, depends)

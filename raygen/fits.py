@@ -1,9 +1,11 @@
 """One fit from a run's folders: which images, which start, which algorithm; runs on `raygen.training`'s workers."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +68,7 @@ class FitRequest:
         max_failed_fraction: More unreadable pictures than this share are an error.
         errors: Folder of JTT's error set, written by `find_errors`.
         without_fold: (number, of how many): leave out the training images of one fold.
+        weights: The file that `classifier.weights` names, in full: workers have another working directory.
     """
 
     data: str
@@ -77,6 +80,7 @@ class FitRequest:
     max_failed_fraction: float
     errors: str | None = None
     without_fold: tuple[int, int] | None = None
+    weights: str | None = None
 
 
 def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet) -> dict[str, Any]:
@@ -149,7 +153,12 @@ def _prepare(request: FitRequest, algorithm: AnyAlgorithm) -> tuple[Classifier, 
     index = RowIndex.open(Path(request.data))
     classifier_config = ClassifierConfig.model_validate(request.classifier)
     classifier = first_classifier(
-        algorithm, classifier_config, num_classes=index.num_classes, seed=request.seed, init=request.init
+        algorithm,
+        classifier_config,
+        num_classes=index.num_classes,
+        seed=request.seed,
+        init=request.init,
+        weights=request.weights,
     )
     size_px = classifier.config.image_size_px
     pictures = () if request.extra is None else extra_pictures(request.extra, index, seed=request.seed)
@@ -179,16 +188,34 @@ def _read_errors(folder: Path, *, num_images: int) -> np.ndarray:
 
 
 def first_classifier(
-    algorithm: AnyAlgorithm, classifier: ClassifierConfig, *, num_classes: int, seed: int, init: str | None
+    algorithm: AnyAlgorithm,
+    classifier: ClassifierConfig,
+    *,
+    num_classes: int,
+    seed: int,
+    init: str | None,
+    weights: str | None = None,
 ) -> Classifier:
     """What an algorithm starts from: the ERM classifier in the folder `init` if it goes on from it, else a new one.
+
+    Args:
+        algorithm: The algorithm.
+        classifier: The config of a new one.
+        num_classes: C.
+        seed: Of its random weights.
+        init: Folder of the ERM classifier.
+        weights: Where the file is that `classifier.weights` names; by default it is looked for by that name.
 
     Raises:
         ModelError: The weights cannot be had or do not fit.
     """
     if algorithm.init == "erm" and init is not None:
         return load_classifier(Path(init))
-    return build_classifier(classifier, num_classes, seed=seed)
+    started = build_classifier(
+        classifier if weights is None else classifier.model_copy(update={"weights": weights}), num_classes, seed=seed
+    )
+    started.config = classifier  # as the run's config has it: what is saved must not tell from where a run was started
+    return started
 
 
 def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> Iterator[ExtraImage]:
@@ -234,15 +261,30 @@ def flat_colours(index: RowIndex, *, seed: int) -> dict[int, np.ndarray]:
     for label in range(index.num_classes):
         ids = np.array(train.filter(pc.equal(train["label"], label))["image_id"].to_pylist())
         chosen = np.sort(np.random.default_rng([seed, label]).permutation(ids)[:COLOUR_SAMPLES])
-        pairs, whole = [], []
-        for row in index.fetch(chosen.tolist(), ["image_png", "object_png"]).to_pylist():
+        pairs = _objects(index, chosen.tolist())
+        first = next(pairs, None)
+        colours[label] = object_colours(_wholes(index, chosen.tolist()) if first is None else chain([first], pairs))
+    return colours
+
+
+def _objects(index: RowIndex, image_ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pictures and their objects' masks, one at a time: decoded, those of all would not fit in memory."""
+    for table in index.each(image_ids, ["image_png", "object_png"]):
+        for row in table.to_pylist():
             try:
                 image_HWC = decode_image(row["image_png"] or b"")
-                whole.append((image_HWC, np.ones(image_HWC.shape[:2], dtype=bool)))
-                object_HW = decode_mask(row["object_png"]) if row["object_png"] else whole[-1][1]
+                whole_HW = np.ones(image_HWC.shape[:2], dtype=bool)
+                object_HW = decode_mask(row["object_png"]) if row["object_png"] else whole_HW
             except RowError:
                 continue  # a failed row in scores/ already, or of the masker if it needs the mask
-            if object_HW.shape == image_HWC.shape[:2] and object_HW.any():
-                pairs.append((image_HWC, object_HW))
-        colours[label] = object_colours(pairs or whole)
-    return colours
+            if object_HW.shape == whole_HW.shape and object_HW.any():
+                yield image_HWC, object_HW
+
+
+def _wholes(index: RowIndex, image_ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same pictures, each with a mask of all of it."""
+    for table in index.each(image_ids, ["image_png"]):
+        for data in table["image_png"].to_pylist():
+            with contextlib.suppress(RowError):
+                image_HWC = decode_image(data or b"")
+                yield image_HWC, np.ones(image_HWC.shape[:2], dtype=bool)

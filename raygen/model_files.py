@@ -46,6 +46,19 @@ def find_model(model: str, *, tiny: str | None) -> str:
     return model
 
 
+def absolute_model(model: str, *, tiny: str | None) -> str:
+    """A local model's folder in full, for a worker, whose working directory is another; other names as they are.
+
+    Args:
+        model: As `find_model` takes it.
+        tiny: Likewise.
+    """
+    if model == TINY and tiny is not None:
+        return model  # each machine has its own
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() else model
+
+
 def model_revision(folder: Path) -> str:
     """Hash of a local model: its configs, and each weight file's size, first and last MiB; 16 hex digits.
 

@@ -12,10 +12,10 @@ import torch
 from raygen.attempts import Attempts
 from raygen.config import PoolConfig
 from raygen.errors import ResourceError
-from raygen.schema import CANDIDATE, SCORE, SOURCE
+from raygen.schema import CANDIDATE, SCORE, SOURCE, memory_type
 from raygen.stages.spec import Batch, Stage, StageSpec, fail_row, object_column, ok_rows, with_own_status
 
-_COLUMN_TYPES = {field.name: field.type for schema in (SOURCE, SCORE, CANDIDATE) for field in schema}
+_COLUMN_TYPES = {field.name: memory_type(field.type) for schema in (SOURCE, SCORE, CANDIDATE) for field in schema}
 
 
 class PooledStage:
@@ -141,8 +141,7 @@ def _call(unit: Batch, start: int, size: int) -> Batch:
 
 
 def _to_numpy(column: pa.ChunkedArray) -> Any:
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    is_number = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
-    if is_number and not array.null_count:
-        return array.to_numpy(zero_copy_only=False)
-    return object_column(array.to_pylist())
+    is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    if is_number and not column.null_count:
+        return column.to_numpy()
+    return object_column(column.to_pylist())

@@ -3,7 +3,8 @@
 # N rows of the dataset
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen.datasets.files import read_file
-from raygen.datasets.table import DatasetInfo, read_info
+from raygen.datasets.table import PICTURES, ROWS_PER_GROUP, DatasetInfo, read_info
 from raygen.errors import DataError
-from raygen.schema import SOURCE
+from raygen.schema import SOURCE, by_bytes, memory_type, widened
 
 LABEL_COLUMNS = ("image_id", "path", "label", "attribute", "split", "role")
+# What `RowIndex.each` reads at a time.
+EACH_ROWS = 512
+EACH_BYTES = 256 << 20
 
 
 class Location(NamedTuple):
@@ -44,6 +48,7 @@ class RowIndex:
         if not files:
             raise DataError(f"{folder} holds no part-*.parquet; make the dataset again with `raygen data make`")
         tables, places = [], []
+        self._group_bytes: dict[tuple[str, int], dict[str, int]] = {}
         for path in files:
             try:
                 file = pq.ParquetFile(path)
@@ -53,8 +58,11 @@ class RowIndex:
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 places += [Location(str(path), group, row) for row in range(count)]
+                self._group_bytes[str(path), group] = _picture_bytes(file.metadata.row_group(group))
         self.table: pa.Table = pa.concat_tables(tables)
         self._place = dict(zip(self.table["image_id"].to_pylist(), places, strict=True))
+        paths = self.table["path"].to_pylist()
+        self._file_of = {place: file for place, file in zip(places, paths, strict=True) if file is not None}
         if len(self._place) != self.table.num_rows:
             raise DataError(f"{folder}: {self.table.num_rows - len(self._place)} image_id(s) occur twice")
 
@@ -95,11 +103,42 @@ class RowIndex:
         """
         return fetch_located(self.locate(image_ids), columns)
 
+    def each(self, image_ids: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Rows as `fetch` gives them, a few at a time: at most EACH_ROWS that lie together.
+
+        Fewer where their pictures come to more than EACH_BYTES; those of one row group are never parted.
+
+        Raises:
+            DataError: An id that the dataset does not have.
+        """
+        runs = self._runs(self.locate(image_ids))
+        pieces = by_bytes(
+            runs, lambda run: self._bytes(run, columns), most=EACH_ROWS // ROWS_PER_GROUP, most_bytes=EACH_BYTES
+        )
+        for piece in pieces:
+            yield fetch_located([place for run in piece for place in run], columns)
+
+    def mean_bytes(self, image_ids: Sequence[str]) -> float:
+        """Mean size of these rows' pictures, without their masks, by the row groups that they are in."""
+        runs = self._runs(self.locate(image_ids))
+        return sum(self._bytes(run, ["image_png"]) for run in runs) / max(1, len(image_ids))
+
+    def _runs(self, places: Sequence[Location]) -> list[list[Location]]:
+        """Places that follow each other and lie in one row group, together."""
+        return [list(run) for _, run in groupby(places, key=lambda place: (place.shard, place.row_group))]
+
+    def _bytes(self, run: Sequence[Location], columns: Sequence[str]) -> int:
+        """Bytes that are read for rows of one row group: all of its pictures, and the rows' own files."""
+        sizes = self._group_bytes[run[0].shard, run[0].row_group]
+        files = [self._file_of[place] for place in run if place in self._file_of] if "image_png" in columns else []
+        return sum(sizes.get(name, 0) for name in columns) + sum(map(_file_bytes, files))
+
 
 def fetch_located(locations: Sequence[Location], columns: Sequence[str]) -> pa.Table:
     """Rows at known places, in the order asked for; needs no index, so any worker can do it.
 
-    A row whose picture is a file (`path`) gets the file's bytes; null when the file cannot be read.
+    A row whose picture is a file (`path`) gets the file's bytes; null when the file cannot be read. Pictures and masks
+    come as `large_binary`, since together they may have more than 2 GiB.
     """
     wanted = list(dict.fromkeys(["path", *columns]))
     groups: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
@@ -110,12 +149,15 @@ def fetch_located(locations: Sequence[Location], columns: Sequence[str]) -> pa.T
     for (shard, row_group), rows in sorted(groups.items()):
         if shard not in files:
             files[shard] = pq.ParquetFile(shard)
-        table = files[shard].read_row_group(row_group, columns=wanted)
+        table = widened(files[shard].read_row_group(row_group, columns=wanted))
         pieces.append(table.take([row for _, row in rows]))
         positions += [position for position, _ in rows]
     if not pieces:
-        return pa.schema([SOURCE.field(name) for name in columns]).empty_table()
-    table = pa.concat_tables(pieces).take(np.argsort(positions)).combine_chunks()
+        return widened(pa.schema([SOURCE.field(name) for name in columns]).empty_table())
+    table = pa.concat_tables(pieces)
+    if positions != sorted(positions):
+        table = table.take(np.argsort(positions))
+    table = table.combine_chunks()
     if "image_png" in columns:
         table = _with_file_bytes(table)
     return table.select(list(columns))
@@ -127,7 +169,20 @@ def _with_file_bytes(table: pa.Table) -> pa.Table:
         return table
     inlined = table["image_png"].to_pylist()
     pictures = [data if path is None else _read_bytes(path) for path, data in zip(paths, inlined, strict=True)]
-    return table.set_column(table.column_names.index("image_png"), "image_png", pa.array(pictures, pa.binary()))
+    kind = memory_type(pa.binary())
+    return table.set_column(table.column_names.index("image_png"), "image_png", pa.array(pictures, kind))
+
+
+def _picture_bytes(group: pq.RowGroupMetaData) -> dict[str, int]:
+    columns = [group.column(i) for i in range(group.num_columns)]
+    return {c.path_in_schema: c.total_uncompressed_size for c in columns if c.path_in_schema in PICTURES}
+
+
+def _file_bytes(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0  # it will not be read either
 
 
 def _read_bytes(path: str) -> bytes | None:

@@ -6,13 +6,25 @@ PLAN       one image to generate; written by a synthesis's `select`, kept in <ru
 CANDIDATE  one generated image with its scores; written by the synthesis pools, kept in <run>/candidates/
 
 Null means "does not exist" (no attribute label, no mask in the dataset); NaN never stands for it.
+
+On disk pictures are of Arrow's type `binary`, of which one array holds at most 2 GiB, and most of what Arrow does with
+several joins them first: a hundred camera pictures are too many. So in memory they are `large_binary` (`widened`), and
+`cast` brings them back in arrays that are small enough.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raygen.errors import DataError
 
 SPLITS = ("train", "val", "test")
+# Most that one array of type `binary` holds here: far below Arrow's limit, and above what usual pictures come to.
+ARRAY_BYTES = 512 << 20
+
+T = TypeVar("T")
 
 SOURCE = pa.schema(
     [
@@ -99,7 +111,8 @@ def cast(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
             continue
         column = table[field.name]
         try:
-            array = column.cast(field.type)
+            narrows = field.type == pa.binary() and column.type == pa.large_binary()
+            array = _narrowed(column) if narrows else column.cast(field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(
                 f"{what}: column '{field.name}' is {column.type}; expected {field.type} ({error})"
@@ -108,3 +121,45 @@ def cast(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
             raise DataError(f"{what}: column '{field.name}' has {array.null_count} empty values; every row needs one")
         arrays.append(array)
     return pa.table(arrays, schema=schema)
+
+
+def memory_type(kind: pa.DataType) -> pa.DataType:
+    """Type of a column in memory: `large_binary` for `binary`, any other as it is."""
+    return pa.large_binary() if kind == pa.binary() else kind
+
+
+def widened(table: pa.Table) -> pa.Table:
+    """The table with `large_binary` in place of `binary`; the bytes are shared, not copied."""
+    return table.cast(pa.schema([field.with_type(memory_type(field.type)) for field in table.schema]))
+
+
+def by_bytes(items: Iterable[T], size: Callable[[T], int], *, most: int, most_bytes: int) -> Iterator[list[T]]:
+    """Items in their order, in lists of at most `most` that together have at most `most_bytes`.
+
+    An item that has more by itself is alone in its list.
+    """
+    held: list[T] = []
+    held_bytes = 0
+    for item in items:
+        num_bytes = size(item)
+        if held and held_bytes + num_bytes > most_bytes:
+            yield held
+            held, held_bytes = [], 0
+        held.append(item)
+        held_bytes += num_bytes
+        if len(held) == most:
+            yield held
+            held, held_bytes = [], 0
+    if held:
+        yield held
+
+
+def _narrowed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    arrays = []
+    for chunk in column.chunks:
+        sizes = pc.fill_null(pc.binary_length(chunk), 0).to_pylist()
+        for rows in by_bytes(range(len(chunk)), sizes.__getitem__, most=len(chunk), most_bytes=ARRAY_BYTES):
+            # Copied, since Arrow refuses a slice that lies beyond 2 GiB of its array, however short it is.
+            copy = pa.concat_arrays([chunk.slice(rows[0], len(rows))])
+            arrays.append(copy.cast(pa.binary()))
+    return pa.chunked_array(arrays, pa.binary())

@@ -16,7 +16,7 @@ from raygen.evaluation import held_out, predict
 from raygen.fit_steps import FitSteps
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.learned_tokens import trained_model
-from raygen.inpainters.model_folder import model_revision, resolve_model
+from raygen.inpainters.model_folder import absolute_painter, model_revision, resolve_model
 from raygen.inpainters.served import store_tokens
 from raygen.maskers.language import finder_revisions
 from raygen.parts import failure_reasons, read_parts
@@ -28,7 +28,7 @@ from raygen.runs import RunFolder, Step
 from raygen.schema import CANDIDATE
 from raygen.score_steps import ScoreSteps, call_of, job_of
 from raygen.stages.synthesis import synthesis_specs
-from raygen.synthesis import attribution, finder, identification_folds, masker, select, thresholds
+from raygen.synthesis import attribution, finder, identification_folds, masker, select, thresholds, with_absolute_models
 from raygen.synthesis.controls import ControlKind
 from raygen.writing import atomic, write_json
 
@@ -166,8 +166,9 @@ class Steps:
                 store_tokens(cluster.connect_endpoint(config.inpainter.url), files, config.inpainter.model)
             specs = synthesis_specs(
                 config.pools,
-                masker=masker(config.synthesis, dataset=index.dataset),
+                masker=masker(with_absolute_models(config.synthesis), dataset=index.dataset),
                 inpainter=config.inpainter.model_dump(mode="json"),
+                found_model=None if config.inpainter.url is not None else absolute_painter(config.inpainter.model),
                 classifier_folder=str(erm.folder.resolve()),
                 attribution=method,
                 num_steps=num_steps,

@@ -25,6 +25,7 @@ from raygen.inpainters.learned_tokens import (
     class_tokens,
     trained_model,
 )
+from raygen.inpainters.model_folder import absolute_painter
 from raygen.inpainters.textual_inversion import CHECKPOINT, FrozenDenoiser, TokenPicture, learn_tokens
 from raygen.inpainters.token_config import TextualInversionConfig
 from raygen.inpainters.token_files import FILE_NAME, token_bytes
@@ -115,11 +116,21 @@ def fit(request: TokenRequest, folder: Path, *, resources: FitConfig, engine: st
     Raises:
         RaygenError: See `raygen.training.run` and `raygen.inpainters.textual_inversion.learn_tokens`.
     """
-    training.run(token_job, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
+    training.run(token_job, _for_workers(request), folder=folder, resources=resources, engine=engine, say=say)
     for leftover in (folder / CHECKPOINT, *folder.glob(f".*{TEMPORARY_SUFFIX}")):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / training.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps
     return {"tokens": len(request.tokens), "images": sum(len(ids) for ids in request.images)}
+
+
+def _for_workers(request: TokenRequest) -> dict[str, Any]:
+    """The request with models' folders in full: workers have another working directory."""
+    payload = asdict(request)
+    if (model := request.settings["model"]) is not None:
+        payload["settings"] = {**request.settings, "model": absolute_painter(model)}
+    if request.inpainter["url"] is None:  # otherwise it is the endpoint's name for it
+        payload["inpainter"] = {**request.inpainter, "model": absolute_painter(request.inpainter["model"])}
+    return payload
 
 
 def read_learned(folder: Path) -> LearnedTokens:

@@ -15,7 +15,6 @@ from raygen.config import PoolConfig, PoolsConfig
 from raygen.parts import Parts
 from raygen.pooled import ACTORS
 from raygen.rows import Location, RowIndex, fetch_located
-from raygen.schema import SOURCE
 from raygen.stages.spec import StageSpec
 
 
@@ -75,13 +74,15 @@ def load(unit: Unit, columns: Sequence[str], unit_rows: int) -> pa.Table:
     for name in columns:
         if name in table.column_names:
             table = table.drop_columns([name])
-    pixels = fetch_located(unit.locations, columns)
-    for name in columns:
-        table = table.append_column(SOURCE.field(name), pixels[name])
     padding = unit_rows - table.num_rows
     status = ["ok"] * table.num_rows + ["padding"] * padding
     if padding:
         table = pa.concat_tables([table, table.slice(0, 1).take([0] * padding)]).combine_chunks()
+    pixels = fetch_located(unit.locations, columns)
+    for name in columns:
+        # Padding has no pictures: no stage looks at it, and copies of a large one would fill the memory.
+        field = pixels.schema.field(name)
+        table = table.append_column(field, pa.chunked_array([*pixels[name].chunks, pa.nulls(padding, field.type)]))
     table = table.append_column(pa.field("status", pa.string()), pa.array(status))
     table = table.append_column(pa.field("error", pa.string()), pa.nulls(unit_rows, pa.string()))
     return table.append_column(pa.field("unit", pa.int64()), pa.array([unit.number] * unit_rows, pa.int64()))

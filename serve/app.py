@@ -20,7 +20,7 @@ from ray import serve as ray_serve
 from raygen.config import validate
 from raygen.errors import EndpointError
 from raygen.inpainters.edits import EditEvent, EditRequest, EditResult
-from raygen.inpainters.model_folder import check_model, model_facts
+from raygen.inpainters.model_folder import absolute_painter, check_model, model_facts
 from serve.address import check_host
 from serve.api import make_api
 from serve.backend import Allowance, Job
@@ -164,6 +164,7 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
     config = validate(ServeConfig, args or {}, where="serve config")
     for model in config.models:
         check_model(model.inpainter, field=f"models: {model.id}: inpainter")
+    config = _for_replicas(config)
     plain = config.model_dump(mode="json")
     engines = {model.id: _bind_engine(config, model) for model in config.models}
     share = {"num_cpus": SHARE_CPUS}
@@ -181,6 +182,19 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
         **patience,
     )
     return ingress.bind(plain, engines, ledger)
+
+
+def _for_replicas(config: ServeConfig) -> ServeConfig:
+    """The config with relative paths in full: replicas may have another working directory."""
+    models = tuple(
+        model.model_copy(
+            update={"inpainter": model.inpainter.model_copy(update={"model": absolute_painter(model.inpainter.model)})}
+        )
+        for model in config.models
+    )
+    tokens = config.tokens_folder
+    is_home = tokens.parts[:1] == ("~",)  # each node's own
+    return config.model_copy(update={"models": models, "tokens_folder": tokens if is_home else tokens.absolute()})
 
 
 def _bind_engine(config: ServeConfig, model: ServedModelConfig) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 import ray
 
 from raygen.algorithms.training_set import MAX_CACHED_BYTES, TrainingSet
+from raygen.classifier import weights_file
 from raygen.errors import ConfigError, ResourceError
 from raygen.rows import RowIndex
 from tune.pools import Base, PlannedPool, Pool, generated_pictures
@@ -71,6 +72,7 @@ def share(sweep: SweepConfig, base: Base, pools: Sequence[Pool], out: Path) -> T
         sweep=sweep,
         trials=trials,
         erm=base.erm.folder.resolve(),
+        weights=None if (path := weights_file(run.classifier)) is None else str(path),
         digests={
             "data": base.data.digest,
             "erm": base.erm.digest,

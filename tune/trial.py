@@ -76,6 +76,7 @@ class Task:
         digests: Of the dataset, the ERM classifier and each pool: what else decides a trial's result.
         rows: `SharedRows` in the object store.
         pools: `SharedPool`s in the object store, by name.
+        weights: The file that `classifier.weights` names, in full: trials have another working directory.
     """
 
     sweep: SweepConfig
@@ -84,6 +85,7 @@ class Task:
     digests: Mapping[str, str]
     rows: Any
     pools: Mapping[str, Any]
+    weights: str | None = None
 
     def config_of(self, params: Params) -> RunConfig:
         """The run config that a point stands for."""
@@ -180,6 +182,7 @@ def _fit(
         num_classes=len(rows.dataset.class_names),
         seed=config.seed,
         init=str(task.erm),
+        weights=task.weights,
     )
     begun, before = time.monotonic(), progress.seconds
 

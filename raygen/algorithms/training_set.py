@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 # Up to this size all pictures are decoded once and kept; beyond it, once to see whether they can be, and again when
 # their batch comes.
 MAX_CACHED_BYTES = 2 << 30
-_CHUNK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +157,15 @@ class TrainingSet:
         images_NHWC = np.empty((num if keeps else 0, side, side, 3), dtype=np.uint8)
         ok_N = np.ones(num, dtype=bool)
         errors: list[str] = []
-        for start in range(0, num, _CHUNK):
-            ids = self._ids[start : start + _CHUNK]
-            for i, data in enumerate(index.fetch(ids, ["image_png"])["image_png"].to_pylist(), start=start):
-                try:
-                    image_HWC = decode_image(data or b"")
-                    if keeps:
-                        images_NHWC[i] = squash(image_HWC, side)
-                except RowError as error:
-                    ok_N[i] = False
-                    errors.append(f"{self._ids[i]}: {error}")
+        tables = index.each(self._ids, ["image_png"])
+        for i, data in enumerate(data for table in tables for data in table["image_png"].to_pylist()):
+            try:
+                image_HWC = decode_image(data or b"")
+                if keeps:
+                    images_NHWC[i] = squash(image_HWC, side)
+            except RowError as error:
+                ok_N[i] = False
+                errors.append(f"{self._ids[i]}: {error}")
         if len(errors) > max_failed_fraction * num:
             shown = "\n".join(f"  {line}" for line in errors[:5])
             raise DataError(

@@ -1,10 +1,9 @@
 """Reading every picture and label of a dataset, to find what a run would stumble over."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,15 @@ from raygen.datasets.entries import Listing
 from raygen.datasets.files import printable, read_file
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.known import KNOWN, differences, known_name
-from raygen.datasets.table import DatasetInfo
+from raygen.datasets.table import DatasetInfo, picture_bytes
 from raygen.errors import ConfigError
-from raygen.schema import SPLITS
+from raygen.schema import SPLITS, by_bytes
 
 MAX_LINES = 20
 MAX_WARNINGS = 100
-# Pictures in memory at a time.
+# Pictures in memory at a time, and their bytes.
 CHUNK = 256
+CHUNK_BYTES = 512 << 20
 
 
 @dataclass
@@ -96,9 +96,9 @@ def check_dataset(
     done, odd = 0, list[RowFindings]()
     # Pillow decodes outside Python's lock, so threads are enough.
     with ThreadPoolExecutor() as pool:
-        for rows in _chunks(listing.rows()):
-            whole = [_with_file(row, listing) for row in rows]
-            readable = [row for row in whole if row["image_id"] not in listing.unread]
+        whole = (_with_file(row, listing) for row in listing.rows())
+        for rows in by_bytes(whole, picture_bytes, most=CHUNK, most_bytes=CHUNK_BYTES):
+            readable = [row for row in rows if row["image_id"] not in listing.unread]
             for found in pool.map(check_row, readable):
                 findings.problems += found.problems
                 odd += [found] if found.mask is not None or found.one_colour is not None else []
@@ -138,11 +138,6 @@ def _with_file(row: dict[str, Any], listing: Listing) -> dict[str, Any]:
 def _by_number(item: tuple[tuple[str, int, int | None], int]) -> tuple[str, int, int]:
     (split, label, attribute), _ = item
     return split, label, -1 if attribute is None else attribute
-
-
-def _chunks(rows: Iterator[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
-    while chunk := list(islice(rows, CHUNK)):
-        yield chunk
 
 
 def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:

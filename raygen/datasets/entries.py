@@ -15,6 +15,10 @@ from raygen.datasets.table import DatasetInfo
 from raygen.errors import DataError
 from raygen.schema import SOURCE, SPLITS
 
+# At a time, of a shard that is read from end to end.
+READ_ROWS = 64
+READ_BYTES = 256 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -108,7 +112,7 @@ class Listing:
         wanted, absent = {entry.image_id for entry in self.entries}, dict.fromkeys(SOURCE.names)
         for shard in self.shards:
             try:
-                for batch in pq.ParquetFile(shard).iter_batches(64):
+                for batch in _batches(pq.ParquetFile(shard)):
                     yield from ({**absent, **row} for row in batch.to_pylist() if row["image_id"] in wanted)
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise DataError(f"{printable(shard)} cannot be read as a shard of SOURCE rows: {error}") from error
@@ -151,3 +155,11 @@ def _unique(entries: Sequence[Entry]) -> list[Entry]:
         replace(entry, image_id=entry.image_id + entry.picture.suffix) if len(suffixes[entry.image_id]) > 1 else entry
         for entry in entries
     ]
+
+
+def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """The rows of a shard: READ_ROWS at a time, or fewer where their mean size is above the usual."""
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        num_rows = READ_BYTES * group.num_rows // max(1, group.total_byte_size)
+        yield from file.iter_batches(max(1, min(READ_ROWS, num_rows)), row_groups=[number])

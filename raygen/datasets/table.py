@@ -1,11 +1,13 @@
 """Writing a dataset: SOURCE rows as Parquet shards, and `dataset.json` with the names.
 
-Shards are sorted by image_id and cut into small row groups, so that any set of rows can be read without the rest.
+Shards are sorted by image_id and cut into small row groups, so that any set of rows can be read without the rest. They
+are written a row group at a time, so that no more pictures than those of one are in memory.
 """
 
+import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen.errors import DataError
-from raygen.schema import SOURCE, cast
+from raygen.schema import ARRAY_BYTES, SOURCE, by_bytes, cast
 from raygen.writing import atomic, write_json
 
 ROWS_PER_SHARD = 2048
 # 32 rows: about a unit of the synthesis, so that a unit touches one or two row groups.
 ROWS_PER_GROUP = 32
+# Of one file: a page of Parquet ends at 2 GiB, and a picture is never cut.
+MAX_FILE_BYTES = (2 << 30) - (1 << 20)
+PICTURES = ("image_png", "object_png")
 INFO_FILE = "dataset.json"
 # What counts classes off, and WordNet's numbers, by which ImageNet's folders are called.
 _NUMBER = re.compile(r"(?:class|label|n)?[ _-]?[0-9]+")
@@ -70,20 +75,22 @@ def write_source(rows: Iterable[Mapping[str, Any]], info: DatasetInfo, folder: P
         Rows per split.
 
     Raises:
-        DataError: Unsorted or repeated ids, a label or attribute outside the names, an unknown split, no row at all.
+        DataError: Unsorted or repeated ids, a label or attribute outside the names, an unknown split, a picture of more
+            than MAX_FILE_BYTES, no row at all.
     """
     counts: dict[str, int] = {}
-    shard: list[Mapping[str, Any]] = []
-    number, last = 0, None
-    for row in rows:
-        _check_row(row, info, last)
-        last = str(row["image_id"])
-        counts[row["split"]] = counts.get(row["split"], 0) + 1
-        shard.append(row)
-        if len(shard) == ROWS_PER_SHARD:
-            _write_shard(shard, folder / f"part-{number:05d}.parquet")
-            shard, number = [], number + 1
-    if shard:
+
+    def checked() -> Iterator[Mapping[str, Any]]:
+        last = None
+        for row in rows:
+            _check_row(row, info, last)
+            last = str(row["image_id"])
+            counts[row["split"]] = counts.get(row["split"], 0) + 1
+            yield row
+
+    waiting = checked()
+    for number, first in enumerate(waiting):  # each turn takes the rows of one shard
+        shard = itertools.chain([first], itertools.islice(waiting, ROWS_PER_SHARD - 1))
         _write_shard(shard, folder / f"part-{number:05d}.parquet")
     if not counts:
         raise DataError(f"{info.name}: no image at all")
@@ -145,11 +152,25 @@ def _check_row(row: Mapping[str, Any], info: DatasetInfo, last: str | None) -> N
         )
     if attribute is not None and not 0 <= attribute < len(info.attribute_names):
         raise DataError(f"image '{image_id}' has attribute {attribute}; expected 0..{len(info.attribute_names) - 1}")
+    if (num_bytes := picture_bytes(row)) > MAX_FILE_BYTES:
+        raise DataError(
+            f"image '{image_id}': picture and mask have {num_bytes:,} bytes; at most {MAX_FILE_BYTES:,} can be kept. "
+            "Make the picture smaller, or take it out"
+        )
 
 
-def _write_shard(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    columns = {field.name: [row.get(field.name) for row in rows] for field in SOURCE}
-    table = cast(pa.table(columns), SOURCE, what=str(path))
-    with atomic(path) as temporary:
-        # Pictures are compressed already; dictionaries would hold whole pictures.
-        pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="none", use_dictionary=False)
+def picture_bytes(row: Mapping[str, Any]) -> int:
+    """Bytes of a row's picture and object mask."""
+    return sum(len(row.get(name) or b"") for name in PICTURES)
+
+
+def _write_shard(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    groups = by_bytes(rows, picture_bytes, most=ROWS_PER_GROUP, most_bytes=ARRAY_BYTES)
+    # Pictures are compressed already; dictionaries would hold whole pictures.
+    with (
+        atomic(path) as temporary,
+        pq.ParquetWriter(temporary, SOURCE, compression="none", use_dictionary=False) as writer,
+    ):
+        for group in groups:
+            columns = {field.name: [row.get(field.name) for row in group] for field in SOURCE}
+            writer.write_table(cast(pa.table(columns), SOURCE, what=str(path)))

@@ -13,10 +13,11 @@ from packaging.version import Version
 from raygen.errors import ModelError
 from raygen.hub import PIPELINE_INDEX, check_hub_model
 from raygen.inpainters import InpainterConfig
-from raygen.model_files import check_safetensors, find_model, model_revision, read_json
+from raygen.model_files import absolute_model, check_safetensors, find_model, model_revision, read_json
 
 __all__ = [
     "ModelFacts",
+    "absolute_painter",
     "check_model",
     "check_model_folder",
     "check_pipeline_class",
@@ -49,6 +50,11 @@ def resolve_model(model: str) -> str:
         ModelError: The name is neither "tiny", an existing folder nor in the form of a hub id.
     """
     return find_model(model, tiny="weights")
+
+
+def absolute_painter(model: str) -> str:
+    """A model as a worker finds it too; see `raygen.model_files.absolute_model`."""
+    return absolute_model(model, tiny="weights")
 
 
 def check_model(config: InpainterConfig, *, field: str = "inpainter") -> Path | None:

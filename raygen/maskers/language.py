@@ -19,7 +19,7 @@ from raygen.maskers.clipseg import ClipsegConfig, ClipsegFinder
 from raygen.maskers.grounded_sam import GroundedSamConfig, GroundedSamFinder
 from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
-from raygen.model_files import TINY
+from raygen.model_files import TINY, absolute_model
 
 AnyFinder = ClipsegConfig | GroundedSamConfig
 # Whose pictures the shipped CLIPSeg knows.
@@ -123,6 +123,19 @@ def check_finder(config: AnyFinder) -> None:
             clipseg.check(config)
         case GroundedSamConfig():
             grounded_sam.check(config)
+        case _:
+            assert_never(config)
+
+
+def absolute_finder(config: AnyFinder) -> AnyFinder:
+    """The config with local models' folders in full, for workers, whose working directory is another."""
+    match config:
+        case ClipsegConfig():
+            model = absolute_model(config.model, tiny=clipseg.TINY_FOLDER)
+            return config.model_copy(update={"model": model})
+        case GroundedSamConfig():
+            names = {name: absolute_model(getattr(config, name), tiny=None) for name in ("detector", "segmenter")}
+            return config.model_copy(update=names)
         case _:
             assert_never(config)
 

@@ -26,6 +26,8 @@ class InpaintStage:
         device: "cpu" or "cuda".
         tokens: Files of learned tokens by name, on a folder that all nodes share; an endpoint has them already.
         connect: From a URL to an endpoint, for `kind=served`; an argument, since handles of the cluster are Ray's.
+        found_model: Where the model is that the config names; by default it is looked for by that name. Pictures and
+            rows tell the config's name.
 
     Raises:
         ModelError: A token's file is wrong or was learned with another model.
@@ -43,14 +45,17 @@ class InpaintStage:
         device: str,
         tokens: Mapping[str, str] | None = None,
         connect: Callable[[str], Endpoint] = connect_http,
+        found_model: str | None = None,
     ) -> None:
         config = InpainterConfig.model_validate(inpainter)
+        self._model_id = config.model
         self._tokens = read_tokens(tokens or {})
         self._inpainter: FittingInpainter | ServedInpainter
         if config.url is not None:
             self._inpainter = ServedInpainter(config, connect(config.url), self._tokens)
         else:
-            self._inpainter = FittingInpainter(config, num_rows, device, self._tokens)
+            found = config if found_model is None else config.model_copy(update={"model": found_model})
+            self._inpainter = FittingInpainter(found, num_rows, device, self._tokens)
 
     def __call__(self, batch: Batch) -> Batch:
         """The rows with generated pictures; a row that fails has none."""
@@ -77,7 +82,7 @@ class InpaintStage:
         return {
             **batch,
             "generated_png": object_column(generated),
-            "model_id": object_column([self._inpainter.model_id] * num_rows),
+            "model_id": object_column([self._model_id] * num_rows),
             "model_revision": object_column([self._inpainter.model_revision] * num_rows),
             "unet_rows": np.full(num_rows, self._inpainter.num_rows),
         }
@@ -88,7 +93,7 @@ class InpaintStage:
         named = [f"{name}@{token.digest}" for name, token in self._tokens.items() if name in prompt]
         return {
             "synthetic": "true",
-            "model": f"{self._inpainter.model_id}@{self._inpainter.model_revision}",
+            "model": f"{self._model_id}@{self._inpainter.model_revision}",
             "prompt": prompt,
             **({"tokens": " ".join(named)} if named else {}),
             "seed": str(int(batch["seed"][row])),

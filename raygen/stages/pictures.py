@@ -1,18 +1,36 @@
 """Decoding a column of pictures or masks: what cannot be decoded becomes a failed row, never an error."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from raygen.classifier import squash
 from raygen.errors import RowError
 from raygen.images import decode_image, decode_mask
 from raygen.stages.spec import Batch, fail_row
+
+T = TypeVar("T")
 
 
 def decode_pictures(batch: Batch, rows: Sequence[int], column: str) -> dict[int, np.ndarray]:
     """Pictures by row, (H, W, 3) uint8 each; rows without one are marked as failed in place."""
     return _decode(batch, rows, column, decode_image)
+
+
+def decode_squashed(
+    batch: Batch, rows: Sequence[int], column: str, sizes_px: Collection[int]
+) -> dict[int, dict[int, np.ndarray]]:
+    """Pictures by row, each by size, (S, S, 3) uint8; rows without one are marked as failed in place.
+
+    Squashed one by one: those of a whole call in their own size may be many times what they are at a classifier's.
+    """
+
+    def squashed(data: bytes) -> dict[int, np.ndarray]:
+        image_HWC = decode_image(data)
+        return {size_px: squash(image_HWC, size_px) for size_px in sizes_px}
+
+    return _decode(batch, rows, column, squashed)
 
 
 def decode_masks(batch: Batch, rows: Sequence[int], column: str) -> dict[int, np.ndarray]:
@@ -33,9 +51,7 @@ def decode_objects(batch: Batch, rows: Sequence[int], column: str) -> dict[int, 
     return decoded
 
 
-def _decode(
-    batch: Batch, rows: Sequence[int], column: str, decode: Callable[[bytes], np.ndarray]
-) -> dict[int, np.ndarray]:
+def _decode(batch: Batch, rows: Sequence[int], column: str, decode: Callable[[bytes], T]) -> dict[int, T]:
     decoded = {}
     for row in rows:
         data: Any = batch[column][row]

@@ -11,7 +11,7 @@ import torch
 
 from raygen.classifier import Classifier, load_classifier, preprocess
 from raygen.pruners.confidence import cross_entropy
-from raygen.stages.pictures import decode_pictures
+from raygen.stages.pictures import decode_squashed
 from raygen.stages.spec import Batch, fail_row, fill_slots, ok_rows, with_own_status
 
 NOT_FINITE = "the classifier's output is not finite; did its training diverge?"
@@ -35,11 +35,12 @@ class ScoreStage:
     def __call__(self, batch: Batch) -> Batch:
         """The rows with scores; a row that fails has none."""
         batch = with_own_status(batch)
-        pictures = decode_pictures(batch, ok_rows(batch), "image_png")
+        size_px = self._classifier.config.image_size_px
+        pictures = decode_squashed(batch, ok_rows(batch), "image_png", [size_px])
         columns: dict[str, np.ndarray] = {name: empty_column(len(batch["status"])) for name in sorted(self.writes)}
         if rows := ok_rows(batch):
             slots = fill_slots(rows, len(batch["status"]))
-            images_NCHW = preprocess([pictures[i] for i in slots], self._classifier.config.image_size_px)
+            images_NCHW = preprocess([pictures[i][size_px] for i in slots], size_px)
             with torch.inference_mode():
                 outputs_ND = self._classifier.features(images_NCHW.to(self._device))
                 logits_NC = self._classifier.head(outputs_ND).float().cpu().numpy()
@@ -77,15 +78,17 @@ class PredictStage:
     def __call__(self, batch: Batch) -> Batch:
         """The rows with one column of labels per classifier; a row that fails has none in any."""
         batch = with_own_status(batch)
-        pictures = decode_pictures(batch, ok_rows(batch), "image_png")
+        sizes_px = {classifier.config.image_size_px for classifier in self._classifiers.values()}
+        pictures = decode_squashed(batch, ok_rows(batch), "image_png", sizes_px)
         columns = {name: empty_column(len(batch["status"])) for name in self._classifiers}
         if rows := ok_rows(batch):
             slots = fill_slots(rows, len(batch["status"]))
-            inputs: dict[int, torch.Tensor] = {}
+            inputs = {
+                size_px: preprocess([pictures[i][size_px] for i in slots], size_px).to(self._device)
+                for size_px in sizes_px
+            }
             for name, classifier in self._classifiers.items():
                 size_px = classifier.config.image_size_px
-                if size_px not in inputs:
-                    inputs[size_px] = preprocess([pictures[i] for i in slots], size_px).to(self._device)
                 with torch.inference_mode():
                     logits_NC = classifier(inputs[size_px]).float().cpu().numpy()
                 for i in rows:

@@ -21,6 +21,7 @@ def synthesis_specs(
     num_steps: int,
     tokens: Mapping[str, str],
     connect: Callable[[str], Endpoint],
+    found_model: str | None = None,
 ) -> list[StageSpec]:
     """Masker, inpainter and pruner.
 
@@ -33,6 +34,7 @@ def synthesis_specs(
         num_steps: See `PruneStage`.
         tokens: See `InpaintStage`.
         connect: See `InpaintStage`.
+        found_model: See `InpaintStage`.
     """
     of_masker = {"masker": masker, "classifier_folder": classifier_folder, "device": pools.masker.torch_device}
     of_inpainter = {
@@ -41,6 +43,7 @@ def synthesis_specs(
         "device": pools.inpainter.torch_device,
         "tokens": tokens,
         "connect": connect,
+        "found_model": found_model,
     }
     of_pruner = {
         "classifier_folder": classifier_folder,

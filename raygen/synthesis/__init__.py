@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from raygen.datasets.table import DatasetInfo
-from raygen.maskers.language import AnyFinder
+from raygen.maskers.language import AnyFinder, absolute_finder
 from raygen.pruners import PruneThresholds
 from raygen.synthesis import dbb, scgs
 from raygen.synthesis.dbb import DbbConfig
@@ -83,6 +83,12 @@ def finder(config: ScgsConfig | DbbConfig) -> AnyFinder | None:
             return config.language if config.mask == "language" else None
         case _:
             assert_never(config)
+
+
+def with_absolute_models(config: ScgsConfig | DbbConfig) -> ScgsConfig | DbbConfig:
+    """The config with the folders of the models that find objects in full, for workers."""
+    models = finder(config)
+    return config if models is None else config.model_copy(update={"language": absolute_finder(models)})
 
 
 def identification_epochs(config: ScgsConfig | DbbConfig) -> int | None:
