@@ -179,9 +179,10 @@ def _read_yaml(text: str, *, where: str) -> Any:
     """
     try:
         data = yaml.load(text, _Loader)
-        return json.loads(json.dumps(data))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         raise ConfigError(f"{where}: not valid YAML: {error}") from error
+    try:
+        return json.loads(json.dumps(data))
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{where}: expected plain YAML (mappings, lists, numbers, words): {error}") from error
 
