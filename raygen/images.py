@@ -9,6 +9,7 @@ anew. Files hold masks as 8-bit grey, 255 = True. Encoding is lossless, so pixel
 import io
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -23,6 +24,7 @@ from raygen.samples import eight_bit
 MAX_PIXELS = 64_000_000
 # Pillow reads more than pictures: it hands EPS to Ghostscript, for one. What data sets hold is listed here.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -137,6 +139,8 @@ def _open(data: bytes) -> tuple[Image.Image, PictureFile]:
     except Exception as error:  # likewise
         raise RowError(f"not a picture that Pillow can read ({len(data)} bytes{_reason(file)})") from error
     _check_size(*image.size)
+    if file.kind == "AVIF":  # Pillow tells as EXIF what the file has as a property of its own
+        file = replace(file, orientation=image.getexif().get(_ORIENTATION, 1))
     return image, file
 
 

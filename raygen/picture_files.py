@@ -24,8 +24,8 @@ class PictureFile:
 
     Attributes:
         data: The file without its metadata.
-        kind: PNG, JPEG, WEBP, TIFF or GIF; "" for all others, which are left as they are.
-        orientation: 1 to 8, as EXIF counts: how to turn the stored picture for a viewer.
+        kind: PNG, JPEG, WEBP, TIFF, GIF or AVIF; "" for all others, which are left as they are.
+        orientation: 1 to 8, as EXIF counts: how to turn the stored picture for a viewer; AVIF's is told by a decoder.
         size: Width and height, where the header tells them without a decoder.
         num_frames: Pictures of an animation.
         is_cut: The file ends before its pixels do; False where only a decoder can tell.
@@ -64,7 +64,7 @@ def read_file(data: bytes) -> PictureFile:
         return _tiff(data)
     if data[:6] in (b"GIF87a", b"GIF89a") and len(data) > 13:
         return _gif(data)
-    return PictureFile(data)
+    return _avif(data) if data[4:12] in (b"ftypavif", b"ftypavis") else PictureFile(data)
 
 
 # --- PNG: chunks of length, kind, bytes and checksum
@@ -286,3 +286,20 @@ def _gif(data: bytes) -> PictureFile:
             kept.append(data[at:end])
         at = end
     return PictureFile(b"".join([*kept, data[at:]]), "GIF")
+
+
+# --- AVIF: boxes of length, kind and content; what is not pixels are items, each with its kind, in the box "meta"
+
+
+def _avif(data: bytes) -> PictureFile:
+    at = 0
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"meta":
+            # An item of a kind that nobody knows is left out by every decoder. How the picture is turned is not in it.
+            meta = data[at : at + length].replace(b"Exif", b"free")
+            return PictureFile(data[:at] + meta + data[at + length :], "AVIF")
+        if length < 8:  # to the end, or of more than 4 GiB
+            break
+        at += length
+    return PictureFile(data, "AVIF")

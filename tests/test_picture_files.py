@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edit_forms import chunk, encoded, picture, with_chunk
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from raw_pictures import TURNS, exif, jpeg_with, shorts, tiff, webp_with
 
 from raygen.errors import RowError
@@ -246,3 +246,18 @@ def test_pixels_are_not_looked_for_in_metadata() -> None:
     with pytest.raises(RowError, match="not a picture"):
         decode_image(PNG[:33] + b"\x7f\xff\xff\xfftEXt" + PNG[33:])
     np.testing.assert_array_equal(decode_image(PNG[:-12] + b"\x7f\xff\xff\xfftEXtab"), IMAGE_HWC)
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_avif_is_turned_as_pillow_does_and_its_exif_never_decides(orientation: int) -> None:
+    """AVIF tells how it is turned outside EXIF (libavif writes it so), and Pillow parses EXIF as it opens the file."""
+    tags = Image.Exif()
+    tags[ORIENTATION], tags[0x010E] = orientation, "a description"
+    data = encoded(IMAGE_HWC, "AVIF", exif=tags)
+    shown_HWC = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    assert shown_HWC.shape[:2] == ((HEIGHT, WIDTH) if orientation < 5 else (WIDTH, HEIGHT))
+    damaged = data.replace(b"MM\0*", b"junk")
+    with pytest.raises((ValueError, UnidentifiedImageError), match="Exif|identify"):
+        Image.open(io.BytesIO(damaged))
+    for file in (data, damaged):
+        np.testing.assert_array_equal(decode_image(file), shown_HWC)
