@@ -257,7 +257,7 @@ def test_avif_is_turned_as_pillow_does_and_its_exif_never_decides(orientation: i
     shown_HWC = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
     assert shown_HWC.shape[:2] == ((HEIGHT, WIDTH) if orientation < 5 else (WIDTH, HEIGHT))
     damaged = data.replace(b"MM\0*", b"junk")
-    with pytest.raises((ValueError, UnidentifiedImageError), match="Exif|identify"):
+    with pytest.raises((ValueError, UnidentifiedImageError), match=r"Exif|identify"):
         Image.open(io.BytesIO(damaged))
     for file in (data, damaged):
         np.testing.assert_array_equal(decode_image(file), shown_HWC)
