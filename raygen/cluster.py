@@ -19,6 +19,8 @@ from raygen.inpainters.served import Endpoint, connect_http
 
 # A model that was scaled to zero is loaded first.
 FACTS_TIMEOUT_S = 300.0
+# Of `ray.exceptions.OutOfMemoryError`, which arrives as text inside others.
+_OUT_OF_MEMORY = ("address the out of memory issue", "OutOfMemoryError", "running low on memory")
 # Letters of what Ray says; its advice can fill a page.
 MAX_REASON = 400
 
@@ -47,6 +49,21 @@ def connect() -> None:
     if token is not None and token.is_file():  # Ray writes it readable for everybody.
         with contextlib.suppress(OSError):  # somebody else's; `raygen doctor` tells
             token.chmod(0o600)
+
+
+def reason(error: object) -> str:
+    """What a user is to know of a failure that Ray tells of: the last line, or that memory was used up.
+
+    Of a process that Ray killed for memory, the last line is a reference to Ray's documentation.
+    """
+    text = str(error)
+    if any(words in text for words in _OUT_OF_MEMORY):
+        return (
+            "Ray killed a process, since nearly all memory of its node was in use (by whatever runs there). Run fewer "
+            "actors, workers or other programs at once, or on more memory, and run the same command again: it goes on"
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)
 
 
 def describe() -> str:

@@ -203,8 +203,7 @@ def _unwrapped(error: BaseException) -> RaygenError:
         _, found, message = text.rpartition(f"raygen.errors.{name}: ")
         if found:
             return kind(message.strip())
-    lines = [line for line in text.splitlines() if line.strip()]
-    return StageError(f"a worker failed: {lines[-1] if lines else error!r}")
+    return StageError(f"a worker failed: {cluster.reason(error)}")
 
 
 class UnitSource(Datasource):

@@ -57,8 +57,9 @@ def run(app: typer.Typer, name: str, *, resumable: Collection[str]) -> NoReturn:
             typer.echo(f"{name}: {error}", err=True)
             sys.exit(error.exit_code)
     except SystemExit as ended:
-        if ended.code == 128 + signal.SIGINT:  # how typer answers every KeyboardInterrupt
-            interrupts.end()
+        # 130 is how typer answers every KeyboardInterrupt; the others are of a verb that listens by itself.
+        if isinstance(ended.code, int) and ended.code - 128 in interrupts.SIGNALS:
+            interrupts.end(ended.code - 128)
         raise
     except BrokenPipeError:  # nobody reads the message
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -197,5 +197,4 @@ def _unwrapped(error: Any) -> RaygenError:
                 return seen
             seen = getattr(seen, "cause", None) or seen.__cause__
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-    lines = [line for line in str(failures[0]).splitlines() if line.strip()]
-    return StageError(f"a fit failed: {lines[-1] if lines else failures[0]!r}")
+    return StageError(f"a fit failed: {cluster.reason(failures[0])}")

@@ -4,10 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 
-from raygen import recipes
+from raygen import cluster, recipes
 from raygen.errors import UserError
+
+
+def test_of_a_failure_the_last_line_is_told_and_of_used_up_memory_what_to_do() -> None:
+    """Ray's own text of a process that it killed ends with references."""
+    assert cluster.reason("Traceback:\n  File x\nValueError: no such thing\n\n") == "ValueError: no such thing"
+    killed = ray.exceptions.OutOfMemoryError(
+        "Task was killed due to the node running low on memory.\nMemory on the node was 22 GB / 23 GB.\n"
+        "Refer to the documentation on how to address the out of memory issue: https://docs.ray.io."
+    )
+    for error in (killed, RuntimeError(f"a worker failed: {killed}")):
+        assert "nearly all memory of its node was in use" in cluster.reason(error)
 
 
 def config(**changes: Any) -> recipes.RunConfig:

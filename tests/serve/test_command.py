@@ -55,7 +55,8 @@ def test_a_signal_while_it_starts_ends_it(number: signal.Signals) -> None:
     time.sleep(2)
     process.send_signal(number)
     rest, _ = process.communicate(timeout=120)
-    assert (rest, process.returncode) == ("", 128 + number)
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert (rest, process.returncode) == (f"raygen: {word}\n", 128 + number)
 
 
 @pytest.mark.slow
