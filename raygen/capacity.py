@@ -170,15 +170,18 @@ def node_timeout_s() -> float:
     """How long nodes that are not there are waited for, seconds.
 
     Raises:
-        ConfigError: The environment variable holds no number.
+        ConfigError: The environment variable holds no such number.
     """
     text = os.environ.get(LIMIT_VARIABLE)
     if not text:
         return LIMIT_S
     try:
-        return float(text)
-    except ValueError as error:
-        raise ConfigError(f"{LIMIT_VARIABLE} is '{text}'; expected seconds, such as {LIMIT_S:g}") from error
+        limit_s = float(text)
+    except ValueError:
+        limit_s = -1
+    if not 0 <= limit_s < float("inf"):
+        raise ConfigError(f"{LIMIT_VARIABLE} is '{text}'; expected seconds, 0 or more, such as {LIMIT_S:g}")
+    return limit_s
 
 
 def _lacking(needs: Sequence[Need], what: str) -> str:

@@ -255,6 +255,8 @@ def load_classifier(folder: Path) -> Classifier:
         ModelError: The folder is absent or incomplete, or its weights have other names or shapes.
     """
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if not folder.is_dir():
+        raise ModelError(f"{folder} does not exist; give a classifier folder, such as runs/demo/fit/dbb")
     for path in (config_path, weights_path):
         if not path.is_file():
             raise ModelError(f"{folder} is not a classifier folder: {path.name} is missing. Was the fit interrupted?")

@@ -46,8 +46,8 @@ def connect() -> None:
         _init(**options, address=address)
         ray_address.watch(address)
     token = ray_address.token_path(os.environ)
-    if token is not None and token.is_file():  # Ray writes it readable for everybody.
-        with contextlib.suppress(OSError):  # somebody else's; `raygen doctor` tells
+    with contextlib.suppress(OSError):  # somebody else's; `raygen doctor` tells
+        if token is not None and token.is_file():  # Ray writes it readable for everybody.
             token.chmod(0o600)
 
 

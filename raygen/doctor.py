@@ -11,7 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,13 +79,22 @@ def report(folder: Path = Path()) -> list[Check]:
         check_gpus(),
         check_shared_memory(Path("/dev/shm"), memory_bytes=memory_bytes),
         check_disk(folder),
-        check_ray_folder(ray_address.ray_folder(os.environ)[1]),
-        check_ray(os.environ),
+        _looked_at("ray folder", lambda: check_ray_folder(ray_address.ray_folder(os.environ)[1])),
+        _looked_at("ray cluster", lambda: check_ray(os.environ)),
         check_tiny_model(TINY / "weights"),
         check_tiny_model(TINY / "segmenter_weights", name="tiny segmenter", marker="config.json"),
-        check_hub(os.environ),
-        check_ray_token(os.environ),
+        _looked_at("model hub", lambda: check_hub(os.environ)),
+        _looked_at("ray token", lambda: check_ray_token(os.environ)),
     ]
+
+
+def _looked_at(name: str, check: Callable[[], Check]) -> Check:
+    """A check of a place that the environment names, which this user may not be allowed to look at."""
+    try:
+        return check()
+    except OSError as error:
+        advice = "Correct the variable that names it (HOME, TMPDIR, RAY_TMPDIR, HF_HOME …), or its permissions."
+        return Check(name, f"{error.filename}: {error.strerror}", False, advice)
 
 
 def check_python(version: Sequence[int]) -> Check:
@@ -194,6 +203,9 @@ def check_ray_folder(folder: Path) -> Check:
     """Whether the disk of Ray's temporary folder is so full that Ray refuses to make objects."""
     place = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     usage = shutil.disk_usage(place)
+    if not usage.total:
+        advice = "It is no disk, but a file system of the kernel's. Set RAY_TMPDIR to a folder that can be written."
+        return Check("ray folder", f"{folder} takes no files", False, advice)
     fraction = 1 - usage.free / usage.total
     text = f"{folder} is {fraction:.0%} full"
     if fraction > RAY_DISK_FULL_FRACTION:
@@ -257,8 +269,8 @@ def check_hub(environ: Mapping[str, str]) -> Check:
 def check_ray_token(environ: Mapping[str, str]) -> Check:
     """Whether Ray's token, which lets its holder run code on the cluster, is for its owner's eyes only."""
     name = "ray token"
-    if environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
-        advice = "RAY_AUTH_MODE=disabled: whoever reaches Ray's ports can run code here. Unset it."
+    if not ray_address.uses_token(environ):  # any value but "token", a mistyped one too
+        advice = f"RAY_AUTH_MODE={environ['RAY_AUTH_MODE']}: whoever reaches Ray's ports can run code here. Unset it."
         return Check(name, "switched off", False, advice)
     if environ.get("RAY_AUTH_TOKEN"):
         return Check(name, "in RAY_AUTH_TOKEN", True)

@@ -20,6 +20,9 @@ _MAX_COLOURS = 64
 _SAME_LINE = 32
 # Numbers of classes are below; 255 beside them is many data sets' "ignore".
 _MAX_CLASS = 64
+# Tones that stand for black (and, from 255 down, for white), and the share of a mask's pixels that have them.
+_BLACK = 8
+_LEAST_BLACK_AND_WHITE = 0.8
 _WAY_OUT = "Make what is meant 255 and everything else 0"
 
 
@@ -58,12 +61,19 @@ def read_object_mask(image: Image.Image, file: PictureFile) -> np.ndarray:
         image = Image.merge("RGB", rgba.split()[:3])
         if opaque_HW is not None:
             inside = np.asarray(image)[opaque_HW]
-            # Black and white inside: a mask with empty corners, say one that was turned, not a cut-out.
-            is_black_or_white = np.isin(inside, (0, 255)).all() and not np.ptp(inside, axis=1).any()
-            if is_black_or_white and inside.min() != inside.max():
+            if _is_black_and_white(inside):  # a mask with empty corners, say one that was turned, not a cut-out
                 return np.asarray(opaque_HW & (np.asarray(image.convert("L")) >= WHITE))
             return opaque_HW
     return _read_eight_bit(image, is_lossy=file.is_lossy)
+
+
+def _is_black_and_white(pixels_N3: np.ndarray) -> bool:
+    """Whether pixels are those of a mask: no colour, some black, some white, and little between (soft edges)."""
+    if np.ptp(pixels_N3, axis=1).any():
+        return False
+    grey_N = pixels_N3[:, 0]
+    black, white = float((grey_N <= _BLACK).mean()), float((grey_N >= 255 - _BLACK).mean())
+    return black > 0 and white > 0 and black + white >= _LEAST_BLACK_AND_WHITE
 
 
 def _read_eight_bit(image: Image.Image, *, is_lossy: bool) -> np.ndarray:

@@ -8,7 +8,7 @@ for a damaged file: what cannot be followed is left as it is, for the decoder to
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,6 +71,8 @@ def read_file(data: bytes) -> PictureFile:
 
 _PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 _TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
+# Texts that may hold an orientation.
+_EXIF_TEXT, _XMP_TEXT = b"Raw profile type exif", b"XML:com.adobe.xmp"
 
 
 class _Chunk(NamedTuple):
@@ -85,17 +87,17 @@ def _png(data: bytes) -> PictureFile:
     # As libpng does: what is not needed and damaged is left out, transparency of the wrong length too.
     whole = [chunk for chunk in chunks if chunk.kind not in _PIXEL_CHUNKS and chunk.kind and _is_whole(chunk)]
     lengths = {0: [2], 2: [6], 3: range(1, 257)}.get(-1 if header is None else header[9], [])
-    transparency = [chunk for chunk in whole if chunk.kind == b"tRNS" and len(chunk.body) in lengths]
-    kept = [c.whole for c in chunks if c.kind in _PIXEL_CHUNKS or not c.kind or c in transparency]
+    transparency = next((c for c in whole if c.kind == b"tRNS" and len(c.body) in lengths), None)
+    kept = [c.whole for c in chunks if c.kind in _PIXEL_CHUNKS or not c.kind or c is transparency]
     said = {chunk.kind: chunk.body for chunk in whole}
-    texts = dict(_png_text(chunk) for chunk in whole if chunk.kind in _TEXT_CHUNKS)
+    texts = _png_texts(chunk for chunk in whole if chunk.kind in _TEXT_CHUNKS)
     bits = {*said.get(b"sBIT", b"")[:3]}
     return PictureFile(
         data=data[:8] + b"".join(kept),
         kind="PNG",
         orientation=exif_orientation(
-            said.get(b"eXIf") or _hexadecimal(texts.get(b"Raw profile type exif", b"")),
-            texts.get(b"XML:com.adobe.xmp", b""),
+            said.get(b"eXIf") or _hexadecimal(texts.get(_EXIF_TEXT, b"")),
+            texts.get(_XMP_TEXT, b""),
         ),
         size=None if header is None else struct.unpack(">II", header[:8]),
         num_frames=_num_frames(chunks, said.get(b"acTL", b"")),
@@ -140,8 +142,18 @@ def _is_whole(chunk: _Chunk) -> bool:
     return zlib.crc32(chunk.whole[4:-4]) == int.from_bytes(chunk.whole[-4:], "big")
 
 
-def _png_text(chunk: _Chunk) -> tuple[bytes, bytes]:
-    key, _, value = chunk.body.partition(b"\0")
+def _png_texts(chunks: Iterable[_Chunk]) -> dict[bytes, bytes]:
+    """The first text of each key that may hold an orientation; no other is unpacked, however many there are."""
+    texts: dict[bytes, bytes] = {}
+    for chunk in chunks:
+        key = chunk.body[: len(_EXIF_TEXT) + 1].partition(b"\0")[0]
+        if key in {_EXIF_TEXT, _XMP_TEXT} and key not in texts:
+            texts[key] = _png_text(chunk)
+    return texts
+
+
+def _png_text(chunk: _Chunk) -> bytes:
+    _, _, value = chunk.body.partition(b"\0")
     is_packed = chunk.kind == b"zTXt"
     if chunk.kind == b"iTXt":
         is_packed = value[:1] == b"\1"
@@ -153,7 +165,7 @@ def _png_text(chunk: _Chunk) -> tuple[bytes, bytes]:
             value = zlib.decompressobj().decompress(value, _MAX_TEXT_BYTES)
         except zlib.error:
             value = b""
-    return key, value
+    return value
 
 
 # --- JPEG: segments of marker, length and bytes, up to the first scan

@@ -88,8 +88,8 @@ def check_answers(address: str, environ: Mapping[str, str], *, timeout_s: float 
         with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s) as connection:
             # With TLS it waits for another greeting.
             answer = b"" if _uses_tls(environ) else _greet(connection)
-    except OSError as error:  # no such host, refused, no way there, silence
-        reason = error.strerror or str(error) or type(error).__name__
+    except (OSError, UnicodeError) as error:  # no such host, refused, no way there, silence, no name of a host
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ConfigError(f"{where}: no Ray cluster answers there ({reason}). {advice}") from error
     if not _uses_tls(environ) and (len(answer) <= 3 or answer[3] != HTTP2_SETTINGS):
         raise ConfigError(f"{where}: what answers there is not the head of a Ray cluster. {advice}")
@@ -103,6 +103,8 @@ def check_start(environ: Mapping[str, str]) -> None:
         ResourceError: A folder cannot be written or is full, a path is too long, or there is no home.
     """
     variable, folder = ray_folder(environ)
+    if not folder.is_absolute():  # Ray would wait a minute for what its processes look for elsewhere
+        raise ResourceError(f"{variable} is no full path. Set it to one, such as /tmp, or unset it")
     num_bytes = len(os.fsencode(folder / SOCKET))
     if num_bytes > MAX_SOCKET_BYTES:
         raise ResourceError(
@@ -117,9 +119,9 @@ def check_start(environ: Mapping[str, str]) -> None:
             "then makes a token of its own in the home"
         )
     path = token_path(environ)
-    if path is not None and path.exists() and not _has_content(path):
+    if path is not None and _is_there(path) and not _has_content(path):
         raise ResourceError(f"{path}: Ray's token is there, but empty or not to be read. Remove it: Ray makes another")
-    if path is not None and not path.exists():
+    if path is not None and not _is_there(path):
         _check_writable(
             path.parent,
             f"HOME={environ.get('HOME', '')}: Ray cannot keep its token in {path}",
@@ -131,7 +133,7 @@ def ray_folder(environ: Mapping[str, str]) -> tuple[str, Path]:
     """The folder below which Ray keeps sockets, logs and spilled objects, after the variable that names it."""
     for name in ("RAY_TMPDIR", "TMPDIR"):
         if name in environ:
-            return f"{name}={environ[name]}", Path(environ[name])
+            return f"{name}={environ[name]}", Path(environ[name])  # an empty one too: Ray takes it for a folder
     return "the temporary folder /tmp", Path("/tmp")
 
 

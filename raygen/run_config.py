@@ -11,6 +11,7 @@ from raygen.algorithms.erm import ErmConfig
 from raygen.classifier import ClassifierConfig
 from raygen.config import PoolsConfig, PositiveInt, Seed, Strict, apply_overrides, validate
 from raygen.datasets import DatasetConfig, dataset_info
+from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import ConfigError
 from raygen.inpainters import InpainterConfig
@@ -180,14 +181,15 @@ def check_painter(config: RunConfig, out: Path, *, fresh: bool) -> None:
     Raises:
         ConfigError: Nobody said which model paints pictures of something else.
     """
-    inpainter, dataset = config.inpainter, dataset_info(config.dataset).name
+    inpainter, info = config.inpainter, dataset_info(config.dataset)
+    is_scenes = (info.name, info.class_names) == (TINY_DATASET, CLASS_NAMES)  # a user's folder may be called so
     is_said = "model" in inpainter.model_fields_set or inpainter.kind == "served" or inpainter.model != TINY
     is_begun = not fresh and (out / MARKER).is_file()
-    if config.synthesis is None or is_said or is_begun or dataset == TINY_DATASET:
+    if config.synthesis is None or is_said or is_begun or is_scenes:
         return
     raise ConfigError(
         f"inpainter.model is '{TINY}' unless another is named, and it paints only the birds of '{TINY_DATASET}', but "
-        f"the dataset is '{dataset}'. Name a model that knows its objects, a folder or a hub id such as "
+        f"the dataset is '{info.name}'. Name a model that knows its objects, a folder or a hub id such as "
         f"inpainter.model={EXAMPLE}, or an endpoint (inpainter.kind=served with inpainter.url). If the pictures are "
         f"scenes, say so: inpainter.model={TINY}"
     )

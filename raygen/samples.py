@@ -19,6 +19,8 @@ from raygen.picture_files import PictureFile
 # A range is believed when the brightest value reaches a quarter of it: 14 bits of data or fewer, kept in 16 without
 # a word, stay below, and would come out dark or black.
 _BELIEVED_FRACTION = 0.25
+# JPEG 2000: where a code stream begins, with its size; and the byte of the first colour's depth behind that.
+_JPEG2000_SIZE, _JPEG2000_DEPTH = b"\xff\x4f\xff\x51", 42
 _WAY_OUT = (
     "Save the picture with 8 bits, or its values times what is missing up to 65535, or state the highest value that "
     "they can have (TIFF tag SMaxSampleValue, PNG chunk sBIT)"
@@ -56,6 +58,7 @@ def eight_bit(image: Image.Image, file: PictureFile, *, scale: "Scale | None" = 
     """
     scale = scale or scaled
     if not is_deep(image, file):
+        _check_jpeg2000(image, file)
         return image.convert("LA") if image.mode == "La" else image
     if image.mode.startswith(("I", "F")):
         # Pillow brings PGM to 65535 by the highest value that the header states.
@@ -64,6 +67,20 @@ def eight_bit(image: Image.Image, file: PictureFile, *, scale: "Scale | None" = 
     if image.mode == "L":
         return Image.fromarray(scale(np.asarray(image).view(np.int8), file))
     return _colours(image, file, scale)
+
+
+def _check_jpeg2000(image: Image.Image, file: PictureFile) -> None:
+    """Checks that colours of 16 bits, of which Pillow gives the upper eight alone, use their range."""
+    at = file.data.find(_JPEG2000_SIZE)
+    if image.format != "JPEG2000" or not image.mode.startswith("RGB") or at < 0:
+        return
+    bits = (file.data[at + _JPEG2000_DEPTH] & 0x7F) + 1
+    brightest = max(high for _, high in image.convert("RGB").getextrema())  # type: ignore[misc]
+    if bits == 16 and 0 < brightest < 256 * _BELIEVED_FRACTION:
+        raise RowError(
+            f"its values go up to about {brightest << 8}, far below 65535, and the file does not say how many bits "
+            f"count. {_WAY_OUT}"
+        )
 
 
 def scaled(values: np.ndarray, file: PictureFile, *, is_stated: bool = False) -> np.ndarray:

@@ -24,7 +24,7 @@ from raygen.progress import Say, labelled
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.rows import RowIndex
 from raygen.run_config import RunConfig
-from raygen.runs import RunFolder, Step
+from raygen.runs import RunFolder, Step, read_manifest
 from raygen.schema import CANDIDATE
 from raygen.score_steps import ScoreSteps, call_of, job_of
 from raygen.stages.synthesis import synthesis_specs
@@ -236,6 +236,8 @@ class Steps:
         if step.is_complete:
             self._say(f"{name}: done before")
             return False
+        if read_manifest(step.folder) is not None:
+            self._say(f"{name}: made again, since what it depends on is not what it was")
         self._say(f"{name}: {doing}")
         return True
 

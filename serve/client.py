@@ -32,6 +32,8 @@ from serve.arrays import as_mask, check_image
 from serve.transports import HandleTransport, HttpTransport, Transport
 
 MAX_RANDOM_SEED = 2**32
+# Of one call; more are more calls, and HTTP takes fewer a request.
+MAX_PICTURES = 1000
 MAX_PAUSE_S = 30.0
 IN_FLIGHT_IF_UNKNOWN = 4
 
@@ -274,8 +276,8 @@ def _seeds(seed: int | None, n: int, seeds: Iterable[int] | None) -> tuple[int, 
             )
         return given
     n = _whole("n", n)
-    if n < 1:
-        raise EndpointError(f"n is {n}; ask for one picture or more", code="out_of_range", param="n")
+    if not 1 <= n <= MAX_PICTURES:
+        raise EndpointError(f"n is {n}; ask for 1 to {MAX_PICTURES} pictures", code="out_of_range", param="n")
     first = random.SystemRandom().randrange(MAX_RANDOM_SEED + 1 - n) if seed is None else _whole("seed", seed)
     if not 0 <= first <= MAX_SEED + 1 - n:
         raise EndpointError(

@@ -4,7 +4,9 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -12,7 +14,7 @@ from ray import serve as ray_serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from raygen import capacity, cluster
+from raygen import capacity, cluster, interrupts, ray_address
 from raygen.config import validate
 from raygen.placement import Need
 from serve.address import check_address, check_host, url_of
@@ -29,6 +31,8 @@ from serve.instance import (
 from serve.ray_proxy import CALLBACK, CALLBACK_VARIABLE
 
 WILDCARDS = {"0.0.0.0", "::"}
+# Signals within so many seconds are one request to end: `timeout` and wrappers signal the process and its group.
+ONE_REQUEST_S = 1.0
 
 
 def run_endpoint(data: dict[str, Any], *, host: str, port: int, say: Callable[[str], Any]) -> None:
@@ -81,6 +85,7 @@ class _Signals:
     def __init__(self) -> None:
         self.last = int(signal.SIGINT)
         self._is_serving, self._stop = False, threading.Event()
+        self._stopped_s, self._is_ending = 0.0, False
         self.listen()
 
     def listen(self) -> None:
@@ -94,16 +99,20 @@ class _Signals:
         self._stop.wait()
 
     def _take(self, number: int, _frame: Any) -> None:
-        self.last = number
-        if not self._is_serving or self._stop.is_set():
-            raise KeyboardInterrupt
-        self._stop.set()
+        if self._is_serving and not self._stop.is_set():
+            self.last, self._stopped_s = number, time.monotonic()
+            self._stop.set()
+        elif self._is_ending or time.monotonic() - self._stopped_s < ONE_REQUEST_S:
+            return
+        else:
+            self.last, self._is_ending = number, True
+            raise interrupts.interrupted(number)
 
 
 def _serve(
     data: dict[str, Any], config: ServeConfig, signals: _Signals, *, host: str, port: int, say: Callable[[str], Any]
 ) -> None:
-    joins = ray.is_initialized() or "RAY_ADDRESS" in os.environ
+    joins = ray.is_initialized() or ray_address.named_address(os.environ) is not None
     if not joins:
         check_address(host, port)  # before seconds are spent on anything
         os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)  # Ray's processes inherit it
@@ -152,9 +161,7 @@ def _is_served_already(host: str, port: int) -> bool:
     """
     instance = running_instance()
     if instance is None:
-        # Over a Ray client, this machine is none of the cluster's.
-        if not os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
-            check_address(host, port)
+        check_address(host, port)
         return False
     check_instance(instance, APP_NAME, host, port)
     return True
@@ -170,3 +177,10 @@ def _check_resources(config: ServeConfig) -> None:
         what="the endpoint needs",
         advice="models.*.num_cpus and num_gpus times min_replicas. Lower them, or add nodes.",
     )
+    for need in needs:
+        if not need.count:  # one that starts with the first request, which would wait for it in vain
+            capacity.require(
+                [replace(need, count=1)],
+                what="the endpoint needs",
+                advice="Lower its num_cpus or num_gpus, or add nodes.",
+            )

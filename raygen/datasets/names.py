@@ -18,13 +18,17 @@ SPLIT_WORDS = {
     "dev": "val",
     "testing": "test",
 }
-_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+_COUNTED = re.compile(r"((?:class|label)[ _-]?|)(-?[0-9]+)", re.IGNORECASE)
 
 
 def in_order(folders: Sequence[str]) -> list[str]:
-    """Class folders in the order of their labels: by number where all are whole numbers (2 before 10), else as text."""
-    if all(_WHOLE_NUMBER.fullmatch(name) for name in folders):
-        return sorted(folders, key=lambda name: (int(name), name))
+    """Class folders in the order of their labels: by number where all are numbers (2 before 10), else as text.
+
+    With one word before all of them too: class_2 before class_10.
+    """
+    found = [_COUNTED.fullmatch(name) for name in folders]
+    if len({match[1] if match else None for match in found}) == 1 and all(found):
+        return sorted(folders, key=lambda name: (int(_COUNTED.fullmatch(name)[2]), name))  # type: ignore[index]
     return sorted(folders)
 
 

@@ -55,7 +55,7 @@ class DatasetInfo:
     @property
     def has_numbered_classes(self) -> bool:
         """Whether the classes have numbers only ("class 0", "0", "n01440764"), which no model makes anything of."""
-        return all(_NUMBER.fullmatch(name.strip().casefold()) for name in self.class_names)
+        return bool(self.class_names) and all(_NUMBER.fullmatch(name.strip().casefold()) for name in self.class_names)
 
 
 def numbered(noun: str, count: int) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ curl and every HTTP client read. The choice is made here, and not left to the cl
 import functools
 import os
 import re
+import socket
 import ssl
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -171,13 +172,18 @@ def _reason(error: Exception) -> str:
 
 
 def _is_this_machine(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761
+    name = host.removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761
         return True
     try:
         address = ip_address(host)
     except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
+        try:  # as every connection reads it: 127.1, 2130706433
+            address = ip_address(socket.inet_aton(name))
+        except (OSError, ValueError):
+            return False
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return mapped.is_loopback or mapped.is_unspecified
 
 
 def _is_in_network(host: str, no_proxy: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from raygen.groups import group_name
@@ -32,7 +33,8 @@ def attention(run: Path, summary: Mapping[str, Any], rows: RowIndex, *, seed: in
     part = part.filter(pc.and_(part["erm"].is_valid(), part[recipe].is_valid())).sort_by("image_id")
     label_N, erm_N, recipe_N = (part[name].to_numpy() for name in ("label", "erm", recipe))
     wrong_N = np.flatnonzero(erm_N != label_N)
-    chosen = part.take([int(wrong_N[i]) for i in pictures.choose(len(wrong_N), SHOWN_CAMS, seed=seed)])
+    shown_rows = [int(wrong_N[i]) for i in pictures.choose(len(wrong_N), SHOWN_CAMS, seed=seed)]
+    chosen = part.take(pa.array(shown_rows, pa.int64()))  # with its type: there may be none
     cam_rows = pictures.cam_rows(run, chosen, rows, before="erm", after=recipe)
     shown = [
         _cam_entry(entry, row, rows, recipe=recipe)
