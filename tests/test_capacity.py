@@ -174,9 +174,10 @@ def test_workers_that_lose_their_room_are_told_of_if_that_lasts() -> None:
 
 
 def test_a_limit_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(capacity.LIMIT_VARIABLE, "soon")
-    with pytest.raises(ConfigError, match=r"RAYGEN_NODE_TIMEOUT_S is 'soon'"):
-        capacity.node_timeout_s()
+    for text in ("soon", "nan", "-1", "inf"):
+        monkeypatch.setenv(capacity.LIMIT_VARIABLE, text)
+        with pytest.raises(ConfigError, match=rf"RAYGEN_NODE_TIMEOUT_S is '{text}'; expected seconds"):
+            capacity.node_timeout_s()
 
 
 def test_a_pretended_cluster_is_like_a_real_one(monkeypatch: pytest.MonkeyPatch) -> None:

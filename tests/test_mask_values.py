@@ -74,6 +74,23 @@ def test_a_mask_of_black_and_white_with_empty_corners() -> None:
     np.testing.assert_array_equal(decode_mask(data), MASK_HW)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("tones", [(0, 255), (1, 254)])
+def test_a_mask_that_was_turned_is_no_cut_out(mode: str, tones: tuple[int, int]) -> None:
+    """Turning adds empty corners and soft edges: what is opaque is nearly everything, what is white the object."""
+    mask = Image.new("L", (64, 64), tones[0])
+    mask.paste(tones[1], (20, 20, 44, 40))
+    turned = mask.convert(mode).rotate(15, resample=Image.Resampling.BILINEAR)
+    expected_HW = np.asarray(mask.rotate(15, resample=Image.Resampling.BILINEAR)) >= 128
+    out = io.BytesIO()
+    turned.save(out, "PNG")
+    assert (decode_mask(out.getvalue()) != expected_HW).mean() < 0.01  # the edge of the corners may differ
+    # A grey object is a cut-out: it has few pure tones.
+    grey = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    alpha_HW = np.where(expected_HW, 255, 0).astype(np.uint8)
+    np.testing.assert_array_equal(decode_mask(encoded(np.dstack([grey] * 3 + [alpha_HW]))), expected_HW)
+
+
 TWO_VALUES: dict[str, Any] = {
     **{f"0 and {value}": encoded(ONES_HW * value) for value in (1, 2, 100, 127, 128, 255)},
     **{f"16 bits, 0 and {value}": png16(ONES_HW.astype(np.uint16) * value) for value in (1, 255, 4095, 65535)},

@@ -98,6 +98,8 @@ def test_what_does_not_answer_is_named_in_seconds(listening: socket.socket) -> N
         ({"RAY_TMPDIR": "/tmp/" + 40 * "é"}, "RAY_TMPDIR=/tmp/é*: its path is too long .* 153 bytes"),
         ({"RAY_TMPDIR": "/etc/passwd"}, "RAY_TMPDIR=/etc/passwd: Ray cannot keep its files there .*Not a directory"),
         ({"TMPDIR": "/proc"}, "TMPDIR=/proc: Ray cannot keep its files there"),
+        ({"RAY_TMPDIR": "scratch"}, "RAY_TMPDIR=scratch is no full path"),
+        ({"TMPDIR": ""}, "TMPDIR= is no full path"),
         ({"HOME": "/proc/nohome"}, "HOME=/proc/nohome: Ray cannot keep its token in /proc/nohome/.ray/auth_token"),
         ({"RAY_AUTH_TOKEN_PATH": "/no/token"}, "RAY_AUTH_TOKEN_PATH=/no/token names no file"),
     ],
@@ -112,6 +114,20 @@ def test_what_ray_cannot_start_with_is_named(
     with pytest.raises(UserError, match=message):
         ray_address.check_start(os.environ)
     assert doctor.check_ray(os.environ).ok is False
+    assert doctor.report()  # whatever a variable names, no row ends it
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 300])
+def test_what_is_no_name_of_a_host_is_an_error(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"RAY_ADDRESS={host}:6379: no Ray cluster answers there"):
+        ray_address.check_answers(f"{host}:6379", {"RAY_ADDRESS": f"{host}:6379"})
+
+
+@pytest.mark.parametrize("mode", ["", "disabled", "tokens"])
+def test_a_mode_that_ray_does_not_know_asks_for_no_token(mode: str) -> None:
+    row = doctor.check_ray_token({"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "x"})
+    assert row.ok is False
+    assert f"RAY_AUTH_MODE={mode}: whoever reaches" in row.advice
 
 
 def test_a_full_folder_is_named() -> None:

@@ -2,6 +2,8 @@
 
 # H height, W width, C colour channels
 
+import base64
+import io
 import re
 import struct
 
@@ -212,3 +214,25 @@ def test_planes_of_sixteen_bits_are_refused() -> None:
 def test_samples_that_pillow_cannot_read_are_named(dtype: type) -> None:
     with pytest.raises(RowError, match=rf"a TIFF of {np.dtype(dtype).itemsize * 8}-bit floating-point samples"):
         decode_image(tiff(SHARE_HW.astype(dtype)))
+
+
+# 32 x 32, colours of 0 to 3,000 in 16 bits, written by OpenCV (OpenJPEG): Pillow writes no colours of 16 bits.
+DARK_JPEG2000 = base64.b64decode(
+    "AAAADGpQICANCocKAAAAFGZ0eXBqcDIgAAAAAGpwMiAAAAAtanAyaAAAABZpaGRyAAAAIAAAACAAAw8HAAAAAAAPY29scgEAAAAA"
+    "ABAAAAGaanAyY/9P/1EALwAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAAAw8BAQ8BAQ8BAf9SAAwAAAABAAUEBAAB"
+    "/1wAE0CAiIiQiIiQiIiQiIiQiIiQ/2QAJQABQ3JlYXRlZCBieSBPcGVuSlBFRyB2ZXJzaW9uIDIuNS4z/5AACgAAAAABEwAB/5PP"
+    "/CgMCd07z/woDAnUb8/8KAwJ1G+AwP4AwASQf6B/AGAEkH+AwH8A4A0ByD7PHBugP4BwCz1mdt7G54DAP1EgEWIrReEyGzQeJ1vx"
+    "4gLAnpQFoB+ooBKBEe1Kity0pOc5zn++lLRtK0qPgMA/UtAXKYyn2Fn8DH++IgAAAwjRo2pJb6lqA/Ctuvm+97vm+b5vnAMQWfss"
+    "MWt183+gH6lgDCJluY1/twVeGthIAABhFfO9m7bGL5jvefXwAZMrk/S4lDkoP50H/Pr4AL+AwB+QuCFsFU4JTvfbQkgAAMJB2LXC"
+    "Qf8vMJCXoA/IZADUukpFEzyYmBAAAAADCQamkwkH9V2EhL//2Q=="
+)
+
+
+def test_colours_of_jpeg_2000_that_are_far_below_their_depth_are_refused() -> None:
+    """Pillow gives their upper eight bits: a black picture."""
+    assert max(high for _, high in Image.open(io.BytesIO(DARK_JPEG2000)).getextrema()) < 16
+    with pytest.raises(RowError, match=r"values go up to about [23]\d\d\d, far below 65535"):
+        decode_image(DARK_JPEG2000)
+    # Of eight bits, every value is meant.
+    dark_HWC = np.full((32, 32, 3), 10, np.uint8)
+    np.testing.assert_array_equal(decode_image(encoded(dark_HWC, "JPEG2000")), dark_HWC)

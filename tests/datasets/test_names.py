@@ -10,7 +10,9 @@ from raygen import recipes
 from raygen.datasets import dataset_lines
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
+from raygen.datasets.names import in_order
 from raygen.errors import ConfigError, DataError
+from raygen.run_config import check_painter
 
 
 def test_folders_of_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) -> None:
@@ -97,3 +99,17 @@ def test_rows_that_are_written_already_keep_their_names_in_order(tmp_path: Path)
         with pytest.raises(DataError, match=message):
             labels(index.folder, class_names=names)
     assert labels(index.folder, class_names=("Felis", "Canis"))["test/dog/0"] == "Canis"
+
+
+def test_folders_of_counted_classes_are_in_the_order_of_their_numbers() -> None:
+    assert in_order(["class_10", "class_2", "class_1"]) == ["class_1", "class_2", "class_10"]
+    assert in_order(["Label 10", "Label 9"]) == ["Label 9", "Label 10"]
+    # As text: names of their own, whatever numbers they begin or end with.
+    for names in (["10_bird", "2_dog"], ["class_10", "label_2"], ["bird10", "bird2"], ["class_10", "other"]):
+        assert in_order(names[::-1]) == sorted(names)
+
+
+def test_a_folder_called_scenes_is_not_the_scenes(tmp_path: Path) -> None:
+    run = config(make(tmp_path / "scenes"), "scgs")
+    with pytest.raises(ConfigError, match="it paints only the birds of 'scenes'"):
+        check_painter(run, tmp_path / "out", fresh=False)

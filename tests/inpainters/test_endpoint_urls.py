@@ -65,7 +65,21 @@ def page() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "raygen.localhost", "[::1]", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.3.2.1",
+        "localhost",
+        "raygen.localhost",
+        "[::1]",
+        "0.0.0.0",
+        "localhost.",
+        "127.1",
+        "2130706433",
+        "[::ffff:127.0.0.1]",
+    ],
+)
 def test_loopback_never_goes_through_a_proxy(monkeypatch: pytest.MonkeyPatch, variable: str, host: str) -> None:
     monkeypatch.setenv(variable, DEAD)
     assert proxy_for(f"http://{host}:8000") is None

@@ -178,3 +178,10 @@ def test_run_in_which_every_candidate_failed(tmp_path, finished_run):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_run_without_an_error_of_erm_has_a_page(tmp_path):
+    right = {split: (100, 100, 100, 100) for split in ("val", "test")}
+    run = write_run(tmp_path / "run", correct={"erm": right, "dbb": right})
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert "attention" not in page.attributes("id")  # there is nothing to look at
