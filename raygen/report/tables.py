@@ -47,7 +47,8 @@ def print_results(summary: Mapping[str, Any]) -> None:
         pruned = ", ".join(f"{n} by {reason}" for reason, n in counts["pruned"].items()) or "none"
         console.print(
             f"pictures: {counts['planned']} planned, {counts['generated']} generated, {counts['kept']} kept, "
-            f"pruned {pruned}, {counts['failed']} failed"
+            f"pruned {pruned}, {counts['failed']} failed",
+            soft_wrap=True,
         )
         if counts.get("mask_iou") is not None:
             console.print(f"object masks: mean IoU {counts['mask_iou']:.2f} with the dataset's own")
@@ -55,7 +56,8 @@ def print_results(summary: Mapping[str, Any]) -> None:
         console.print(_failures_table(summary["failures"]))
     if summary.get("seconds"):
         total = sum(summary["seconds"].values())
-        console.print(f"time: {total:.0f} s (" + ", ".join(f"{k} {v:.0f}" for k, v in summary["seconds"].items()) + ")")
+        steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary["seconds"].items())
+        console.print(f"time: {total:.0f} s ({steps})", soft_wrap=True)
 
 
 def _failures_table(failures: Sequence[Mapping[str, Any]]) -> Table:
@@ -111,7 +113,8 @@ def print_trials(path: Path, summary: Mapping[str, Any]) -> None:
     spread = statistics.stdev(worst) if len(worst) > 1 else None
     console.print(
         f"test, the best trial refitted with {len(worst)} seed(s): worst group "
-        f"{_spread({'mean': statistics.fmean(worst), 'std': spread})} ({', '.join(map(_percent, worst))})"
+        f"{_spread({'mean': statistics.fmean(worst), 'std': spread})} ({', '.join(map(_percent, worst))})",
+        soft_wrap=True,
     )
     seconds = summary["seconds"]
     console.print("time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
