@@ -1,6 +1,7 @@
 """ImageFolder: `train/<class>/`, `val/<class>/`, `test/<class>/`, and folders in these, as torchvision reads them."""
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -208,6 +209,11 @@ def _classes(root: Path, splits: Mapping[str, Path], found: _Found) -> list[str]
         names = [name for s, name in found.pictures if s == split]
         if unknown := sorted(name for name in set(names) - set(in_train) if found.num_files(name)):
             also = f"; {found.problems[0]}" if found.problems else ""
+            composed = {unicodedata.normalize("NFC", name) for name in in_train}
+            if composed & {unicodedata.normalize("NFC", name) for name in unknown}:
+                also = (
+                    "; the names look alike, but their accents are spelled otherwise (macOS does so): make them equal"
+                )
             raise DataError(
                 f"{splits[split]} has classes {unknown} that train/ has not ({shown(in_order(in_train))}){also}"
             )

@@ -113,3 +113,11 @@ def test_a_folder_called_scenes_is_not_the_scenes(tmp_path: Path) -> None:
     run = config(make(tmp_path / "scenes"), "scgs")
     with pytest.raises(ConfigError, match="it paints only the birds of 'scenes'"):
         check_painter(run, tmp_path / "out", fresh=False)
+
+
+def test_names_that_only_look_alike_are_said_to(tmp_path: Path) -> None:
+    """A letter with its accent as one character (NFC), and as two (NFD)."""
+    root = make(tmp_path / "data", classes=("caf\u00e9", "bar"))
+    (root / "val" / "caf\u00e9").rename(root / "val" / "cafe\u0301")
+    with pytest.raises(DataError, match="look alike, but their accents are spelled otherwise"):
+        open_folder(FolderConfig(path=root))
