@@ -240,20 +240,10 @@ def test_folds_are_even_in_every_class_and_depend_on_the_seed() -> None:
 
 
 def test_without_a_map_scgs_repaints_whole_pictures_at_a_strength_below_one(small: Small, tmp_path: Path) -> None:
-    config = small("scgs", synthesis={**SCGS, "cam": "none"}, algorithm=ONE_EPOCH)
+    inpainter = {"model": small("erm").inpainter.model, "num_inference_steps": 2}
+    config = small("scgs", synthesis={**SCGS, "cam": "none"}, algorithm=ONE_EPOCH, inpainter=inpainter)
     assert config.inpainter.strength == 0.75
-    run(
-        small(
-            "scgs",
-            synthesis={**SCGS, "cam": "none"},
-            algorithm=ONE_EPOCH,
-            inpainter={
-                **config.inpainter.model_dump(mode="json"),
-                "num_inference_steps": 2,
-            },
-        ),
-        tmp_path / "run",
-    )
+    run(config, tmp_path / "run")
     candidates = read_parts(tmp_path / "run" / "candidates")
     assert set(candidates["repaint_fraction"].to_pylist()) == {1.0}
     assert set(candidates["status"].to_pylist()) == {"ok"}
