@@ -122,8 +122,8 @@ def _serve(
     except SystemExit as error:  # from the handler of Ray's own that it sets in the middle of its start
         raise SystemExit(128 + signal.SIGTERM) from error
     signals.listen()
-    was_there = joins and _is_served_already(host, port)
     _check_resources(config)
+    was_there = joins and _is_served_already(host, port)
     # Ray Serve tells of every start that its options "will not be applied", and where it listens, as we do.
     logging.getLogger("ray.serve").setLevel(logging.getLogger("raygen").getEffectiveLevel())
     names = ", ".join(model.id for model in config.models)

@@ -17,7 +17,8 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from raw_pictures import TURNS, exif, jpeg_with, shorts, tiff, webp_with
 
 from raygen.errors import RowError
-from raygen.images import decode_image
+from raygen.images import decode_image, decode_mask
+from raygen.picture_files import read_file
 
 HEIGHT, WIDTH = 24, 40
 IMAGE_HWC = picture(0, HEIGHT, WIDTH)
@@ -277,3 +278,35 @@ def test_avif_is_turned_as_pillow_does_and_its_exif_never_decides(orientation: i
         Image.open(io.BytesIO(damaged))
     for file in (data, damaged):
         np.testing.assert_array_equal(decode_image(file), shown_HWC)
+
+
+def test_transparency_of_a_lossy_webp_stays() -> None:
+    alpha_HW = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    alpha_HW[:8] = 0
+    data = encoded(np.dstack([IMAGE_HWC, alpha_HW]), "WEBP", quality=80)
+    assert b"ALPH" in data
+    assert not decode_image(data)[:8].any()  # over black
+    assert decode_image(data)[8:].any()
+    np.testing.assert_array_equal(decode_mask(data), alpha_HW > 0)
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+def test_orientation_of_a_big_tiff(orientation: int) -> None:
+    data = encoded(IMAGE_HWC, "TIFF", big_tiff=True, tiffinfo={ORIENTATION: orientation})
+    assert data[2] == 43
+    np.testing.assert_array_equal(decode_image(data), TURNS[orientation](IMAGE_HWC))
+
+
+def test_segments_of_jpeg_with_padding_between() -> None:
+    """Any number of 0xFF bytes may stand before a marker (ITU T.81, B.1.1.2)."""
+    data = jpeg_with(JPEG, (0xE1, b"Exif\0\0" + exif((ORIENTATION, 3, 1, shorts(6)))))
+    padded = data[:2] + b"\xff\xff\xff" + data[2:]
+    np.testing.assert_array_equal(decode_image(padded), TURNS[6](stored()))
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_frames_of_an_animated_png(is_apart: bool) -> None:
+    """A first picture that is no frame of the animation is one more, as Pillow counts."""
+    frames = [Image.fromarray(picture(i, HEIGHT, WIDTH)) for i in range(3)]
+    data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:], default_image=is_apart)
+    assert read_file(data).num_frames == Image.open(io.BytesIO(data)).n_frames == 3

@@ -236,3 +236,12 @@ def test_colours_of_jpeg_2000_that_are_far_below_their_depth_are_refused() -> No
     # Of eight bits, every value is meant.
     dark_HWC = np.full((32, 32, 3), 10, np.uint8)
     np.testing.assert_array_equal(decode_image(encoded(dark_HWC, "JPEG2000")), dark_HWC)
+
+
+def test_colours_of_a_pixmap_that_are_far_below_their_range_are_refused() -> None:
+    dark_HWC = np.full((4, 4, 3), 3000, ">u2")
+    with pytest.raises(RowError, match=r"values go from 30\d\d to 30\d\d, far below 65535"):
+        decode_image(b"P6 4 4 65535\n" + dark_HWC.tobytes())
+    stated_HWC = decode_image(b"P6 4 4 4095\n" + dark_HWC.tobytes())
+    assert stated_HWC.min() == stated_HWC.max()
+    assert abs(int(stated_HWC.max()) - 3000 * 255 / 4095) <= 1

@@ -13,6 +13,7 @@ from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.names import in_order
 from raygen.errors import ConfigError, DataError
 from raygen.run_config import check_painter
+from raygen.runs import MARKER
 
 
 def test_folders_of_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) -> None:
@@ -113,6 +114,12 @@ def test_a_folder_called_scenes_is_not_the_scenes(tmp_path: Path) -> None:
     run = config(make(tmp_path / "scenes"), "scgs")
     with pytest.raises(ConfigError, match="it paints only the birds of 'scenes'"):
         check_painter(run, tmp_path / "out", fresh=False)
+    # A folder that was begun goes on with the model that it names.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / MARKER).touch()
+    check_painter(run, tmp_path / "out", fresh=False)
+    with pytest.raises(ConfigError, match="it paints only the birds of 'scenes'"):
+        check_painter(run, tmp_path / "out", fresh=True)
 
 
 def test_names_that_only_look_alike_are_said_to(tmp_path: Path) -> None:

@@ -63,3 +63,12 @@ def test_arrays_that_are_none(endpoint: Running, changes: dict[str, Any], code: 
         assert (caught.value.code, caught.value.param) == (code, name)
         assert found in str(caught.value)
     assert not endpoint.backend.requests
+
+
+@pytest.mark.parametrize("n", [0, -1, 1001, 2**32 + 1, 2**70])
+def test_more_pictures_than_a_call_may_have(endpoint: Running, n: int) -> None:
+    for changes in ({"n": n}, {"n": n, "seed": None}):
+        with pytest.raises(EndpointError, match=rf"n is {n}; ask for 1 to 1000 pictures") as caught:
+            edit(endpoint, **changes)
+        assert (caught.value.code, caught.value.param) == ("out_of_range", "n")
+    assert endpoint.backend.requests == []

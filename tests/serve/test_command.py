@@ -7,9 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx2
+import psutil
 import pytest
+
+from raygen.errors import ResourceError
+from serve.command import run_endpoint
 
 RAYGEN = str(Path(sys.executable).with_name("raygen"))
 
@@ -39,7 +44,9 @@ def test_a_clean_run_prints_only_its_own_lines() -> None:
     # By itself Ray Serve would have answered this after a millisecond, with plain text.
     hasty = httpx2.post(f"{url}/v1/images/edits", headers={"x-request-timeout-seconds": "0.001"}, trust_env=False)
     assert (hasty.status_code, hasty.json()["error"]["code"]) == (400, "invalid_value")
-    process.send_signal(signal.SIGINT)
+    for _ in range(2):  # `timeout` and wrappers signal the process, and then its group: it is one request
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
     rest, _ = process.communicate(timeout=120)
     assert (rest, process.returncode) == ("finishing what is under way …\n", 0)
     with socket.socket(socket.AF_INET6) as probe:
@@ -53,10 +60,34 @@ def test_a_signal_while_it_starts_ends_it(number: signal.Signals) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "starting tiny …\n"
     time.sleep(2)
-    process.send_signal(number)
+    children = psutil.Process(process.pid).children(recursive=True)
+    for _ in range(2):
+        process.send_signal(number)
+        time.sleep(0.3)
     rest, _ = process.communicate(timeout=120)
     word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
     assert (rest, process.returncode) == (f"raygen: {word}\n", 128 + number)
+    assert psutil.wait_procs(children, timeout=2)[1] == []
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ([{"id": "x", "num_cpus": 64}], r"the endpoint needs .*models\.x"),
+        ([{"id": "x", "num_cpus": 64, "min_replicas": 0}], r"the endpoint needs .*models\.x"),
+        ([{"id": "x", "num_gpus": 1, "min_replicas": 0}], r"the endpoint needs .*models\.x"),
+    ],
+)
+def test_a_model_that_no_node_holds_is_refused(models: list[dict[str, Any]], message: str) -> None:
+    """One that starts with the first request too, which would wait for it in vain."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(ResourceError, match=message):
+            run_endpoint({"models": models}, host="127.0.0.1", port=free_port(), say=lambda line: None)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 from edit_forms import alpha_mask, encoded, hole, images_of, picture, post, white_mask, with_chunk
 from paint_backend import Running, colour_of
 from PIL import Image
+from raw_pictures import TURNS
 
 from raygen.images import resize_image, resize_mask
 from serve.pictures import encode_picture
@@ -59,22 +60,7 @@ def test_exif_orientation_turns_picture_and_mask(endpoint: Running, orientation:
     (result_HWC,) = images_of(response)
     assert result_HWC.shape[:2] == turned
     expected_HWC = np.where(mask_HW[..., None], colour_of(9), image_HWC)
-    assert np.array_equal(result_HWC, oriented(expected_HWC, orientation))
-
-
-def oriented(array_HWC: np.ndarray, orientation: int) -> np.ndarray:
-    """What a viewer shows, by the table of the EXIF standard: where row 0 and column 0 of the file are."""
-    flips: dict[int, Any] = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
-        7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
-        8: lambda a: a.transpose(1, 0, 2)[::-1],
-    }
-    return np.asarray(flips[orientation](array_HWC))
+    assert np.array_equal(result_HWC, TURNS[orientation](expected_HWC))
 
 
 def test_the_box_of_the_mask(endpoint: Running) -> None:
