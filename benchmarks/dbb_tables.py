@@ -17,9 +17,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from _runs import percent, run, spread
 
-from raygen.parts import read_parts
+from raygen.datasets.rows import RowIndex
 from raygen.pruners import PruneThresholds, verdicts
-from raygen.rows import RowIndex
+from raygen.storage.parts import read_parts
 
 
 def main() -> None:

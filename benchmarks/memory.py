@@ -23,20 +23,20 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from raygen import pipeline
 from raygen.classifier import ClassifierConfig, build_classifier, save_classifier
 from raygen.config import PoolsConfig
+from raygen.datasets.rows import RowIndex
 from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, render_scene
 from raygen.datasets.table import DatasetInfo, write_source
 from raygen.images import encode_image, encode_mask
-from raygen.parts import Parts
-from raygen.rows import RowIndex
+from raygen.pools import pipeline
+from raygen.pools.units import Job
 from raygen.schema import CANDIDATE, plan_key
 from raygen.stages.mask import MaskStage
 from raygen.stages.pictures import decode_masks, decode_pictures
 from raygen.stages.prune import PruneStage
 from raygen.stages.spec import Batch, StageSpec, object_column, ok_rows, with_own_status
-from raygen.units import Job
+from raygen.storage.parts import Parts
 
 NUM_SCENES = 64  # different ones; ids are all different
 LIMIT = 1.1

@@ -22,12 +22,13 @@ from typing import Any
 import ray
 import torch
 
-from raygen import algorithms, cluster, fits
+from raygen import algorithms, cluster
 from raygen.algorithms.training_set import TrainingSet
 from raygen.config import load_yaml
-from raygen.rows import RowIndex
-from raygen.run_config import RunConfig
-from raygen.runs import RunFolder
+from raygen.datasets.rows import RowIndex
+from raygen.fits import classifiers
+from raygen.run.config import RunConfig
+from raygen.storage.run_folder import RunFolder
 from raygen.worker import Worker
 from tune.pools import Base, Pool, generate, plan_pools
 from tune.records import read_records
@@ -164,17 +165,17 @@ def time_plain(config: RunConfig, base: Base, pool: Pool, folder: Path, *, num: 
     return list(ray.get([task.remote(config, base, extra, folder / str(i)) for i in range(num)]))
 
 
-def _plain(config: RunConfig, base: Base, extra: fits.ExtraRows, folder: Path) -> float:
+def _plain(config: RunConfig, base: Base, extra: classifiers.ExtraRows, folder: Path) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.set_num_threads(config.fit.num_threads)
     index, size_px = RowIndex.open(base.data.folder), config.classifier.image_size_px
-    pictures = fits.extra_pictures(extra, index, seed=config.seed)
+    pictures = classifiers.extra_pictures(extra, index, seed=config.seed)
     train, val = (
         TrainingSet(index, "train", size_px=size_px, extra=pictures),
         TrainingSet(index, "val", size_px=size_px),
     )
-    classifier = fits.first_classifier(
+    classifier = classifiers.first_classifier(
         config.algorithm,
         config.classifier,
         num_classes=index.num_classes,

@@ -128,7 +128,7 @@ def evaluate(
     """Accuracy per group of one classifier on a dataset's validation and test splits."""
     from raygen import recipes
     from raygen.report import tables
-    from raygen.writing import write_json
+    from raygen.storage.writing import write_json
 
     results = recipes.evaluate_classifier(classifier, _dataset(dataset), seed=seed)
     if out is not None:
@@ -198,7 +198,7 @@ def key(
 ) -> None:
     """Make a key for the endpoint: the key for its user, the line with its hash for the config."""
     from raygen.config import dump_yaml
-    from serve.keys import make_key
+    from serve.http.keys import make_key
 
     secret, sha256 = make_key()
     entry = dump_yaml({"name": name, "sha256": sha256, "scopes": ["edit", *(["admin"] if admin else [])]})

@@ -1,6 +1,6 @@
 """Reading, overriding and checking configs; what every config model shares.
 
-The models themselves live beside the code that they configure; `raygen.run_config.RunConfig` puts them together.
+The models themselves live beside the code that they configure; `raygen.run.config.RunConfig` puts them together.
 """
 
 import difflib

@@ -86,7 +86,7 @@ class EndpointError(RaygenError):
 
     Args:
         message: What was wrong, what was found, what to do; no path, prompt or traceback in it.
-        code: Which kind, a row of the table in `serve.errors`, such as "mask_size_mismatch".
+        code: Which kind, a row of the table in `serve.http.errors`, such as "mask_size_mismatch".
         param: Field at fault.
         retryable: Whether the same request may succeed later.
         retry_after_s: Seconds to wait before that.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raygen import algorithms, cluster, pipeline, training
+from raygen import algorithms, cluster
 from raygen.classifier import MapUse, check_classifier, load_classifier
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
 from raygen.datasets import (
@@ -23,10 +23,25 @@ from raygen.datasets import (
     group_counts,
     write_dataset,
 )
+from raygen.datasets.rows import RowIndex
 from raygen.datasets.table import check_prompts
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
-from raygen.evaluation import held_out, predict
-from raygen.inpainters.learned_tokens import (
+from raygen.fits import ray_train
+from raygen.inpainters.model_folder import check_model, load_json, resolve_model
+from raygen.inpainters.prompts import tokenize, unknown_tokens
+from raygen.maskers.language import check_finder
+from raygen.pools import pipeline
+from raygen.run.config import RunConfig, check_painter, identity, make_config
+from raygen.run.evaluation import held_out, predict
+from raygen.run.names import RECIPES, Recipe
+from raygen.run.results import results
+from raygen.run.steps import Steps
+from raygen.storage.progress import Say, quiet
+from raygen.storage.run_folder import RunFolder
+from raygen.storage.writing import disk_errors
+from raygen.synthesis import check_classes, finder, masker
+from raygen.synthesis.minority import check_val_groups
+from raygen.textual_inversion.class_tokens import (
     check_num_images,
     check_prediction,
     check_same_text_encoder,
@@ -35,19 +50,6 @@ from raygen.inpainters.learned_tokens import (
     load_tokenizer,
     trained_model,
 )
-from raygen.inpainters.model_folder import check_model, load_json, resolve_model
-from raygen.inpainters.prompts import tokenize, unknown_tokens
-from raygen.known_recipes import RECIPES, Recipe
-from raygen.maskers.language import check_finder
-from raygen.progress import Say, quiet
-from raygen.results import results
-from raygen.rows import RowIndex
-from raygen.run_config import RunConfig, check_painter, identity, make_config
-from raygen.runs import RunFolder
-from raygen.steps import Steps
-from raygen.synthesis import check_classes, finder, masker
-from raygen.synthesis.minority import check_val_groups
-from raygen.writing import disk_errors
 
 __all__ = ["RECIPES", "Recipe", "RunConfig", "evaluate_classifier", "make_config", "make_dataset", "run"]
 
@@ -326,4 +328,4 @@ def _check_resources(config: RunConfig) -> None:
     cluster.connect()
     pipeline.check_pools(["scorer"], config.pools)
     pipeline.check_pools(pools, config.pools)
-    training.check_workers(config.fit)
+    ray_train.check_workers(config.fit)

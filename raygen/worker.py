@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from raygen.progress import Say, quiet
+from raygen.storage.progress import Say, quiet
 
 # (entry of the history, correct_N: whether each validation image is right, (N,) bool)
 OnEpoch = Callable[[Mapping[str, float], np.ndarray], Any]

@@ -18,20 +18,20 @@ from ray import ObjectRef
 from ray import serve as ray_serve
 
 from raygen.config import validate
+from raygen.endpoint.edits import EditEvent, EditRequest, EditResult
 from raygen.errors import EndpointError
-from raygen.inpainters.edits import EditEvent, EditRequest, EditResult
 from raygen.inpainters.model_folder import absolute_painter, check_model, model_facts
 from serve.address import check_host
-from serve.api import make_api
 from serve.backend import Allowance, Job
 from serve.config import ServeConfig, ServedModelConfig
 from serve.dispatch import Dispatcher
-from serve.engine import Engine
+from serve.engine.engine import Engine
+from serve.engine.tokens import TokenStore
+from serve.http.api import make_api
 from serve.instance import proxy_host
 from serve.ledger import Ledger
 from serve.ray_backend import RayBackend
 from serve.ray_metrics import RayMetrics
-from serve.tokens import TokenStore
 
 logger = logging.getLogger(__name__)
 

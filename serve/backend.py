@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from raygen.inpainters.edits import EditEvent, EditRequest, EditResult, LearnedToken
+from raygen.endpoint.edits import EditEvent, EditRequest, EditResult, LearnedToken
 from raygen.inpainters.model_folder import ModelFacts
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]

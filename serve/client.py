@@ -24,10 +24,10 @@ from typing import Any, Literal
 import numpy as np
 from ray import ObjectRef
 
+from raygen.endpoint.edits import MAX_SEED, EditRequest, EditResult
+from raygen.endpoint.wire import clean_key
 from raygen.errors import EndpointError
-from raygen.inpainters.edits import MAX_SEED, EditRequest, EditResult
 from raygen.inpainters.served import KEY_SOURCE, KEY_VARIABLE
-from raygen.inpainters.wire import clean_key
 from serve.arrays import as_mask, check_image
 from serve.transports import HandleTransport, HttpTransport, Transport
 

@@ -14,9 +14,11 @@ from ray import serve as ray_serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from raygen import capacity, cluster, interrupts, ray_address
+from raygen import cluster, ray_address
+from raygen.cluster import capacity
+from raygen.cluster.placement import Need
 from raygen.config import validate
-from raygen.placement import Need
+from raygen.program import interrupts
 from serve.address import check_address, check_host, url_of
 from serve.app import APP_NAME, SHARE_CPUS, build_app, deployment_name
 from serve.config import ServeConfig

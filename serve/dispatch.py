@@ -15,9 +15,9 @@ from typing import Any
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from raygen.endpoint.edits import EditedImage, EditEvent, EditRequest, EditResult, PartialImage
 from raygen.errors import EndpointError
-from raygen.inpainters.edits import EditedImage, EditEvent, EditRequest, EditResult, PartialImage
-from serve.limits import number_text
+from serve.http.limits import number_text
 
 logger = logging.getLogger(__name__)
 

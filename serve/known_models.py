@@ -2,10 +2,10 @@
 
 import asyncio
 
-from raygen.inpainters.edits import LearnedToken
+from raygen.endpoint.edits import LearnedToken
 from raygen.inpainters.model_folder import ModelFacts, model_facts
 from serve.config import ServeConfig
-from serve.tokens import TokenStore
+from serve.engine.tokens import TokenStore
 
 
 class KnownModels:

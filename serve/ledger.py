@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from raygen.endpoint.edits import EditedImage, EditRequest, EditResult, Progress
 from raygen.errors import EndpointError
-from raygen.inpainters.edits import EditedImage, EditRequest, EditResult, Progress
 from serve.backend import Allowance, Job, JobStatus, Rendering
-from serve.errors import response_parts
-from serve.responses import json_body, result_headers
+from serve.http.errors import response_parts
+from serve.http.responses import json_body, result_headers
 
 logger = logging.getLogger(__name__)
 

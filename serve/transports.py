@@ -7,10 +7,9 @@ from typing import Any, Protocol
 
 import httpx2
 
-from raygen.errors import EndpointError
-from raygen.inpainters.edits import EditRequest, EditResult
-from raygen.inpainters.endpoint_urls import client_options, no_answer, no_endpoint, with_proxy_named
-from raygen.inpainters.wire import (
+from raygen.endpoint.edits import EditRequest, EditResult
+from raygen.endpoint.urls import client_options, no_answer, no_endpoint, with_proxy_named
+from raygen.endpoint.wire import (
     EDITS_PATH,
     MODELS_PATH,
     error_of,
@@ -20,6 +19,7 @@ from raygen.inpainters.wire import (
     key_headers,
     result_of,
 )
+from raygen.errors import EndpointError
 from serve.dispatch import Dispatcher
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from raygen import recipes
 from raygen.datasets import write_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
+from raygen.datasets.rows import RowIndex
 from raygen.images import encode_image
-from raygen.rows import RowIndex
 
 PICTURE = encode_image(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
 SPLITS = ("train", "val", "test")

@@ -15,7 +15,7 @@ import numpy as np
 import uvicorn
 from memory_metrics import MemoryMetrics
 
-from raygen.inpainters.edits import (
+from raygen.endpoint.edits import (
     EditedImage,
     EditEvent,
     EditRequest,
@@ -25,11 +25,11 @@ from raygen.inpainters.edits import (
     Progress,
 )
 from raygen.inpainters.model_folder import ModelFacts
-from serve.api import make_api
 from serve.backend import Allowance
 from serve.config import ServeConfig
+from serve.engine.tokens import TokenStore
+from serve.http.api import make_api
 from serve.ledger import Ledger
-from serve.tokens import TokenStore
 
 TEXT_WIDTH = 4
 

@@ -12,9 +12,9 @@ from raygen.classifier import ClassifierConfig, build_classifier, save_classifie
 from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, SIZE_PX, render_scene
 from raygen.datasets.table import DatasetInfo, write_source
 from raygen.images import encode_image, encode_mask
-from raygen.runs import RunFolder
 from raygen.schema import CANDIDATE, PLAN, cast, plan_key
-from raygen.writing import write_json
+from raygen.storage.run_folder import RunFolder
+from raygen.storage.writing import write_json
 
 PROMPTS = tuple(f"a photo of a {name}" for name in CLASS_NAMES)
 # Rows per (label, attribute) and how many of them each result gets right, in the order of the group index.

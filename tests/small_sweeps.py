@@ -15,7 +15,7 @@ from ray import cloudpickle
 from ray import tune as ray_tune
 
 from raygen.algorithms.training_set import TrainingSet
-from raygen.rows import RowIndex
+from raygen.datasets.rows import RowIndex
 from tune.pools import pool_configs
 from tune.records import DONE, read_outcome, read_progress, write_progress
 from tune.scoring import halvings, score

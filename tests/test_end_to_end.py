@@ -24,18 +24,18 @@ from typer.testing import CliRunner
 from raygen import recipes
 from raygen.cli import app
 from raygen.config import differing_fields
+from raygen.datasets.rows import RowIndex
 from raygen.errors import ConfigError, DataError, ModelError, RunFolderError
 from raygen.images import decode_image, decode_mask
 from raygen.model_files import find_model
-from raygen.parts import read_parts
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
-from raygen.rows import RowIndex
-from raygen.run_config import check_painter, identity
-from raygen.runs import RunFolder
+from raygen.run.config import check_painter, identity
+from raygen.run.steps import Steps
 from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
-from raygen.steps import Steps
-from raygen.writing import write_text
+from raygen.storage.parts import read_parts
+from raygen.storage.run_folder import RunFolder
+from raygen.storage.writing import write_text
 from tune.pools import generate, plan_pools
 from tune.search import sweep
 from tune.sweep_config import make_sweep

@@ -17,14 +17,14 @@ from raygen import recipes
 from raygen.algorithms.loop import right_predictions
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import load_classifier, preprocess
+from raygen.datasets.rows import RowIndex
 from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import ConfigError, DataError
-from raygen.folds import assign_folds
 from raygen.images import decode_image
-from raygen.parts import read_parts
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
-from raygen.rows import RowIndex
+from raygen.storage.parts import read_parts
+from raygen.synthesis.folds import assign_folds
 from raygen.synthesis.scgs import ScgsConfig
 
 
@@ -181,7 +181,7 @@ def test_dfr_after_dbb_reads_features_of_a_fit_with_the_pictures(small: Small, t
 
 def test_generated_pictures_are_in_the_groups_of_their_sources(small: Small, tmp_path: Path) -> None:
     """Of dbb's eight pictures of each class, those of a landbird on land are waterbirds on land."""
-    from raygen import fits
+    from raygen.fits import classifiers
 
     pools = {name: {"batch_size": 4} for name in ("scorer", "masker", "inpainter", "pruner")}
     config = small("dbb+group_dro", synthesis={"k": 8, "prune": False}, algorithm=ONE_EPOCH, pools=pools, unit_rows=4)
@@ -192,8 +192,8 @@ def test_generated_pictures_are_in_the_groups_of_their_sources(small: Small, tmp
     candidates = read_parts(out / "candidates").to_pylist()
     for kind, label in (("generated", "target_label"), ("flat", "target_label"), ("duplicate", "source_label")):
         keys = tuple(row["key"] for row in candidates)
-        extra = fits.ExtraRows(kind=kind, keys=keys, candidates=str(out / "candidates"), digest="")  # type: ignore[arg-type]
-        pictures = fits.extra_pictures(extra, index, seed=0)
+        extra = classifiers.ExtraRows(kind=kind, keys=keys, candidates=str(out / "candidates"), digest="")  # type: ignore[arg-type]
+        pictures = classifiers.extra_pictures(extra, index, seed=0)
         found = [(picture.label, picture.attribute) for picture in pictures]  # of four parts, in one order
         assert found == [(row[label], attribute[row["image_id"]]) for row in candidates]
 

@@ -26,13 +26,13 @@ from typer.testing import CliRunner
 
 from raygen import recipes
 from raygen.cli import app
+from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError, ModelError, TooManyFailedRowsError
 from raygen.images import decode_image, decode_mask
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.batch import inpaint
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
-from raygen.parts import read_parts
-from raygen.rows import RowIndex
+from raygen.storage.parts import read_parts
 
 GIB = 2**30
 NEEDED_GIB = 12

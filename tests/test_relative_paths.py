@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 from tiny_pipelines import save_pipeline
 
-from raygen import pipeline, recipes, training
+from raygen import recipes
 from raygen.classifier import ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.config import load_yaml
 from raygen.errors import ModelError
+from raygen.fits import ray_train
 from raygen.model_files import absolute_model, find_model
-from raygen.parts import read_parts
-from raygen.progress import quiet
-from raygen.runs import RunFolder
-from raygen.steps import Steps
+from raygen.pools import pipeline
+from raygen.run.steps import Steps
+from raygen.storage.parts import read_parts
+from raygen.storage.progress import quiet
+from raygen.storage.run_folder import RunFolder
 from serve.app import _for_replicas
 from serve.config import ServeConfig, ServedModelConfig
 
@@ -79,7 +81,7 @@ def test_workers_elsewhere_find_what_the_config_names_and_folders_keep_its_words
 
         return moved
 
-    monkeypatch.setattr(training, "run", elsewhere(training.run))
+    monkeypatch.setattr(ray_train, "run", elsewhere(ray_train.run))
     monkeypatch.setattr(pipeline, "run_local", elsewhere(pipeline.run_local))
     monkeypatch.chdir(home)
     run(config_of(), tmp_path / "run")

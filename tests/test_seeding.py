@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from raygen.classifier import ClassifierConfig, build_classifier
 from raygen.cli import app
 from raygen.errors import ConfigError
-from raygen.run_config import make_config
+from raygen.run.config import make_config
 from raygen.seeding import MAX_SEED, row_seed
 from tune.spaces import expand
 from tune.sweep_config import make_sweep

@@ -25,12 +25,12 @@ from raygen.classifier import squash
 from raygen.config import fingerprint
 from raygen.errors import ConfigError, DataError
 from raygen.images import decode_image
-from raygen.parts import read_parts
-from raygen.progress import Say
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
-from raygen.run_config import RunConfig
-from raygen.runs import RunFolder, Step
-from raygen.steps import SCORES_OF_CANDIDATES, Steps
+from raygen.run.config import RunConfig
+from raygen.run.steps import SCORES_OF_CANDIDATES, Steps
+from raygen.storage.parts import read_parts
+from raygen.storage.progress import Say
+from raygen.storage.run_folder import RunFolder, Step
 from tune.domains import Value
 from tune.spaces import Space, config_at, expand, largest
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen.errors import StageError
-from raygen.writing import atomic
+from raygen.storage.writing import atomic
 from tune.domains import Domain
 from tune.records import Record
 from tune.scoring import SMALL_GROUP, Score, score, standard_error

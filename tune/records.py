@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from raygen.errors import RunFolderError, unreadable
-from raygen.writing import write_json
+from raygen.storage.writing import write_json
 
 EPOCHS_FILE, OUTCOME_FILE = "epochs.json", "outcome.json"
 # "complete": all epochs; "stopped": early, by ASHA; "nothing kept": pruning left no picture to fit with; "failed": it

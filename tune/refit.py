@@ -8,17 +8,17 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayTaskError
 
-from raygen import capacity
+from raygen.cluster import capacity
+from raygen.cluster.placement import Need
+from raygen.datasets.rows import RowIndex
 from raygen.errors import RaygenError
-from raygen.fits import ExtraRows
-from raygen.placement import Need
-from raygen.progress import Say, quiet
-from raygen.results import results
-from raygen.rows import RowIndex
-from raygen.run_config import RunConfig
-from raygen.runs import RunFolder, Step
-from raygen.steps import Steps
-from raygen.writing import write_json
+from raygen.fits.classifiers import ExtraRows
+from raygen.run.config import RunConfig
+from raygen.run.results import results
+from raygen.run.steps import Steps
+from raygen.storage.progress import Say, quiet
+from raygen.storage.run_folder import RunFolder, Step
+from raygen.storage.writing import write_json
 from tune.pools import Base, Pool
 from tune.records import Progress
 from tune.selection import select_candidates

@@ -15,13 +15,13 @@ from raygen import program, recipes
 from raygen.config import dump_yaml, load_yaml
 from raygen.datasets import class_counts
 from raygen.errors import RunFolderError
-from raygen.progress import Say
 from raygen.report.sweep import write_sweep_page
 from raygen.report.words import describe_point
-from raygen.run_config import RunConfig, check_painter
-from raygen.runs import RunFolder
-from raygen.versions import versions
-from raygen.writing import write_json, write_text
+from raygen.run.config import RunConfig, check_painter
+from raygen.storage.progress import Say
+from raygen.storage.run_folder import RunFolder
+from raygen.storage.versions import versions
+from raygen.storage.writing import write_json, write_text
 from tune.command import tune
 from tune.pools import Base, Pool, generate, plan_pools, pool_configs
 from tune.ranking import chosen, importances, num_alike, rank, warning_of_small_validation, write_ranking

@@ -11,7 +11,7 @@ from raygen import synthesis
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import StageError
 from raygen.pruners import PruneThresholds, verdicts
-from raygen.run_config import RunConfig
+from raygen.run.config import RunConfig
 
 
 @dataclass(frozen=True, slots=True)

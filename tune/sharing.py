@@ -8,8 +8,8 @@ import ray
 
 from raygen.algorithms.training_set import MAX_CACHED_BYTES, TrainingSet
 from raygen.classifier import weights_file
+from raygen.datasets.rows import RowIndex
 from raygen.errors import ConfigError, ResourceError
-from raygen.rows import RowIndex
 from tune.pools import Base, PlannedPool, Pool, generated_pictures
 from tune.scoring import halvings
 from tune.sweep_config import SweepConfig

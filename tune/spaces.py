@@ -13,8 +13,8 @@ from raygen import synthesis
 from raygen.algorithms.loop import LoopConfig
 from raygen.config import validate
 from raygen.errors import ConfigError
-from raygen.known_recipes import find_recipe
-from raygen.run_config import RunConfig
+from raygen.run.config import RunConfig
+from raygen.run.names import find_recipe
 from tune.domains import Domain, Value
 
 Space = Mapping[str, Domain]

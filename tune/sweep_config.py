@@ -9,7 +9,7 @@ from pydantic import Field
 
 from raygen.config import PositiveInt, Seed, Strict, apply_overrides, validate
 from raygen.errors import ConfigError
-from raygen.run_config import RunConfig, identity, make_config
+from raygen.run.config import RunConfig, identity, make_config
 from raygen.seeding import MAX_SEED
 from tune.domains import Domain
 from tune.spaces import Space, check_algorithm, default_space

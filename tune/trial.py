@@ -20,11 +20,12 @@ import torch
 from filelock import FileLock, Timeout
 from ray import tune as ray_tune
 
-from raygen import algorithms, fits
+from raygen import algorithms
 from raygen.algorithms.training_set import TrainingSet
 from raygen.config import fingerprint
 from raygen.datasets.table import DatasetInfo
-from raygen.run_config import RunConfig, identity
+from raygen.fits import classifiers
+from raygen.run.config import RunConfig, identity
 from raygen.worker import Worker
 from tune.pools import pool_name
 from tune.records import DONE, Progress, read_outcome, read_progress, write_progress
@@ -176,7 +177,7 @@ def _fit(
     kept = selection.kept
     pictures = [pool.images_NHWC[row] for row in kept]
     train = rows.train.with_extra(pictures, label_M[kept], pool.attribute_M[kept])
-    classifier = fits.first_classifier(
+    classifier = classifiers.first_classifier(
         config.algorithm,
         config.classifier,
         num_classes=len(rows.dataset.class_names),

@@ -18,13 +18,14 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from raygen import capacity, cluster
+from raygen import cluster
+from raygen.cluster import capacity
+from raygen.cluster.placement import Need
 from raygen.errors import ConfigError, ResourceError
-from raygen.placement import Need
-from raygen.progress import Say
 from raygen.report.words import describe_point
-from raygen.run_config import RunConfig
+from raygen.run.config import RunConfig
 from raygen.seeding import row_seed
+from raygen.storage.progress import Say
 from tune.domains import Domain
 from tune.records import (
     DONE,

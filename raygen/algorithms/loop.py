@@ -24,8 +24,8 @@ from raygen.config import PositiveInt, Strict
 from raygen.errors import StageError
 from raygen.metrics import worst_group_accuracy
 from raygen.seeding import row_seed
+from raygen.storage.writing import write_bytes
 from raygen.worker import Worker
-from raygen.writing import write_bytes
 
 # (label_B, generated_B) -> weight of each image's cross entropy in the loss, (B,) float
 LossWeights = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -12,10 +12,10 @@ import pyarrow as pa
 import torch
 
 from raygen.classifier import preprocess, squash
+from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError, RowError
 from raygen.groups import group_index
 from raygen.images import decode_image
-from raygen.rows import RowIndex
 
 logger = logging.getLogger(__name__)
 

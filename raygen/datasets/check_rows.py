@@ -13,7 +13,7 @@ from raygen.images import decode_image, decode_mask
 
 # Images that a warning of many names.
 NUM_EXAMPLES = 5
-# Who reads object masks: `raygen.maskers`, `raygen.token_fits`. `language` and `cam` only compare with them.
+# Who reads object masks: `raygen.maskers`, `raygen.fits.tokens`. `language` and `cam` only compare with them.
 _NEEDED = (
     "these images cannot be repainted with synthesis.mask=truth or box, nor be learned from with "
     "textual_inversion.region=object; other settings do without their masks"

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from raygen.errors import DataError
 from raygen.schema import ARRAY_BYTES, SOURCE, by_bytes, cast
-from raygen.writing import atomic, write_json
+from raygen.storage.writing import atomic, write_json
 
 ROWS_PER_SHARD = 2048
 # 32 rows: about a unit of the synthesis, so that a unit touches one or two row groups.

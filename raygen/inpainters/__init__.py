@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from raygen.config import Strict
-from raygen.inpainters.edits import MAX_HTTP_GUIDANCE, MAX_HTTP_STEPS
-from raygen.inpainters.endpoint_urls import check_http_url, shown
+from raygen.endpoint.edits import MAX_HTTP_GUIDANCE, MAX_HTTP_STEPS
+from raygen.endpoint.urls import check_http_url, shown
 from raygen.model_files import TINY
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from raygen.endpoint.edits import LearnedToken
 from raygen.errors import ResourceError, RowError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.batch import inpaint
-from raygen.inpainters.edits import LearnedToken
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from raygen.hub import loadable
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import check_pipeline_class, names_safety_checker
 from raygen.model_files import load_errors
+from raygen.model_files.hub import loadable
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 from packaging.version import Version
 
 from raygen.errors import ModelError
-from raygen.hub import PIPELINE_INDEX, check_hub_model
 from raygen.inpainters import InpainterConfig
 from raygen.model_files import absolute_model, check_safetensors, find_model, model_revision, read_json
+from raygen.model_files.hub import PIPELINE_INDEX, check_hub_model
 
 __all__ = [
     "ModelFacts",
@@ -68,7 +68,7 @@ def check_model(config: InpainterConfig, *, field: str = "inpainter") -> Path | 
         The model's folder; None for a hub id.
 
     Raises:
-        ModelError: See `check_model_folder` and `raygen.hub.check_hub_model`.
+        ModelError: See `check_model_folder` and `raygen.model_files.hub.check_hub_model`.
     """
     name = resolve_model(config.model)
 

@@ -19,13 +19,9 @@ from urllib.parse import quote
 import httpx2
 import numpy as np
 
-from raygen.errors import ConfigError, EndpointError, RowError, StageError
-from raygen.inpainters import InpainterConfig
-from raygen.inpainters.edits import EditRequest, EditResult, LearnedToken
-from raygen.inpainters.endpoint_urls import client_options, no_answer, no_endpoint, with_proxy_named
-from raygen.inpainters.square import squash, unsquash
-from raygen.inpainters.token_files import read_tokens
-from raygen.inpainters.wire import (
+from raygen.endpoint.edits import EditRequest, EditResult, LearnedToken
+from raygen.endpoint.urls import client_options, no_answer, no_endpoint, with_proxy_named
+from raygen.endpoint.wire import (
     EDITS_PATH,
     MODELS_PATH,
     TOKENS_PATH,
@@ -37,6 +33,10 @@ from raygen.inpainters.wire import (
     key_headers,
     result_of,
 )
+from raygen.errors import ConfigError, EndpointError, RowError, StageError
+from raygen.inpainters import InpainterConfig
+from raygen.inpainters.square import squash, unsquash
+from raygen.inpainters.token_files import read_tokens
 
 # Where the key is looked for: a config file is copied into run folders, so it must not hold one.
 KEY_VARIABLE = "RAYGEN_API_KEY"

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from raygen.endpoint.edits import LearnedToken
 from raygen.errors import BlockedError, ConfigError, ModelError, NonFiniteError, ResourceError, RowError
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.edits import LearnedToken
 from raygen.inpainters.latents import draw_latent, encode_picture
 from raygen.inpainters.loading import load_pipeline
 from raygen.inpainters.model_folder import check_model_folder, model_revision, resolve_model

@@ -15,8 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import load, save
 
+from raygen.endpoint.edits import LearnedToken
 from raygen.errors import ModelError
-from raygen.inpainters.edits import LearnedToken
 
 FILE_NAME = "learned_embeds.safetensors"
 NAME = re.compile(r"<[a-z0-9][a-z0-9._-]{0,62}>")

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 
 from raygen.errors import ConfigError, ModelError
-from raygen.hub import MODEL_INDEX, check_hub_model, loadable
 from raygen.model_files import check_safetensors, find_model, load_errors, model_revision, read_json
+from raygen.model_files.hub import MODEL_INDEX, check_hub_model, loadable
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -25,7 +25,7 @@ def check_model(name: str, *, revision: str | None, kinds: Collection[str], what
         field: The config's field that names it.
 
     Raises:
-        ModelError: See `check_folder` and `raygen.hub.check_hub_model`.
+        ModelError: See `check_folder` and `raygen.model_files.hub.check_hub_model`.
     """
 
     def check(folder: Path, is_whole: bool) -> None:

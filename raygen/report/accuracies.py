@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from raygen.datasets.rows import RowIndex
 from raygen.groups import group_name
 from raygen.metrics import difference_interval, wilson_interval
 from raygen.report import collect, figures
 from raygen.report.figures import percent
 from raygen.report.words import describe_result
-from raygen.rows import RowIndex
 
 # With more groups a table is wider than any screen; the chart shows the lowest ones.
 MAX_TABLE_GROUPS = 8

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raygen.datasets.rows import RowIndex
 from raygen.groups import group_name
 from raygen.report import collect, pictures
 from raygen.report.accuracies import main_split
 from raygen.report.figures import percent
-from raygen.rows import RowIndex
 
 SHOWN_CAMS = 12
 

@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen.config import load_yaml
+from raygen.datasets.rows import RowIndex
 from raygen.errors import RunFolderError, unreadable
-from raygen.parts import failure_reasons
 from raygen.pruners import PruneThresholds, verdicts
-from raygen.results import results
-from raygen.rows import RowIndex
-from raygen.runs import RunFolder, read_manifest
-from raygen.versions import versions
-from raygen.writing import write_json
+from raygen.run.results import results
+from raygen.storage.parts import failure_reasons
+from raygen.storage.run_folder import RunFolder, read_manifest
+from raygen.storage.versions import versions
+from raygen.storage.writing import write_json
 
 CONTROLS = ("control_duplicate", "control_hole", "control_flat")
 _NO_THRESHOLDS = PruneThresholds.model_validate({"source_probability_below": {}, "attribution_above": {}})

@@ -14,7 +14,7 @@ from raygen.errors import RunFolderError
 from raygen.report import figures
 from raygen.report.collect import order_results, summarize
 from raygen.report.html import render
-from raygen.writing import write_text
+from raygen.storage.writing import write_text
 
 MEASURES = ("worst_group", "average")
 

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raygen.datasets.rows import RowIndex
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.report import collect, figures, pictures
 from raygen.report.figures import percent
 from raygen.report.words import PSI, REASONS, RHO
-from raygen.rows import RowIndex
 
 # How many candidates of each verdict are shown; with 64 px pictures the page stays near 1 MB.
 SHOWN = {"kept": 18, "pruned": 12, "failed": 6}

@@ -13,14 +13,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from raygen.datasets.rows import RowIndex
 from raygen.report import collect, figures
 from raygen.report.accuracies import group_noun, main_split, results
 from raygen.report.attention import attention
 from raygen.report.gallery import synthesis
 from raygen.report.words import GLOSSARY, SYNTHESIS_GLOSSARY
-from raygen.rows import RowIndex
-from raygen.runs import RunFolder
-from raygen.writing import write_text
+from raygen.storage.run_folder import RunFolder
+from raygen.storage.writing import write_text
 
 _MINUTE_S, _HOUR_S = 60, 3600
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from raygen.datasets.rows import RowIndex
 from raygen.errors import RowError
 from raygen.images import decode_image, decode_mask, resize_mask
-from raygen.rows import RowIndex
 
 # Up to this side a picture is shown enlarged with hard pixels and stored without loss; above it, as JPEG.
 SMALL_PX = 128

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen.config import load_yaml
+from raygen.datasets.rows import RowIndex
 from raygen.errors import RunFolderError
 from raygen.pruners import PruneThresholds
 from raygen.report import collect, figures
@@ -20,9 +21,8 @@ from raygen.report.figures import percent
 from raygen.report.gallery import of_candidates
 from raygen.report.html import duration, render
 from raygen.report.sweep_figures import Axis, TrialLine, against, parallel_coordinates
-from raygen.rows import RowIndex
-from raygen.runs import RunFolder
-from raygen.writing import write_text
+from raygen.storage.run_folder import RunFolder
+from raygen.storage.writing import write_text
 
 # Rows of the ranking on the page; sweep.parquet has them all.
 SHOWN_TRIALS = 40

@@ -18,9 +18,9 @@ from raygen.errors import RowError
 from raygen.maskers.clipseg import ClipsegConfig, ClipsegFinder
 from raygen.maskers.regions import overlap
 from raygen.seeding import row_seed
+from raygen.storage.writing import write_text
 from raygen.tiny.pictures import sheet
 from raygen.tiny.segmenter import CLASS_WORDS, GENERIC_WORDS
-from raygen.writing import write_text
 
 logger = logging.getLogger(__name__)
 

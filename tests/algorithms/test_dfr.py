@@ -21,9 +21,9 @@ from raygen.algorithms.dfr import (
 )
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier
+from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
 from raygen.metrics import worst_group_accuracy
-from raygen.rows import RowIndex
 from raygen.seeding import row_seed
 from raygen.worker import Worker
 

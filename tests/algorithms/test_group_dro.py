@@ -12,8 +12,8 @@ from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.group_dro import GroupDroConfig, GroupLoss
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
+from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
-from raygen.rows import RowIndex
 from raygen.worker import Worker
 
 

@@ -12,8 +12,8 @@ from raygen.algorithms.jtt import JttConfig, OnlineErrors, find_errors, fit_jtt,
 from raygen.algorithms.loop import right_predictions
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
+from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
-from raygen.rows import RowIndex
 from raygen.worker import Worker
 
 

@@ -19,8 +19,8 @@ from raygen.algorithms.loop import LoopConfig
 from raygen.algorithms.reweighted import ReweightedConfig
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
+from raygen.datasets.rows import RowIndex
 from raygen.errors import ConfigError, DataError
-from raygen.rows import RowIndex
 from raygen.worker import Worker
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from raygen import recipes
 from raygen.config import load_yaml
 from raygen.errors import RaygenError
-from raygen.run_config import identity
-from raygen.runs import RunFolder
-from raygen.steps import Steps
+from raygen.run.config import identity
+from raygen.run.steps import Steps
+from raygen.storage.run_folder import RunFolder
 
 
 def main(config_path: str, out: str, *overrides: str) -> None:

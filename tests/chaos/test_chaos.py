@@ -23,8 +23,8 @@ from chaos_tools import (
     wait_for_parts,
 )
 
-from raygen.parts import read_parts
-from raygen.runs import check_files
+from raygen.storage.parts import read_parts
+from raygen.storage.run_folder import check_files
 
 NUM_IMAGES = 500
 SEED = 2026

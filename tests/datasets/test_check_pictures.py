@@ -12,13 +12,13 @@ from edit_forms import encoded
 from raw_pictures import png16
 from typer.testing import CliRunner
 
-from raygen import fits
 from raygen.cli import app
 from raygen.datasets import write_dataset
 from raygen.datasets.check import Findings, check_dataset
 from raygen.datasets.folder import FolderConfig
+from raygen.datasets.rows import RowIndex
+from raygen.fits import classifiers
 from raygen.images import encode_image
-from raygen.rows import RowIndex
 
 MASK_HW = np.zeros((9, 7), dtype=np.uint8)
 MASK_HW[2:5, 3:6] = 255
@@ -99,7 +99,7 @@ def test_colours_for_the_flat_control_where_no_mask_can_be_used(tmp_path: Path, 
     folder = dataset(tmp_path / "data", pictures=colours, masks=dict.fromkeys(range(12), encoded(mask)))
     (tmp_path / "out").mkdir()
     write_dataset(FolderConfig(path=folder), tmp_path / "out", run_seed=0)
-    found = fits.flat_colours(RowIndex.open(tmp_path / "out"), seed=0)
+    found = classifiers.flat_colours(RowIndex.open(tmp_path / "out"), seed=0)
     # Train are images 0 to 3, of classes 0 and 1 by turns.
     assert {label: sorted(map(tuple, colours_MC.tolist())) for label, colours_MC in found.items()} == {
         0: [(0, 40, 80), (2, 40, 80)],

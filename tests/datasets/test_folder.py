@@ -14,9 +14,9 @@ from raygen.datasets import dataset_lines, dataset_state, write_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig
 from raygen.datasets.known import KNOWN, differences, recognised
+from raygen.datasets.rows import RowIndex
 from raygen.errors import ConfigError, DataError
 from raygen.images import encode_image, encode_mask
-from raygen.rows import RowIndex
 
 HEADER = ("img_filename", "y", "split", "place", "mask_filename")
 # group_DRO's metadata.csv of Waterbirds: only its own generator writes the file of the background.
@@ -300,11 +300,11 @@ def test_what_a_folder_holds_decides_its_rows(tmp_path: Path) -> None:
 
 
 def test_colours_for_the_flat_control_leave_out_what_cannot_be_read(tmp_path: Path) -> None:
-    from raygen import fits
+    from raygen.fits import classifiers
 
     lines = [(f"img/{i}.png", i % 2, 0, 0, "wide.png" if i == 2 else "") for i in range(8)]
     folder = make_csv(tmp_path / "data", lines)
     (folder / "wide.png").write_bytes(encode_mask(np.ones((3, 30), dtype=bool)))
     (folder / "img" / "1.png").write_bytes(picture(1)[:-40])
-    colours = fits.flat_colours(write(folder, tmp_path / "out"), seed=0)
+    colours = classifiers.flat_colours(write(folder, tmp_path / "out"), seed=0)
     assert {label: colours_MC.shape for label, colours_MC in colours.items()} == {0: (3, 3), 1: (3, 3)}

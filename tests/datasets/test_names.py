@@ -12,8 +12,8 @@ from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.names import in_order
 from raygen.errors import ConfigError, DataError
-from raygen.run_config import check_painter
-from raygen.runs import MARKER
+from raygen.run.config import check_painter
+from raygen.storage.run_folder import MARKER
 
 
 def test_folders_of_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) -> None:

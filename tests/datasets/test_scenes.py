@@ -7,11 +7,11 @@ import pytest
 from pydantic import ValidationError
 
 from raygen.datasets import write_dataset
+from raygen.datasets.rows import RowIndex
 from raygen.datasets.scene_rendering import render_scene
 from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import DataError
 from raygen.images import decode_image, decode_mask
-from raygen.rows import RowIndex
 
 SMALL = ScenesConfig(train_counts=(8, 3, 2, 5), val_counts=(2, 2, 2, 2), test_counts=(3, 3, 3, 3))
 

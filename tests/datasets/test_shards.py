@@ -14,9 +14,9 @@ import pytest
 from raygen.datasets import write_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig
+from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
 from raygen.images import encode_image
-from raygen.rows import RowIndex
 
 PICTURES = [encode_image(np.random.default_rng(i).integers(0, 256, (9, 7, 3), dtype=np.uint8)) for i in range(3)]
 INFO = {"name": "birds", "class_names": ["a", "b"], "attribute_names": [], "prompts": ["x", "y"]}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raygen.datasets.rows import RowIndex
 from raygen.report import collect
 from raygen.report.pictures import (
     SHOWN_PX,
@@ -16,7 +17,6 @@ from raygen.report.pictures import (
     picture,
     repaint_overlay,
 )
-from raygen.rows import RowIndex
 
 
 def pixels(shown) -> np.ndarray:

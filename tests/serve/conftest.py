@@ -6,7 +6,7 @@ import pytest
 from paint_backend import Running, running
 
 from serve.config import KeyConfig
-from serve.keys import hash_of
+from serve.http.keys import hash_of
 
 EDIT_KEY, ADMIN_KEY, OTHER_KEY, SLOW_KEY = "rg_edit", "rg_admin", "rg_other", "rg_slow"
 

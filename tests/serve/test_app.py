@@ -30,14 +30,14 @@ from raygen import recipes
 from raygen.cluster import connect_endpoint
 from raygen.errors import ConfigError, EndpointError
 from raygen.images import encode_image, encode_mask
-from raygen.parts import read_parts
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.spec import Batch, object_column
+from raygen.storage.parts import read_parts
 from serve.address import check_host
 from serve.app import build_app
 from serve.client import Client, request_hash
+from serve.http.headers import RAY_TIMEOUT_HEADER
 from serve.metrics import METRICS
-from serve.wishes import RAY_TIMEOUT_HEADER
 
 SIDE, STEPS = 64, 4
 
@@ -414,7 +414,7 @@ def test_a_wrong_config_is_refused_with_the_field(model: Path) -> None:
 
 
 def test_request_hash_names_what_decides_the_pixels() -> None:
-    from raygen.inpainters.edits import EditRequest
+    from raygen.endpoint.edits import EditRequest
 
     def named(**changes: Any) -> str:
         image_HWC = np.zeros((4, 4, 3), np.uint8)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raygen.endpoint.edits import EditedImage, EditEvent, EditRequest, EditResult, Progress
 from raygen.errors import EndpointError
-from raygen.inpainters.edits import EditedImage, EditEvent, EditRequest, EditResult, Progress
 from serve.backend import Job, Rendering
 from serve.ledger import Ledger
 

@@ -15,7 +15,7 @@ from PIL import Image
 from raw_pictures import TURNS
 
 from raygen.images import resize_image, resize_mask
-from serve.pictures import encode_picture
+from serve.http.pictures import encode_picture
 
 
 @pytest.mark.parametrize("seed", range(12))

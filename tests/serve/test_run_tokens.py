@@ -9,9 +9,9 @@ import pytest
 from paint_backend import Running
 
 from raygen import recipes
+from raygen.endpoint.edits import EditedImage, EditRequest, EditResult
 from raygen.errors import ConfigError
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.edits import EditedImage, EditRequest, EditResult
 from raygen.inpainters.served import HttpEndpoint, ServedInpainter, served_name, store_tokens
 from raygen.inpainters.token_files import read_tokens, token_bytes
 

@@ -10,14 +10,14 @@ from memory_metrics import MemoryMetrics
 from paint_backend import Running
 from real_architectures import SD15_INPAINTING, narrowed, save_architecture, set_threshold
 
+from raygen.endpoint.edits import EditedImage, EditEvent, EditRequest, EditResult, PartialImage
+from raygen.endpoint.wire import error_of
 from raygen.errors import RowError
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.edits import EditedImage, EditEvent, EditRequest, EditResult, PartialImage
 from raygen.inpainters.served import Endpoint, ServedInpainter, connect_http
-from raygen.inpainters.wire import error_of
 from serve.config import ServedModelConfig
-from serve.engine import Engine
-from serve.tokens import TokenStore
+from serve.engine.engine import Engine
+from serve.engine.tokens import TokenStore
 
 SIDE = 64
 

@@ -11,7 +11,7 @@ from safetensors.torch import save as save_torch
 
 from raygen.errors import EndpointError
 from raygen.inpainters.token_files import MAX_VECTORS
-from serve.tokens import TokenStore
+from serve.engine.tokens import TokenStore
 
 WIDTH = 8
 

@@ -22,7 +22,7 @@ from raygen import recipes
 from raygen.cli import app
 from raygen.config import load_yaml
 from raygen.errors import ConfigError, ResourceError, RunFolderError
-from raygen.run_config import make_config
+from raygen.run.config import make_config
 from tune.pools import generate, plan_pools, pool_configs
 from tune.records import Outcome, Record, read_records
 from tune.search import saved_sweep, sweep

@@ -9,7 +9,7 @@ from small_sweeps import small_sweep
 from raygen import synthesis
 from raygen.errors import StageError
 from raygen.pruners import verdicts
-from raygen.run_config import RunConfig
+from raygen.run.config import RunConfig
 from tune.selection import select_candidates
 
 

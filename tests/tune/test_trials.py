@@ -8,7 +8,7 @@ import pytest
 import ray
 from small_sweeps import ONLY_K, fails_at_some, notes, small_sweep, toy_task, toy_trial
 
-from raygen import capacity
+from raygen.cluster import capacity
 from raygen.errors import ResourceError
 from tune.domains import Domain
 from tune.records import read_records

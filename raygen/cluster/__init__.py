@@ -1,0 +1,180 @@
+"""Joining the Ray cluster, and reaching an endpoint on it."""
+
+import contextlib
+import logging
+import os
+import platform
+import signal
+import threading
+from typing import Any
+
+import ray
+from ray._private import services
+from ray.exceptions import RayError, RayTaskError
+
+from raygen import ray_address
+from raygen.endpoint.edits import EditRequest, EditResult
+from raygen.errors import ConfigError, EndpointError, ResourceError
+from raygen.inpainters.served import Endpoint, connect_http
+from raygen.program import interrupts
+
+# A model that was scaled to zero is loaded first.
+FACTS_TIMEOUT_S = 300.0
+# Of `ray.exceptions.OutOfMemoryError`, which arrives as text inside others.
+_OUT_OF_MEMORY = ("address the out of memory issue", "OutOfMemoryError", "running low on memory")
+# Letters of what Ray says; its advice can fill a page.
+MAX_REASON = 400
+
+
+def connect() -> None:
+    """Joins the cluster of RAY_ADDRESS, or starts Ray on this machine; does nothing when that is done.
+
+    Raises:
+        ConfigError: RAY_ADDRESS names no cluster that answers.
+        ResourceError: Ray cannot start here, or the cluster does not take this program.
+    """
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    address = _find_cluster()
+    if address is None:
+        ray_address.check_start(os.environ)
+        # "local": otherwise Ray joins whatever cluster was last started on this machine, somebody else's test perhaps.
+        _init(**options, address="local", include_dashboard=False)
+    else:
+        # Ray would try twenty times, forty seconds each; the head has answered just now.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+        _init(**options, address=address)
+        ray_address.watch(address)
+    token = ray_address.token_path(os.environ)
+    with contextlib.suppress(OSError):  # somebody else's; `raygen doctor` tells
+        if token is not None and token.is_file():  # Ray writes it readable for everybody.
+            token.chmod(0o600)
+
+
+def reason(error: object) -> str:
+    """What a user is to know of a failure that Ray tells of: the last line, or that memory was used up.
+
+    Of a process that Ray killed for memory, the last line is a reference to Ray's documentation.
+    """
+    text = str(error)
+    if any(words in text for words in _OUT_OF_MEMORY):
+        return (
+            "Ray killed a process, since nearly all memory of its node was in use (by whatever runs there). Run fewer "
+            "actors, workers or other programs at once, or on more memory, and run the same command again: it goes on"
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)
+
+
+def describe() -> str:
+    """The joined cluster's nodes and resources, as a line."""
+    resources = ray.cluster_resources()
+    num_nodes = sum(node["Alive"] for node in ray.nodes())
+    return f"{num_nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+
+
+def _find_cluster() -> str | None:
+    """The head's "host:port", which answers; None where Ray is to be started on this machine."""
+    address = ray_address.named_address(os.environ)
+    if address is None:
+        return None
+    try:
+        # There is no public call for it. Ray goes to a loopback address by the machine's own, and knows what "auto" is.
+        address = str(services.canonicalize_bootstrap_address_or_die(address))
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {str(error).splitlines()[0]} {ray_address.WAYS_TO_JOIN}. Unset "
+            "it to work on this machine."
+        ) from error
+    ray_address.check_answers(address, os.environ)
+    return address
+
+
+def _init(**options: Any) -> None:
+    """`ray.init` with the caller's signal handlers, and errors of raygen.
+
+    Ray takes SIGTERM for itself and answers it by waiting half a minute for other work to leave the node.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+    try:
+        ray.init(**options)
+    except SystemExit:  # Ray's answer to a SIGTERM in its start
+        raise interrupts.interrupted(signal.SIGTERM) from None
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON] or 'no reason given'}"
+        if options["address"] == "local":
+            raise ResourceError(f"Ray cannot start on this machine: {what}. See `raygen doctor`.") from error
+        raise ResourceError(
+            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: the cluster does not take this program: {what}. Is this machine "
+            "one of its nodes, is the token the cluster's (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, "
+            f"~/.ray/auth_token), and has the cluster Ray {ray.__version__} and Python {platform.python_version()} too?"
+        ) from error
+    finally:
+        for number, handler in handlers.items():
+            if in_main_thread and handler not in {None, signal.SIG_DFL}:
+                signal.signal(number, handler)
+
+
+class HandleEndpoint:
+    """The endpoint through a Ray Serve handle: arrays instead of PNG. See `raygen.inpainters.served.Endpoint`.
+
+    Args:
+        url: "serve://application/deployment".
+
+    Raises:
+        ConfigError: There is no such deployment on this cluster.
+    """
+
+    def __init__(self, url: str) -> None:
+        # Here, not at the top: Ray Serve takes seconds to import, and a pool with a model of its own needs none of it.
+        from ray import serve
+        from ray.serve.exceptions import RayServeException
+
+        self._serve_error = RayServeException
+        application, _, deployment = url.removeprefix("serve://").partition("/")
+        try:
+            self._handle = serve.get_deployment_handle(deployment or "engine", application)
+            self._facts = dict(self._handle.facts.remote().result(timeout_s=FACTS_TIMEOUT_S))
+        except (RayError, RayServeException, KeyError, TimeoutError) as error:
+            raise ConfigError(
+                f"{url}: no such deployment answers on this cluster ({type(error).__name__}); "
+                "see `serve status` for the applications that run"
+            ) from error
+
+    def edit(self, request: EditRequest, model: str) -> EditResult:
+        """Paints. The seeds are in the request, so sending it again after a replica's death paints the same."""
+        try:
+            result = self._handle.edit.remote(request).result(timeout_s=request.timeout_s + 30)
+        except TimeoutError as error:
+            raise EndpointError("no replica answered in time", code="deadline_exceeded") from error
+        except RayTaskError as error:
+            raise EndpointError("the model failed", code="internal_error", retryable=True) from error
+        except (RayError, self._serve_error) as error:
+            raise EndpointError("a replica died", code="service_unavailable", retryable=True) from error
+        if isinstance(result, EndpointError):
+            raise result
+        return result
+
+    def facts(self, model: str) -> dict[str, Any]:
+        """The model's facts; a handle leads to one model."""
+        if model != self._facts["id"]:
+            raise EndpointError(
+                f"this deployment serves '{self._facts['id']}', not '{model}'", code="model_not_found", param="model"
+            )
+        return self._facts
+
+    def put_token(self, name: str, data: bytes, model: str) -> None:
+        """Stores a learned token in the folder that the model's replicas share; who is on the cluster needs no key."""
+        try:
+            error = self._handle.put_token.remote(name, data).result(timeout_s=FACTS_TIMEOUT_S)
+        except (RayError, self._serve_error, TimeoutError) as failure:
+            raise EndpointError("a replica died", code="service_unavailable", retryable=True) from failure
+        if error is not None:
+            raise error
+
+
+def connect_endpoint(url: str) -> Endpoint:
+    """The endpoint at "http(s)://…" or "serve://application/deployment"."""
+    return HandleEndpoint(url) if url.startswith("serve://") else connect_http(url)

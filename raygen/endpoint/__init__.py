@@ -1,0 +1,1 @@
+"""The one client of the endpoint: requests and results, over HTTP or a Ray Serve handle."""

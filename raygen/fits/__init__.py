@@ -1,0 +1,1 @@
+"""Fits: of classifiers and of tokens, on one worker or many."""

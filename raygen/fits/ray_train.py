@@ -1,0 +1,203 @@
+"""The Ray Train code: one fit on one or many workers.
+
+A fit is a function of a module, called with a `Worker` and plain data. `engine="local"` calls it in this process.
+"""
+
+import contextlib
+import logging
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from pydantic import Field
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from raygen import cluster
+from raygen.cluster import capacity
+from raygen.cluster.placement import Need
+from raygen.config import PositiveInt, Strict
+from raygen.errors import RaygenError, StageError
+from raygen.program import interrupts
+from raygen.storage import progress
+from raygen.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+# Ray Train's own files, below a fit's folder while it runs.
+SCRATCH_FOLDER = "ray_train"
+
+Job = Callable[[Worker, dict[str, Any]], None]
+
+
+class FitConfig(Strict):
+    """Workers of a fit.
+
+    Attributes:
+        num_workers: How many fit together, each on a share of every batch. Part of a fit's fingerprint.
+        num_cpus: Logical CPUs that Ray sets aside for each.
+        num_threads: Torch threads of each. Decides the last bits of a fit, so it is part of its fingerprint too.
+        num_gpus: GPUs of each: 0 or 1.
+        max_failures: How often a fit goes on from its last epoch after a worker died.
+    """
+
+    num_workers: PositiveInt = 1
+    num_cpus: float = Field(2, gt=0)
+    num_threads: PositiveInt = 2
+    num_gpus: float = Field(0, ge=0, le=1)
+    max_failures: int = Field(2, ge=0)
+
+    @property
+    def torch_device(self) -> str:
+        """Where the classifier is fitted."""
+        return "cuda" if self.num_gpus > 0 else "cpu"
+
+
+def run(
+    job: Job,
+    payload: dict[str, Any],
+    *,
+    folder: Path,
+    resources: FitConfig,
+    engine: str,
+    say: progress.Say = progress.quiet,
+) -> None:
+    """Runs a job on its workers until it is done; what it gives back, it writes into the folder.
+
+    Args:
+        job: A function of a module: called on every worker with its `Worker` and the payload.
+        payload: Plain data.
+        folder: Existing folder that all workers reach; checkpoints and results.
+        resources: Workers.
+        engine: "ray" or "local".
+        say: Called now and then with how far a long fit is.
+
+    Raises:
+        ResourceError: The cluster has not the CPUs or GPUs.
+        StageError: A worker failed more than `max_failures` times.
+        RaygenError: As the job raised it.
+    """
+    folder = folder.resolve()
+    try:
+        with progress.said(partial(progress.told, folder), say):
+            if engine == "local":
+                torch.set_num_threads(resources.num_threads)
+                job(_worker(folder, resources.torch_device), payload)
+            else:
+                _run_ray(job, payload, folder, resources, say)
+    finally:
+        with contextlib.suppress(OSError):  # a note; what the job raised matters more
+            (folder / progress.FILE).unlink(missing_ok=True)
+
+
+def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConfig, say: progress.Say) -> None:
+    cluster.connect()
+    check_workers(resources)
+    capacity.wait_until_free([_need(resources)], what="a fit needs", say=say)
+    scratch = folder / SCRATCH_FOLDER
+    trainer = TorchTrainer(
+        _on_worker,
+        train_loop_config={
+            "job": job,
+            "payload": payload,
+            "folder": str(folder),
+            "num_threads": resources.num_threads,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=resources.num_gpus > 0,
+            resources_per_worker={
+                "CPU": resources.num_cpus,
+                **({"GPU": resources.num_gpus} if resources.num_gpus else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name="fit",
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+        ),
+    )
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    try:
+        with _own_interrupt(), progress.said(capacity.lasting_wait(), say):
+            trainer.fit()
+    except TrainingFailedError as error:
+        raise _unwrapped(error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Keeps Ctrl-C a KeyboardInterrupt, in a fit and after it.
+
+    Ray Train takes the signal for itself and never gives it back: in a fit it ends the process with code 0, and later
+    ones are swallowed. See `DataParallelTrainer._register_sigint_handler` (Ray 2.60). Other signals it leaves alone.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise interrupts.interrupted(signal.SIGINT) from None
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+def check_workers(resources: FitConfig) -> None:
+    """Checks that a fit's workers fit the cluster's nodes.
+
+    Raises:
+        ResourceError: They do not; the fit would wait for ever.
+    """
+    capacity.require(
+        [_need(resources)],
+        what="a fit needs",
+        advice="Lower fit.num_workers, fit.num_cpus or fit.num_gpus, or add nodes.",
+    )
+
+
+def _need(resources: FitConfig) -> Need:
+    each = {"CPU": resources.num_cpus, "GPU": resources.num_gpus}
+    return Need("fit.num_workers", each, resources.num_workers)
+
+
+def _on_worker(config: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    torch.set_num_threads(config["num_threads"])
+    device = get_device()
+    worker = _worker(
+        Path(config["folder"]),
+        str(getattr(device, "type", device)),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+    )
+    config["job"](worker, config["payload"])
+
+
+def _worker(folder: Path, device: str, *, rank: int = 0, world_size: int = 1) -> Worker:
+    def tell(line: str) -> None:
+        logger.info("%s", line)
+        progress.tell(folder, line)
+
+    return Worker(rank, world_size, device, folder, tell=tell)
+
+
+def _unwrapped(error: Any) -> RaygenError:
+    """The job's own error where it was one of raygen's, else a StageError with the worker's last line."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        seen: BaseException | None = failure
+        while seen is not None:
+            if isinstance(seen, RaygenError):
+                return seen
+            seen = getattr(seen, "cause", None) or seen.__cause__
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    return StageError(f"a fit failed: {cluster.reason(failures[0])}")

@@ -1,0 +1,206 @@
+"""The fit of learned tokens from a run's folders: which images, which model; runs on `raygen.fits.ray_train`'s workers.
+
+What it leaves in its folder: `<name>/learned_embeds.safetensors` for each token, as diffusers' `load_textual_inversion`
+reads it, and `tokens.json` with the prompts, the images and the losses.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raygen.datasets.rows import RowIndex
+from raygen.errors import DataError, RowError
+from raygen.fits import ray_train
+from raygen.fits.ray_train import FitConfig
+from raygen.images import decode_image, decode_mask
+from raygen.inpainters import InpainterConfig
+from raygen.inpainters.model_folder import absolute_painter
+from raygen.inpainters.token_files import FILE_NAME, token_bytes
+from raygen.maskers.truth import checked_object, dilate
+from raygen.storage.progress import Say, quiet
+from raygen.storage.writing import TEMPORARY_SUFFIX, write_bytes, write_json
+from raygen.synthesis.minority import high_loss_images, val_group_images
+from raygen.textual_inversion.class_tokens import (
+    ClassToken,
+    check_same_text_encoder,
+    check_tokens,
+    class_tokens,
+    trained_model,
+)
+from raygen.textual_inversion.config import TextualInversionConfig
+from raygen.textual_inversion.learning import CHECKPOINT, FrozenDenoiser, TokenPicture, learn_tokens
+from raygen.worker import Worker
+
+TABLE = "tokens.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """The fit of all classes' tokens as plain data.
+
+    Attributes:
+        data: Dataset folder.
+        settings: Fields of `TextualInversionConfig`.
+        inpainter: Fields of the run's `InpainterConfig`.
+        tokens: Fields of each class's `ClassToken`, in order of label.
+        images: Ids of the images to learn each from, sorted.
+        seed: Of what is drawn.
+    """
+
+    data: str
+    settings: dict[str, Any]
+    inpainter: dict[str, Any]
+    tokens: tuple[dict[str, str], ...]
+    images: tuple[tuple[str, ...], ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedTokens:
+    """Finished tokens.
+
+    Attributes:
+        prompts: What to ask the inpainter for, one per label.
+        files: Each token's file by its name.
+        lines: What was learned, one line a token.
+    """
+
+    prompts: tuple[str, ...]
+    files: dict[str, str]
+    lines: tuple[str, ...]
+
+
+def make_request(
+    index: RowIndex, scores: pa.Table, settings: TextualInversionConfig, inpainter: InpainterConfig, *, seed: int
+) -> TokenRequest:
+    """The fit of a dataset's tokens.
+
+    Args:
+        index: The dataset.
+        scores: SCORE rows of the split that the images are chosen from: training for source "high_loss", validation
+            for "val_groups".
+        settings: How they are learned.
+        inpainter: The run's inpainting model.
+        seed: The run's seed.
+
+    Raises:
+        ConfigError: Names or words that do not fit the classes.
+        DataError: A class has too few images, or no minority.
+    """
+    names, num = index.dataset.class_names, settings.num_images
+    if settings.source == "high_loss":
+        images = high_loss_images(scores, class_names=names, num_images=num)
+    else:
+        ids, attributes = (index.table[name].to_pylist() for name in ("image_id", "attribute"))
+        attribute_of = dict(zip(ids, attributes, strict=True))
+        images = val_group_images(scores, attribute_of, class_names=names, num_images=num, run_seed=seed)
+    return TokenRequest(
+        data=str(index.folder.resolve()),
+        settings=settings.model_dump(mode="json"),
+        inpainter=inpainter.model_dump(mode="json"),
+        tokens=tuple(asdict(token) for token in class_tokens(settings, names)),
+        images=tuple(tuple(ids) for ids in images),
+        seed=seed,
+    )
+
+
+def fit(request: TokenRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet) -> dict[str, Any]:
+    """Learns the tokens into a folder; gives back counts for the manifest.
+
+    Raises:
+        RaygenError: See `raygen.fits.ray_train.run` and `raygen.textual_inversion.learning.learn_tokens`.
+    """
+    ray_train.run(token_job, _for_workers(request), folder=folder, resources=resources, engine=engine, say=say)
+    for leftover in (folder / CHECKPOINT, *folder.glob(f".*{TEMPORARY_SUFFIX}")):
+        leftover.unlink(missing_ok=True)
+    shutil.rmtree(folder / ray_train.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps
+    return {"tokens": len(request.tokens), "images": sum(len(ids) for ids in request.images)}
+
+
+def _for_workers(request: TokenRequest) -> dict[str, Any]:
+    """The request with models' folders in full: workers have another working directory."""
+    payload = asdict(request)
+    if (model := request.settings["model"]) is not None:
+        payload["settings"] = {**request.settings, "model": absolute_painter(model)}
+    if request.inpainter["url"] is None:  # otherwise it is the endpoint's name for it
+        payload["inpainter"] = {**request.inpainter, "model": absolute_painter(request.inpainter["model"])}
+    return payload
+
+
+def read_learned(folder: Path) -> LearnedTokens:
+    """What `fit` left in a finished folder."""
+    entries = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+    lines = []
+    for entry in entries:
+        first, last = entry["history"][0]["loss"], entry["history"][-1]["loss"]
+        steps = entry["history"][-1]["step"]
+        lines.append(f"{entry['name']}: loss {first:.4f} -> {last:.4f} in {steps} steps, {len(entry['images'])} images")
+    return LearnedTokens(
+        prompts=tuple(entry["prompt"] for entry in entries),
+        files={entry["name"]: str((folder / entry["file"]).resolve()) for entry in entries},
+        lines=tuple(lines),
+    )
+
+
+def token_job(worker: Worker, payload: dict[str, Any]) -> None:
+    """What a worker does: loads, learns, and, if it leads, saves."""
+    request = TokenRequest(**payload)
+    settings = TextualInversionConfig.model_validate(request.settings)
+    inpainter = InpainterConfig.model_validate(request.inpainter)
+    tokens = [ClassToken(**fields) for fields in request.tokens]
+    model = trained_model(settings, inpainter)
+    # Of a hub id this is the first that is known of its tokenizer.
+    if settings.model is not None and inpainter.url is None:
+        check_same_text_encoder(model, inpainter)
+    denoiser = FrozenDenoiser(model, device=worker.device)
+    check_tokens(tokens, settings, denoiser.tokenizer)
+    index = RowIndex.open(Path(request.data))
+    pictures = [_pictures(index, ids, settings) for ids in request.images]
+    learned = learn_tokens(
+        denoiser, list(zip(tokens, pictures, strict=True)), settings, seed=request.seed, worker=worker
+    )
+    if not worker.leads:
+        return
+    entries = []
+    for token, ids in zip(tokens, request.images, strict=True):
+        file = f"{token.name[1:-1]}/{FILE_NAME}"
+        (worker.folder / file).parent.mkdir(exist_ok=True)
+        vector_D = learned[token.name].vector[0].numpy()
+        write_bytes(worker.folder / file, token_bytes(token.name, vector_D))
+        entries.append(
+            {
+                **asdict(token),
+                "prompt": token.fill(settings.prompt),
+                "file": file,
+                "images": list(ids),
+                "history": learned[token.name].history,
+            }
+        )
+    write_json(worker.folder / TABLE, entries)
+
+
+def _pictures(index: RowIndex, ids: Sequence[str], settings: TextualInversionConfig) -> list[TokenPicture]:
+    """The images to learn from, in order of id.
+
+    Raises:
+        DataError: One cannot be read, or has no object mask where one is needed.
+    """
+    pictures = []
+    for image_id, row in zip(ids, index.fetch(ids, ["image_png", "object_png"]).to_pylist(), strict=True):
+        try:
+            image_HWC = decode_image(row["image_png"] or b"")
+            region_HW = np.ones(image_HWC.shape[:2], dtype=bool)
+            if settings.region == "object":
+                object_HW = None if row["object_png"] is None else decode_mask(row["object_png"])
+                region_HW = dilate(checked_object(image_HWC, object_HW), radius_px=settings.dilation_px)
+        except RowError as error:
+            way_out = "; or take textual_inversion.region=whole" if settings.region == "object" else ""
+            raise DataError(f"a token cannot be learned from image '{image_id}': {error}{way_out}") from error
+        pictures.append(TokenPicture(image_id, image_HWC, region_HW))
+    return pictures

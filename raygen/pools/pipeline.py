@@ -1,0 +1,255 @@
+"""The Ray Data code: a table of rows, a list of stages and their pools, in; Parquet parts out.
+
+One unit (`raygen.pools.units`) is one Ray Data block from the reader, through every pool, to its part. So the
+composition of every batch depends on nothing but the table, and to resume is to run the units that have no part.
+`engine="local"` runs the very same stages over the very same units in a plain loop.
+
+Not for choosing what to generate (that is `raygen.synthesis`), nor for fits (`raygen.fits.ray_train`).
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Datasink, Datasource, ReadTask
+from ray.data.block import Block, BlockAccessor, BlockMetadata
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError
+
+from raygen import cluster
+from raygen.cluster import capacity
+from raygen.cluster.placement import Need
+from raygen.config import PoolConfig, PoolsConfig
+from raygen.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RaygenError,
+    ResourceError,
+    RunFolderError,
+    StageError,
+)
+from raygen.pools.actors import ACTORS
+from raygen.pools.units import Job, Unit, actor_arguments, cut, load, run_local
+from raygen.stages.spec import check_columns
+from raygen.storage import progress
+from raygen.storage.parts import Parts
+
+logger = logging.getLogger(__name__)
+
+Engine = Literal["ray", "local"]
+# Logical CPUs of a reading and of a writing task: they do little, and must never be the reason for a deadlock.
+IO_CPUS = 0.25
+# Actors of the widest pool that one reading and one writing task can keep busy.
+ACTORS_PER_READER = 4
+# A wedged job should end with an error. A unit counts as progress only when it leaves a pool: on a slow device, or row
+# by row after two deaths, that may take hours.
+NO_PROGRESS_TIMEOUT_S = 6 * 3600
+MAX_INIT_DEATHS = 3
+
+
+def run(job: Job, *, engine: Engine, say: progress.Say = progress.quiet) -> Counter[str]:
+    """Runs what is not done yet of a job; gives back the number of rows by status.
+
+    Args:
+        job: What to do.
+        engine: "ray" or "local".
+        say: Called now and then with how far a long pass is, unless Ray draws its own bars in a terminal.
+
+    Raises:
+        TooManyFailedRowsError: More than `max_failed_fraction` of the rows failed; the parts stay.
+        ResourceError: The pools need CPUs or GPUs that the cluster does not have.
+        RunFolderError: A part in the folder belongs to another job.
+        DataError: The table is empty, or an image is not in the dataset.
+        StageError: An actor failed for another reason than its rows.
+    """
+    folder = job.parts.folder
+    if job.table.num_rows == 0:
+        raise DataError(f"nothing to do in {folder}: the table of rows is empty")
+    check_columns(job.specs, {*job.table.column_names, *job.source_columns, "status", "error"})
+    units = cut(job)
+    done = job.parts.open()
+    todo = [unit for unit in units if unit.number not in done]
+    logger.info("%s: %d of %d units to do", folder.name, len(todo), len(units))
+    if todo and engine == "local":
+        with progress.said(job.progress, say):
+            run_local(job, todo)
+    elif todo:
+        shows_bars = sys.stderr.isatty()
+        with contextlib.nullcontext() if shows_bars else progress.said(job.progress, say):
+            _run_ray(job, todo, shows_bars=shows_bars, say=say)
+    return job.parts.close(unit.number for unit in units)
+
+
+def check_pools(names: Sequence[str], pools: PoolsConfig) -> None:
+    """Checks that the least number of actors of pools that run at once fits the nodes, with reading and writing.
+
+    Raises:
+        ResourceError: It does not fit; the job would wait for ever.
+    """
+    capacity.require(
+        _needs(names, pools),
+        what="the pools need",
+        advice="Lower pools.*.actors, num_cpus or num_gpus, or add nodes.",
+    )
+
+
+def _needs(names: Sequence[str], pools: PoolsConfig) -> list[Need]:
+    needs = [Need("reading and writing", {"CPU": IO_CPUS}, 2)]
+    for name in names:
+        pool: PoolConfig = getattr(pools, name)
+        each = {"CPU": pool.num_cpus, "GPU": pool.num_gpus}
+        needs.append(Need(f"pools.{name}", each, pool.min_actors))
+    return needs
+
+
+def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool, say: progress.Say) -> None:
+    cluster.connect()
+    names = [spec.pool for spec in job.specs]
+    check_pools(names, job.pools)
+    capacity.wait_until_free(_needs(names, job.pools), what="the pools need", say=say)
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = None  # a unit is never split, however large its pictures
+    context.enable_progress_bars = shows_bars
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    # An actor that dies while it loads its model is started again: its node may be gone. An error in it is not.
+    context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _hear_warning()
+    # Readers and writers are quick. Ray would start as many as there are free CPUs, each a process of 200 MB.
+    num_io = 1 + max(getattr(job.pools, spec.pool).max_actors for spec in job.specs) // ACTORS_PER_READER
+    with DataContext.current(context):
+        # As many blocks as units: fewer would make Ray split the blocks again.
+        source = UnitSource(units, job.source_columns, job.unit_rows)
+        dataset = ray.data.read_datasource(source, override_num_blocks=len(units), num_cpus=IO_CPUS, concurrency=num_io)
+        for spec in job.specs:
+            pool: PoolConfig = getattr(job.pools, spec.pool)
+            dataset = dataset.map_batches(
+                ACTORS[spec.pool],
+                fn_constructor_args=actor_arguments(job, spec),
+                batch_size=job.unit_rows,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
+                num_cpus=pool.num_cpus,
+                num_gpus=pool.num_gpus or None,
+                udf_modifying_row_count=False,
+            )
+        try:
+            dataset.write_datasink(UnitSink(job.parts), ray_remote_args={"num_cpus": IO_CPUS}, concurrency=num_io)
+        except RayError as error:
+            raise _unwrapped(error) from error
+        except ExecutionTimeoutError as error:
+            raise StageError(
+                f"no unit of {job.unit_rows} rows went through a pool in {NO_PROGRESS_TIMEOUT_S / 3600:.0f} hours. Is "
+                "the cluster full? What is complete stays: run the same command again; if the device is that slow, "
+                "with a smaller unit_rows in another --out."
+            ) from error
+
+
+@functools.cache
+def _hear_warning() -> None:
+    """Lets Ray give, unheard, a warning that does not hold for pools; it gives it once in a process.
+
+    It says that an actor cannot be started again once its constructor's arguments are lost from the object store. Ray
+    Data has put there what every actor of a pool is made from, however small (ray-project/ray issue 57733, open), but
+    keeps it for as long as the pass lasts, on the node of the driver. `tests/chaos` kills actors and nodes.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as heard:
+        kept = os.dup(2)  # it comes from C++, which knows nothing of sys.stderr
+        os.dup2(heard.fileno(), 2)
+        try:
+            ray.kill(ray.remote(_Idle).options(num_cpus=0, max_restarts=1).remote(ray.put(None)))
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        heard.seek(0)
+        others = [line for line in heard if b"has constructor arguments in the object store" not in line]
+    os.write(2, b"".join(others))
+
+
+class _Idle:
+    """An actor that does nothing.
+
+    Args:
+        argument: Nothing.
+    """
+
+    def __init__(self, argument: None) -> None:
+        pass
+
+
+def _unwrapped(error: BaseException) -> RaygenError:
+    """The error of raygen inside Ray's, or Ray's as a StageError."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, RaygenError):
+            # Ray's copy of the class carries the whole traceback as text; only the message is for the user.
+            cause = getattr(seen, "cause", None)
+            return cause if isinstance(cause, RaygenError) else seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    # An actor that dies while it starts leaves only the text of its traceback.
+    text = str(error)
+    kinds = {kind.__name__: kind for kind in (ConfigError, DataError, ModelError, ResourceError, RunFolderError)}
+    for name, kind in kinds.items():
+        _, found, message = text.rpartition(f"raygen.errors.{name}: ")
+        if found:
+            return kind(message.strip())
+    return StageError(f"a worker failed: {cluster.reason(error)}")
+
+
+class UnitSource(Datasource):
+    """Reads units: one task, one block, one unit.
+
+    Args:
+        units: What to read.
+        columns: Dataset columns to fetch.
+        unit_rows: Rows of every block; the last unit is padded.
+    """
+
+    def __init__(self, units: Sequence[Unit], columns: Sequence[str], unit_rows: int) -> None:
+        self._units, self._columns, self._unit_rows = units, tuple(columns), unit_rows
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown before the pictures are read."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        """One task a unit, whatever parallelism is asked for."""
+        metadata = BlockMetadata(num_rows=self._unit_rows, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_read_unit, unit, self._columns, self._unit_rows), metadata) for unit in self._units]
+
+
+def _read_unit(unit: Unit, columns: tuple[str, ...], unit_rows: int) -> Iterable[pa.Table]:
+    yield load(unit, columns, unit_rows)
+
+
+class UnitSink(Datasink[None]):
+    """Writes units as parts.
+
+    Args:
+        parts: Where they go.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
+        """Writes each block as the part of its unit."""
+        for block in blocks:
+            table = BlockAccessor.for_block(block).to_arrow()
+            numbers = set(table["unit"].to_pylist())
+            assert len(numbers) == 1, f"a block holds rows of units {sorted(numbers)}"
+            self._parts.write(table)

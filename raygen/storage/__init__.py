@@ -1,0 +1,1 @@
+"""What lies on disk: run folders, parts, notes of progress, whole files or none."""

@@ -1,0 +1,72 @@
+"""How far a long step is, said now and then by the driver, from what the step's workers leave in its folder.
+
+Workers may be on other machines, and their output does not reach the driver; the run's folder does.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from raygen.storage.writing import atomic
+
+Say = Callable[[str], Any]
+# The newest line of a fit, in its folder while it runs. Hidden, so that it is never taken for a part of the result.
+FILE = ".progress.txt"
+# A step that is done sooner says nothing.
+EVERY_S = 30.0
+
+
+def tell(folder: Path, line: str) -> None:
+    """Leaves a line in a step's folder, in place of the one before."""
+    with atomic(folder / FILE, sync=False) as temporary:
+        temporary.write_text(line, encoding="utf-8")
+
+
+def told(folder: Path) -> str | None:
+    """The newest line in a step's folder; None before the first, and where it cannot be read just now."""
+    try:
+        return (folder / FILE).read_text(encoding="utf-8")
+    except OSError:  # not there, or replaced by another machine in this moment
+        return None
+
+
+@contextlib.contextmanager
+def said(read: Callable[[], str | None], say: Say) -> Iterator[None]:
+    """Says what `read` gives, where it is new, every `EVERY_S` seconds as long as the block runs.
+
+    Args:
+        read: How far the step is; None for nothing to say yet. Called in a thread.
+        say: Called with the line in that thread, never after the block's end.
+    """
+    ended = threading.Event()
+    before = read()  # an interrupted step's last line is old news
+
+    def follow() -> None:
+        last = before
+        while not ended.wait(EVERY_S):
+            line = read()
+            if line is not None and line != last:
+                try:
+                    say(line)
+                except BrokenPipeError:  # nobody reads it any more; the program's own next line ends it
+                    return
+                last = line
+
+    thread = threading.Thread(target=follow, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def quiet(line: str) -> None:
+    """A `Say` that says nothing."""
+
+
+def labelled(name: str, say: Say) -> Say:
+    """A `Say` that puts the step's name before each line."""
+    return lambda line: say(f"{name}: {line}")

@@ -1,0 +1,1 @@
+"""Textual inversion: a token is learned for each class, whose prompt then names it."""

@@ -1,0 +1,40 @@
+"""How far a long step is, said by the driver."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from raygen.storage import progress
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.01)
+
+
+def test_each_new_line_is_said_once_and_none_after_the_end(tmp_path: Path) -> None:
+    progress.tell(tmp_path, "of an interrupted fit")
+    heard: list[str] = []
+    has_heard = threading.Event()
+
+    def say(line: str) -> None:
+        heard.append(line)
+        has_heard.set()
+
+    with progress.said(lambda: progress.told(tmp_path), progress.labelled("fit erm", say)):
+        for number in (1, 2):
+            has_heard.clear()
+            progress.tell(tmp_path, f"epoch {number}/2")
+            assert has_heard.wait(10)
+        time.sleep(0.1)
+    progress.tell(tmp_path, "too late")
+    time.sleep(0.1)
+    assert heard == ["fit erm: epoch 1/2", "fit erm: epoch 2/2"]
+
+
+def test_an_error_of_the_step_is_not_hidden(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="of the step"), progress.said(lambda: progress.told(tmp_path), progress.quiet):
+        raise ValueError("of the step")
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
