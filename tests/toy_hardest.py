@@ -1,6 +1,5 @@
 """A synthesis as short as one can be: repaints the objects that the classifier finds hardest as what they are."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,10 +13,10 @@ from raygen.synthesis.plan import PlannedImage, plan_table, read_scores
 
 
 class HardestConfig(SynthesisBase):
-    paper: ClassVar[str] = "nobody's"
-    algorithm: ClassVar[str] = "weighted"
-    amount_field: ClassVar[str] = "share"
-    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {"share": {"values": (0.1, 0.2)}}
+    paper = "nobody's"
+    algorithm = "weighted"
+    amount_field = "share"
+    space: ClassVar = {"share": {"values": (0.1, 0.2)}}
 
     name: Literal["hardest"] = "hardest"
     share: float = Field(0.1, gt=0, le=1)

@@ -68,10 +68,10 @@ class ScgsConfig(SynthesisBase):
             ones.
     """
 
-    paper: ClassVar[str] = "SCGS (Li et al., arXiv 2412.19457)"
+    paper = "SCGS (Li et al., arXiv 2412.19457)"
     # A larger ratio only adds pictures to those of a smaller one: sources are taken in turn. Nothing is filtered.
-    amount_field: ClassVar[str] = "gen_ratio"
-    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    amount_field = "gen_ratio"
+    space: ClassVar = {
         # 2 and 4 clusters: the paper's. Every pair of clusters and tau is a pool of its own.
         "num_clusters": {"values": (2, 4)},
         "tau": {"values": (0.5, 0.7)},
@@ -128,12 +128,6 @@ Config = ScgsConfig
 
 def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
     """PLAN rows sorted by key: pictures of each class, round-robin over its sampled misclassified images.
-
-    Args:
-        config: What to generate.
-        scores: SCORE rows of the training split, by the identification checkpoint (`mis_epoch`).
-        dataset: Class names and prompts.
-        run_seed: Seeds k-means, the draws and each picture.
 
     Raises:
         ConfigError: `num_clusters` has another number of entries than there are classes.
