@@ -1,4 +1,4 @@
-"""A paper is one file and one line: a toy synthesis and a toy algorithm go through all that the real ones do."""
+"""A paper is one file and one line: a toy synthesis, algorithm and masker go through all that the real ones do."""
 
 import json
 import subprocess
@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import toy_hardest
+import toy_left_half
 import toy_weighted
 from tiny_pipelines import save_pipeline
 
@@ -17,6 +18,8 @@ from raygen import recipes
 from raygen.algorithms import ALGORITHMS
 from raygen.config import dump_yaml, load_yaml
 from raygen.errors import ConfigError
+from raygen.images import decode_mask
+from raygen.maskers import MASKERS
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
 from raygen.run.names import find_recipe, known_recipes
@@ -44,13 +47,15 @@ def _toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patched:
         patched.setitem(SYNTHESES, "hardest", toy_hardest)
         patched.setitem(ALGORITHMS, "weighted", toy_weighted)
+        patched.setitem(MASKERS, "left_half", toy_left_half)
         yield
 
 
 @pytest.mark.usefixtures("_toys")
 def test_toys_go_through_a_whole_run(model: Path, tmp_path: Path) -> None:
     inpainter = {"model": str(model), "num_inference_steps": 1}
-    data = {**SMALL, "recipe": "hardest", "engine": "local", "inpainter": inpainter, "synthesis": {"share": 0.25}}
+    toy = {"share": 0.25, "masker": "left_half"}
+    data = {**SMALL, "recipe": "hardest", "engine": "local", "inpainter": inpainter, "synthesis": toy}
     config = recipes.make_config(data, [], where="test")
     recipes.run(config, tmp_path / "run", fresh=False, command="test", say=lambda line: None)
     # By hand: of each class the quarter of highest loss, each repainted as what it is.
@@ -61,6 +66,10 @@ def test_toys_go_through_a_whole_run(model: Path, tmp_path: Path) -> None:
     plan = pq.read_table(tmp_path / "run" / "plan" / "plan.parquet")
     assert set(plan["image_id"].to_pylist()) == expected
     assert plan["source_label"].equals(plan["target_label"])
+    for png in read_parts(tmp_path / "run" / "candidates", columns=["repaint_png"])["repaint_png"].to_pylist():
+        repaint_HW = decode_mask(png)
+        assert repaint_HW[:, :32].all()
+        assert not repaint_HW[:, 32:].any()
     summary = write_summary(tmp_path / "run")
     assert summary["synthesis"]["kept"] == len(expected) == 17
     assert set(summary["results"]) == {"erm", "hardest"}
@@ -97,13 +106,12 @@ def test_without_their_lines_they_are_unknown() -> None:
 @pytest.mark.slow
 def test_toys_that_register_themselves_reach_the_workers_of_a_sweep_and_a_run(model: Path, tmp_path: Path) -> None:
     """As a plug-in of somebody else's has it: Ray's workers import a module when they unpickle its config."""
-    for toy, line in (
-        (toy_hardest, "from raygen.synthesis import SYNTHESES\nSYNTHESES['hardest'] = sys.modules[__name__]"),
-        (toy_weighted, "from raygen.algorithms import ALGORITHMS\nALGORITHMS['weighted'] = sys.modules[__name__]"),
+    for name, line in (
+        ("toy_hardest.py", "from raygen.synthesis import SYNTHESES\nSYNTHESES['hardest'] = sys.modules[__name__]"),
+        ("toy_weighted.py", "from raygen.algorithms import ALGORITHMS\nALGORITHMS['weighted'] = sys.modules[__name__]"),
     ):
-        source = Path(toy.__file__)
-        text = f"{source.read_text(encoding='utf-8')}\nimport sys\n{line}\n"
-        (tmp_path / source.name).write_text(text, encoding="utf-8")
+        source = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        (tmp_path / name).write_text(f"{source}\nimport sys\n{line}\n", encoding="utf-8")
     (tmp_path / "toys.py").write_text("import toy_hardest, toy_weighted\nfrom raygen.cli import main\nmain()\n")
     inpainter = {"model": str(model), "num_inference_steps": 1}
     tune = {"trials": 4, "sampler": "grid", "asha": None, "num_refits": 1}

@@ -20,7 +20,7 @@ class HardestConfig(SynthesisBase):
 
     name: Literal["hardest"] = "hardest"
     share: float = Field(0.1, gt=0, le=1)
-    dilation_px: int = Field(8, ge=0)
+    masker: str = "truth"
 
 
 Config = HardestConfig
@@ -36,7 +36,7 @@ def select(config: HardestConfig, scores: pa.Table, *, dataset: DatasetInfo, run
 
 
 def masker(config: HardestConfig, dataset: DatasetInfo) -> dict[str, Any]:
-    return {"name": "truth", "dilation_px": config.dilation_px}
+    return {"name": config.masker}
 
 
 def thresholds(config: HardestConfig, scores: pa.Table, candidates: pa.Table) -> PruneThresholds:

@@ -30,6 +30,6 @@ def fit(
 ) -> list[dict[str, float]]:
     def weights(label_B: np.ndarray, generated_B: np.ndarray) -> np.ndarray:
         weight_B = np.where(generated_B, config.weight, 1.0)
-        return weight_B / weight_B.sum()
+        return np.asarray(weight_B / weight_B.sum())
 
     return fit_loop(classifier, train, val, config, seed=seed, worker=worker, loss_weights=weights)

@@ -1,21 +1,16 @@
 """Maskers: which pixels of a picture are generated anew. Pure model code, no Ray."""
 
 from collections.abc import Sequence
-from typing import Annotated, Protocol, assert_never
+from typing import Annotated, Any, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import SerializeAsAny
 
+from raygen.config import one_of
 from raygen.errors import RowError
-from raygen.maskers.box import BoxConfig, BoxMasker
-from raygen.maskers.cam import CamConfig, CamMasker
-from raygen.maskers.language import LanguageConfig, LanguageMasker
+from raygen.maskers import box, cam, language, truth, whole
+from raygen.maskers.base import MaskerBase
 from raygen.maskers.regions import Repaint
-from raygen.maskers.truth import TruthConfig, TruthMasker
-from raygen.maskers.whole import WholeConfig, WholeMasker
-
-AnyMasker = TruthConfig | BoxConfig | CamConfig | LanguageConfig | WholeConfig
-MaskerConfig = Annotated[AnyMasker, Field(discriminator="name")]
 
 
 class Masker(Protocol):
@@ -42,28 +37,34 @@ class Masker(Protocol):
         ...
 
 
-def load_masker(config: AnyMasker, classifier_folder: str, *, device: str = "cpu") -> Masker:
-    """The masker of a config.
+class MaskerModule(Protocol):
+    """What a masker's module has."""
 
-    Args:
-        config: One of `MaskerConfig`.
-        classifier_folder: The classifier that CAM maskers look into; the others ignore it.
-        device: "cpu" or "cuda".
+    @property
+    def Config(self) -> type[MaskerBase]:
+        """Its fields, among them a `name`."""
+        ...
 
-    Raises:
-        ModelError: The classifier, or a model that the masker loads, is absent or incomplete.
-        ConfigError: The masker's model cannot read an object text.
-    """
-    match config:
-        case TruthConfig():
-            return TruthMasker(config)
-        case BoxConfig():
-            return BoxMasker(config)
-        case CamConfig():
-            return CamMasker(config, classifier_folder, device=device)
-        case WholeConfig():
-            return WholeMasker()
-        case LanguageConfig():
-            return LanguageMasker(config, device=device)
-        case _:
-            assert_never(config)
+    def load(self, config: Any, classifier_folder: str, *, device: str) -> Masker:
+        """The masker of a config.
+
+        Args:
+            config: The module's.
+            classifier_folder: The classifier, for maskers that look into it.
+            device: "cpu" or "cuda".
+
+        Raises:
+            ModelError: The classifier, or a model that the masker loads, is absent or incomplete.
+            ConfigError: The masker's model cannot read an object text.
+        """
+        ...
+
+
+# The registry, by the `name` of the config; what is put into it later counts too.
+MASKERS: dict[str, MaskerModule] = {"truth": truth, "box": box, "cam": cam, "language": language, "whole": whole}
+MaskerConfig = Annotated[SerializeAsAny[MaskerBase], one_of(MASKERS)]
+
+
+def load_masker(config: MaskerBase, classifier_folder: str, *, device: str = "cpu") -> Masker:
+    """The masker of a config; see `MaskerModule.load`."""
+    return MASKERS[config.name].load(config, classifier_folder, device=device)

@@ -11,13 +11,13 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from raygen.config import Strict
 from raygen.errors import RowError
+from raygen.maskers.base import MaskerBase
 from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import checked_object
 
 
-class BoxConfig(Strict):
+class BoxConfig(MaskerBase):
     """Repaint the object's bounding box.
 
     Attributes:
@@ -49,6 +49,14 @@ class BoxMasker:
             except RowError as error:
                 masks.append(error)
         return masks
+
+
+Config = BoxConfig
+
+
+def load(config: BoxConfig, classifier_folder: str, *, device: str) -> BoxMasker:
+    """The masker of a config."""
+    return BoxMasker(config)
 
 
 def bounding_box(mask_HW: np.ndarray, *, margin_px: int) -> np.ndarray:

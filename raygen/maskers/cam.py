@@ -17,9 +17,9 @@ import torch
 from pydantic import Field
 
 from raygen.classifier import Classifier, load_classifier, preprocess
-from raygen.config import Strict
 from raygen.errors import RowError
 from raygen.images import resize_mask
+from raygen.maskers.base import MaskerBase
 from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CamMethod = Literal["gradcam", "gradcam++"]
 
 
-class CamConfig(Strict):
+class CamConfig(MaskerBase):
     """Repaint by attention.
 
     Attributes:
@@ -95,6 +95,14 @@ class CamMasker:
         if not repaint_HW.any():
             raise RowError(f"no pixel is left to repaint at tau = {self._config.tau:g}; use another tau")
         return Repaint(repaint_HW, chosen_HW if is_object else None)
+
+
+Config = CamConfig
+
+
+def load(config: CamConfig, classifier_folder: str, *, device: str) -> CamMasker:
+    """The masker of a config."""
+    return CamMasker(config, classifier_folder, device=device)
 
 
 def cam_heatmaps(

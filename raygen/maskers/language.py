@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Literal, Protocol, assert_never
 import numpy as np
 from pydantic import Field
 
-from raygen.config import Strict
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, RowError
 from raygen.maskers import clipseg, grounded_sam
+from raygen.maskers.base import MaskerBase
 from raygen.maskers.clipseg import ClipsegConfig, ClipsegFinder
 from raygen.maskers.grounded_sam import GroundedSamConfig, GroundedSamFinder
 from raygen.maskers.regions import Repaint
@@ -27,7 +27,7 @@ TINY_DATASET = "scenes"
 FinderConfig = Annotated[AnyFinder, Field(discriminator="kind")]
 
 
-class LanguageConfig(Strict):
+class LanguageConfig(MaskerBase):
     """Repaint what a text names.
 
     Attributes:
@@ -74,6 +74,14 @@ class LanguageMasker:
             found if isinstance(found, RowError) else Repaint(dilate(found, radius_px=self._dilation_px), found)
             for found in self._finder(images, labels)
         ]
+
+
+Config = LanguageConfig
+
+
+def load(config: LanguageConfig, classifier_folder: str, *, device: str) -> LanguageMasker:
+    """The masker of a config."""
+    return LanguageMasker(config, device=device)
 
 
 def object_texts(config: AnyFinder, dataset: DatasetInfo) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ import numpy as np
 from pydantic import Field
 from scipy.ndimage import binary_dilation
 
-from raygen.config import Strict
 from raygen.errors import RowError
+from raygen.maskers.base import MaskerBase
 from raygen.maskers.regions import Repaint
 
 
-class TruthConfig(Strict):
+class TruthConfig(MaskerBase):
     """Repaint the object.
 
     Attributes:
@@ -50,6 +50,14 @@ class TruthMasker:
             except RowError as error:
                 masks.append(error)
         return masks
+
+
+Config = TruthConfig
+
+
+def load(config: TruthConfig, classifier_folder: str, *, device: str) -> TruthMasker:
+    """The masker of a config."""
+    return TruthMasker(config)
 
 
 def checked_object(image_HWC: np.ndarray, object_HW: np.ndarray | RowError | None) -> np.ndarray:

@@ -11,12 +11,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from raygen.config import Strict
 from raygen.errors import RowError
+from raygen.maskers.base import MaskerBase
 from raygen.maskers.regions import Repaint
 
 
-class WholeConfig(Strict):
+class WholeConfig(MaskerBase):
     """Repaint everything."""
 
     name: Literal["whole"] = "whole"
@@ -32,3 +32,11 @@ class WholeMasker:
     ) -> list[Repaint | RowError]:
         """A mask of True per picture; it says nothing of where the object is."""
         return [Repaint(np.ones(image_HWC.shape[:2], dtype=bool)) for image_HWC in images]
+
+
+Config = WholeConfig
+
+
+def load(config: WholeConfig, classifier_folder: str, *, device: str) -> WholeMasker:
+    """The masker of a config."""
+    return WholeMasker()
