@@ -14,6 +14,7 @@ Target = Annotated[str | None, typer.Argument(metavar="RECIPE|CONFIG", help="A r
 
 def tune(
     target: Target = None,
+    *,
     dataset: Annotated[str | None, typer.Option("--dataset", help="'scenes' or a folder of pictures.")] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Points to try (tune.trials).")] = None,
     out: Annotated[
@@ -38,7 +39,8 @@ def tune(
     from raygen import program
     from raygen.errors import ConfigError
     from raygen.report.tables import print_trials
-    from tune.search import make_sweep, saved_sweep, sweep
+    from tune.sweep import saved_sweep, sweep
+    from tune.sweep_config import make_sweep
 
     if resume and fresh:
         raise ConfigError("--resume goes on with what --fresh deletes; give one of them")
