@@ -19,7 +19,7 @@ from raygen.run.steps import Steps
 from raygen.storage.parts import read_parts
 from raygen.storage.progress import quiet
 from raygen.storage.run_folder import RunFolder
-from serve.app import _for_replicas
+from serve.app import for_replicas
 from serve.config import ServeConfig, ServedModelConfig
 
 TOKENS = {"num_images": 2, "num_steps": 1, "batch_size": 2, "initializers": ["l", "w"]}
@@ -138,7 +138,7 @@ def test_replicas_of_the_endpoint_get_paths_in_full(
 ) -> None:
     monkeypatch.chdir(home)
     models = (ServedModelConfig(id="m", inpainter={"model": "models/inpaint"}),)
-    config = _for_replicas(ServeConfig(models=models, tokens_folder=Path(folder)))
+    config = for_replicas(ServeConfig(models=models, tokens_folder=Path(folder)))
     assert config.models[0].id == "m"
     assert config.models[0].inpainter.model == str(home / "models" / "inpaint")
     assert str(config.tokens_folder) == expected.format(home=home)

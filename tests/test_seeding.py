@@ -12,7 +12,7 @@ from raygen.run.config import make_config
 from raygen.seeding import MAX_SEED, row_seed
 from tune.spaces import expand
 from tune.sweep_config import make_sweep
-from tune.trials import _sampler
+from tune.trials import sampler_of
 
 
 def test_seed_is_fixed_for_ever():
@@ -69,7 +69,7 @@ def test_the_largest_seeds_are_drawn_with() -> None:
     assert make_config(RUN, [f"seed={MAX_SEED}", f"dataset.seed={-(2**63)}"], where="test").seed == MAX_SEED
     build_classifier(ClassifierConfig(), 2, seed=MAX_SEED)
     domains = expand(sweep.space, num_classes=2)
-    assert _sampler(sweep, domains, first=None, known=[], at_most=1).suggest("trial")
+    assert sampler_of(sweep, domains, first=None, known=[], at_most=1).suggest("trial")
 
 
 @pytest.mark.parametrize("verb", [["data", "make", "scenes", "--out", "x"], ["evaluate", "x", "--dataset", "scenes"]])

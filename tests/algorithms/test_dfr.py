@@ -1,5 +1,6 @@
 """DFR against scikit-learn, on a toy with a spurious feature, and its head in a classifier."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -129,13 +130,13 @@ def test_what_validation_lacks_is_named(scenes_folder: Path, tmp_path: Path) -> 
     assert val.group_N is not None
     one_N = val.group_N.copy()
     one_N[np.flatnonzero(one_N == 2)[1:]] = 3
-    for changes, message in (
-        ({"group_N": None}, "needs the attribute of every validation image"),
-        ({"group_N": one_N}, "class 1 with attribute 0 has one image"),
-        ({"group_N": val.group_N % 2}, "no image of class 1"),
+    for group_N, message in (
+        (None, "needs the attribute of every validation image"),
+        (one_N, "class 1 with attribute 0 has one image"),
+        (val.group_N % 2, "no image of class 1"),
     ):
-        other = TrainingSet.__new__(TrainingSet)
-        other.__dict__.update({**val.__dict__, **changes})
+        other = copy.copy(val)
+        other.group_N = group_N
         classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
         with pytest.raises(DataError, match=message):
             algorithms.fit(DfrConfig(), classifier, train, other, seed=0, worker=Worker(0, 1, "cpu", tmp_path))

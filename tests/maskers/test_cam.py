@@ -11,7 +11,6 @@ from raygen.maskers import load_masker
 from raygen.maskers.cam import (
     CamConfig,
     CamMasker,
-    _build_explainer,
     attended,
     cam_heatmaps,
     scgs_to_edit,
@@ -143,9 +142,7 @@ def test_where_the_map_is_empty_the_pixels_that_speak_least_against_the_label_ar
     normal_NCHW = (images_NCHW - classifier.mean_C11) / classifier.std_C11
     signed_NHW = torch.einsum("k,nkhw->nhw", classifier.head.weight[0], classifier.backbone.features(normal_NCHW))
     config = CamConfig(explain="predicted_label", dilation_px=0, top_q=0.25)
-    masker = CamMasker.__new__(CamMasker)
-    masker._config, masker._classifier = config, classifier
-    masker._explainer = _build_explainer(classifier, config.method)
+    masker = CamMasker(config, classifier)
     masks = masker(images, [None, None], [0, 0])
     for repaint, signed_HW in zip(masks, signed_NHW.detach().numpy(), strict=True):
         assert isinstance(repaint, Repaint)
