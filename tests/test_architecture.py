@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -104,7 +105,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
     distributions = packages_distributions()
-    imported = {}
+    imported: dict[str, Any] = {}
     for name, path in imported_packages():
         imported |= {canonicalize_name(distribution): path for distribution in distributions.get(name, [name])}
     undeclared = {name: path for name, path in imported.items() if name not in declared}

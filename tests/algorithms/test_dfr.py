@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def toy(counts: tuple[int, ...], *, seed: int) -> tuple[np.ndarray, np.ndarray, 
     return features_ND, label_N, group_N
 
 
-def average(features_ND, label_N, group_N, **changes):
+def average(features_ND: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, **changes: Any) -> Any:
     options = {"scaled_by_ND": features_ND, "c_value": 0.3, "num_retrains": 5, "seed": 0, **changes}
     return average_head(features_ND, label_N, group_N, **options)
 

@@ -16,7 +16,6 @@ from raygen import algorithms
 from raygen.algorithms.balanced import BalancedConfig
 from raygen.algorithms.batches import augment_flip_shift, batch_sizes, draw_batches, least_rows
 from raygen.algorithms.erm import ErmConfig
-from raygen.algorithms.loop import LoopConfig
 from raygen.algorithms.reweighted import ReweightedConfig
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
@@ -38,7 +37,7 @@ def fit(
     *,
     seed: int = 0,
     epochs: int = 2,
-    config: LoopConfig | None = None,
+    config: algorithms.AnyAlgorithm | None = None,
 ) -> Classifier:
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)

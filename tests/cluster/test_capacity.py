@@ -17,7 +17,7 @@ Nodes = list[tuple[float, float]]
 
 def pretend(monkeypatch: pytest.MonkeyPatch, nodes: Nodes, *, grows_to: dict[tuple[float, float], int]) -> None:
     """A cluster of these nodes, which may get as many of each kind as `grows_to` says."""
-    alive = [{"Alive": True, "Resources": {"CPU": cpu, "GPU": gpu}} for cpu, gpu in nodes]
+    alive: list[dict[str, Any]] = [{"Alive": True, "Resources": {"CPU": cpu, "GPU": gpu}} for cpu, gpu in nodes]
     dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
     groups = [
         SimpleNamespace(resources={"CPU": cpu, "GPU": gpu}, max_count=num) for (cpu, gpu), num in grows_to.items()
@@ -127,12 +127,11 @@ def test_how_many_run_side_by_side(
 def test_what_is_waited_for_is_said_and_the_wait_ends_with_the_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(capacity.LIMIT_VARIABLE, "0")  # the limit is for nodes that are not there, not for other work
 
-    @ray.remote(num_cpus=3)
     class Other:
         def ready(self) -> bool:
             return True
 
-    other = Other.remote()
+    other: Any = ray.remote(num_cpus=3)(Other).remote()
     assert ray.get(other.ready.remote())
     said: list[str] = []
 

@@ -20,7 +20,7 @@ CLS, BIRD = 0, 2
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("finders")
     return {
         "detector": tiny_finders.save_grounding_dino(folder / "detector"),
@@ -29,7 +29,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     }
 
 
-def config(folders, *, segmenter="sam", **fields) -> GroundedSamConfig:
+def config(folders: dict[str, Path], *, segmenter: str = "sam", **fields: Any) -> GroundedSamConfig:
     return GroundedSamConfig(detector=str(folders["detector"]), segmenter=str(folders[segmenter]), **fields)
 
 
@@ -93,7 +93,9 @@ def rectangle(top: int, bottom: int, left: int, right: int) -> np.ndarray:
 UPPER_LEFT_HW, LOWER_RIGHT_HW = rectangle(0, 32, 8, 24), rectangle(40, 56, 32, 64)
 
 
-def test_object_is_the_union_of_the_instances_whose_boxes_pass_both_thresholds(stubbed):
+def test_object_is_the_union_of_the_instances_whose_boxes_pass_both_thresholds(
+    stubbed: Callable[..., GroundedSamFinder],
+) -> None:
     boxes = [(UPPER_LEFT, BIRD, 0.9), (LOWER_RIGHT, BIRD, 0.31), (MIDDLE, BIRD, 0.29), (MIDDLE, CLS, 0.8)]
     found_HW, _ = stubbed(*boxes)([picture(0)] * 2, [0, 0])
     np.testing.assert_array_equal(found_HW, UPPER_LEFT_HW | LOWER_RIGHT_HW)
@@ -104,7 +106,7 @@ def test_object_is_the_union_of_the_instances_whose_boxes_pass_both_thresholds(s
     np.testing.assert_array_equal(found_HW, UPPER_LEFT_HW | LOWER_RIGHT_HW | rectangle(24, 40, 24, 40))
 
 
-def test_boxes_are_in_pixels_of_each_picture(stubbed):
+def test_boxes_are_in_pixels_of_each_picture(stubbed: Callable[..., GroundedSamFinder]) -> None:
     finder = stubbed((UPPER_LEFT, BIRD, 0.9))
     images = [picture(0), picture(1, height=32, width=64), picture(2, height=100, width=50)]
     for detection, (height, width, _) in zip(finder.detect(images, [0, 0, 0]), [i.shape for i in images], strict=True):
@@ -120,14 +122,18 @@ def test_boxes_are_in_pixels_of_each_picture(stubbed):
         ([(MIDDLE, BIRD, float("nan"))], "not finite"),
     ],
 )
-def test_nothing_found_is_a_row_error_with_the_reason(stubbed, boxes, reason):
+def test_nothing_found_is_a_row_error_with_the_reason(
+    stubbed: Callable[..., GroundedSamFinder], boxes: list[Box], reason: str
+) -> None:
     found, _ = stubbed(*boxes)([picture(0)] * 2, [0, 0])
     assert isinstance(found, RowError)
     with pytest.raises(RowError, match=reason):
         raise found
 
 
-def test_repaint_mask_is_the_grown_object_and_failed_rows_keep_their_place(stubbed):
+def test_repaint_mask_is_the_grown_object_and_failed_rows_keep_their_place(
+    stubbed: Callable[..., GroundedSamFinder],
+) -> None:
     finder = stubbed((UPPER_LEFT, BIRD, 0.9))
 
     def find(images: Sequence[np.ndarray], labels: Sequence[int]) -> list[np.ndarray | RowError]:
@@ -142,7 +148,7 @@ def test_repaint_mask_is_the_grown_object_and_failed_rows_keep_their_place(stubb
 
 
 @pytest.mark.parametrize("segmenter", ["sam", "sam2"])
-def test_real_models_mark_the_union_of_what_they_mark_box_by_box(folders, segmenter):
+def test_real_models_mark_the_union_of_what_they_mark_box_by_box(folders: dict[str, Path], segmenter: str) -> None:
     """Random weights: boxes and masks mean nothing, but they come from the real models and processors."""
     finder = GroundedSamFinder(
         config(folders, segmenter=segmenter, box_threshold=0.01, text_threshold=0.01), ["a bird"], device="cpu"
@@ -161,12 +167,13 @@ def test_real_models_mark_the_union_of_what_they_mark_box_by_box(folders, segmen
                 outputs = model(**{name: inputs[name].float() for name in names}, multimask_output=False)
             (mask,) = processor.post_process_masks(outputs.pred_masks, *sizes)
             expected_HW |= mask.squeeze().numpy()
+        assert isinstance(found_HW, np.ndarray)
         assert found_HW.dtype == bool
         # A pixel on the edge of a mask may change with the number of boxes of a call.
         assert (found_HW == expected_HW).mean() > 0.999
 
 
-def test_a_pictures_mask_does_not_depend_on_its_companions(folders):
+def test_a_pictures_mask_does_not_depend_on_its_companions(folders: dict[str, Path]) -> None:
     finder = GroundedSamFinder(
         config(folders, box_threshold=0.01, text_threshold=0.01), ["a bird", "a cat. a dog"], device="cpu"
     )
@@ -177,7 +184,7 @@ def test_a_pictures_mask_does_not_depend_on_its_companions(folders):
 
 
 @pytest.mark.parametrize("segmenter", ["sam", "sam2"])
-def test_half_precision_finds_nearly_the_same(folders, segmenter):
+def test_half_precision_finds_nearly_the_same(folders: dict[str, Path], segmenter: str) -> None:
     low = {"box_threshold": 0.01, "text_threshold": 0.01}
     images = [picture(n) for n in range(3)]
     finders = [
@@ -185,23 +192,23 @@ def test_half_precision_finds_nearly_the_same(folders, segmenter):
         for dtype in ("float32", "bfloat16")
     ]
     boxes = [np.concatenate([found.boxes_B4 for found in finder.detect(images, [0] * 3)]) for finder in finders]
-    np.testing.assert_allclose(*boxes, atol=1.0)  # pixels
+    np.testing.assert_allclose(boxes[0], boxes[1], atol=1.0)  # pixels
     for expected_HW, found_HW in zip(*(finder(images, [0] * 3) for finder in finders), strict=True):
         # Masks of random weights have logits close to 0, so that many pixels change sides.
-        assert (found_HW == expected_HW).mean() > 0.75
+        assert np.mean(found_HW == expected_HW) > 0.75
 
 
-def test_texts_are_as_the_detector_learned_them():
+def test_texts_are_as_the_detector_learned_them() -> None:
     assert [as_phrases(text) for text in ("Bird", "a Cat. A dog", " bird. ")] == ["bird.", "a cat. a dog.", "bird."]
 
 
-def test_a_text_that_the_detector_would_cut_is_refused(folders):
+def test_a_text_that_the_detector_would_cut_is_refused(folders: dict[str, Path]) -> None:
     text = " ".join(["bird"] * tiny_finders.MAX_TOKENS)
     with pytest.raises(ConfigError, match="is 15 tokens long, but the model reads 12"):
         GroundedSamFinder(config(folders), [text], device="cpu")
 
 
-def test_wrong_models_are_named_before_any_work(folders, tmp_path):
+def test_wrong_models_are_named_before_any_work(folders: dict[str, Path], tmp_path: Path) -> None:
     swapped = GroundedSamConfig(detector=str(folders["sam"]), segmenter=str(folders["detector"]))
     with pytest.raises(ModelError, match="is of type 'sam', which cannot be used as a GroundingDINO detector"):
         check_finder(swapped)
@@ -215,7 +222,7 @@ def test_wrong_models_are_named_before_any_work(folders, tmp_path):
     check_finder(config(folders))
 
 
-def test_revisions_are_those_of_both_models(folders):
+def test_revisions_are_those_of_both_models(folders: dict[str, Path]) -> None:
     first, second = (finder_revisions(config(folders, segmenter=name)) for name in ("sam", "sam2"))
     assert len(first) == 2
     assert first[0] == second[0]

@@ -54,7 +54,9 @@ def test_the_filtered_pool_is_what_a_run_keeps(fields: dict[str, object]) -> Non
     found = select_candidates(config(**fields), scores=scores(), candidates=pool, dataset=dataset())
     own = generated(config(**fields))
     assert pool.take(found.rows).equals(own)
-    limits = synthesis.thresholds(config(**fields).synthesis, scores(), own)
+    wanted = config(**fields).synthesis
+    assert wanted is not None
+    limits = synthesis.thresholds(wanted, scores(), own)
     kept_N, reasons = verdicts(own, limits)
     assert found.thresholds == limits
     assert found.reasons == reasons

@@ -89,6 +89,9 @@ class Fixed:
     def facts(self, model: str) -> dict[str, object]:
         return {"digest": "sha256:0", "stride_px": 8, "resolution_px": SIDE}
 
+    def put_token(self, name: str, data: bytes, model: str) -> None:
+        self._endpoint.put_token(name, data, model)
+
 
 def test_over_http_a_blocked_row_fails_alone(endpoint: Running) -> None:
     """A request of one picture that is blocked is answered by an error: it is about that row, not about the job."""
