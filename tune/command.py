@@ -46,7 +46,7 @@ def tune(
         raise ConfigError("--resume goes on with what --fresh deletes; give one of them")
     changes = [*(overrides or []), *([] if trials is None else [f"tune.trials={trials}"])]
     saved = saved_sweep(out) if resume else None
-    data = _read(target, config, dataset)
+    data = read_target(target, config, dataset)
     if saved is not None and not data:
         data = saved
     if not data:
@@ -57,7 +57,17 @@ def tune(
     print_trials(out / "sweep.parquet", summary)
 
 
-def _read(target: str | None, config: Path | None, dataset: str | None) -> dict[str, Any]:
+def read_target(target: str | None, config: Path | None, dataset: str | None) -> dict[str, Any]:
+    """What the arguments of a command that takes a config say of it, as plain data; empty where they say nothing.
+
+    Args:
+        target: A recipe's name, or a config's path.
+        config: A config's path.
+        dataset: See `named_dataset`.
+
+    Raises:
+        ConfigError: Two configs, or one that cannot be read.
+    """
     from raygen.config import load_yaml
     from raygen.errors import ConfigError
 
@@ -69,5 +79,10 @@ def _read(target: str | None, config: Path | None, dataset: str | None) -> dict[
     if target is not None:
         data["recipe"] = target
     if dataset is not None:
-        data["dataset"] = {"name": "scenes"} if dataset == "scenes" else {"name": "folder", "path": dataset}
+        data["dataset"] = named_dataset(dataset)
     return data
+
+
+def named_dataset(name: str) -> dict[str, Any]:
+    """The config of a dataset that is given by a word: "scenes", or a folder."""
+    return {"name": "scenes"} if name == "scenes" else {"name": "folder", "path": name}
