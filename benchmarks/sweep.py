@@ -21,6 +21,7 @@ from typing import Any
 
 import ray
 import torch
+from _runs import spread
 
 from raygen import algorithms, cluster
 from raygen.algorithms.training_set import TrainingSet
@@ -201,12 +202,6 @@ def time_trials(task: Task, folder: Path, *, num: int) -> list[float]:
     alike = replace(task, sweep=sweep, trials=folder / "trials")
     run_trials(alike, domains=expand(sweep.space, num_classes=2), first=None, say=lambda line: None)
     return [record.progress.seconds for record in read_records(folder / "trials")]
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
 
 
 if __name__ == "__main__":
