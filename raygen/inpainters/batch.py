@@ -6,7 +6,7 @@ And what it does when a GPU's memory does not hold the configured rows.
 # H height and W width of the picture, C colour channels
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -94,10 +94,22 @@ class BatchInpainter:
             ResourceError: Memory does not hold a call, and the config does not allow fewer rows, or one is too many.
         """
         wanted = self._inpainter.num_rows
-        painted = self._try(wanted, images, repaints, prompts, seeds)
+
+        def attempt(num_rows: int, num: int) -> list[np.ndarray | RowError] | None:
+            """The first pictures, or None when memory does not hold that many rows per UNet call.
+
+            None, not the error: its traceback would keep the tensors that filled the memory.
+            """
+            self._inpainter.num_rows = num_rows
+            try:
+                return inpaint(self._inpainter, images[:num], repaints[:num], prompts=prompts[:num], seeds=seeds[:num])
+            except torch.OutOfMemoryError:
+                return None
+
+        painted = attempt(wanted, len(images))
         if painted is not None:
             return painted
-        fitting = self._largest_that_fits(images, repaints, prompts, seeds)
+        fitting = self._largest(lambda num: attempt(num, num) is not None)
         if fitting == 0:
             raise ResourceError(
                 f"the inpainter ran out of memory on {self._inpainter.device} even with one row per UNet call; "
@@ -113,38 +125,18 @@ class BatchInpainter:
         self._inpainter.num_rows = fitting
         return inpaint(self._inpainter, images, repaints, prompts=prompts, seeds=seeds)
 
-    def _try(
-        self,
-        num_rows: int,
-        images: Sequence[np.ndarray],
-        repaints: Sequence[np.ndarray],
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-    ) -> list[np.ndarray | RowError] | None:
-        """The pictures, or None when memory does not hold that many rows per UNet call.
-
-        None, not the error: its traceback would keep the tensors that filled the memory.
-        """
-        self._inpainter.num_rows = num_rows
-        try:
-            return inpaint(self._inpainter, images, repaints, prompts=prompts, seeds=seeds)
-        except torch.OutOfMemoryError:
-            return None
-
-    def _largest_that_fits(
-        self, images: Sequence[np.ndarray], repaints: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int]
-    ) -> int:
+    def _largest(self, fits: Callable[[int], bool]) -> int:
         """Most rows per UNet call that fit in memory, fewer than now, found by bisection; 0 if one is too many."""
-        fits, too_many = 0, self._inpainter.num_rows
-        while too_many - fits > 1:
-            num = (fits + too_many) // 2
+        most, too_many = 0, self._inpainter.num_rows
+        while too_many - most > 1:
+            num = (most + too_many) // 2
             if self._inpainter.device == "cuda":
                 torch.cuda.empty_cache()
-            if self._try(num, images[:num], repaints[:num], prompts[:num], seeds[:num]) is None:
-                too_many = num
+            if fits(num):
+                most = num
             else:
-                fits = num
-        return fits
+                too_many = num
+        return most
 
 
 def _encoded(
