@@ -166,7 +166,7 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
     config = validate(ServeConfig, args or {}, where="serve config")
     for model in config.models:
         check_model(model.inpainter, field=f"models: {model.id}: inpainter")
-    config = _for_replicas(config)
+    config = for_replicas(config)
     plain = config.model_dump(mode="json")
     engines = {model.id: _bind_engine(config, model) for model in config.models}
     share = {"num_cpus": SHARE_CPUS}
@@ -186,7 +186,7 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
     return ingress.bind(plain, engines, ledger)
 
 
-def _for_replicas(config: ServeConfig) -> ServeConfig:
+def for_replicas(config: ServeConfig) -> ServeConfig:
     """The config with relative paths in full: replicas may have another working directory."""
     models = tuple(
         model.model_copy(

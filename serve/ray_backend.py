@@ -17,7 +17,7 @@ from serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-# Longer than the engine's own limit for a probe (`serve.engine.engine.PROBE_TIMEOUT_S`), so that its reason arrives.
+# Longer than the engine's own limit for a probe (`Pace.probe_timeout_s`), so that its reason arrives.
 READY_TIMEOUT_S = 15.0
 # Ray starts a dead ledger again within seconds: five asks, half a second to two and a half apart, are 7.5 s.
 LEDGER_ATTEMPTS = 5

@@ -12,7 +12,15 @@ import ray
 from ray._private import services
 
 from raygen import ray_address
-from raygen.errors import ConfigError, ResourceError
+from raygen.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RaygenError,
+    ResourceError,
+    RunFolderError,
+    StageError,
+)
 from raygen.program import interrupts
 
 # Of `ray.exceptions.OutOfMemoryError`, which arrives as text inside others.
@@ -60,6 +68,30 @@ def reason(error: object) -> str:
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else repr(error)
+
+
+def own_error(error: BaseException, *, what: str) -> RaygenError:
+    """The error of raygen inside Ray's, or Ray's as a StageError.
+
+    Args:
+        error: As Ray Data or Ray Train raised it.
+        what: What failed, for the StageError: "a fit".
+    """
+    failures: list[BaseException] = [*getattr(error, "worker_failures", {}).values()] or [error]  # one a worker
+    for failure in failures:
+        seen: BaseException | None = failure
+        while seen is not None:
+            if isinstance(seen, RaygenError):
+                # Ray's copy of the class carries the whole traceback as text; only the message is for the user.
+                cause = getattr(seen, "cause", None)
+                return cause if isinstance(cause, RaygenError) else seen
+            seen = getattr(seen, "cause", None) or seen.__cause__
+    # An actor that dies while it starts leaves only the text of its traceback.
+    for kind in (ConfigError, DataError, ModelError, ResourceError, RunFolderError):
+        _, found, message = str(failures[0]).rpartition(f"raygen.errors.{kind.__name__}: ")
+        if found:
+            return kind(message.strip())
+    return StageError(f"{what} failed: {reason(failures[0])}")
 
 
 def describe() -> str:

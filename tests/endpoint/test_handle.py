@@ -23,6 +23,7 @@ def edit(handle: Handle, resent: list[None] | None = None) -> EditResult:
 def test_after_a_death_the_same_request_is_sent_again_with_the_time_that_is_left() -> None:
     handle, resent = Handle(Script(ActorDiedError(), ActorDiedError(), RESULT)), list[None]()
     (image,) = edit(handle, resent).images
+    assert image.image_HWC is not None
     assert np.array_equal(image.image_HWC, PAINTED)
     assert len(resent) == 2
     times_s = [request.timeout_s for request in handle.requests]

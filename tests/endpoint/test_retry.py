@@ -22,7 +22,7 @@ from serve.client import Client
 def ask_it(caller: str, endpoint: Any, patience_s: float) -> np.ndarray:
     """One edit, by each of the ways that there are; the picture."""
     client = Client(endpoint, patience_s=patience_s)
-    request = {"image": IMAGE, "mask": MASK, "prompt": "a", "seed": 1}
+    request: dict[str, Any] = {"image": IMAGE, "mask": MASK, "prompt": "a", "seed": 1}
     if caller == "client":
         return asyncio.run(client.edit(**request)).images[0]
     if caller == "map":
