@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_a_point_sets_its_fields_per_class_and_nothing_else() -> None:
     config = config_at(sweep.run, {**point, "algorithm.gamma.0": 2, "algorithm.gamma.1": 7}, space=sweep.space)
     assert isinstance(config.algorithm, BalancedConfig)
     assert isinstance(config.synthesis, DbbConfig)
-    found = (config.algorithm.gamma, config.synthesis.k, config.synthesis.attribution_threshold)
+    found: Any = (config.algorithm.gamma, config.synthesis.k, config.synthesis.attribution_threshold)
     assert found == ((2, 7), 0.3, (0.1, 0.4))
     synthesis = config.synthesis.model_copy(update={"k": 0.5, "attribution_threshold": 0.25})
     algorithm = config.algorithm.model_copy(update={"gamma": 1.0})
