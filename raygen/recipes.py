@@ -25,6 +25,8 @@ from raygen.datasets import (
 )
 from raygen.datasets.rows import RowIndex
 from raygen.datasets.table import check_prompts
+from raygen.endpoint.connect import connect_endpoint
+from raygen.endpoint.retry import ask_blocking
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.fits import ray_train
 from raygen.inpainters.model_folder import check_model, load_json, resolve_model
@@ -272,7 +274,7 @@ def _check_endpoint(url: str, model: str) -> None:
     if url.startswith("serve://"):
         cluster.connect()
     try:
-        cluster.connect_endpoint(url).facts(model)
+        ask_blocking(connect_endpoint(url).facts, model)
     except EndpointError as error:
         raise ConfigError(f"inpainter.url {url} cannot be used for model '{model}': {error}") from error
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from raygen.classifier import Classifier, load_classifier, preprocess
+from raygen.classifier import Classifier, load_frozen, preprocess
 from raygen.errors import RowError
 from raygen.images import resize_mask
 from raygen.maskers.base import MaskerBase
@@ -58,15 +58,13 @@ class CamMasker:
 
     Args:
         config: Which map, which side of it.
-        classifier_folder: The classifier whose attention is mapped.
-        device: "cpu" or "cuda".
+        classifier: Whose attention is mapped.
     """
 
-    def __init__(self, config: CamConfig, classifier_folder: str, *, device: str) -> None:
+    def __init__(self, config: CamConfig, classifier: Classifier) -> None:
         self.label_column = config.explain
-        self._config = config
-        self._classifier = load_classifier(Path(classifier_folder)).to(device).eval().requires_grad_(False)
-        self._explainer = _build_explainer(self._classifier, config.method)
+        self._config, self._classifier = config, classifier
+        self._explainer = _build_explainer(classifier, config.method)
 
     def __call__(
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]
@@ -102,7 +100,7 @@ Config = CamConfig
 
 def load(config: CamConfig, classifier_folder: str, *, device: str) -> CamMasker:
     """The masker of a config."""
-    return CamMasker(config, classifier_folder, device=device)
+    return CamMasker(config, load_frozen(Path(classifier_folder), device))
 
 
 def cam_heatmaps(

@@ -8,10 +8,12 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen import cluster, synthesis
+from raygen import synthesis
 from raygen.config import fingerprint
 from raygen.datasets import dataset_state, write_dataset
 from raygen.datasets.rows import RowIndex
+from raygen.endpoint.connect import connect_endpoint
+from raygen.endpoint.retry import ask_blocking
 from raygen.errors import DataError
 from raygen.fits import classifiers
 from raygen.fits import tokens as token_fits
@@ -168,7 +170,7 @@ class Steps:
             table = pq.read_table(plan.folder / "plan.parquet")
             folder = step.begin(keep_parts=True)
             if files and config.inpainter.url is not None:
-                store_tokens(cluster.connect_endpoint(config.inpainter.url), files, config.inpainter.model)
+                store_tokens(connect_endpoint(config.inpainter.url), files, config.inpainter.model)
             specs = synthesis_specs(
                 config.pools,
                 masker=masker(config.synthesis.with_absolute_models(), index.dataset),
@@ -178,7 +180,7 @@ class Steps:
                 attribution=method,
                 num_steps=num_steps,
                 tokens=files,
-                connect=cluster.connect_endpoint,
+                connect=connect_endpoint,
             )
             job = job_of(config, table, index, ("image_png", "object_png"), specs, CANDIDATE, folder, step)
             step.finish(pipeline.run(job, engine=config.engine, say=labelled("candidates", self._say)))
@@ -259,8 +261,8 @@ def _masker_revisions(config: RunConfig) -> list[str]:
 
 def _model_revision(config: RunConfig) -> str | None:
     if config.inpainter.url is not None:
-        digest = str(cluster.connect_endpoint(config.inpainter.url).facts(config.inpainter.model)["digest"])
-        return digest.removeprefix("sha256:")
+        facts = ask_blocking(connect_endpoint(config.inpainter.url).facts, config.inpainter.model)
+        return str(facts["digest"]).removeprefix("sha256:")
     return _revision(config.inpainter)
 
 
