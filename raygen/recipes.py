@@ -31,7 +31,7 @@ from raygen.inpainters.model_folder import check_model, load_json, resolve_model
 from raygen.inpainters.prompts import tokenize, unknown_tokens
 from raygen.maskers.language import check_finder
 from raygen.pools import pipeline
-from raygen.run.config import RunConfig, check_painter, identity, make_config
+from raygen.run.config import RunConfig, check_painter, make_config
 from raygen.run.evaluation import held_out, predict
 from raygen.run.names import RECIPES, Recipe
 from raygen.run.results import results
@@ -71,7 +71,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
     check_painter(config, out, fresh=fresh)
     check(config)
     folder = RunFolder(out, reuse)
-    with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=fresh) as other_versions:
+    with folder.claimed(config.model_dump(mode="json"), identity=config.deciding(), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
         warn_of_versions(other_versions, say)
         say_of_dataset(config, say)

@@ -30,7 +30,7 @@ from raygen.images import decode_image, decode_mask
 from raygen.model_files import find_model
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
-from raygen.run.config import check_painter, identity
+from raygen.run.config import check_painter
 from raygen.run.steps import Steps
 from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
 from raygen.storage.parts import read_parts
@@ -141,10 +141,10 @@ def test_what_does_not_decide_bits_may_change(finished: Path, model: Path) -> No
     pools: dict[str, dict[str, Any]] = {name: {"num_cpus": 0.1, "actors": 2, "batch_size": 8} for name in names}
     changed = small("dbb", model, synthesis=DBB, pools=pools, max_failed_fraction=0.5)
     before = small("dbb", model, synthesis=DBB)
-    assert identity(changed) == identity(before)
+    assert changed.deciding() == before.deciding()
     pools["inpainter"]["num_gpus"] = 1
     on_gpu = small("dbb", model, synthesis=DBB, pools=pools)
-    assert differing_fields(identity(before), identity(on_gpu)) == ["pools.inpainter.device: 'cpu' -> 'cuda'"]
+    assert differing_fields(before.deciding(), on_gpu.deciding()) == ["pools.inpainter.device: 'cpu' -> 'cuda'"]
 
 
 def test_a_local_run_with_two_fitting_workers_is_refused(model: Path) -> None:
@@ -282,7 +282,7 @@ def test_the_shipped_model_paints_photos_only_when_it_is_named(
     begin(scenes_folder, tmp_path / "run", dataset={"name": "folder", "path": str(scenes_folder)})
     # The config that a run left names its model; a folder that was begun goes on, and not where it is emptied first.
     begin(photos, tmp_path / "run", **{**config.model_dump(mode="json"), "recipe": "scgs"})
-    with RunFolder(tmp_path / "old").claimed(config.model_dump(mode="json"), identity=identity(config), fresh=False):
+    with RunFolder(tmp_path / "old").claimed(config.model_dump(mode="json"), identity=config.deciding(), fresh=False):
         pass
     begin(photos, tmp_path / "old", dataset=dataset)
     with pytest.raises(ConfigError, match="unless another is named"):

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from raygen import synthesis
 from raygen.classifier import squash
-from raygen.config import fingerprint
+from raygen.config import Decides, fingerprint
 from raygen.errors import ConfigError, DataError
 from raygen.images import decode_image
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
@@ -106,8 +106,8 @@ def pool_configs(run: RunConfig, space: Space, *, num_classes: int, max_pools: i
         ConfigError: There are more than `max_pools`, or infinitely many.
     """
     assert run.synthesis is not None
-    changing = {path: domain for path, domain in space.items() if _kind(run, path) == "pictures"}
-    amounts = {path: domain for path, domain in space.items() if _kind(run, path) == "amount"}
+    changing = {path: domain for path, domain in space.items() if run.decides(path) is Decides.RESULTS}
+    amounts = {path: domain for path, domain in space.items() if run.decides(path) is Decides.AMOUNT}
     names = expand(changing, num_classes=num_classes)
     points: list[Sequence[Value]] = []
     for name, domain in names.items():
@@ -136,10 +136,8 @@ def pool_configs(run: RunConfig, space: Space, *, num_classes: int, max_pools: i
 def pool_name(config: RunConfig) -> str:
     """Hash of what decides a config's pictures, however many of them it asks for and keeps."""
     assert config.synthesis is not None
-    amount, filters = synthesis.amount_field(config.synthesis), synthesis.filter_fields(config.synthesis)
-    painted = config.synthesis.model_dump(mode="json", exclude={amount, *filters})
-    inpainter = config.inpainter.model_dump(mode="json", exclude={"on_out_of_memory", "url"})
-    return fingerprint({"synthesis": painted, "inpainter": inpainter})
+    painted = config.synthesis.deciding(Decides.AMOUNT, Decides.FIT)
+    return fingerprint({"synthesis": painted, "inpainter": config.inpainter.deciding()})
 
 
 def plan_pools(
@@ -209,17 +207,6 @@ def generated_pictures(pool: Pool, *, size_px: int) -> np.ndarray:
                     images_NHWC[row] = squash(decode_image(data), size_px)
                 row += 1
     return images_NHWC
-
-
-def _kind(run: RunConfig, path: str) -> str:
-    """What a parameter changes: "amount", "fit" (with the filters), or "pictures"."""
-    assert run.synthesis is not None
-    root, _, field = path.partition(".")
-    if root == "algorithm":
-        return "fit"
-    if root == "synthesis" and field == synthesis.amount_field(run.synthesis):
-        return "amount"
-    return "fit" if root == "synthesis" and field in synthesis.filter_fields(run.synthesis) else "pictures"
 
 
 def _selecting(config: RunConfig) -> str:

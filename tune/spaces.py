@@ -11,7 +11,7 @@ import numpy as np
 
 from raygen import synthesis
 from raygen.algorithms.loop import LoopConfig
-from raygen.config import validate
+from raygen.config import Decides, validate
 from raygen.errors import ConfigError
 from raygen.run.config import RunConfig
 from raygen.run.names import find_recipe
@@ -39,8 +39,8 @@ DEFAULT_SPACES: dict[str, dict[str, Domain]] = {
 }
 # What else a config holds is the same for all trials: dataset, seed, ERM, pools, workers.
 SEARCHED = ("synthesis", "algorithm", "inpainter")
-# What of these does not change a result.
-NOT_SEARCHED = ("synthesis.name", "algorithm.name", "inpainter.kind", "inpainter.url", "inpainter.on_out_of_memory")
+# What of these says what the others mean: another one is another sweep.
+NOT_SEARCHED = ("synthesis.name", "algorithm.name", "inpainter.kind")
 
 
 def default_space(recipe: Any, *, where: str) -> dict[str, Domain]:
@@ -145,15 +145,14 @@ def check_space(run: RunConfig, space: Space, *, num_classes: int) -> None:
         raise ConfigError(f"recipe {run.recipe} generates nothing to tune; known: {', '.join(sorted(DEFAULT_SPACES))}")
     if not space:
         raise ConfigError("tune.space is empty: there is nothing to search")
-    amount = f"synthesis.{synthesis.amount_field(run.synthesis)}"
     for path, domain in space.items():
         root = path.partition(".")[0]
-        if root not in SEARCHED or path in NOT_SEARCHED:
+        if root not in SEARCHED or path in NOT_SEARCHED or run.decides(path) is Decides.NOTHING:
             raise ConfigError(
                 f"tune.space.{path}: cannot be searched; a parameter is a field of {', '.join(SEARCHED)} that decides "
                 "results. All else is the same for every trial: give it outside of tune.space"
             )
-        if path == amount and len({type(value) for value in domain.extremes()}) > 1:
+        if run.decides(path) is Decides.AMOUNT and len({type(value) for value in domain.extremes()}) > 1:
             raise ConfigError(f"tune.space.{path}: mixes counts and fractions; 1 is one image, 1.0 is all of the class")
         for value in domain.extremes():
             _check_value(run, path, domain, value, num_classes=num_classes)
@@ -178,7 +177,7 @@ def check_amount(run: RunConfig, counts: Mapping[str, int]) -> None:
     amounts_C = synthesis.num_sources(run.synthesis, np.array(list(counts.values())))
     for (name, count), amount in zip(counts.items(), amounts_C or [], strict=False):
         if amount > count:
-            field = synthesis.amount_field(run.synthesis)
+            (field,) = run.synthesis.fields_of(Decides.AMOUNT)
             raise ConfigError(
                 f"tune.space.synthesis.{field}: the largest value asks for {amount} images of class '{name}', which "
                 f"has {count} training images"

@@ -18,7 +18,7 @@ from pydantic import field_validator
 from raygen.algorithms.loop import EVALUATION_BATCH
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
-from raygen.config import PositiveInt, Strict
+from raygen.config import Decides, PositiveInt, Strict
 from raygen.errors import DataError
 from raygen.metrics import worst_group_accuracy
 from raygen.seeding import row_seed
@@ -27,7 +27,7 @@ from raygen.worker import Worker
 logger = logging.getLogger(__name__)
 
 
-class DfrConfig(Strict):
+class DfrConfig(Strict, decides=Decides.RESULTS):
     """DFR on validation ("DFR-val").
 
     Attributes:

@@ -20,7 +20,7 @@ from pydantic import Field
 from raygen.algorithms.batches import augment_flip_shift, batch_sizes, draw_batches, least_rows
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
-from raygen.config import PositiveInt, Strict
+from raygen.config import Decides, PositiveInt, Strict
 from raygen.errors import StageError
 from raygen.metrics import worst_group_accuracy
 from raygen.seeding import row_seed
@@ -58,7 +58,7 @@ class AdaptiveWeights(Protocol):
         ...
 
 
-class LoopConfig(Strict):
+class LoopConfig(Strict, decides=Decides.RESULTS):
     """Fields that every algorithm has.
 
     Attributes:

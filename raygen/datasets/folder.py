@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.datasets.entries import Listing
 from raygen.datasets.files import printable
 from raygen.datasets.listing import list_folder
@@ -31,7 +31,7 @@ SHOWN_PROBLEMS = 5
 SHOWN_CLASSES = 20
 
 
-class FolderConfig(Strict):
+class FolderConfig(Strict, decides=Decides.RESULTS):
     """A folder of pictures.
 
     Attributes:

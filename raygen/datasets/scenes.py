@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, OBJECT_WORDS, Plumage, render_scene
 from raygen.datasets.table import DatasetInfo, check_prompts, write_source
 from raygen.errors import DataError
@@ -32,7 +32,7 @@ from raygen.seeding import LEAST_SEED, MAX_SEED, row_seed
 Count = Annotated[int, Field(ge=0)]
 
 
-class ScenesConfig(Strict):
+class ScenesConfig(Strict, decides=Decides.RESULTS):
     """What to render.
 
     Attributes:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import ray
 import ray.train
@@ -24,7 +24,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from raygen import cluster
 from raygen.cluster import capacity
 from raygen.cluster.placement import Need
-from raygen.config import PositiveInt, Strict
+from raygen.config import Decides, PositiveInt, Strict
 from raygen.errors import RaygenError, StageError
 from raygen.program import interrupts
 from raygen.storage import progress
@@ -38,22 +38,26 @@ SCRATCH_FOLDER = "ray_train"
 Job = Callable[[Worker, dict[str, Any]], None]
 
 
-class FitConfig(Strict):
+class FitConfig(Strict, decides=Decides.RESULTS):
     """Workers of a fit.
 
     Attributes:
-        num_workers: How many fit together, each on a share of every batch. Part of a fit's fingerprint.
+        num_workers: How many fit together, each on a share of every batch.
         num_cpus: Logical CPUs that Ray sets aside for each.
-        num_threads: Torch threads of each. Decides the last bits of a fit, so it is part of its fingerprint too.
+        num_threads: Torch threads of each; they decide the last bits of a fit.
         num_gpus: GPUs of each: 0 or 1.
         max_failures: How often a fit goes on from its last epoch after a worker died.
     """
 
     num_workers: PositiveInt = 1
-    num_cpus: float = Field(2, gt=0)
+    num_cpus: Annotated[float, Decides.NOTHING] = Field(2, gt=0)
     num_threads: PositiveInt = 2
-    num_gpus: float = Field(0, ge=0, le=1)
-    max_failures: int = Field(2, ge=0)
+    num_gpus: Annotated[float, Decides.NOTHING] = Field(0, ge=0, le=1)
+    max_failures: Annotated[int, Decides.NOTHING] = Field(2, ge=0)
+
+    def deciding(self, *without: Decides) -> dict[str, Any]:
+        """As ever, and the device, which decides bits however it was chosen."""
+        return {**super().deciding(*without), "device": self.torch_device}
 
     @property
     def torch_device(self) -> str:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.erm import ErmConfig
 from raygen.classifier import ClassifierConfig
-from raygen.config import PoolsConfig, PositiveInt, Seed, Strict, apply_overrides, validate
+from raygen.config import Decides, PoolsConfig, PositiveInt, Seed, Strict, apply_overrides, validate
 from raygen.datasets import DatasetConfig, dataset_info
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.scenes import ScenesConfig
@@ -30,7 +30,7 @@ from raygen.textual_inversion.config import TextualInversionConfig
 IMG2IMG_STRENGTH = 0.75
 
 
-class RunConfig(Strict):
+class RunConfig(Strict, decides=Decides.RESULTS):
     """One run: a recipe on a dataset with one seed.
 
     Attributes:
@@ -55,12 +55,12 @@ class RunConfig(Strict):
 
     recipe: str
     seed: Seed = 0
-    engine: Engine = "ray"
+    engine: Annotated[Engine, Decides.NOTHING] = "ray"
     dataset: DatasetConfig = ScenesConfig()
     classifier: ClassifierConfig = ClassifierConfig()
     erm: ErmConfig = ErmConfig(select="last")
     synthesis: SynthesisConfig | None = None
-    algorithm: AlgorithmConfig
+    algorithm: Annotated[AlgorithmConfig, Decides.FIT]
     inpainter: InpainterConfig = InpainterConfig()
     textual_inversion: TextualInversionConfig | None = None
     pools: PoolsConfig = PoolsConfig()
@@ -68,7 +68,7 @@ class RunConfig(Strict):
     controls: tuple[ControlKind, ...] = CONTROL_KINDS
     unpruned: bool = False
     unit_rows: PositiveInt = 64
-    max_failed_fraction: float = Field(0.05, ge=0, le=1)
+    max_failed_fraction: Annotated[float, Decides.NOTHING] = Field(0.05, ge=0, le=1)
 
     @field_validator("recipe")
     @classmethod
@@ -193,22 +193,3 @@ def check_painter(config: RunConfig, out: Path, *, fresh: bool) -> None:
         f"inpainter.model={EXAMPLE}, or an endpoint (inpainter.kind=served with inpainter.url). If the pictures are "
         f"scenes, say so: inpainter.model={TINY}"
     )
-
-
-def identity(config: RunConfig) -> dict[str, Any]:
-    """The part of a config that decides results: without the engine, and without where and how often actors run."""
-    data = config.model_dump(mode="json")
-    data.pop("engine")
-    for name in ("on_out_of_memory", "url"):
-        data["inpainter"].pop(name)
-    data.pop("max_failed_fraction")
-    for pool in data["pools"].values():
-        for name in ("actors", "num_cpus", "num_gpus"):
-            pool.pop(name)
-    for name in ("num_cpus", "num_gpus", "max_failures"):
-        data["fit"].pop(name)
-    # Where the models run does decide bits: the device itself, however it was chosen.
-    for name, pool in data["pools"].items():
-        pool["device"] = getattr(config.pools, name).torch_device
-    data["fit"]["device"] = config.fit.torch_device
-    return data

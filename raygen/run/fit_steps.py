@@ -11,6 +11,7 @@ from raygen.algorithms.jtt import JttConfig
 from raygen.classifier import weights_file
 from raygen.config import fingerprint
 from raygen.fits import classifiers
+from raygen.fits.ray_train import FitConfig
 from raygen.run.config import RunConfig
 from raygen.storage.progress import Say, labelled
 from raygen.storage.run_folder import RunFolder, Step, file_digest
@@ -113,8 +114,7 @@ class FitSteps:
             "classifier": request.classifier,
             "algorithm": request.algorithm,
             "seed": config.seed,
-            "workers": config.fit.model_dump(mode="json", include={"num_workers", "num_threads"}),
-            "device": config.fit.torch_device,
+            **workers_of(config.fit),
             "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
         }
         # Each is named only where there is one, so that folders without it stay valid.
@@ -134,6 +134,12 @@ class FitSteps:
                 say = labelled(f"fit {name}", self._say)
                 step.finish(run(request, begun, resources=config.fit, engine=config.engine, say=say))
         return step
+
+
+def workers_of(fit: FitConfig) -> dict[str, Any]:
+    """What of a fit's workers decides its bits; the device stands beside them in a step's manifest."""
+    workers = fit.deciding()
+    return {"device": workers.pop("device"), "workers": workers}
 
 
 def _place(step: Step | None) -> str | None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen.config import PoolConfig
 from raygen.datasets.rows import RowIndex
 from raygen.pools import pipeline
 from raygen.pools.units import Job
@@ -45,7 +44,7 @@ class ScoreSteps:
             "data": data.digest,
             "erm": classifier.digest,
             "unit_rows": config.unit_rows,
-            "scorer": call_of(config.pools.scorer),
+            "scorer": config.pools.scorer.deciding(),
             **({} if split == "train" else {"split": split}),
         }
         step = self._folder.step(name, depends)
@@ -73,7 +72,7 @@ class ScoreSteps:
             "in_sample": in_sample.digest,
             "folds": [fold.digest for fold in folds],
             "seed": config.seed,
-            "scorer": call_of(config.pools.scorer),
+            "scorer": config.pools.scorer.deciding(),
         }
         step = self._folder.step("scores", depends)
         if not self._needed(step, "scores", "predicting each fold by the classifier that has not seen it"):
@@ -116,8 +115,3 @@ def job_of(
     """A pass of a run over a table of rows."""
     parts = Parts(folder.resolve(), schema, step.fingerprint, table.num_rows, config.max_failed_fraction)
     return Job(table, index.folder, columns, specs, config.pools, config.unit_rows, parts)
-
-
-def call_of(pool: PoolConfig) -> dict[str, int | str]:
-    """What of a pool decides the bits of its results."""
-    return {"batch_size": pool.batch_size, "num_threads": pool.num_threads, "device": pool.torch_device}

@@ -23,8 +23,8 @@ from raygen.pools import pipeline
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.config import RunConfig
 from raygen.run.evaluation import held_out, predict
-from raygen.run.fit_steps import FitSteps
-from raygen.run.score_steps import ScoreSteps, call_of, job_of
+from raygen.run.fit_steps import FitSteps, workers_of
+from raygen.run.score_steps import ScoreSteps, job_of
 from raygen.schema import CANDIDATE
 from raygen.stages.synthesis import synthesis_specs
 from raygen.storage.parts import failure_reasons, read_parts
@@ -102,8 +102,7 @@ class Steps:
             "model": [model.model, model.variant, _revision(model)],
             "resolution_px": model.resolution_px,
             "seed": config.seed,
-            "workers": config.fit.model_dump(mode="json", include={"num_workers", "num_threads"}),
-            "device": config.fit.torch_device,
+            **workers_of(config.fit),
         }
         step = self._folder.step("tokens", depends)
         if self._needed(step, "tokens", f"learning {', '.join(token['name'] for token in request.tokens)}"):
@@ -150,10 +149,10 @@ class Steps:
             "erm": erm.digest,
             "masker": masker(config.synthesis, dataset=index.dataset),
             "masker_revisions": _masker_revisions(config),
-            "inpainter": config.inpainter.model_dump(mode="json", exclude={"on_out_of_memory", "url"}),
+            "inpainter": config.inpainter.deciding(),
             "model_revision": _model_revision(config),
             "unit_rows": config.unit_rows,
-            "pools": {name: call_of(getattr(config.pools, name)) for name in ("masker", "inpainter", "pruner")},
+            "pools": {name: getattr(config.pools, name).deciding() for name in ("masker", "inpainter", "pruner")},
             "attribution": method if method == "exact" else [method, num_steps],
         }
         files = {} if tokens is None else token_fits.read_learned(tokens.folder).files
@@ -209,7 +208,7 @@ class Steps:
         """Predicted labels of every fit on the validation and test splits, in evaluation/predictions.parquet."""
         config = self._config
         fits_of = {name: fit.digest for name, fit in fitted.items()}
-        depends = {"data": data.digest, "fits": fits_of, "scorer": call_of(config.pools.scorer)}
+        depends = {"data": data.digest, "fits": fits_of, "scorer": config.pools.scorer.deciding()}
         step = self._folder.step("evaluation", depends)
         if self._needed(step, "evaluation", "evaluating on validation and test"):
             with self._folder.timed("evaluation"):

@@ -124,28 +124,6 @@ def attribution(config: ScgsConfig | DbbConfig) -> tuple[Literal["exact", "ig"],
             assert_never(config)
 
 
-def amount_field(config: ScgsConfig | DbbConfig) -> str:
-    """Field of the config that says how many pictures: those of a smaller amount are among those of a larger one."""
-    match config:
-        case ScgsConfig():
-            return scgs.AMOUNT_FIELD
-        case DbbConfig():
-            return dbb.AMOUNT_FIELD
-        case _:
-            assert_never(config)
-
-
-def filter_fields(config: ScgsConfig | DbbConfig) -> frozenset[str]:
-    """Fields of the config that only decide which candidates are kept; all others but the amount change pictures."""
-    match config:
-        case ScgsConfig():
-            return scgs.FILTER_FIELDS
-        case DbbConfig():
-            return dbb.FILTER_FIELDS
-        case _:
-            assert_never(config)
-
-
 def check_classes(config: ScgsConfig | DbbConfig, counts: Mapping[str, int]) -> None:
     """Checks before any work that a config fits a dataset's classes.
 

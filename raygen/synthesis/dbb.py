@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 from scipy.special import softmax
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
 from raygen.maskers.clipseg import ClipsegConfig
@@ -27,15 +27,11 @@ from raygen.pruners import PruneThresholds
 from raygen.pruners.confidence import mean_confidence
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
 
-# A larger k only adds candidates to those of a smaller one; these decide which of them are kept, not how they look.
-AMOUNT_FIELD = "k"
-FILTER_FIELDS = frozenset({"prune", "source_probability_test", "attribution_test", "attribution_threshold"})
-
 # A whole number is a count, a fraction a share of the class; 1.0 is all of it, 1 is one image.
 Amount = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
 
 
-class DbbConfig(Strict):
+class DbbConfig(Strict, decides=Decides.RESULTS):
     """What DBB generates and what it prunes.
 
     Attributes:
@@ -67,18 +63,18 @@ class DbbConfig(Strict):
     """
 
     name: Literal["dbb"] = "dbb"
-    k: Amount | tuple[Amount, ...] = 0.5
+    k: Annotated[Amount | tuple[Amount, ...], Decides.AMOUNT] = 0.5  # lowest loss first: a larger k only adds
     target: Literal["confused", "every_other"] | tuple[int, ...] = "confused"
     mask: Literal["language", "truth", "box", "cam"] = "language"
     language: FinderConfig = ClipsegConfig()
     dilation_px: int = Field(8, ge=0)
     tau: float = Field(0.5, gt=0, le=1)
-    prune: bool = True
-    source_probability_test: Literal["selected", "train", "off"] = "selected"
+    prune: Annotated[bool, Decides.FIT] = True
+    source_probability_test: Annotated[Literal["selected", "train", "off"], Decides.FIT] = "selected"
     attribution: Literal["exact", "ig"] = "exact"
     num_steps: int = Field(200, ge=1)
-    attribution_test: Literal["quantile", "absolute", "off"] = "quantile"
-    attribution_threshold: float | tuple[float, ...] = 0.25
+    attribution_test: Annotated[Literal["quantile", "absolute", "off"], Decides.FIT] = "quantile"
+    attribution_threshold: Annotated[float | tuple[float, ...], Decides.FIT] = 0.25
 
     @field_validator("language", mode="before")
     @classmethod

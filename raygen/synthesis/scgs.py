@@ -10,23 +10,19 @@ assumption here.
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from raygen.config import PositiveInt, Strict
+from raygen.config import Decides, PositiveInt, Strict
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
 from raygen.pruners import PruneThresholds
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
 
 logger = logging.getLogger(__name__)
-
-# A larger ratio only adds pictures to those of a smaller one: sources are taken in turn. Nothing is filtered.
-AMOUNT_FIELD = "gen_ratio"
-FILTER_FIELDS: frozenset[str] = frozenset()
 
 Covariance = Literal["pca", "ledoit_wolf", "uniform", "full"]
 
@@ -35,7 +31,7 @@ Covariance = Literal["pca", "ledoit_wolf", "uniform", "full"]
 MIN_MISCLASSIFIED = 2
 
 
-class ScgsConfig(Strict):
+class ScgsConfig(Strict, decides=Decides.RESULTS):
     """What SCGS generates.
 
     Attributes:
@@ -80,7 +76,8 @@ class ScgsConfig(Strict):
     cam: Literal["gradcam++", "gradcam", "none"] = "gradcam++"
     tau: float = Field(0.7, gt=0, le=1)
     top_q: float | None = Field(None, gt=0, lt=1)
-    gen_ratio: float = Field(0.4, gt=0)
+    # A larger ratio only adds pictures to those of a smaller one: sources are taken in turn.
+    gen_ratio: Annotated[float, Decides.AMOUNT] = Field(0.4, gt=0)
     gen_ratio_base: Literal["train_other", "mis_other"] = "train_other"
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from raygen import recipes
 from raygen.config import load_yaml
 from raygen.errors import RaygenError
-from raygen.run.config import identity
 from raygen.run.steps import Steps
 from raygen.storage.run_folder import RunFolder
 
@@ -14,7 +13,7 @@ from raygen.storage.run_folder import RunFolder
 def main(config_path: str, out: str, *overrides: str) -> None:
     config = recipes.make_config(load_yaml(Path(config_path)), overrides, where=config_path)
     folder = RunFolder(Path(out))
-    with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=False):
+    with folder.claimed(config.model_dump(mode="json"), identity=config.deciding(), fresh=False):
         job = Steps(config, folder, lambda line: print(line, flush=True))
         data = job.load_rows()
         erm = job.fit_erm(data)

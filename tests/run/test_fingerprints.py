@@ -14,15 +14,19 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import pytest
 from faked_runs import FakedFolder, make_home
 
 from raygen import recipes
-from raygen.config import fingerprint
-from raygen.run.config import RunConfig, identity
+from raygen.algorithms.jtt import JttConfig
+from raygen.config import Decides, PoolConfig, Strict, fingerprint
+from raygen.datasets.folder import FolderConfig
+from raygen.maskers.grounded_sam import GroundedSamConfig
+from raygen.run.config import RunConfig
 from raygen.run.steps import Steps
+from raygen.synthesis.dbb import DbbConfig
 from tune.pools import pool_configs, pool_name
 from tune.sweep_config import make_sweep
 from tune.trial import Task
@@ -74,7 +78,7 @@ def fingerprints(config: RunConfig, folder: FakedFolder) -> dict[str, str]:
     elif config.recipe != "erm":
         fitted[config.recipe] = job.fit(config.recipe, data, erm, extra=None)
     job.evaluate(data, fitted)
-    return {"identity": fingerprint(identity(config)), **folder.fingerprints}
+    return {"identity": fingerprint(config.deciding()), **folder.fingerprints}
 
 
 def all_runs(home: Path) -> dict[str, dict[str, Any]]:
@@ -113,6 +117,83 @@ def test_a_run_that_was_begun_before_goes_on(name: str, runs: dict[str, dict[str
 
 def test_a_sweep_that_was_begun_before_goes_on() -> None:
     assert all_sweeps() == BEGUN["sweeps"]
+
+
+def models_in(annotation: Any) -> Iterator[type[Strict]]:
+    """Config models that a field may hold, and those inside them."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from models_in(field.annotation)
+    for inner in get_args(annotation):
+        yield from models_in(inner)
+
+
+def test_every_field_of_a_run_says_whether_it_decides_results() -> None:
+    models = {*models_in(RunConfig)}
+    assert {RunConfig, PoolConfig, DbbConfig, GroundedSamConfig, JttConfig, FolderConfig} <= models
+    assert [
+        f"{model.__name__}.{name}" for model in models for name in model.model_fields if not model.mark_of(name)
+    ] == []
+
+
+def test_what_a_class_leaves_open_is_found_and_decides_results_until_it_is_said() -> None:
+    class Inner(Strict, decides=Decides.NOTHING):
+        speed: int = 1
+        size: Annotated[int, Decides.RESULTS] = 2
+
+    class Outer(Strict):
+        inner: Inner = Inner()
+        amount: Annotated[int, Decides.AMOUNT] = 3
+        open: int = 4
+
+    assert [name for name in Outer.model_fields if not Outer.mark_of(name)] == ["inner", "open"]
+    assert Outer().deciding() == {"inner": {"size": 2}, "amount": 3, "open": 4}
+    assert Outer().deciding(Decides.AMOUNT) == {"inner": {"size": 2}, "open": 4}
+    assert (Outer().decides("inner.speed"), Outer().decides("inner.size")) == (Decides.NOTHING, Decides.RESULTS)
+    assert (Outer().decides("amount"), Outer().decides("inner.none")) == (Decides.AMOUNT, Decides.NOTHING)
+
+
+FITS = {"fit/dbb", "fit/control_hole"}
+
+
+@pytest.mark.parametrize(
+    ("override", "steps"),
+    [
+        ("seed=1", {"erm", "tokens", "plan", *FITS}),
+        ("engine=local", set()),
+        ("max_failed_fraction=0.5", set()),
+        ("unit_rows=128", {"scores", "candidates"}),
+        ("pools.inpainter.actors=3", set()),
+        ("pools.inpainter.batch_size=8", {"candidates"}),
+        ("pools.scorer.num_threads=2", {"scores", "evaluation"}),
+        ("pools.masker.num_gpus=1", {"candidates"}),  # the device that follows from it
+        ("fit.max_failures=0", set()),
+        ("fit.num_threads=3", {"erm", "tokens", *FITS}),
+        ("dataset.prompts=[a, b]", {"data"}),
+        ("classifier.width=8", {"erm", *FITS}),
+        ("erm.epochs=2", {"erm"}),
+        ("algorithm.gamma=3", FITS),
+        ("synthesis.k=1", {"plan"}),
+        ("synthesis.prune=false", {"plan", *FITS}),
+        ("inpainter.strength=0.5", {"candidates"}),
+        ("inpainter.on_out_of_memory=reduce", set()),
+        ("textual_inversion.num_steps=9", {"tokens"}),
+    ],
+)
+def test_a_field_changes_the_fingerprints_of_the_steps_that_read_it(
+    override: str, steps: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_home(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    data = {**BEGUN["runs"]["dbb_with_tokens"]["config"], "controls": ["hole"]}
+    first, other = (
+        fingerprints(recipes.make_config(data, overrides, where="test"), FakedFolder(tmp_path / f"{number}"))
+        for number, overrides in enumerate(([], [override]))
+    )
+    assert first.keys() == other.keys()
+    changed = {name for name in first if first[name] != other[name]}
+    assert changed == ({"identity", *steps} if steps else set())
 
 
 def _write() -> None:

@@ -14,7 +14,7 @@ from small_sweeps import ONLY_K, small_sweep
 from tiny_pipelines import save_pipeline
 
 from raygen import synthesis
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.errors import ConfigError
 from raygen.synthesis import SynthesisConfig
 from raygen.synthesis.dbb import DbbConfig
@@ -73,16 +73,16 @@ def config(**fields: object) -> DbbConfig | ScgsConfig:
 def test_the_fields_of_a_synthesis_are_all_known(name: str) -> None:
     """A new field must be told apart: does it change pictures, or only which are kept?"""
     kind: type[Strict] = type(config(name=name))
-    amount = synthesis.amount_field(config(name=name))
+    (amount,) = kind.fields_of(Decides.AMOUNT)
     assert set(kind.model_fields) == {*OTHERS[name], "name", amount}
-    assert synthesis.filter_fields(config(name=name)) <= set(OTHERS[name])
+    assert {*kind.fields_of(Decides.FIT)} <= {*OTHERS[name]}
 
 
 @pytest.mark.parametrize(("name", "field"), [(name, field) for name, fields in OTHERS.items() for field in fields])
 def test_a_filter_leaves_the_pictures_as_they_are_and_shares_the_pool(name: str, field: str) -> None:
     run = make_sweep({"recipe": name, "dataset": {"name": "scenes"}}, [], where="test").run
     first, other = config(name=name), config(name=name, **{field: OTHERS[name][field]})
-    is_filter = field in synthesis.filter_fields(first)
+    is_filter = first.decides(field) is Decides.FIT
     if is_filter:
         plans = [synthesis.select(c, scores(), dataset=dataset(), run_seed=0) for c in (first, other)]
         assert plans[0].equals(plans[1])
@@ -99,7 +99,7 @@ def test_a_filter_leaves_the_pictures_as_they_are_and_shares_the_pool(name: str,
     [("dbb", [0.1, 0.3, 0.7, 1.0]), ("dbb", [1, 4, 15]), ("scgs", [0.1, 0.4, 1.0, 3.0])],
 )
 def test_pictures_of_a_smaller_amount_are_among_those_of_a_larger_one(name: str, amounts: list[float]) -> None:
-    field = synthesis.amount_field(config(name=name))
+    (field,) = config(name=name).fields_of(Decides.AMOUNT)
     plans = [
         synthesis.select(config(name=name, **{field: amount}), scores(), dataset=dataset(), run_seed=0)
         for amount in amounts
