@@ -76,15 +76,15 @@ def write_scenes(config: ScenesConfig, folder: Path, *, run_seed: int) -> dict[s
         DataError: No scene at all in a split.
     """
     seed = run_seed if config.seed is None else config.seed
-    jobs: list[_Job] = []
+    scenes: list[_Scene] = []
     for split in ("test", "train", "val"):  # sorted by image_id
         counts = config.counts(split)
         if not sum(counts):
             raise DataError(f"{split}_counts is {list(counts)}; a split needs at least one scene")
         groups = np.repeat(np.arange(4), counts)
         np.random.default_rng(row_seed(seed, f"scenes/{split}")).shuffle(groups)
-        jobs += [_Job(split, i, int(g), seed, config.plumage) for i, g in enumerate(groups)]
-    return write_source(_render_all(jobs), scenes_info(config), folder)
+        scenes += [_Scene(split, i, int(g), seed, config.plumage) for i, g in enumerate(groups)]
+    return write_source(_render_all(scenes), scenes_info(config), folder)
 
 
 def scenes_info(config: ScenesConfig) -> DatasetInfo:
@@ -98,7 +98,7 @@ def scenes_info(config: ScenesConfig) -> DatasetInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _Scene:
     split: str
     index: int
     group: int
@@ -106,26 +106,26 @@ class _Job:
     plumage: Plumage
 
 
-def _render_all(jobs: list[_Job]) -> Iterator[dict[str, Any]]:
+def _render_all(scenes: list[_Scene]) -> Iterator[dict[str, Any]]:
     num_workers = min(os.cpu_count() or 1, 16)
-    if len(jobs) < 400 or num_workers == 1:  # starting processes takes longer than rendering
-        yield from map(_render_row, jobs)
+    if len(scenes) < 400 or num_workers == 1:  # starting processes takes longer than rendering
+        yield from map(_render_row, scenes)
         return
     # Spawned, not forked: a forked child of a process with threads can hang.
     with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_render_row, jobs, chunksize=128)
+        yield from pool.map(_render_row, scenes, chunksize=128)
 
 
-def _render_row(job: _Job) -> dict[str, Any]:
-    label, attribute = divmod(job.group, len(ATTRIBUTE_NAMES))
-    seed = row_seed(job.seed, f"scenes/{job.split}/{job.index}")
-    scene = render_scene(seed, label=label, attribute=attribute, plumage=job.plumage)
+def _render_row(scene: _Scene) -> dict[str, Any]:
+    label, attribute = divmod(scene.group, len(ATTRIBUTE_NAMES))
+    seed = row_seed(scene.seed, f"scenes/{scene.split}/{scene.index}")
+    rendered = render_scene(seed, label=label, attribute=attribute, plumage=scene.plumage)
     return {
-        "image_id": f"{job.split}-{job.index:06d}",
-        "image_png": encode_image(scene.image_HWC),
+        "image_id": f"{scene.split}-{scene.index:06d}",
+        "image_png": encode_image(rendered.image_HWC),
         "label": label,
         "attribute": attribute,
-        "split": job.split,
+        "split": scene.split,
         "role": "source",
-        "object_png": encode_mask(scene.object_HW),
+        "object_png": encode_mask(rendered.object_HW),
     }

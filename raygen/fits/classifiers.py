@@ -106,9 +106,9 @@ def find_errors(
 
 
 def _run(
-    job: ray_train.Job, request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say
+    body: ray_train.Body, request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say
 ) -> dict[str, Any]:
-    ray_train.run(job, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
+    ray_train.run(body, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
     for leftover in (folder / "checkpoint.pt", *folder.glob(f".*{TEMPORARY_SUFFIX}")):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / ray_train.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps

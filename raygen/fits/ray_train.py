@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 # Ray Train's own files, below a fit's folder while it runs.
 SCRATCH_FOLDER = "ray_train"
 
-Job = Callable[[Worker, dict[str, Any]], None]
+# What every worker of a fit does.
+Body = Callable[[Worker, dict[str, Any]], None]
 
 
 class FitConfig(Strict, decides=Decides.RESULTS):
@@ -66,7 +67,7 @@ class FitConfig(Strict, decides=Decides.RESULTS):
 
 
 def run(
-    job: Job,
+    body: Body,
     payload: dict[str, Any],
     *,
     folder: Path,
@@ -74,10 +75,10 @@ def run(
     engine: str,
     say: progress.Say = progress.quiet,
 ) -> None:
-    """Runs a job on its workers until it is done; what it gives back, it writes into the folder.
+    """Runs a fit on its workers until it is done; what it gives back, it writes into the folder.
 
     Args:
-        job: A function of a module: called on every worker with its `Worker` and the payload.
+        body: A function of a module: called on every worker with its `Worker` and the payload.
         payload: Plain data.
         folder: Existing folder that all workers reach; checkpoints and results.
         resources: Workers.
@@ -87,22 +88,22 @@ def run(
     Raises:
         ResourceError: The cluster has not the CPUs or GPUs.
         StageError: A worker failed more than `max_failures` times.
-        RaygenError: As the job raised it.
+        RaygenError: As the body raised it.
     """
     folder = folder.resolve()
     try:
         with progress.said(partial(progress.told, folder), say):
             if engine == "local":
                 torch.set_num_threads(resources.num_threads)
-                job(_worker(folder, resources.torch_device), payload)
+                body(_worker(folder, resources.torch_device), payload)
             else:
-                _run_ray(job, payload, folder, resources, say)
+                _run_ray(body, payload, folder, resources, say)
     finally:
-        with contextlib.suppress(OSError):  # a note; what the job raised matters more
+        with contextlib.suppress(OSError):  # a note; what the body raised matters more
             (folder / progress.FILE).unlink(missing_ok=True)
 
 
-def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConfig, say: progress.Say) -> None:
+def _run_ray(body: Body, payload: dict[str, Any], folder: Path, resources: FitConfig, say: progress.Say) -> None:
     cluster.connect()
     check_workers(resources)
     capacity.wait_until_free([_need(resources)], what="a fit needs", say=say)
@@ -110,7 +111,7 @@ def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConf
     trainer = TorchTrainer(
         _on_worker,
         train_loop_config={
-            "job": job,
+            "body": body,
             "payload": payload,
             "folder": str(folder),
             "num_threads": resources.num_threads,
@@ -184,7 +185,7 @@ def _on_worker(config: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
     )
-    config["job"](worker, config["payload"])
+    config["body"](worker, config["payload"])
 
 
 def _worker(folder: Path, device: str, *, rank: int = 0, world_size: int = 1) -> Worker:
@@ -196,7 +197,7 @@ def _worker(folder: Path, device: str, *, rank: int = 0, world_size: int = 1) ->
 
 
 def _unwrapped(error: Any) -> RaygenError:
-    """The job's own error where it was one of raygen's, else a StageError with the worker's last line."""
+    """The body's own error where it was one of raygen's, else a StageError with the worker's last line."""
     for failure in getattr(error, "worker_failures", {}).values():
         seen: BaseException | None = failure
         while seen is not None:

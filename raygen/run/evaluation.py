@@ -9,7 +9,7 @@ from raygen.config import PoolsConfig
 from raygen.datasets.rows import RowIndex
 from raygen.pools import pipeline
 from raygen.pools.pipeline import Engine
-from raygen.pools.units import Job
+from raygen.pools.units import Pass
 from raygen.run.results import HELD_OUT_SPLITS
 from raygen.stages.score import PredictStage
 from raygen.stages.spec import StageSpec
@@ -58,7 +58,7 @@ def predict(
     parts = Parts(folder.resolve(), schema, step_fingerprint, table.num_rows, max_failed_fraction)
     mean_bytes = index.mean_bytes(table["image_id"].to_pylist())
     unit_rows = rows_of_unit(pools.scorer.batch_size, mean_bytes=mean_bytes)
-    pipeline.run(Job(table, index.folder, ("image_png",), [spec], pools, unit_rows, parts), engine=engine, say=say)
+    pipeline.run(Pass(table, index.folder, ("image_png",), [spec], pools, unit_rows, parts), engine=engine, say=say)
     return read_parts(folder).select([*table.column_names, *classifiers])
 
 

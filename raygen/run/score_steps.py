@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from raygen.datasets.rows import RowIndex
 from raygen.pools import pipeline
-from raygen.pools.units import Job
+from raygen.pools.units import Pass
 from raygen.run.config import RunConfig
 from raygen.run.evaluation import predict
 from raygen.run.fit_steps import Needed
@@ -111,7 +111,7 @@ def job_of(
     schema: pa.Schema,
     folder: Path,
     step: Step,
-) -> Job:
+) -> Pass:
     """A pass of a run over a table of rows."""
     parts = Parts(folder.resolve(), schema, step.fingerprint, table.num_rows, config.max_failed_fraction)
-    return Job(table, index.folder, columns, specs, config.pools, config.unit_rows, parts)
+    return Pass(table, index.folder, columns, specs, config.pools, config.unit_rows, parts)

@@ -47,7 +47,7 @@ GROUP_DRO = GroupDroConfig(epochs=3, batch_size=32, eta=1.0)
 
 
 def fit(
-    job: ray_train.Job,
+    body: ray_train.Body,
     data: Path,
     folder: Path,
     *,
@@ -58,7 +58,7 @@ def fit(
     """Weights of a fit."""
     folder.mkdir()
     config = FitConfig(num_cpus=0.5, num_threads=1, **resources)
-    ray_train.run(job, payload(data, algorithm), folder=folder, resources=config, engine="ray", say=say)
+    ray_train.run(body, payload(data, algorithm), folder=folder, resources=config, engine="ray", say=say)
     return (folder / "model.safetensors").read_bytes()
 
 
@@ -127,8 +127,8 @@ def test_group_dro_on_two_workers_is_group_dro_on_one(scenes_folder: Path, tmp_p
         folder = tmp_path / str(num_workers)
         folder.mkdir()
         resources = FitConfig(num_cpus=0.5, num_threads=1, num_workers=num_workers)
-        job = {"data": str(scenes_folder)}
-        ray_train.run(fit_a_linear_classifier, job, folder=folder, resources=resources, engine="ray")
+        asked = {"data": str(scenes_folder)}
+        ray_train.run(fit_a_linear_classifier, asked, folder=folder, resources=resources, engine="ray")
         state = torch.load(folder / "checkpoint.pt", weights_only=True)
         found.append((state["adaptive"]["q"], torch.load(folder / "weights.pt", weights_only=True)))
     (q_one, one), (q_two, two) = found

@@ -188,11 +188,13 @@ def request(data: Path, model: Path) -> token_fits.TokenRequest:
     )
 
 
-def fit(job: ray_train.Job, asked: token_fits.TokenRequest, folder: Path, engine: str, **resources: Any) -> list[bytes]:
+def fit(
+    body: ray_train.Body, asked: token_fits.TokenRequest, folder: Path, engine: str, **resources: Any
+) -> list[bytes]:
     """Files of a fit."""
     folder.mkdir()
     config = FitConfig(num_cpus=0.5, num_threads=1, **resources)
-    ray_train.run(job, asdict(asked), folder=folder, resources=config, engine=engine)
+    ray_train.run(body, asdict(asked), folder=folder, resources=config, engine=engine)
     return [(folder / name / "learned_embeds.safetensors").read_bytes() for name in ("one", "two")]
 
 
