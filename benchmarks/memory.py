@@ -132,7 +132,7 @@ def synthesize(folder: Path) -> None:
     out = folder / "candidates"
     out.mkdir()
     parts = Parts(out, CANDIDATE, "benchmark", num, 0.0)
-    work = Pass(plan, folder / "data", ("image_png", "object_png"), specs, PoolsConfig(), 64, parts)
+    work = Pass(plan, RowIndex.open(folder / "data"), ("image_png", "object_png"), specs, PoolsConfig(), 64, parts)
     counts = pipeline.run(work, engine="ray")
     assert counts["ok"] == num, counts
 

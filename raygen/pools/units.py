@@ -33,7 +33,7 @@ class Pass:
 
     Attributes:
         table: Rows in their final order, with `image_id`, without pixels.
-        data_folder: Dataset folder that holds the pixels.
+        index: The dataset, which holds the pixels.
         source_columns: Columns to fetch from the dataset, such as image_png.
         specs: Stages in order.
         pools: Actors and batch sizes.
@@ -42,7 +42,7 @@ class Pass:
     """
 
     table: pa.Table
-    data_folder: Path
+    index: RowIndex
     source_columns: tuple[str, ...]
     specs: Sequence[StageSpec]
     pools: PoolsConfig
@@ -57,8 +57,7 @@ class Pass:
 
 def cut(work: Pass) -> list[Unit]:
     """All units of a pass."""
-    index = RowIndex.open(work.data_folder)
-    places = index.locate(work.table["image_id"].to_pylist())
+    places = work.index.locate(work.table["image_id"].to_pylist())
     table = work.table.combine_chunks()  # take from several chunks would copy them all, every time
     units = []
     for number, start in enumerate(range(0, work.table.num_rows, work.unit_rows)):

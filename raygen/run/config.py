@@ -1,7 +1,6 @@
 """What a run does: the config of one run with everything it may set."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -10,18 +9,13 @@ from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.erm import ErmConfig
 from raygen.classifier import ClassifierConfig
 from raygen.config import Decides, PoolsConfig, PositiveInt, Seed, Strict, apply_overrides, validate
-from raygen.datasets import DatasetConfig, dataset_info
-from raygen.datasets.scene_rendering import CLASS_NAMES
+from raygen.datasets import DatasetConfig
 from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import ConfigError
 from raygen.fits.ray_train import FitConfig
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.model_folder import EXAMPLE
-from raygen.maskers.language import TINY_DATASET
-from raygen.model_files import TINY
 from raygen.pools.pipeline import Engine
 from raygen.run.names import find_recipe
-from raygen.storage.run_folder import MARKER
 from raygen.synthesis import SynthesisConfig
 from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
 from raygen.textual_inversion.config import TextualInversionConfig
@@ -166,30 +160,3 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -
 def _with_defaults(value: Any, **defaults: Any) -> Any:
     # What is not a mapping stays, for pydantic to complain about it by name.
     return {**defaults, **(value or {})} if value is None or isinstance(value, dict) else value
-
-
-def check_painter(config: RunConfig, out: Path, *, fresh: bool) -> None:
-    """Checks that the shipped model, which knows only the scenes, does not paint other pictures without being asked.
-
-    A folder that was begun goes on: its `config.yaml` names the model.
-
-    Args:
-        config: What to do.
-        out: The folder that it is done in.
-        fresh: Whether what the folder holds is deleted first.
-
-    Raises:
-        ConfigError: Nobody said which model paints pictures of something else.
-    """
-    inpainter, info = config.inpainter, dataset_info(config.dataset)
-    is_scenes = (info.name, info.class_names) == (TINY_DATASET, CLASS_NAMES)  # a user's folder may be called so
-    is_said = "model" in inpainter.model_fields_set or inpainter.kind == "served" or inpainter.model != TINY
-    is_begun = not fresh and (out / MARKER).is_file()
-    if config.synthesis is None or is_said or is_begun or is_scenes:
-        return
-    raise ConfigError(
-        f"inpainter.model is '{TINY}' unless another is named, and it paints only the birds of '{TINY_DATASET}', but "
-        f"the dataset is '{info.name}'. Name a model that knows its objects, a folder or a hub id such as "
-        f"inpainter.model={EXAMPLE}, or an endpoint (inpainter.kind=served with inpainter.url). If the pictures are "
-        f"scenes, say so: inpainter.model={TINY}"
-    )

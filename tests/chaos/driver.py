@@ -6,7 +6,8 @@ from pathlib import Path
 from raygen import recipes
 from raygen.config import load_yaml
 from raygen.errors import RaygenError
-from raygen.run.steps import Steps
+from raygen.run.opened import Opened
+from raygen.run.steps import Run
 from raygen.storage.run_folder import RunFolder
 
 
@@ -14,12 +15,11 @@ def main(config_path: str, out: str, *overrides: str) -> None:
     config = recipes.make_config(load_yaml(Path(config_path)), overrides, where=config_path)
     folder = RunFolder(Path(out))
     with folder.claimed(config.model_dump(mode="json"), identity=config.deciding(), fresh=False):
-        job = Steps(config, folder, lambda line: print(line, flush=True))
-        data = job.load_rows()
-        erm = job.fit_erm(data)
-        scores = job.score(data, erm)
-        tokens = job.learn_tokens(data, scores, erm)
-        job.synthesize(job.plan(data, scores, tokens), data, erm, tokens)
+        run = Run(Opened(config), folder, lambda line: print(line, flush=True))
+        for step in recipes.steps(run):
+            run.do(step)
+            if step.name == "candidates":
+                return
 
 
 if __name__ == "__main__":

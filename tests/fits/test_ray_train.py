@@ -22,7 +22,9 @@ from raygen.datasets.rows import RowIndex
 from raygen.fits import classifiers, ray_train
 from raygen.fits.classifiers import FitRequest
 from raygen.fits.ray_train import FitConfig
-from raygen.run.steps import Steps
+from raygen.run.fit_steps import erm
+from raygen.run.opened import Opened
+from raygen.run.steps import Run
 from raygen.storage import progress
 from raygen.storage.run_folder import RunFolder, Step
 from raygen.worker import Worker
@@ -158,8 +160,9 @@ def test_other_weights_in_the_same_file_are_another_start(scenes_folder: Path, t
             shutil.copytree(scenes_folder, rows.folder)
             rows.finish({})
         said: list[str] = []
-        erm = Steps(recipes.make_config(data, [], where="test"), folder, said.append).fit_erm(rows)
-        fitted.append(((erm.folder / "model.safetensors").read_bytes(), said[0]))
+        run = Run(Opened(recipes.make_config(data, [], where="test")), folder, said.append, {"data": rows})
+        fitted_erm = run.do(erm(run))
+        fitted.append(((fitted_erm.folder / "model.safetensors").read_bytes(), said[0]))
     assert [line for _, line in fitted] == [
         "fit erm: fitting erm",
         "fit erm: made again, since what it depends on is not what it was",
@@ -175,11 +178,11 @@ def test_a_checkpoint_of_another_fit_is_not_gone_on_from(scenes_folder: Path, tm
     data = folder.step("data", {})
     shutil.copytree(scenes_folder, data.folder)
     data.finish({})
-    job = Steps(config, folder, lambda line: None)
-    erm = job.fit_erm(data)
-    weights = (erm.folder / "model.safetensors").read_bytes()
+    run = Run(Opened(config), folder, lambda line: None, {"data": data})
+    first = run.do(erm(run))
+    weights = (first.folder / "model.safetensors").read_bytes()
     # As if it had been interrupted with other dependencies: a checkpoint that would end the fit at once.
-    other = Step(erm.folder, {"something": "else"})
+    other = Step(first.folder, {"something": "else"})
     (other.begin() / "checkpoint.pt").write_bytes(b"of another fit")
-    again = job.fit_erm(data)
+    again = run.do(erm(run))
     assert (again.folder / "model.safetensors").read_bytes() == weights

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from diffusers import StableDiffusionInpaintPipeline
+from partial_runs import run_until
 from PIL import Image
 from ray import cloudpickle
 from tiny_pipelines import save_pipeline
@@ -26,9 +27,11 @@ from raygen.fits.ray_train import FitConfig
 from raygen.inpainters import InpainterConfig
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
-from raygen.run.steps import Steps
+from raygen.run.opened import Opened
+from raygen.run.steps import Run
 from raygen.storage.parts import read_parts
 from raygen.storage.run_folder import RunFolder, read_manifest
+from raygen.textual_inversion.class_tokens import trained_model
 from raygen.textual_inversion.config import TextualInversionConfig
 from raygen.worker import Worker
 
@@ -140,12 +143,7 @@ def test_candidates_of_other_tokens_are_refused(finished: Path, model: Path, tmp
 
     def candidates(learning_rate: float) -> None:
         settings = {**QUICK, "learning_rate": learning_rate}
-        job = Steps(small(model, textual_inversion=settings), folder, said.append)
-        data = job.load_rows()
-        erm = job.fit_erm(data)
-        scores = job.score(data, erm)
-        tokens = job.learn_tokens(data, scores, erm)
-        job.synthesize(job.plan(data, scores, tokens), data, erm, tokens)
+        run_until("candidates", Run(Opened(small(model, textual_inversion=settings)), folder, said.append))
 
     candidates(0.05)
     assert all(line.endswith("done before") for line in said)
@@ -178,7 +176,8 @@ def request(data: Path, model: Path) -> token_fits.TokenRequest:
     return token_fits.TokenRequest(
         data=str(data),
         settings=settings.model_dump(mode="json"),
-        inpainter=InpainterConfig(model=str(model)).model_dump(mode="json"),
+        model=trained_model(settings, InpainterConfig(model=str(model))).model_dump(mode="json"),
+        painter=None,
         tokens=(
             {"name": "<one>", "word": "bird", "initializer": "l"},
             {"name": "<two>", "word": "b", "initializer": "w"},

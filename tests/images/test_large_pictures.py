@@ -182,7 +182,7 @@ def copy_pass(data: Path, out: Path, image_ids: list[str], *, unit_rows: int) ->
     own = pa.table({"key": pa.array(range(len(image_ids)), pa.int32()), "image_id": image_ids})
     return Pass(
         own,
-        data,
+        RowIndex.open(data),
         ("image_png",),
         [StageSpec(Copy, "pruner")],
         PoolsConfig(pruner=PoolConfig(batch_size=2)),

@@ -80,12 +80,13 @@ class NoModel:
 
 def make_pass(data: Path, out: Path, **changes: Any) -> Pass:
     out.mkdir(parents=True, exist_ok=True)
-    table = RowIndex.open(data).split("train").select(["image_id", "label"])
+    index = RowIndex.open(data)
+    table = index.split("train").select(["image_id", "label"])
     cluster = pa.array([None if i % 3 else i for i in range(table.num_rows)], pa.int32())
     table = table.append_column("cluster", cluster)
     options = {
         "table": table,
-        "data_folder": data,
+        "index": index,
         "source_columns": ("image_png",),
         "specs": [StageSpec(Digest, "scorer")],
         "pools": PoolsConfig(scorer=PoolConfig(num_cpus=0.5)),

@@ -25,7 +25,8 @@ from raygen.config import Decides, PoolConfig, Strict, fingerprint
 from raygen.datasets.folder import FolderConfig
 from raygen.maskers.grounded_sam import GroundedSamConfig
 from raygen.run.config import RunConfig
-from raygen.run.steps import Steps
+from raygen.run.opened import Opened
+from raygen.run.steps import Run
 from raygen.synthesis.dbb import DbbConfig
 from tune.pools import pool_configs, pool_name
 from tune.sweep_config import make_sweep
@@ -64,20 +65,9 @@ def config_of(data: dict[str, Any], url: str) -> RunConfig:
 
 def fingerprints(config: RunConfig, folder: FakedFolder) -> dict[str, str]:
     """Of the config and of each step of its run."""
-    job = Steps(config, folder, lambda line: None)
-    data = job.load_rows()
-    erm = job.fit_erm(data)
-    fitted = {"erm": erm}
-    if config.synthesis is not None:
-        job.find_errors(data)
-        identifier = job.fit_identifier(data, erm)
-        scores = job.score(data, identifier)
-        tokens = job.learn_tokens(data, scores, identifier)
-        candidates = job.synthesize(job.plan(data, scores, tokens), data, identifier, tokens)
-        fitted |= job.fit_all(data, scores, candidates, erm)
-    elif config.recipe != "erm":
-        fitted[config.recipe] = job.fit(config.recipe, data, erm, extra=None)
-    job.evaluate(data, fitted)
+    run = Run(Opened(config), folder, lambda line: None)
+    for step in recipes.steps(run):
+        run.do(step)
     return {"identity": fingerprint(config.deciding()), **folder.fingerprints}
 
 
@@ -155,6 +145,20 @@ def test_what_a_class_leaves_open_is_found_and_decides_results_until_it_is_said(
 
 
 FITS = {"fit/dbb", "fit/control_hole"}
+FIELDS = {**BEGUN["runs"]["dbb_with_tokens"]["config"], "controls": ["hole"]}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    make_home(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unchanged(home: Path) -> dict[str, str]:
+    with chdir(home):
+        return fingerprints(recipes.make_config(FIELDS, [], where="test"), FakedFolder(home / "unchanged"))
 
 
 @pytest.mark.parametrize(
@@ -182,17 +186,12 @@ FITS = {"fit/dbb", "fit/control_hole"}
     ],
 )
 def test_a_field_changes_the_fingerprints_of_the_steps_that_read_it(
-    override: str, steps: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    override: str, steps: set[str], home: Path, unchanged: dict[str, str], tmp_path: Path
 ) -> None:
-    make_home(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    data = {**BEGUN["runs"]["dbb_with_tokens"]["config"], "controls": ["hole"]}
-    first, other = (
-        fingerprints(recipes.make_config(data, overrides, where="test"), FakedFolder(tmp_path / f"{number}"))
-        for number, overrides in enumerate(([], [override]))
-    )
-    assert first.keys() == other.keys()
-    changed = {name for name in first if first[name] != other[name]}
+    with chdir(home):
+        found = fingerprints(recipes.make_config(FIELDS, [override], where="test"), FakedFolder(tmp_path))
+    assert found.keys() == unchanged.keys()
+    changed = {name for name in found if found[name] != unchanged[name]}
     assert changed == ({"identity", *steps} if steps else set())
 
 

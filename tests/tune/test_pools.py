@@ -16,6 +16,7 @@ from tiny_pipelines import save_pipeline
 from raygen import synthesis
 from raygen.config import Decides, Strict
 from raygen.errors import ConfigError
+from raygen.run.opened import Opened
 from raygen.synthesis import SynthesisConfig
 from raygen.synthesis.dbb import DbbConfig
 from raygen.synthesis.scgs import ScgsConfig
@@ -154,10 +155,11 @@ def test_pools_of_one_model_learn_their_tokens_once(tmp_path: Path) -> None:
     quick = "textual_inversion={num_images: 4, num_steps: 1, batch_size: 1, initializers: [l, w]}"
     sweep = small_sweep(model, quick, "tune.space.synthesis.dilation_px=[4, 8]", *ONLY_K)
     configs = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=2)
-    _, planned = plan_pools(sweep.run, configs, tmp_path / "sweep", lambda line: None)
+    opened = {name: Opened(config) for name, config in configs.items()}
+    _, planned = plan_pools(Opened(sweep.run), opened, tmp_path / "sweep", lambda line: None)
     assert len(planned) == 2
-    (tokens,) = {pool.tokens.folder for pool in planned if pool.tokens is not None}
+    (tokens,) = {pool.run.done["tokens"].folder for pool in planned}
     assert (tokens / "landbird" / "learned_embeds.safetensors").is_file()
     for pool in planned:
-        prompts = pq.read_table(pool.plan.folder / "plan.parquet")["prompt"].to_pylist()
+        prompts = pq.read_table(pool.run.done["plan"].folder / "plan.parquet")["prompt"].to_pylist()
         assert {*prompts} == {"a photo of a <landbird> landbird", "a photo of a <waterbird> waterbird"}

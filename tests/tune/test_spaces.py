@@ -8,13 +8,14 @@ import pytest
 from small_sweeps import small_sweep, toy_task
 
 from raygen.config import load_yaml
-from raygen.datasets import class_counts
+from raygen.datasets import open_dataset
 from raygen.errors import ConfigError
+from raygen.run.opened import Opened
 from raygen.synthesis.dbb import DbbConfig
 from tune.pools import pool_configs
 from tune.search import check
 from tune.spaces import DEFAULT_SPACES, check_amount, check_space, config_at, expand, point_of
-from tune.sweep_config import make_sweep
+from tune.sweep_config import SweepConfig, make_sweep
 from tune.trials import check_sampler
 
 CONFIG = Path(__file__).parents[2] / "tune" / "config.yaml"
@@ -87,6 +88,10 @@ def test_a_sweep_survives_its_saved_config() -> None:
     assert make_sweep(json.loads(json.dumps(sweep.dump())), [], where="saved") == sweep
 
 
+def checked(sweep: SweepConfig) -> None:
+    check(sweep, Opened(sweep.run))
+
+
 @pytest.mark.parametrize(
     ("override", "key", "why"),
     [
@@ -114,7 +119,7 @@ def test_a_sweep_survives_its_saved_config() -> None:
 )
 def test_a_space_that_cannot_be_is_refused_by_the_key(override: str, key: str, why: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check(small_sweep("tiny", override))
+        checked(small_sweep("tiny", override))
     assert key in str(caught.value)
     assert why in str(caught.value)
 
@@ -122,7 +127,7 @@ def test_a_space_that_cannot_be_is_refused_by_the_key(override: str, key: str, w
 def test_a_space_without_parameters_is_refused() -> None:
     overrides = [f"tune.space.{path}=null" for path in DEFAULT_SPACES["dbb"]]
     with pytest.raises(ConfigError, match="nothing to search"):
-        check(small_sweep("tiny", *overrides))
+        checked(small_sweep("tiny", *overrides))
 
 
 @pytest.mark.parametrize("recipe", ["erm", "erm_reweighted", "group_dro"])
@@ -141,9 +146,10 @@ def test_a_grid_is_searched_if_it_fits_the_trials() -> None:
 
 
 def test_the_largest_amount_is_held_against_each_class(scenes_folder: Path) -> None:
-    counts = class_counts(small_sweep().run.dataset, "train")
+    counts = open_dataset(small_sweep().run.dataset).class_counts("train")
     assert counts == {"landbird": 66, "waterbird": 36}
-    assert class_counts(small_sweep("tiny", f"dataset={{name: folder, path: {scenes_folder}}}").run.dataset, "val") == {
+    folder = small_sweep("tiny", f"dataset={{name: folder, path: {scenes_folder}}}").run.dataset
+    assert open_dataset(folder).class_counts("val") == {
         "landbird": 40,
         "waterbird": 40,
     }
