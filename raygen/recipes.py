@@ -6,7 +6,7 @@ from pathlib import Path
 from raygen.fits.classifiers import ExtraRows
 from raygen.run.config import RunConfig, make_config
 from raygen.run.evaluation import evaluation
-from raygen.run.fit_steps import erm, fits, original_errors
+from raygen.run.fit_steps import erm, fits, original_first
 from raygen.run.opened import Opened
 from raygen.run.picture_steps import candidates, kept_pictures, learning, plan
 from raygen.run.preflight import check, check_painter, say_of_dataset, warn_of_versions
@@ -52,7 +52,7 @@ def steps(begun: Run) -> Iterator[RunStep]:
     yield erm(begun)
     extras: Mapping[str, ExtraRows | None] = {} if config.recipe == "erm" else {config.recipe: None}
     if config.synthesis is not None:
-        yield from original_errors(begun)
+        yield from original_first(begun)
         yield from scoring(begun)
         yield from learning(begun)
         yield plan(begun)

@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen import synthesis
 from raygen.classifier import squash
 from raygen.config import Decides, fingerprint
 from raygen.errors import ConfigError, DataError
@@ -199,7 +198,7 @@ def generated_pictures(pool: Pool, *, size_px: int) -> np.ndarray:
 def _selecting(config: RunConfig) -> str:
     """What a config selects by, as a folder's name: "erm", the epochs of an early classifier, or the folds."""
     assert config.synthesis is not None
-    epochs, folds = synthesis.identification_epochs(config.synthesis), synthesis.identification_folds(config.synthesis)
+    epochs, folds = config.synthesis.identification_epochs(), config.synthesis.identification_folds()
     if folds is not None:
         return f"folds_{folds}"
     return "erm" if epochs is None else str(epochs)

@@ -3,7 +3,7 @@
 # B images of a batch
 
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -29,6 +29,11 @@ class BalancedConfig(LoopConfig):
         init: DBB goes on from ERM.
     """
 
+    paper = "DBB (Yazdan Parast et al., arXiv 2503.17226)"
+    is_recipe = False  # without generated pictures it is ERM
+    # gamma in {1, ..., 10}: section 5.
+    space: ClassVar = {"gamma": {"low": 1, "high": 10, "per_class": True}}
+
     name: Literal["balanced"] = "balanced"
     epochs: int = Field(10, ge=1)
     learning_rate: float = Field(0.1, gt=0)
@@ -43,15 +48,16 @@ class BalancedConfig(LoopConfig):
             raise ValueError("a weight is not negative")
         return value
 
+    def check_classes(self, num_classes: int) -> None:
+        """Checks that there are as many gammas as classes."""
+        gammas(self.gamma, num_classes=num_classes)
 
-def fit_balanced(
-    config: BalancedConfig,
-    classifier: Classifier,
-    train: TrainingSet,
-    val: TrainingSet,
-    *,
-    seed: int,
-    worker: Worker,
+
+Config = BalancedConfig
+
+
+def fit(
+    config: BalancedConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
     """Fits by eq. (6); gives back the history.
 

@@ -21,20 +21,19 @@ class ErmConfig(LoopConfig):
         init: Weights to start from. SCGS: from the start (the paper leaves it open; "erm" is the other reading).
     """
 
+    paper = "empirical risk minimization"
+
     name: Literal["erm"] = "erm"
     epochs: int = Field(8, ge=1)
     learning_rate: float = Field(0.1, gt=0)
     init: Literal["scratch", "erm"] = "scratch"
 
 
-def fit_erm(
-    config: ErmConfig,
-    classifier: Classifier,
-    train: TrainingSet,
-    val: TrainingSet,
-    *,
-    seed: int,
-    worker: Worker,
+Config = ErmConfig
+
+
+def fit(
+    config: ErmConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
     """Fits by plain cross entropy; gives back the history."""
     return fit_loop(classifier, train, val, config, seed=seed, worker=worker, loss_weights=mean_weights)

@@ -37,6 +37,9 @@ class GroupDroConfig(LoopConfig):
         init: Weights to start from.
     """
 
+    paper = "group DRO (Sagawa et al. 2020, arXiv 1911.08731)"
+    needs_groups_of = "train"
+
     name: Literal["group_dro"] = "group_dro"
     epochs: int = Field(8, ge=1)
     learning_rate: float = Field(0.1, gt=0)
@@ -46,14 +49,11 @@ class GroupDroConfig(LoopConfig):
     init: Literal["scratch", "erm"] = "scratch"
 
 
-def fit_group_dro(
-    config: GroupDroConfig,
-    classifier: Classifier,
-    train: TrainingSet,
-    val: TrainingSet,
-    *,
-    seed: int,
-    worker: Worker,
+Config = GroupDroConfig
+
+
+def fit(
+    config: GroupDroConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
     """Fits by group DRO; gives back the history.
 

@@ -25,20 +25,21 @@ class ReweightedConfig(LoopConfig):
         init: Weights to start from.
     """
 
+    paper = "group-reweighted ERM (Sagawa et al. 2020, arXiv 1911.08731)"
+    recipe_name = "erm_reweighted"
+    needs_groups_of = "train"
+
     name: Literal["reweighted"] = "reweighted"
     epochs: int = Field(8, ge=1)
     learning_rate: float = Field(0.1, gt=0)
     init: Literal["scratch", "erm"] = "scratch"
 
 
-def fit_reweighted(
-    config: ReweightedConfig,
-    classifier: Classifier,
-    train: TrainingSet,
-    val: TrainingSet,
-    *,
-    seed: int,
-    worker: Worker,
+Config = ReweightedConfig
+
+
+def fit(
+    config: ReweightedConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
     """Fits with groups drawn equally often; gives back the history.
 

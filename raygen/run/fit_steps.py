@@ -1,12 +1,11 @@
 """The fits of a run: some methods need several for one classifier."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from raygen.algorithms import AnyAlgorithm
-from raygen.algorithms.dfr import DfrConfig
-from raygen.algorithms.jtt import JttConfig
+from raygen.algorithms import AlgorithmConfig
+from raygen.algorithms.base import FirstFit
 from raygen.classifier import weights_file
 from raygen.config import fingerprint
 from raygen.fits import classifiers
@@ -14,7 +13,6 @@ from raygen.fits.ray_train import FitConfig
 from raygen.run.steps import Run, RunStep
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step, file_digest
-from raygen.synthesis import identification_epochs
 
 
 def erm(run: Run) -> RunStep:
@@ -26,7 +24,7 @@ def identification(run: Run) -> Iterator[RunStep]:
     """ERM stopped early, in identification/, where a synthesis selects by such a classifier."""
     config = run.config
     assert config.synthesis is not None
-    if (epochs := identification_epochs(config.synthesis)) is not None:
+    if (epochs := config.synthesis.identification_epochs()) is not None:
         early = config.erm.model_copy(update={"epochs": epochs, "select": "last"})
         yield _fit(run, "identification", "identification", _request(run, early))
 
@@ -34,7 +32,7 @@ def identification(run: Run) -> Iterator[RunStep]:
 def identifier(run: Run) -> Step:
     """The classifier whose scores and features a synthesis selects by."""
     synthesis = run.config.synthesis
-    is_early = synthesis is not None and identification_epochs(synthesis) is not None
+    is_early = synthesis is not None and synthesis.identification_epochs() is not None
     return run.done["identification" if is_early else "erm"]
 
 
@@ -45,26 +43,22 @@ def folds(run: Run, *, num_folds: int) -> Iterator[RunStep]:
         yield _fit(run, f"folds/{number}", f"fold {number}", replace(request, without_fold=(number, num_folds)))
 
 
-def original_errors(run: Run) -> Iterator[RunStep]:
-    """JTT's error set of the original images, where that is what the algorithm reads: before hours of generation."""
-    algorithm = run.config.algorithm
-    if isinstance(algorithm, JttConfig) and algorithm.identify_on == "original":
-        yield _errors(run, "original", algorithm, None)
+def original_first(run: Run) -> Iterator[RunStep]:
+    """What the algorithm needs fitted on the original images, such as JTT's error set: before hours of generation."""
+    first = run.config.algorithm.first_fit(run.config.erm, has_extra=True)
+    if first is not None and first.of_original:
+        yield _first(run, first, "", None)
 
 
 def fits(run: Run, name: str, extra: classifiers.ExtraRows | None) -> Iterator[RunStep]:
     """A classifier by the recipe's algorithm, in fit/<name>/, and before it what that algorithm needs."""
     algorithm, init, errors = run.config.algorithm, run.done["erm"], None
-    if isinstance(algorithm, DfrConfig) and extra is not None:
-        first = _fit(
-            run, f"dfr_features/{name}", f"features of {name}", replace(_request(run, run.config.erm), extra=extra)
-        )
-        yield first
-        init = run.done[first.name]
-    if isinstance(algorithm, JttConfig):
-        first = _errors(run, name, algorithm, extra)
-        yield first
-        errors = run.done[first.name]
+    first = algorithm.first_fit(run.config.erm, has_extra=extra is not None)
+    if first is not None:
+        step = _first(run, first, name, extra)
+        yield step
+        made = run.done[step.name]
+        init, errors = (made, None) if first.find_errors is None else (init, made)
     yield _fit(run, f"fit/{name}", name, replace(_request(run, algorithm), extra=extra), init=init, errors=errors)
 
 
@@ -74,22 +68,20 @@ def workers_of(fit: FitConfig) -> dict[str, Any]:
     return {"device": workers.pop("device"), "workers": workers}
 
 
-def _errors(run: Run, name: str, algorithm: JttConfig, extra: classifiers.ExtraRows | None) -> RunStep:
-    """JTT's error set; of the original images, one for all fits, in jtt_errors/original/."""
-    if algorithm.identify_on == "original" or extra is None:
+def _first(run: Run, first: FirstFit, name: str, extra: classifiers.ExtraRows | None) -> RunStep:
+    """What an algorithm needs to be fitted first; of the original images, one for all fits, in .../original/."""
+    if first.of_original:
         name, extra = "original", None
-    # What only the second fit reads must not make the first one again; both start from new weights.
-    second = {"epochs": 1, "select": "last", "up_weight": 0, "init": "scratch"}
-    request = replace(_request(run, algorithm.model_copy(update=second)), extra=extra)
-    return _fit(run, f"jtt_errors/{name}", f"errors of {name}", request, fit=classifiers.find_errors)
+    request = replace(_request(run, first.config), extra=extra, find_errors=first.find_errors)
+    return _fit(run, f"{first.folder}/{name}", f"{first.what} of {name}", request)
 
 
-def _request(run: Run, algorithm: AnyAlgorithm) -> classifiers.FitRequest:
+def _request(run: Run, algorithm: AlgorithmConfig) -> classifiers.FitRequest:
     config = run.config
     return classifiers.FitRequest(
         data=str(run.done["data"].folder.resolve()),
         classifier=config.classifier.model_dump(mode="json"),
-        algorithm=algorithm.model_dump(mode="json"),
+        algorithm=algorithm,
         seed=config.seed,
         init=None,
         extra=None,
@@ -106,12 +98,11 @@ def _fit(
     *,
     init: Step | None = None,
     errors: Step | None = None,
-    fit: Callable[..., dict[str, Any]] = classifiers.fit,
 ) -> RunStep:
     config, extra, label = run.config, request.extra, f"fit {what}"
     settings: dict[str, Any] = {
         "classifier": request.classifier,
-        "algorithm": request.algorithm,
+        "algorithm": request.algorithm.deciding(),
         "seed": config.seed,
         **workers_of(config.fit),
         "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
@@ -128,7 +119,7 @@ def _fit(
         inputs={"data": run.done["data"], "init": init, **({} if errors is None else {"errors": errors})},
         settings=settings,
         doing=f"fitting {what}" + ("" if extra is None else f" with {len(extra.keys)} extra images"),
-        body=lambda step: fit(
+        body=lambda step: classifiers.fit(
             request, step.folder, resources=config.fit, engine=config.engine, say=labelled(label, run.say)
         ),
         label=label,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen import cluster
+from raygen import cluster, synthesis
 from raygen.config import fingerprint
 from raygen.errors import DataError
 from raygen.fits import tokens as token_fits
@@ -24,7 +24,6 @@ from raygen.storage.parts import read_parts
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step
 from raygen.storage.writing import atomic, write_json
-from raygen.synthesis import attribution, finder, masker, select, thresholds, with_absolute_models
 from raygen.synthesis.controls import ControlKind
 
 # Columns of a candidate that are small: everything but the two pictures.
@@ -82,14 +81,15 @@ def _tokens(run: Run) -> RunStep:
 
 def plan(run: Run) -> RunStep:
     """What to generate, in plan/plan.parquet; with learned tokens, prompts name them."""
-    config, scores, synthesis = run.config, run.done["scores"], run.config.synthesis
-    assert synthesis is not None
+    config, scores, paper = run.config, run.done["scores"], run.config.synthesis
+    assert paper is not None
     info = run.index.dataset
     if "tokens" in run.done:
         info = replace(info, prompts=token_fits.read_learned(run.done["tokens"].folder).prompts)
 
     def choose(step: Step) -> Mapping[str, Any]:
-        table = select(synthesis, read_parts(scores.folder), dataset=info, run_seed=config.seed)
+        scored = read_parts(scores.folder)
+        table = synthesis.of(paper).select(paper, scored, dataset=info, run_seed=config.seed)
         with atomic(step.folder / "plan.parquet") as temporary:
             pq.write_table(table, temporary)
         return {"planned": table.num_rows}
@@ -97,19 +97,19 @@ def plan(run: Run) -> RunStep:
     return RunStep(
         "plan",
         inputs={"scores": scores},
-        settings={"synthesis": synthesis.deciding(), "seed": config.seed, "prompts": info.prompts},
-        doing=f"choosing what to generate ({synthesis.name})",
+        settings={"synthesis": paper.deciding(), "seed": config.seed, "prompts": info.prompts},
+        doing=f"choosing what to generate ({paper.name})",
         body=choose,
     )
 
 
 def candidates(run: Run) -> RunStep:
     """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
-    config, synthesis, inpainter = run.config, run.config.synthesis, run.config.inpainter
-    assert synthesis is not None
+    config, paper, inpainter = run.config, run.config.synthesis, run.config.inpainter
+    assert paper is not None
     data, planned, classifier, tokens = run.done["data"], run.done["plan"], identifier(run), run.done.get("tokens")
-    info, models = run.index.dataset, finder(synthesis)
-    method, num_steps = attribution(synthesis)
+    info, models, masker = run.index.dataset, paper.finder(), synthesis.of(paper).masker
+    method, num_steps = paper.measure()
 
     def generate(step: Step) -> Mapping[str, Any]:
         painter = run.opened.painter
@@ -118,7 +118,7 @@ def candidates(run: Run) -> RunStep:
             store_tokens(cluster.connect_endpoint(inpainter.url), files, inpainter.model)
         specs = synthesis_specs(
             config.pools,
-            masker=masker(with_absolute_models(synthesis), dataset=info),
+            masker=masker(paper.with_absolute_models(), info),
             inpainter=inpainter.model_dump(mode="json"),
             found_model=None if painter is None else painter.for_workers.model,
             classifier_folder=str(classifier.folder.resolve()),
@@ -140,7 +140,7 @@ def candidates(run: Run) -> RunStep:
         "candidates",
         inputs={"data": data, "plan": planned, "erm": classifier, **({} if tokens is None else {"tokens": tokens})},
         settings={
-            "masker": masker(synthesis, dataset=info),
+            "masker": masker(paper, info),
             "masker_revisions": [] if models is None else finder_revisions(models),
             "inpainter": inpainter.deciding(),
             "model_revision": run.opened.painter_revision(),
@@ -160,10 +160,10 @@ def kept_pictures(run: Run) -> dict[str, ExtraRows]:
     Raises:
         DataError: None is kept.
     """
-    config, made = run.config, run.done["candidates"]
-    assert config.synthesis is not None
+    config, made, paper = run.config, run.done["candidates"], run.config.synthesis
+    assert paper is not None
     table = read_parts(made.folder, columns=SCORES_OF_CANDIDATES)
-    limits = thresholds(config.synthesis, read_parts(run.done["scores"].folder), table)
+    limits = synthesis.of(paper).thresholds(paper, read_parts(run.done["scores"].folder), table)
     (run.folder.path / "fit").mkdir(exist_ok=True)
     write_json(run.folder.path / "fit" / "thresholds.json", limits.model_dump(mode="json"))
     kept = _keys(table, limits)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raygen import algorithms, cluster
+from raygen import cluster, synthesis
 from raygen.classifier import MapUse, check_classifier
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.table import check_prompts
@@ -22,7 +22,6 @@ from raygen.run.config import RunConfig
 from raygen.run.opened import Opened
 from raygen.storage.progress import Say
 from raygen.storage.run_folder import MARKER
-from raygen.synthesis import check_classes, finder, masker
 from raygen.synthesis.minority import check_val_groups
 from raygen.textual_inversion.class_tokens import (
     check_num_images,
@@ -59,15 +58,16 @@ def _check_classes(opened: Opened) -> None:
     if sum(count > 0 for count in counts.values()) < 2:
         shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
         raise DataError(f"a classifier tells at least two classes apart; training images by class are {shown}")
-    algorithms.check_classes(config.algorithm, num_classes=len(counts))
+    config.algorithm.check_classes(len(counts))
     if config.synthesis is not None:
-        check_classes(config.synthesis, counts)
-        masker(config.synthesis, dataset=opened.dataset.info)  # says if it cannot look for what that shows
+        config.synthesis.check_classes(counts)
+        # It says if it cannot look for what the dataset shows.
+        synthesis.of(config.synthesis).masker(config.synthesis, opened.dataset.info)
 
 
 def _check_groups(opened: Opened) -> None:
     config = opened.config
-    split = algorithms.needs_groups_of(config.algorithm)
+    split = config.algorithm.needs_groups_of
     if split is None:
         return
     counts_CA = opened.dataset.group_counts(split)
@@ -77,16 +77,15 @@ def _check_groups(opened: Opened) -> None:
             f"recipe {config.recipe} needs the attribute of every {images} image, and this dataset does not have them "
             "all. Add the column `place` to metadata.csv, or take an algorithm that needs no groups, such as jtt."
         )
-    algorithms.check_groups(config.algorithm, counts_CA)
+    config.algorithm.check_groups(counts_CA)
 
 
 def _check_classifier(opened: Opened) -> None:
     config, info, map_for = opened.config, opened.dataset.info, None
     if config.synthesis is not None:
-        fields = masker(config.synthesis, dataset=info)
+        fields = synthesis.of(config.synthesis).masker(config.synthesis, info)
         if fields["name"] == "cam":
-            field = "synthesis.mask=cam" if config.synthesis.name == "dbb" else f"synthesis.cam={fields['method']}"
-            map_for = MapUse(field, may_be_empty=fields.get("top_q") is not None)
+            map_for = MapUse(config.synthesis.map_setting(), may_be_empty=fields.get("top_q") is not None)
     check_classifier(config.classifier, len(info.class_names), map_for=map_for)
 
 
@@ -94,7 +93,7 @@ def _check_models(opened: Opened) -> None:
     config = opened.config
     if config.synthesis is None:
         return
-    if (models := finder(config.synthesis)) is not None:
+    if (models := config.synthesis.finder()) is not None:
         check_finder(models)
     if config.inpainter.url is not None:
         _check_endpoint(config.inpainter.url, config.inpainter.model)

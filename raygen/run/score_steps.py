@@ -16,7 +16,6 @@ from raygen.storage.parts import read_parts
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step
 from raygen.storage.writing import atomic
-from raygen.synthesis import identification_folds
 from raygen.synthesis.fold_scores import with_unseen_predictions
 from raygen.synthesis.folds import assign_folds
 
@@ -25,7 +24,7 @@ def scoring(run: Run) -> Iterator[RunStep]:
     """Logits, losses and features of the training images, in scores/; k-fold: with predictions out of fold."""
     assert run.config.synthesis is not None
     yield from identification(run)
-    num_folds = identification_folds(run.config.synthesis)
+    num_folds = run.config.synthesis.identification_folds()
     if num_folds is None:
         yield scores_of(run, "train", name="scores")
         return

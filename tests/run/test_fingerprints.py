@@ -20,6 +20,7 @@ import pytest
 from faked_runs import FakedFolder, make_home
 
 from raygen import recipes
+from raygen.algorithms import ALGORITHMS
 from raygen.algorithms.jtt import JttConfig
 from raygen.config import Decides, PoolConfig, Strict, fingerprint
 from raygen.datasets.folder import FolderConfig
@@ -27,6 +28,7 @@ from raygen.maskers.grounded_sam import GroundedSamConfig
 from raygen.run.config import RunConfig
 from raygen.run.opened import Opened
 from raygen.run.steps import Run
+from raygen.synthesis import SYNTHESES
 from raygen.synthesis.dbb import DbbConfig
 from tune.pools import pool_configs, pool_name
 from tune.sweep_config import make_sweep
@@ -120,7 +122,8 @@ def models_in(annotation: Any) -> Iterator[type[Strict]]:
 
 
 def test_every_field_of_a_run_says_whether_it_decides_results() -> None:
-    models = {*models_in(RunConfig)}
+    papers = [module.Config for module in (*ALGORITHMS.values(), *SYNTHESES.values())]
+    models = {found for kind in (RunConfig, *papers) for found in models_in(kind)}
     assert {RunConfig, PoolConfig, DbbConfig, GroundedSamConfig, JttConfig, FolderConfig} <= models
     assert [
         f"{model.__name__}.{name}" for model in models for name in model.model_fields if not model.mark_of(name)

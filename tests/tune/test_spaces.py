@@ -11,10 +11,11 @@ from raygen.config import load_yaml
 from raygen.datasets import open_dataset
 from raygen.errors import ConfigError
 from raygen.run.opened import Opened
+from raygen.synthesis import SYNTHESES
 from raygen.synthesis.dbb import DbbConfig
 from tune.pools import pool_configs
 from tune.search import check
-from tune.spaces import DEFAULT_SPACES, check_amount, check_space, config_at, expand, point_of
+from tune.spaces import check_amount, check_space, config_at, default_space, expand, point_of
 from tune.sweep_config import SweepConfig, make_sweep
 from tune.trials import check_sampler
 
@@ -22,7 +23,7 @@ CONFIG = Path(__file__).parents[2] / "tune" / "config.yaml"
 DBB = {"recipe": "dbb", "dataset": {"name": "scenes"}}
 
 
-@pytest.mark.parametrize("recipe", sorted(DEFAULT_SPACES))
+@pytest.mark.parametrize("recipe", sorted(SYNTHESES))
 def test_every_point_of_a_default_space_is_a_config(recipe: str) -> None:
     sweep = make_sweep({**DBB, "recipe": recipe}, [], where="test")
     domains = expand(sweep.space, num_classes=2)
@@ -84,7 +85,7 @@ def test_the_default_config_file_says_what_the_defaults_are() -> None:
 
 def test_a_sweep_survives_its_saved_config() -> None:
     sweep = make_sweep(DBB, ["tune.space.synthesis.k=[0.2, 0.4]", "tune.space.algorithm.gamma=null"], where="test")
-    assert set(sweep.space) == set(DEFAULT_SPACES["dbb"]) - {"algorithm.gamma"}
+    assert set(sweep.space) == set(default_space("dbb", where="test")) - {"algorithm.gamma"}
     assert make_sweep(json.loads(json.dumps(sweep.dump())), [], where="saved") == sweep
 
 
@@ -125,7 +126,7 @@ def test_a_space_that_cannot_be_is_refused_by_the_key(override: str, key: str, w
 
 
 def test_a_space_without_parameters_is_refused() -> None:
-    overrides = [f"tune.space.{path}=null" for path in DEFAULT_SPACES["dbb"]]
+    overrides = [f"tune.space.{path}=null" for path in default_space("dbb", where="test")]
     with pytest.raises(ConfigError, match="nothing to search"):
         checked(small_sweep("tiny", *overrides))
 
@@ -173,7 +174,7 @@ def test_amounts_per_class_make_one_pool_of_the_largest_of_each() -> None:
 def test_a_pair_is_searched_over_its_synthesis() -> None:
     sweep = make_sweep({**DBB, "recipe": "group_dro+dbb"}, [], where="test")
     assert sweep.run.recipe == "dbb+group_dro"
-    assert set(sweep.space) == {path for path in DEFAULT_SPACES["dbb"] if path.startswith("synthesis.")}
+    assert set(sweep.space) == {path for path in default_space("dbb", where="test") if path.startswith("synthesis.")}
 
 
 @pytest.mark.parametrize(
