@@ -101,7 +101,7 @@ def test_toys_that_register_themselves_reach_the_workers_of_a_sweep_and_a_run(mo
         (toy_hardest, "from raygen.synthesis import SYNTHESES\nSYNTHESES['hardest'] = sys.modules[__name__]"),
         (toy_weighted, "from raygen.algorithms import ALGORITHMS\nALGORITHMS['weighted'] = sys.modules[__name__]"),
     ):
-        source = Path(toy.__file__)
+        source = Path(str(toy.__file__))
         text = f"{source.read_text(encoding='utf-8')}\nimport sys\n{line}\n"
         (tmp_path / source.name).write_text(text, encoding="utf-8")
     (tmp_path / "toys.py").write_text("import toy_hardest, toy_weighted\nfrom raygen.cli import main\nmain()\n")

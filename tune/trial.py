@@ -136,7 +136,7 @@ def run_trial(params: dict[str, Any], *, task: Task) -> None:
         progress.planned, progress.kept = len(selection.rows), len(selection.kept)
         write_progress(folder, progress)
         if progress.kept:
-            _fit(config, folder, progress, selection, rows, pool, task)
+            _fit(config, folder, progress, selection, rows=rows, pool=pool, task=task)
         else:  # the worst there is, so that the sampler learns to stay away
             ray_tune.report({"score": -1.0, "epoch": loop_of(config).epochs})
 
@@ -167,6 +167,7 @@ def _fit(
     folder: Path,
     progress: Progress,
     selection: Selection,
+    *,
     rows: SharedRows,
     pool: SharedPool,
     task: Task,

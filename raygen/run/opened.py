@@ -2,9 +2,10 @@
 
 from functools import cached_property
 
-from raygen import cluster
 from raygen.datasets import open_dataset
 from raygen.datasets.opened import OpenDataset
+from raygen.endpoint.connect import connect_endpoint
+from raygen.endpoint.retry import ask_blocking
 from raygen.inpainters.model_folder import FoundModel, find_painter
 from raygen.run.config import RunConfig
 from raygen.textual_inversion.class_tokens import trained_model
@@ -59,5 +60,5 @@ class Opened:
             return self.painter.revision
         inpainter = self.config.inpainter
         assert inpainter.url is not None
-        digest = str(cluster.connect_endpoint(inpainter.url).facts(inpainter.model)["digest"])
-        return digest.removeprefix("sha256:")
+        facts = ask_blocking(connect_endpoint(inpainter.url).facts, inpainter.model)
+        return str(facts["digest"]).removeprefix("sha256:")

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen import cluster, synthesis
+from raygen import synthesis
 from raygen.config import fingerprint
+from raygen.endpoint.connect import connect_endpoint
 from raygen.errors import DataError
 from raygen.fits import tokens as token_fits
 from raygen.fits.classifiers import ExtraRows
@@ -115,7 +116,7 @@ def candidates(run: Run) -> RunStep:
         painter = run.opened.painter
         files = {} if tokens is None else token_fits.read_learned(tokens.folder).files
         if files and inpainter.url is not None:
-            store_tokens(cluster.connect_endpoint(inpainter.url), files, inpainter.model)
+            store_tokens(connect_endpoint(inpainter.url), files, inpainter.model)
         specs = synthesis_specs(
             config.pools,
             masker=masker(paper.with_absolute_models(), info),
@@ -125,7 +126,7 @@ def candidates(run: Run) -> RunStep:
             attribution=method,
             num_steps=num_steps,
             tokens=files,
-            connect=cluster.connect_endpoint,
+            connect=connect_endpoint,
         )
         return run.stream(
             step,

@@ -11,6 +11,8 @@ from raygen import cluster, synthesis
 from raygen.classifier import MapUse, check_classifier
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.table import check_prompts
+from raygen.endpoint.connect import connect_endpoint
+from raygen.endpoint.retry import ask_blocking
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.fits import ray_train
 from raygen.inpainters.model_folder import EXAMPLE, check_model, load_json
@@ -131,7 +133,7 @@ def _check_endpoint(url: str, model: str) -> None:
     if url.startswith("serve://"):
         cluster.connect()
     try:
-        cluster.connect_endpoint(url).facts(model)
+        ask_blocking(connect_endpoint(url).facts, model)
     except EndpointError as error:
         raise ConfigError(f"inpainter.url {url} cannot be used for model '{model}': {error}") from error
 

@@ -1,6 +1,8 @@
 """DFR against scikit-learn, on a toy with a spurious feature, and its head in a classifier."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ def toy(counts: tuple[int, ...], *, seed: int) -> tuple[np.ndarray, np.ndarray, 
     return features_ND, label_N, group_N
 
 
-def average(features_ND, label_N, group_N, **changes):
+def average(features_ND: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, **changes: Any) -> Any:
     options = {"scaled_by_ND": features_ND, "c_value": 0.3, "num_retrains": 5, "seed": 0, **changes}
     return average_head(features_ND, label_N, group_N, **options)
 
@@ -129,13 +131,13 @@ def test_what_validation_lacks_is_named(scenes_folder: Path, tmp_path: Path) -> 
     assert val.group_N is not None
     one_N = val.group_N.copy()
     one_N[np.flatnonzero(one_N == 2)[1:]] = 3
-    for changes, message in (
-        ({"group_N": None}, "needs the attribute of every validation image"),
-        ({"group_N": one_N}, "class 1 with attribute 0 has one image"),
-        ({"group_N": val.group_N % 2}, "no image of class 1"),
+    for group_N, message in (
+        (None, "needs the attribute of every validation image"),
+        (one_N, "class 1 with attribute 0 has one image"),
+        (val.group_N % 2, "no image of class 1"),
     ):
-        other = TrainingSet.__new__(TrainingSet)
-        other.__dict__.update({**val.__dict__, **changes})
+        other = copy.copy(val)
+        other.group_N = group_N
         classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
         with pytest.raises(DataError, match=message):
             fit(DfrConfig(), classifier, train, other, seed=0, worker=Worker(0, 1, "cpu", tmp_path))

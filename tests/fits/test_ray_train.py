@@ -60,7 +60,7 @@ def fit(
     """Weights of a fit."""
     folder.mkdir()
     config = FitConfig(num_cpus=0.5, num_threads=1, **resources)
-    ray_train.run(body, payload(data, algorithm), folder=folder, resources=config, engine="ray", say=say)
+    ray_train.run(body, payload(data, algorithm), folder=folder, resources=config, engine="ray", say=say, every_s=0.01)
     return (folder / "model.safetensors").read_bytes()
 
 
@@ -80,10 +80,7 @@ def die_once(worker: Worker, payload: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_fit_whose_worker_dies_ends_with_the_same_weights(
-    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "EVERY_S", 0.01)
+def test_a_fit_whose_worker_dies_ends_with_the_same_weights(scenes_folder: Path, tmp_path: Path) -> None:
     heard: list[str] = []
     disturbed = fit(die_once, scenes_folder, tmp_path / "disturbed", max_failures=2, say=heard.append)
     assert (tmp_path / "disturbed" / "died").exists()

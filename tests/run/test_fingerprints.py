@@ -122,7 +122,7 @@ def models_in(annotation: Any) -> Iterator[type[Strict]]:
 
 
 def test_every_field_of_a_run_says_whether_it_decides_results() -> None:
-    papers = [module.Config for module in (*ALGORITHMS.values(), *SYNTHESES.values())]
+    papers = [*(paper.Config for paper in ALGORITHMS.values()), *(paper.Config for paper in SYNTHESES.values())]
     models = {found for kind in (RunConfig, *papers) for found in models_in(kind)}
     assert {RunConfig, PoolConfig, DbbConfig, GroundedSamConfig, JttConfig, FolderConfig} <= models
     assert [

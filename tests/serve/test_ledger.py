@@ -180,18 +180,24 @@ def test_what_is_old_or_too_much_is_gone_and_said_so() -> None:
         assert await code_of(ledger.job(job.id, owner="other", wait_s=0)) == "job_not_found"
         assert (await submit(ledger, key="k")).id != job.id
 
+    sizes: list[int] = []
+
+    async def alone(ledger: Ledger, painter: Painter) -> None:
+        painter.go.set()
+        job = await submit(ledger)
+        sizes.append(len((await ledger.job(job.id, owner="me", wait_s=10)).body or b""))
+
     async def large(ledger: Ledger, painter: Painter) -> None:
         painter.go.set()
         jobs = [await submit(ledger) for _ in range(3)]
-        size = len((await ledger.job(jobs[0].id, owner="me", wait_s=10)).body or b"")
         for job in jobs:
             await ledger.job(job.id, owner="me", wait_s=10)
-        ledger._max_stored_bytes = 2 * size
         assert await code_of(ledger.job(jobs[0].id, owner="me", wait_s=0)) == "job_expired"
         assert (await ledger.job(jobs[2].id, owner="me", wait_s=0)).status == "succeeded"
 
     run(old, ttl_s=0.1)
-    run(large)
+    run(alone)
+    run(large, max_stored_bytes=2 * sizes[0])
 
 
 def test_an_allowance_runs_out_and_fills_again() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,6 @@ from raygen.errors import ConfigError
 from raygen.run.opened import Opened
 from raygen.synthesis import SYNTHESES, SynthesisConfig
 from raygen.synthesis.dbb import DbbConfig
-from raygen.synthesis.scgs import ScgsConfig
 from tune.pools import plan_pools, pool_configs, pool_name
 from tune.spaces import config_at
 from tune.sweep_config import make_sweep
@@ -65,7 +65,7 @@ def scores() -> pa.Table:
     return score_table(labels, logits_NC, features_ND=rng.normal(size=(40, 6)))
 
 
-def config(**fields: object) -> DbbConfig | ScgsConfig:
+def config(**fields: object) -> Any:
     return TypeAdapter(SynthesisConfig).validate_python(fields)
 
 

@@ -2,21 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_sweeps import small_sweep, toy_task
 
+from raygen.algorithms.balanced import BalancedConfig
 from raygen.config import load_yaml
 from raygen.datasets import open_dataset
 from raygen.errors import ConfigError
-from raygen.run.opened import Opened
 from raygen.synthesis import SYNTHESES
 from raygen.synthesis.dbb import DbbConfig
 from tune.pools import pool_configs
 from tune.search import check
 from tune.spaces import check_amount, check_space, config_at, default_space, expand, point_of
-from tune.sweep_config import SweepConfig, make_sweep
+from tune.sweep_config import make_sweep
 from tune.trials import check_sampler
 
 CONFIG = Path(__file__).parents[2] / "tune" / "config.yaml"
@@ -52,9 +53,10 @@ def test_a_point_sets_its_fields_per_class_and_nothing_else() -> None:
     sweep = small_sweep()
     point = {"synthesis.k": 0.3, "synthesis.attribution_threshold.0": 0.1, "synthesis.attribution_threshold.1": 0.4}
     config = config_at(sweep.run, {**point, "algorithm.gamma.0": 2, "algorithm.gamma.1": 7}, space=sweep.space)
-    assert config.algorithm.gamma == (2, 7)  # type: ignore[union-attr]
+    assert isinstance(config.algorithm, BalancedConfig)
     assert isinstance(config.synthesis, DbbConfig)
-    assert (config.synthesis.k, config.synthesis.attribution_threshold) == (0.3, (0.1, 0.4))
+    found: Any = (config.algorithm.gamma, config.synthesis.k, config.synthesis.attribution_threshold)
+    assert found == ((2, 7), 0.3, (0.1, 0.4))
     synthesis = config.synthesis.model_copy(update={"k": 0.5, "attribution_threshold": 0.25})
     algorithm = config.algorithm.model_copy(update={"gamma": 1.0})
     assert config.model_copy(update={"synthesis": synthesis, "algorithm": algorithm}) == sweep.run
@@ -89,10 +91,6 @@ def test_a_sweep_survives_its_saved_config() -> None:
     assert make_sweep(json.loads(json.dumps(sweep.dump())), [], where="saved") == sweep
 
 
-def checked(sweep: SweepConfig) -> None:
-    check(sweep, Opened(sweep.run))
-
-
 @pytest.mark.parametrize(
     ("override", "key", "why"),
     [
@@ -120,7 +118,7 @@ def checked(sweep: SweepConfig) -> None:
 )
 def test_a_space_that_cannot_be_is_refused_by_the_key(override: str, key: str, why: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        checked(small_sweep("tiny", override))
+        check(small_sweep("tiny", override))
     assert key in str(caught.value)
     assert why in str(caught.value)
 
@@ -128,7 +126,7 @@ def test_a_space_that_cannot_be_is_refused_by_the_key(override: str, key: str, w
 def test_a_space_without_parameters_is_refused() -> None:
     overrides = [f"tune.space.{path}=null" for path in default_space("dbb", where="test")]
     with pytest.raises(ConfigError, match="nothing to search"):
-        checked(small_sweep("tiny", *overrides))
+        check(small_sweep("tiny", *overrides))
 
 
 @pytest.mark.parametrize("recipe", ["erm", "erm_reweighted", "group_dro"])

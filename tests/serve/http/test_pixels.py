@@ -176,7 +176,7 @@ BOMB = zlib.compress(bytes(80 << 20), 9)
     [(b"zTXt", b"note\0\0" + BOMB), (b"iCCP", b"icc\0\0" + BOMB), (b"eXIf", b"notatiff"), (b"pHYs", b"\0")],
 )
 def test_metadata_decides_nothing(endpoint: Running, kind: bytes, body: bytes) -> None:
-    files = {
+    files: dict[str, Any] = {
         name: with_chunk(data, kind, body)
         for name, data in (("image", encoded(picture())), ("mask", alpha_mask(hole())))
     }
