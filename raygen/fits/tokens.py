@@ -125,7 +125,7 @@ def fit(request: TokenRequest, folder: Path, *, resources: FitConfig, engine: st
     Raises:
         RaygenError: See `raygen.fits.ray_train.run` and `raygen.textual_inversion.learning.learn_tokens`.
     """
-    ray_train.run(token_job, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
+    ray_train.run(learn_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
     for leftover in (folder / CHECKPOINT, *folder.glob(f".*{TEMPORARY_SUFFIX}")):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / ray_train.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps
@@ -147,7 +147,7 @@ def read_learned(folder: Path) -> LearnedTokens:
     )
 
 
-def token_job(worker: Worker, payload: dict[str, Any]) -> None:
+def learn_on_worker(worker: Worker, payload: dict[str, Any]) -> None:
     """What a worker does: loads, learns, and, if it leads, saves."""
     request = TokenRequest(**payload)
     settings = TextualInversionConfig.model_validate(request.settings)

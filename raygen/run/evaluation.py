@@ -35,35 +35,49 @@ UNIT_BYTES = 512 << 20
 
 def evaluation(run: Run, fitted: Mapping[str, Step]) -> RunStep:
     """Predicted labels of fits, by name, on the validation and test splits, in evaluation/predictions.parquet."""
-    config = run.config
 
     def evaluate(step: Step) -> Mapping[str, Any]:
-        parts = step.folder / "parts"
-        parts.mkdir()
-        predictions = predict(
-            run.index,
-            held_out(run.index),
-            {name: str(fit.folder.resolve()) for name, fit in fitted.items()},
-            folder=parts,
-            fingerprint=step.fingerprint,
-            pools=config.pools,
-            max_failed_fraction=config.max_failed_fraction,
-            engine=config.engine,
-            say=labelled("evaluation", run.say),
-        )
+        predictions, failed = predictions_in(run, step, held_out(run.index), fitted)
         with atomic(step.folder / "predictions.parquet") as temporary:
             pq.write_table(predictions, temporary)
-        failed = dict(failure_reasons(parts))
-        shutil.rmtree(parts)
         return {"images": predictions.num_rows, "failed": failed}
 
     return RunStep(
         "evaluation",
         inputs={"data": run.done["data"], "fits": fitted},
-        settings={"scorer": config.pools.scorer.deciding()},
+        settings={"scorer": run.config.pools.scorer.deciding()},
         doing="evaluating on validation and test",
         body=evaluate,
     )
+
+
+def predictions_in(
+    run: Run, step: Step, table: pa.Table, fitted: Mapping[str, Step]
+) -> tuple[pa.Table, dict[str, int]]:
+    """Predicted labels of fits, by name, beside the columns of `table`, and failed pictures by reason.
+
+    Args:
+        run: The run.
+        step: Its step, in whose folder the pass's parts are for as long as it lasts.
+        table: The images; see `held_out`.
+        fitted: The fits.
+    """
+    config, parts = run.config, step.folder / "parts"
+    parts.mkdir()
+    predictions = predict(
+        run.index,
+        table,
+        {name: str(fit.folder.resolve()) for name, fit in fitted.items()},
+        folder=parts,
+        fingerprint=step.fingerprint,
+        pools=config.pools,
+        max_failed_fraction=config.max_failed_fraction,
+        engine=config.engine,
+        say=labelled(step.folder.name, run.say),
+    )
+    failed = dict(failure_reasons(parts))
+    shutil.rmtree(parts)
+    return predictions, failed
 
 
 def evaluate_classifier(classifier: Path, data: dict[str, Any], *, seed: int) -> dict[str, Any]:

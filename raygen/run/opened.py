@@ -17,9 +17,6 @@ class Opened:
     Args:
         config: The run's config.
         dataset: Its dataset, where that is open already.
-
-    Attributes:
-        config: The run's config.
     """
 
     def __init__(self, config: RunConfig, dataset: OpenDataset | None = None) -> None:
@@ -27,30 +24,18 @@ class Opened:
 
     @cached_property
     def dataset(self) -> OpenDataset:
-        """The dataset.
-
-        Raises:
-            DataError: See `raygen.datasets.open_dataset`.
-        """
+        """The dataset; see `raygen.datasets.open_dataset`."""
         return self._dataset or open_dataset(self.config.dataset)
 
     @cached_property
     def painter(self) -> FoundModel | None:
-        """The inpainting model; None where nothing is painted, and where an endpoint paints.
-
-        Raises:
-            ModelError: See `raygen.inpainters.model_folder.find_painter`.
-        """
+        """The inpainting model; None where nothing is painted, and where an endpoint paints."""
         config = self.config
         return None if config.synthesis is None or config.inpainter.url else find_painter(config.inpainter)
 
     @cached_property
     def learner(self) -> FoundModel | None:
-        """The model that tokens are learned with; None where none are.
-
-        Raises:
-            ModelError: See `raygen.inpainters.model_folder.find_painter`.
-        """
+        """The model that tokens are learned with; None where none are."""
         settings = self.config.textual_inversion
         return None if settings is None else find_painter(trained_model(settings, self.config.inpainter))
 

@@ -128,14 +128,8 @@ def candidates(run: Run) -> RunStep:
             tokens=files,
             connect=connect_endpoint,
         )
-        return run.stream(
-            step,
-            pq.read_table(planned.folder / "plan.parquet"),
-            columns=("image_png", "object_png"),
-            specs=specs,
-            schema=CANDIDATE,
-            say=labelled("candidates", run.say),
-        )
+        table = pq.read_table(planned.folder / "plan.parquet")
+        return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=CANDIDATE)
 
     return RunStep(
         "candidates",

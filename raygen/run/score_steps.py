@@ -1,19 +1,17 @@
 """The scoring passes of a run."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from raygen.run.evaluation import predict
+from raygen.run.evaluation import predictions_in
 from raygen.run.fit_steps import folds, identification, identifier
 from raygen.run.steps import Run, RunStep
 from raygen.schema import SCORE
 from raygen.stages.score import ScoreStage
 from raygen.stages.spec import StageSpec
 from raygen.storage.parts import read_parts
-from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step
 from raygen.storage.writing import atomic
 from raygen.synthesis.fold_scores import with_unseen_predictions
@@ -41,14 +39,8 @@ def scores_of(run: Run, split: str, *, name: str) -> RunStep:
     def score(step: Step) -> Mapping[str, Any]:
         table = run.index.split(split).select(["image_id", "label"])
         fields = {"classifier_folder": str(classifier.folder.resolve()), "device": scorer.torch_device}
-        return run.stream(
-            step,
-            table,
-            columns=("image_png",),
-            specs=[StageSpec(ScoreStage, "scorer", fields)],
-            schema=SCORE,
-            say=labelled(name, run.say),
-        )
+        specs = [StageSpec(ScoreStage, "scorer", fields)]
+        return run.stream(step, table, columns=("image_png",), specs=specs, schema=SCORE)
 
     return RunStep(
         name,
@@ -67,24 +59,11 @@ def scores_of(run: Run, split: str, *, name: str) -> RunStep:
 def _out_of_fold(run: Run, *, num_folds: int) -> RunStep:
     """Scores of the training images whose predicted label is that of a classifier that has not seen the image."""
     config, in_sample = run.config, run.done["scores_in_sample"]
-    fitted = [run.done[f"folds/{number}"] for number in range(num_folds)]
+    fitted = {f"fold_{number}": run.done[f"folds/{number}"] for number in range(num_folds)}
 
     def combine(step: Step) -> Mapping[str, Any]:
         table = run.index.split("train").select(["image_id", "label"])
-        parts = step.folder / "parts"
-        parts.mkdir()
-        predictions = predict(
-            run.index,
-            table,
-            {f"fold_{number}": str(fold.folder.resolve()) for number, fold in enumerate(fitted)},
-            folder=parts,
-            fingerprint=step.fingerprint,
-            pools=config.pools,
-            max_failed_fraction=config.max_failed_fraction,
-            engine=config.engine,
-            say=labelled("scores", run.say),
-        )
-        shutil.rmtree(parts)
+        predictions, _ = predictions_in(run, step, table, fitted)
         fold_N = assign_folds(table["label"].to_numpy(), num_folds=num_folds, seed=config.seed)
         scores = with_unseen_predictions(read_parts(in_sample.folder), predictions, fold_N)
         with atomic(step.folder / "part-00000.parquet") as temporary:
@@ -93,7 +72,7 @@ def _out_of_fold(run: Run, *, num_folds: int) -> RunStep:
 
     return RunStep(
         "scores",
-        inputs={"data": run.done["data"], "in_sample": in_sample, "folds": fitted},
+        inputs={"data": run.done["data"], "in_sample": in_sample, "folds": [*fitted.values()]},
         settings={"seed": config.seed, "scorer": config.pools.scorer.deciding()},
         doing="predicting each fold by the classifier that has not seen it",
         body=combine,

@@ -13,7 +13,7 @@ from raygen.pools.units import Pass
 from raygen.run.opened import Opened
 from raygen.stages.spec import StageSpec
 from raygen.storage.parts import Parts
-from raygen.storage.progress import Say
+from raygen.storage.progress import Say, labelled
 from raygen.storage.run_folder import RunFolder, Step, read_manifest
 
 Inputs = Step | Sequence[Step] | Mapping[str, Step] | None
@@ -63,14 +63,7 @@ class Run:
         opened: What it reads.
         folder: Where it is.
         say: Called with a line before each step, and from another thread in long ones.
-        done: Finished steps of other folders, by name.
-
-    Attributes:
-        opened: What it reads.
-        config: Its config.
-        folder: Where it is.
-        say: For its steps.
-        done: Its finished steps, by name.
+        done: Finished steps of other folders, by name; its own join them.
     """
 
     def __init__(self, opened: Opened, folder: RunFolder, say: Say, done: Mapping[str, Step] | None = None) -> None:
@@ -99,19 +92,13 @@ class Run:
         return step
 
     def stream(
-        self,
-        step: Step,
-        table: pa.Table,
-        *,
-        columns: tuple[str, ...],
-        specs: Sequence[StageSpec],
-        schema: pa.Schema,
-        say: Say,
+        self, step: Step, table: pa.Table, *, columns: tuple[str, ...], specs: Sequence[StageSpec], schema: pa.Schema
     ) -> Mapping[str, int]:
         """A pass of the dataset's rows through stages, into parts in a step's folder; rows by status."""
-        parts = Parts(step.folder.resolve(), schema, step.fingerprint, table.num_rows, self.config.max_failed_fraction)
-        work = Pass(table, self.index, columns, specs, self.config.pools, self.config.unit_rows, parts)
-        return pipeline.run(work, engine=self.config.engine, say=say)
+        config = self.config
+        parts = Parts(step.folder.resolve(), schema, step.fingerprint, table.num_rows, config.max_failed_fraction)
+        work = Pass(table, self.index, columns, specs, config.pools, config.unit_rows, parts)
+        return pipeline.run(work, engine=config.engine, say=labelled(step.folder.name, self.say))
 
 
 def rows(run: Run) -> RunStep:

@@ -76,7 +76,7 @@ def die_once(worker: Worker, payload: dict[str, Any]) -> None:
 
     if not died.exists():
         threading.Thread(target=watch, daemon=True).start()
-    classifiers.fit_job(worker, payload)
+    classifiers.fit_on_worker(worker, payload)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -90,7 +90,7 @@ def test_a_fit_whose_worker_dies_ends_with_the_same_weights(scenes_folder: Path,
     assert epochs
     assert epochs == sorted({*epochs})
     assert {*epochs} <= {"epoch 1/3", "epoch 2/3", "epoch 3/3"}
-    assert disturbed == fit(classifiers.fit_job, scenes_folder, tmp_path / "undisturbed")
+    assert disturbed == fit(classifiers.fit_on_worker, scenes_folder, tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_two_workers_fit_the_same_weights_every_time(
     scenes_folder: Path, tmp_path: Path, algorithm: LoopConfig
 ) -> None:
     first, second = (
-        fit(classifiers.fit_job, scenes_folder, tmp_path / name, algorithm=algorithm, num_workers=2)
+        fit(classifiers.fit_on_worker, scenes_folder, tmp_path / name, algorithm=algorithm, num_workers=2)
         for name in ("first", "second")
     )
     assert first == second

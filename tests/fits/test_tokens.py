@@ -210,7 +210,7 @@ def die_once(worker: Worker, payload: dict[str, Any]) -> None:
 
     if not died.exists():
         threading.Thread(target=watch, daemon=True).start()
-    token_fits.token_job(worker, payload)
+    token_fits.learn_on_worker(worker, payload)
 
 
 @pytest.mark.slow
@@ -219,14 +219,16 @@ def test_a_fit_whose_worker_dies_ends_with_the_same_bytes(scenes_folder: Path, m
     asked = request(scenes_folder, model)
     disturbed = fit(die_once, asked, tmp_path / "disturbed", "ray", max_failures=2)
     assert (tmp_path / "disturbed" / "died").exists()
-    assert disturbed == fit(token_fits.token_job, asked, tmp_path / "undisturbed", "local")
+    assert disturbed == fit(token_fits.learn_on_worker, asked, tmp_path / "undisturbed", "local")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_two_workers_learn_the_same_every_time(scenes_folder: Path, model: Path, tmp_path: Path) -> None:
     asked = request(scenes_folder, model)
-    first, second = (fit(token_fits.token_job, asked, tmp_path / n, "ray", num_workers=2) for n in ("first", "second"))
+    first, second = (
+        fit(token_fits.learn_on_worker, asked, tmp_path / n, "ray", num_workers=2) for n in ("first", "second")
+    )
     assert first == second
 
 
