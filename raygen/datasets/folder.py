@@ -21,6 +21,7 @@ from pydantic import field_validator
 from raygen.config import Decides, Strict
 from raygen.datasets.entries import Listing
 from raygen.datasets.files import printable
+from raygen.datasets.known import Names
 from raygen.datasets.listing import list_folder
 from raygen.datasets.opened import OpenDataset
 from raygen.datasets.table import write_source
@@ -64,12 +65,7 @@ def open_folder(config: FolderConfig) -> Listing:
     Raises:
         DataError: The folder as a whole cannot be used.
     """
-    return list_folder(
-        config.path,
-        class_names=config.class_names,
-        attribute_names=config.attribute_names,
-        prompts=config.prompts,
-    )
+    return list_folder(config.path, Names(config.class_names, config.attribute_names, config.prompts))
 
 
 class OpenFolder(OpenDataset):

@@ -20,7 +20,10 @@ from raygen.run.fit_steps import identifier, workers_of
 from raygen.run.score_steps import scores_of
 from raygen.run.steps import Run, RunStep
 from raygen.schema import CANDIDATE
-from raygen.stages.synthesis import synthesis_specs
+from raygen.stages.inpaint import InpaintStage
+from raygen.stages.mask import MaskStage
+from raygen.stages.prune import PruneStage
+from raygen.stages.spec import StageSpec
 from raygen.storage.parts import read_parts
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step
@@ -106,47 +109,61 @@ def plan(run: Run) -> RunStep:
 
 def candidates(run: Run) -> RunStep:
     """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
-    config, paper, inpainter = run.config, run.config.synthesis, run.config.inpainter
+    config, paper, tokens = run.config, run.config.synthesis, run.done.get("tokens")
     assert paper is not None
-    data, planned, classifier, tokens = run.done["data"], run.done["plan"], identifier(run), run.done.get("tokens")
-    info, models, masker = run.index.dataset, paper.finder(), synthesis.of(paper).masker
-    method, num_steps = paper.measure()
-
-    def generate(step: Step) -> Mapping[str, Any]:
-        painter = run.opened.painter
-        files = {} if tokens is None else token_fits.read_learned(tokens.folder).files
-        if files and inpainter.url is not None:
-            store_tokens(connect_endpoint(inpainter.url), files, inpainter.model)
-        specs = synthesis_specs(
-            config.pools,
-            masker=masker(paper.with_absolute_models(), info),
-            inpainter=inpainter.model_dump(mode="json"),
-            found_model=None if painter is None else painter.for_workers.model,
-            classifier_folder=str(classifier.folder.resolve()),
-            attribution=method,
-            num_steps=num_steps,
-            tokens=files,
-            connect=connect_endpoint,
-        )
-        table = pq.read_table(planned.folder / "plan.parquet")
-        return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=CANDIDATE)
-
+    models, (method, num_steps) = paper.finder(), paper.measure()
+    inputs = {"data": run.done["data"], "plan": run.done["plan"], "erm": identifier(run)}
     return RunStep(
         "candidates",
-        inputs={"data": data, "plan": planned, "erm": classifier, **({} if tokens is None else {"tokens": tokens})},
+        inputs=inputs if tokens is None else {**inputs, "tokens": tokens},
         settings={
-            "masker": masker(paper, info),
+            "masker": synthesis.of(paper).masker(paper, run.index.dataset),
             "masker_revisions": [] if models is None else finder_revisions(models),
-            "inpainter": inpainter.deciding(),
+            "inpainter": config.inpainter.deciding(),
             "model_revision": run.opened.painter_revision(),
             "unit_rows": config.unit_rows,
             "pools": {name: getattr(config.pools, name).deciding() for name in ("masker", "inpainter", "pruner")},
             "attribution": method if method == "exact" else [method, num_steps],
         },
         doing="generating: masker, inpainter and pruner pools",
-        body=generate,
+        body=lambda step: _generate(run, step),
         keeps="parts",
     )
+
+
+def _generate(run: Run, step: Step) -> Mapping[str, Any]:
+    paper, pools, inpainter, painter = run.config.synthesis, run.config.pools, run.config.inpainter, run.opened.painter
+    assert paper is not None
+    tokens = token_fits.read_learned(run.done["tokens"].folder).files if "tokens" in run.done else {}
+    if tokens and inpainter.url is not None:
+        store_tokens(connect_endpoint(inpainter.url), tokens, inpainter.model)
+    classifier, (method, num_steps) = str(identifier(run).folder.resolve()), paper.measure()
+    masks = {
+        "masker": synthesis.of(paper).masker(paper.with_absolute_models(), run.index.dataset),
+        "classifier_folder": classifier,
+        "device": pools.masker.torch_device,
+    }
+    paints = {
+        "inpainter": inpainter.model_dump(mode="json"),
+        "found_model": None if painter is None else painter.for_workers.model,
+        "num_rows": pools.inpainter.batch_size,
+        "device": pools.inpainter.torch_device,
+        "tokens": tokens,
+        "connect": connect_endpoint,
+    }
+    judges = {
+        "classifier_folder": classifier,
+        "attribution": method,
+        "num_steps": num_steps,
+        "device": pools.pruner.torch_device,
+    }
+    specs = [
+        StageSpec(MaskStage, "masker", masks),
+        StageSpec(InpaintStage, "inpainter", paints),
+        StageSpec(PruneStage, "pruner", judges),
+    ]
+    table = pq.read_table(run.done["plan"].folder / "plan.parquet")
+    return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=CANDIDATE)
 
 
 def kept_pictures(run: Run) -> dict[str, ExtraRows]:
