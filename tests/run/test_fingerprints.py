@@ -31,7 +31,7 @@ from raygen.run.steps import Run
 from raygen.synthesis import SYNTHESES
 from raygen.synthesis.dbb import DbbConfig
 from tune.pools import pool_configs, pool_name
-from tune.sweep_config import make_sweep
+from tune.sweep_config import SearchConfig, make_sweep
 from tune.trial import Task
 
 FILE = Path(__file__).with_name("begun_before.json")
@@ -123,7 +123,7 @@ def models_in(annotation: Any) -> Iterator[type[Strict]]:
 
 def test_every_field_of_a_run_says_whether_it_decides_results() -> None:
     papers = [*(paper.Config for paper in ALGORITHMS.values()), *(paper.Config for paper in SYNTHESES.values())]
-    models = {found for kind in (RunConfig, *papers) for found in models_in(kind)}
+    models = {found for kind in (RunConfig, SearchConfig, *papers) for found in models_in(kind)}
     assert {RunConfig, PoolConfig, DbbConfig, GroundedSamConfig, JttConfig, FolderConfig} <= models
     assert [
         f"{model.__name__}.{name}" for model in models for name in model.model_fields if not model.mark_of(name)
