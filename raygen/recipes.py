@@ -1,14 +1,13 @@
 """The whole job from top to bottom: `run` is the place to start reading, and `steps` is what it does."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from raygen.fits.classifiers import ExtraRows
 from raygen.run.config import RunConfig, make_config
 from raygen.run.evaluation import evaluation
 from raygen.run.fit_steps import erm, fits, original_first
 from raygen.run.opened import Opened
-from raygen.run.picture_steps import candidates, kept_pictures, learning, plan
+from raygen.run.picture_steps import added_pictures, candidates, learning, plan
 from raygen.run.preflight import check, check_painter, say_of_dataset, warn_of_versions
 from raygen.run.score_steps import scoring
 from raygen.run.steps import Run, RunStep, rows
@@ -47,17 +46,15 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
 
 def steps(begun: Run) -> Iterator[RunStep]:
     """Every step of a run, in order; each is written when those before it are done, since it reads what they left."""
-    config = begun.config
     yield rows(begun)
     yield erm(begun)
-    extras: Mapping[str, ExtraRows | None] = {} if config.recipe == "erm" else {config.recipe: None}
-    if config.synthesis is not None:
+    if begun.config.synthesis is not None:
         yield from original_first(begun)
         yield from scoring(begun)
         yield from learning(begun)
         yield plan(begun)
         yield candidates(begun)
-        extras = kept_pictures(begun)
-    for name, extra in extras.items():
+    added = added_pictures(begun)
+    for name, extra in added.items():
         yield from fits(begun, name, extra)
-    yield evaluation(begun, {"erm": begun.done["erm"], **{name: begun.done[f"fit/{name}"] for name in extras}})
+    yield evaluation(begun, {"erm": begun.done["erm"], **{name: begun.done[f"fit/{name}"] for name in added}})

@@ -166,14 +166,16 @@ def _generate(run: Run, step: Step) -> Mapping[str, Any]:
     return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=CANDIDATE)
 
 
-def kept_pictures(run: Run) -> dict[str, ExtraRows]:
-    """The pictures that each fit adds, by its name: the recipe's, all of them where asked for, and the controls'.
+def added_pictures(run: Run) -> Mapping[str, ExtraRows | None]:
+    """The fits after the first by name, each with the pictures that it adds: the recipe's own, and those beside it.
 
     Raises:
-        DataError: None is kept.
+        DataError: No picture is kept.
     """
-    config, made, paper = run.config, run.done["candidates"], run.config.synthesis
-    assert paper is not None
+    config, paper = run.config, run.config.synthesis
+    if paper is None:
+        return {} if config.recipe == "erm" else {config.recipe: None}
+    made = run.done["candidates"]
     table = read_parts(made.folder, columns=SCORES_OF_CANDIDATES)
     limits = synthesis.of(paper).thresholds(paper, read_parts(run.done["scores"].folder), table)
     (run.folder.path / "fit").mkdir(exist_ok=True)

@@ -18,7 +18,6 @@ from raygen.fits import ray_train
 from raygen.inpainters.model_folder import EXAMPLE, check_model, load_json
 from raygen.inpainters.prompts import tokenize, unknown_tokens
 from raygen.maskers.language import TINY_DATASET, check_finder
-from raygen.model_files import TINY
 from raygen.pools import pipeline
 from raygen.run.config import RunConfig
 from raygen.run.opened import Opened
@@ -205,15 +204,15 @@ def check_painter(opened: Opened, out: Path, *, fresh: bool) -> None:
     """
     inpainter, info = opened.config.inpainter, opened.dataset.info
     is_scenes = (info.name, info.class_names) == (TINY_DATASET, CLASS_NAMES)  # a user's folder may be called so
-    is_said = "model" in inpainter.model_fields_set or inpainter.kind == "served" or inpainter.model != TINY
+    is_said = "model" in inpainter.model_fields_set or inpainter.kind == "served"
     is_begun = not fresh and (out / MARKER).is_file()
     if opened.config.synthesis is None or is_said or is_begun or is_scenes:
         return
     raise ConfigError(
-        f"inpainter.model is '{TINY}' unless another is named, and it paints only the birds of '{TINY_DATASET}', but "
-        f"the dataset is '{info.name}'. Name a model that knows its objects, a folder or a hub id such as "
-        f"inpainter.model={EXAMPLE}, or an endpoint (inpainter.kind=served with inpainter.url). If the pictures are "
-        f"scenes, say so: inpainter.model={TINY}"
+        f"inpainter.model is '{inpainter.model}' unless another is named, and it paints only the birds of "
+        f"'{TINY_DATASET}', but the dataset is '{info.name}'. Name a model that knows its objects, a folder or a hub "
+        f"id such as inpainter.model={EXAMPLE}, or an endpoint (inpainter.kind=served with inpainter.url). If the "
+        f"pictures are scenes, say so: inpainter.model={inpainter.model}"
     )
 
 
