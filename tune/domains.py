@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 
 Number = int | float
 Value = bool | int | float | str
@@ -13,7 +13,7 @@ Value = bool | int | float | str
 DIGITS = 10
 
 
-class Domain(Strict):
+class Domain(Strict, decides=Decides.RESULTS):
     """Values of one parameter: a list of them, or a range.
 
     Attributes:

@@ -3,13 +3,13 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from raygen.config import PositiveInt, Seed, Strict, apply_overrides, validate
+from raygen.config import Decides, PositiveInt, Seed, Strict, apply_overrides, validate
 from raygen.errors import ConfigError
-from raygen.run.config import RunConfig, identity, make_config
+from raygen.run.config import RunConfig, make_config
 from raygen.seeding import MAX_SEED
 from tune.domains import Domain
 from tune.spaces import Space, check_algorithm, default_space
@@ -17,7 +17,7 @@ from tune.spaces import Space, check_algorithm, default_space
 Metric = Literal["worst_group", "average"]
 
 
-class AshaConfig(Strict):
+class AshaConfig(Strict, decides=Decides.RESULTS):
     """Early stopping by asynchronous successive halving (Li et al. 2018, arXiv 1810.05934).
 
     Attributes:
@@ -30,7 +30,7 @@ class AshaConfig(Strict):
     reduction_factor: float = Field(3, gt=1)
 
 
-class SearchConfig(Strict):
+class SearchConfig(Strict, decides=Decides.RESULTS):
     """How to search.
 
     Attributes:
@@ -47,15 +47,15 @@ class SearchConfig(Strict):
         space: Domain by parameter, over the recipe's default space; null takes a parameter out of it.
     """
 
-    trials: PositiveInt = 32
+    trials: Annotated[PositiveInt, Decides.NOTHING] = 32
     sampler: Literal["optuna", "random", "grid"] = "optuna"
     seed: Seed = 0
     metric: Metric = "worst_group"
     asha: AshaConfig | None = AshaConfig()
     validation_splits: int = Field(0, ge=0)
-    max_concurrent: PositiveInt | None = None
-    max_pools: PositiveInt = 4
-    num_refits: PositiveInt = 3
+    max_concurrent: Annotated[PositiveInt | None, Decides.NOTHING] = None
+    max_pools: Annotated[PositiveInt, Decides.NOTHING] = 4
+    num_refits: Annotated[PositiveInt, Decides.NOTHING] = 3
     space: dict[str, Domain | None]
 
 
@@ -86,8 +86,7 @@ class SweepConfig:
 
     def identity(self) -> dict[str, Any]:
         """What two sweeps that share a folder must have in common: not how many trials, nor where they run."""
-        search = self.search.model_dump(mode="json", exclude={"trials", "max_concurrent", "max_pools", "num_refits"})
-        return {**identity(self.run), "tune": search}
+        return {**self.run.deciding(), "tune": self.search.deciding()}
 
 
 def make_sweep(data: Mapping[str, Any], overrides: Sequence[str], *, where: str) -> SweepConfig:

@@ -21,16 +21,12 @@ __all__ = ["Entry", "Listing", "list_folder"]
 LAYOUTS = {INFO_FILE: list_shards, "metadata.csv": list_table}
 
 
-def list_folder(
-    path: Path, *, class_names: tuple[str, ...], attribute_names: tuple[str, ...], prompts: tuple[str, ...]
-) -> Listing:
+def list_folder(path: Path, given: Names) -> Listing:
     """Lists a folder in one of three layouts; see `raygen.datasets.folder`.
 
     Args:
         path: The folder.
-        class_names: Names of the labels; empty: the folder's.
-        attribute_names: Names of the attribute's values; empty: the folder's.
-        prompts: One per class; empty: "a photo of a <class name>".
+        given: Names and prompts; where they are empty, the folder's own are taken.
 
     Raises:
         DataError: The folder as a whole cannot be used: absent, empty, of an unknown layout, without a column, or
@@ -46,8 +42,7 @@ def list_folder(
         raise DataError(f"dataset folder {printable(path)} cannot be listed: {error.strerror}") from error
     if not names:
         raise DataError(f"dataset folder {path} is empty; expected metadata.csv, or train/<class>/ with pictures")
-    given = Names(class_names, attribute_names, prompts)
-    for text in (*class_names, *attribute_names, *prompts):
+    for text in (*given.class_names, *given.attribute_names, *given.prompts):
         if not is_text(text):  # YAML can hold half a letter, which no file that is written from it can
             raise DataError(f"'{printable(text)}' among the dataset's names or prompts is no text; write it anew")
     for name, list_layout in LAYOUTS.items():

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 from scipy.special import softmax
 
+from raygen.config import Decides
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
 from raygen.inpainters import InpainterConfig
@@ -65,9 +66,6 @@ class DbbConfig(SynthesisBase):
 
     paper = "DBB (Yazdan Parast et al., arXiv 2503.17226)"
     algorithm = "balanced"
-    # A larger k only adds candidates to those of a smaller one; these decide which of them are kept, not how they look.
-    amount_field = "k"
-    filter_fields = frozenset({"prune", "source_probability_test", "attribution_test", "attribution_threshold"})
     space: ClassVar = {
         # K in {0.1, ..., 1}: section 5.
         "k": {"low": 0.1, "high": 1.0, "step": 0.1},
@@ -77,18 +75,18 @@ class DbbConfig(SynthesisBase):
     }
 
     name: Literal["dbb"] = "dbb"
-    k: Amount | tuple[Amount, ...] = 0.5
+    k: Annotated[Amount | tuple[Amount, ...], Decides.AMOUNT] = 0.5  # lowest loss first: a larger k only adds
     target: Literal["confused", "every_other"] | tuple[int, ...] = "confused"
     mask: Literal["language", "truth", "box", "cam"] = "language"
     language: FinderConfig = ClipsegConfig()
     dilation_px: int = Field(8, ge=0)
     tau: float = Field(0.5, gt=0, le=1)
-    prune: bool = True
-    source_probability_test: Literal["selected", "train", "off"] = "selected"
+    prune: Annotated[bool, Decides.FIT] = True
+    source_probability_test: Annotated[Literal["selected", "train", "off"], Decides.FIT] = "selected"
     attribution: Literal["exact", "ig"] = "exact"
     num_steps: int = Field(200, ge=1)
-    attribution_test: Literal["quantile", "absolute", "off"] = "quantile"
-    attribution_threshold: float | tuple[float, ...] = 0.25
+    attribution_test: Annotated[Literal["quantile", "absolute", "off"], Decides.FIT] = "quantile"
+    attribution_threshold: Annotated[float | tuple[float, ...], Decides.FIT] = 0.25
 
     @field_validator("language", mode="before")
     @classmethod

@@ -10,13 +10,13 @@ assumption here.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from raygen.config import PositiveInt
+from raygen.config import Decides, PositiveInt
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
 from raygen.inpainters import InpainterConfig
@@ -69,8 +69,6 @@ class ScgsConfig(SynthesisBase):
     """
 
     paper = "SCGS (Li et al., arXiv 2412.19457)"
-    # A larger ratio only adds pictures to those of a smaller one: sources are taken in turn. Nothing is filtered.
-    amount_field = "gen_ratio"
     space: ClassVar = {
         # 2 and 4 clusters: the paper's. Every pair of clusters and tau is a pool of its own.
         "num_clusters": {"values": (2, 4)},
@@ -90,7 +88,8 @@ class ScgsConfig(SynthesisBase):
     cam: Literal["gradcam++", "gradcam", "none"] = "gradcam++"
     tau: float = Field(0.7, gt=0, le=1)
     top_q: float | None = Field(None, gt=0, lt=1)
-    gen_ratio: float = Field(0.4, gt=0)
+    # A larger ratio only adds pictures to those of a smaller one: sources are taken in turn.
+    gen_ratio: Annotated[float, Decides.AMOUNT] = Field(0.4, gt=0)
     gen_ratio_base: Literal["train_other", "mis_other"] = "train_other"
 
     @classmethod
