@@ -185,7 +185,7 @@ def _plain(config: RunConfig, base: Base, extra: classifiers.ExtraRows, folder: 
     )
     worker = Worker(rank=0, world_size=1, device=config.fit.torch_device, folder=folder)
     start = time.monotonic()
-    algorithms.fit(config.algorithm, classifier, train, val, seed=config.seed, worker=worker)
+    algorithms.of(config.algorithm).fit(config.algorithm, classifier, train, val, seed=config.seed, worker=worker)
     return time.monotonic() - start
 
 

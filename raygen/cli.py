@@ -115,8 +115,10 @@ def fit(
     fresh: Fresh = False,
 ) -> None:
     """Fit one algorithm on a dataset as it is, without generated pictures, and evaluate it."""
-    data = {"recipe": "erm_reweighted" if algorithm == "reweighted" else algorithm}
-    _run({**data, "dataset": named_dataset(dataset or "scenes")}, overrides, out=out, fresh=fresh)
+    from raygen.run.names import recipe_name
+
+    data = {"recipe": recipe_name(algorithm), "dataset": named_dataset(dataset or "scenes")}
+    _run(data, overrides, out=out, fresh=fresh)
 
 
 @app.command()

@@ -24,13 +24,12 @@ from raygen.inpainters.model_folder import absolute_painter, check_model, model_
 from serve.address import check_host
 from serve.backend import Allowance, Job
 from serve.config import ServeConfig, ServedModelConfig
-from serve.dispatch import Dispatcher
 from serve.engine.engine import Engine
 from serve.engine.tokens import TokenStore
 from serve.http.api import make_api
 from serve.instance import proxy_host
 from serve.ledger import Ledger
-from serve.ray_backend import RayBackend
+from serve.ray_backend import RayBackend, replicas_of
 from serve.ray_metrics import RayMetrics
 
 logger = logging.getLogger(__name__)
@@ -114,9 +113,12 @@ class LedgerDeployment:
 
     def __init__(self, config: dict[str, Any], engines: Mapping[str, Any]) -> None:
         settings = ServeConfig.model_validate(config)
-        metrics = RayMetrics({})
-        dispatcher = Dispatcher(engines, lambda: metrics.count("raygen_redispatch_total"))
-        self._ledger = Ledger(dispatcher.stream, ttl_s=settings.job_ttl_s, max_stored_bytes=settings.max_stored_bytes)
+        replicas = replicas_of(engines, RayMetrics({}))
+        self._ledger = Ledger(
+            lambda model_id, request: replicas[model_id].stream(request),
+            ttl_s=settings.job_ttl_s,
+            max_stored_bytes=settings.max_stored_bytes,
+        )
 
     async def submit(self, *arguments: Any, **options: Any) -> Job | EndpointError:
         """See `serve.ledger.Ledger`."""

@@ -2,16 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from ray.exceptions import RayActorError
 
-from raygen.endpoint.edits import EditRequest
+from raygen.endpoint.edits import EditEvent, EditRequest, EditResult
+from raygen.endpoint.handle import HandleTransport
 from raygen.errors import EndpointError
 from serve.backend import Allowance, Job, Rendering
 from serve.config import ServeConfig
-from serve.dispatch import Dispatcher
 from serve.known_models import KnownModels
 from serve.metrics import Metrics
 
@@ -25,6 +25,14 @@ LEDGER_PAUSE_S = 0.5
 RETRY_AFTER_S = 5
 
 
+def replicas_of(engines: Mapping[str, Any], metrics: Metrics) -> dict[str, HandleTransport]:
+    """The way to each model's replicas, from their handles; requests that are sent again are counted."""
+    return {
+        model_id: HandleTransport(handle, lambda: metrics.count("raygen_redispatch_total"))
+        for model_id, handle in engines.items()
+    }
+
+
 class RayBackend:
     """`serve.backend.Backend` over handles.
 
@@ -36,20 +44,26 @@ class RayBackend:
     """
 
     def __init__(self, config: ServeConfig, engines: Mapping[str, Any], ledger: Any, metrics: Metrics) -> None:
-        self._config, self._engines, self._ledger = config, engines, ledger
-        self._dispatcher = Dispatcher(engines, lambda: metrics.count("raygen_redispatch_total"))
+        self._config, self._ledger = config, ledger
+        self._replicas = replicas_of(engines, metrics)
         known = KnownModels(config)
         self.facts, self.tokens = known.facts, known.tokens
         self.put_token, self.delete_token = known.put_token, known.delete_token
-        self.edit = self._dispatcher.edit
-        self.stream = self._dispatcher.stream
+
+    async def edit(self, model_id: str, request: EditRequest) -> EditResult:
+        """See `serve.backend.Backend`."""
+        return await self._replicas[model_id].edit(request, model_id)
+
+    def stream(self, model_id: str, request: EditRequest) -> AsyncGenerator[EditEvent, None]:
+        """See `serve.backend.Backend`."""
+        return self._replicas[model_id].stream(request)
 
     async def not_ready(self, model_id: str) -> str | None:
         """See `serve.backend.Backend`; a model that may be scaled to zero is not woken."""
         model = self._config.model_named(model_id)
         if model is not None and model.min_replicas == 0:
             return None
-        return await self._dispatcher.not_ready(model_id, timeout_s=READY_TIMEOUT_S)
+        return await self._replicas[model_id].not_ready(timeout_s=READY_TIMEOUT_S)
 
     async def submit(
         self,

@@ -73,7 +73,10 @@ def test_contracts_are_kept() -> None:
     [
         ("raygen/metrics.py", "import raygen.datasets", "Layers"),
         ("raygen/recipes.py", "import ray", "Ray is imported only in"),
+        ("raygen/endpoint/http.py", "import ray", "Ray is imported only in"),
         ("raygen/stages/spec.py", "import raygen.pools.pipeline", "Science never reaches Ray"),
+        ("raygen/inpainters/served.py", "import raygen.endpoint.handle", "Science never reaches Ray"),
+        ("raygen/cluster/__init__.py", "import raygen.endpoint.http", "Layers"),
         ("raygen/algorithms/erm.py", "import raygen.algorithms.balanced", "One paper's code"),
         ("raygen/synthesis/dbb.py", "import raygen.synthesis.scgs", "One paper's code"),
         ("raygen/images/__init__.py", "import torch", "load without torch"),
@@ -143,6 +146,10 @@ def test_the_two_lowest_layers_load_without_torch_and_ray() -> None:
     walk = "import pkgutil, importlib, raygen.datasets as d; "
     walk += "[importlib.import_module('raygen.datasets.' + m.name) for m in pkgutil.iter_modules(d.__path__)]"
     assert not loaded_after(f"{statement}\n{walk}") & HEAVY
+
+
+def test_asking_an_endpoint_over_http_takes_no_ray() -> None:
+    assert "ray" not in loaded_after("import raygen.endpoint.connect, raygen.stages.inpaint")
 
 
 def test_help_is_quick() -> None:

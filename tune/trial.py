@@ -195,7 +195,7 @@ def _fit(
         _report(progress, len(progress.epochs), config, rows, task.sweep)
 
     worker = Worker(rank=0, world_size=1, device=config.fit.torch_device, folder=folder, on_epoch=note)
-    algorithms.fit(config.algorithm, classifier, train, rows.val, seed=config.seed, worker=worker)
+    algorithms.of(config.algorithm).fit(config.algorithm, classifier, train, rows.val, seed=config.seed, worker=worker)
 
 
 def _report(progress: Progress, num_epochs: int, config: RunConfig, rows: SharedRows, sweep: SweepConfig) -> None:

@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from raygen.algorithms.base import AlgorithmBase
 from raygen.algorithms.batches import augment_flip_shift, batch_sizes, draw_batches, least_rows
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
-from raygen.config import PositiveInt, Strict
+from raygen.config import PositiveInt
 from raygen.errors import StageError
 from raygen.metrics import worst_group_accuracy
 from raygen.seeding import row_seed
@@ -59,8 +60,8 @@ class AdaptiveWeights(Protocol):
         ...
 
 
-class LoopConfig(Strict):
-    """Fields that every algorithm has.
+class LoopConfig(AlgorithmBase):
+    """Fields that every algorithm of this loop has.
 
     Attributes:
         epochs: Passes over the training set.

@@ -1,4 +1,4 @@
-"""Joining the Ray cluster, and reaching an endpoint on it."""
+"""Joining the Ray cluster."""
 
 import contextlib
 import logging
@@ -10,25 +10,19 @@ from typing import Any
 
 import ray
 from ray._private import services
-from ray.exceptions import RayError, RayTaskError
 
 from raygen import ray_address
-from raygen.endpoint.edits import EditRequest, EditResult
 from raygen.errors import (
     ConfigError,
     DataError,
-    EndpointError,
     ModelError,
     RaygenError,
     ResourceError,
     RunFolderError,
     StageError,
 )
-from raygen.inpainters.served import Endpoint, connect_http
 from raygen.program import interrupts
 
-# A model that was scaled to zero is loaded first.
-FACTS_TIMEOUT_S = 300.0
 # Of `ray.exceptions.OutOfMemoryError`, which arrives as text inside others.
 _OUT_OF_MEMORY = ("address the out of memory issue", "OutOfMemoryError", "running low on memory")
 # Letters of what Ray says; its advice can fill a page.
@@ -148,66 +142,3 @@ def _init(**options: Any) -> None:
         for number, handler in handlers.items():
             if in_main_thread and handler not in {None, signal.SIG_DFL}:
                 signal.signal(number, handler)
-
-
-class HandleEndpoint:
-    """The endpoint through a Ray Serve handle: arrays instead of PNG. See `raygen.inpainters.served.Endpoint`.
-
-    Args:
-        url: "serve://application/deployment".
-
-    Raises:
-        ConfigError: There is no such deployment on this cluster.
-    """
-
-    def __init__(self, url: str) -> None:
-        # Here, not at the top: Ray Serve takes seconds to import, and a pool with a model of its own needs none of it.
-        from ray import serve
-        from ray.serve.exceptions import RayServeException
-
-        self._serve_error = RayServeException
-        application, _, deployment = url.removeprefix("serve://").partition("/")
-        try:
-            self._handle = serve.get_deployment_handle(deployment or "engine", application)
-            self._facts = dict(self._handle.facts.remote().result(timeout_s=FACTS_TIMEOUT_S))
-        except (RayError, RayServeException, KeyError, TimeoutError) as error:
-            raise ConfigError(
-                f"{url}: no such deployment answers on this cluster ({type(error).__name__}); "
-                "see `serve status` for the applications that run"
-            ) from error
-
-    def edit(self, request: EditRequest, model: str) -> EditResult:
-        """Paints. The seeds are in the request, so sending it again after a replica's death paints the same."""
-        try:
-            result = self._handle.edit.remote(request).result(timeout_s=request.timeout_s + 30)
-        except TimeoutError as error:
-            raise EndpointError("no replica answered in time", code="deadline_exceeded") from error
-        except RayTaskError as error:
-            raise EndpointError("the model failed", code="internal_error", retryable=True) from error
-        except (RayError, self._serve_error) as error:
-            raise EndpointError("a replica died", code="service_unavailable", retryable=True) from error
-        if isinstance(result, EndpointError):
-            raise result
-        return result
-
-    def facts(self, model: str) -> dict[str, Any]:
-        """The model's facts; a handle leads to one model."""
-        if model != self._facts["id"]:
-            raise EndpointError(
-                f"this deployment serves '{self._facts['id']}', not '{model}'", code="model_not_found", param="model"
-            )
-        return self._facts
-
-    def put_token(self, name: str, data: bytes, model: str) -> None:
-        """Stores a learned token in the folder that the model's replicas share; who is on the cluster needs no key."""
-        try:
-            error = self._handle.put_token.remote(name, data).result(timeout_s=FACTS_TIMEOUT_S)
-        except (RayError, self._serve_error, TimeoutError) as failure:
-            raise EndpointError("a replica died", code="service_unavailable", retryable=True) from failure
-        if error is not None:
-            raise error
-
-
-def connect_endpoint(url: str) -> Endpoint:
-    """The endpoint at "http(s)://…" or "serve://application/deployment"."""
-    return HandleEndpoint(url) if url.startswith("serve://") else connect_http(url)

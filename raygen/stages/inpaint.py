@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from raygen.endpoint.http import Transport, connect_http
 from raygen.errors import RowError
 from raygen.images import encode_image
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.batch import BatchInpainter
-from raygen.inpainters.served import Endpoint, ServedInpainter, connect_http
+from raygen.inpainters.served import ServedInpainter
 from raygen.inpainters.token_files import read_tokens
 from raygen.stages.pictures import decode_masks, decode_pictures
 from raygen.stages.spec import Batch, fail_row, fill_slots, object_column, ok_rows, with_own_status
@@ -44,7 +45,7 @@ class InpaintStage:
         num_rows: int,
         device: str,
         tokens: Mapping[str, str] | None = None,
-        connect: Callable[[str], Endpoint] = connect_http,
+        connect: Callable[[str], Transport] = connect_http,
         found_model: str | None = None,
     ) -> None:
         config = InpainterConfig.model_validate(inpainter)

@@ -11,12 +11,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 
-from raygen import algorithms
 from raygen.algorithms.dfr import (
     DfrConfig,
     average_head,
     balanced_rows,
     extract_features,
+    fit,
     logistic_head,
     penalty_scores,
     set_head,
@@ -114,7 +114,7 @@ def test_it_changes_the_head_alone_and_repeats(scenes_folder: Path, tmp_path: Pa
         classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
         before = {name: value.clone() for name, value in classifier.state_dict().items()}
         config = DfrConfig(num_retrains=2, c_values=(1.0, 0.1), scaler=scaler)
-        history = algorithms.fit(config, classifier, train, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
+        history = fit(config, classifier, train, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
         changed = {name for name, value in classifier.state_dict().items() if not torch.equal(value, before[name])}
         assert changed == {"head.weight", "head.bias"}
         assert [entry["c"] for entry in history] == [1.0, 0.1]
@@ -140,4 +140,4 @@ def test_what_validation_lacks_is_named(scenes_folder: Path, tmp_path: Path) -> 
         other.group_N = group_N
         classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
         with pytest.raises(DataError, match=message):
-            algorithms.fit(DfrConfig(), classifier, train, other, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
+            fit(DfrConfig(), classifier, train, other, seed=0, worker=Worker(0, 1, "cpu", tmp_path))

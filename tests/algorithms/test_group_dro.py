@@ -24,11 +24,11 @@ def sets(scenes_folder: Path) -> tuple[TrainingSet, TrainingSet]:
     return TrainingSet(index, "train", size_px=64), TrainingSet(index, "val", size_px=64)
 
 
-def fit(config: algorithms.AnyAlgorithm, sets: tuple[TrainingSet, TrainingSet], folder: Path) -> Classifier:
+def fit(config: algorithms.AlgorithmConfig, sets: tuple[TrainingSet, TrainingSet], folder: Path) -> Classifier:
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
-    algorithms.fit(config, classifier, *sets, seed=0, worker=Worker(0, 1, "cpu", folder))
+    algorithms.of(config).fit(config, classifier, *sets, seed=0, worker=Worker(0, 1, "cpu", folder))
     return classifier
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from raygen import algorithms
+from raygen.algorithms import erm, reweighted
 from raygen.algorithms.balanced import BalancedConfig
 from raygen.algorithms.batches import augment_flip_shift, batch_sizes, draw_batches, least_rows
 from raygen.algorithms.erm import ErmConfig
@@ -37,13 +38,13 @@ def fit(
     *,
     seed: int = 0,
     epochs: int = 2,
-    config: algorithms.AnyAlgorithm | None = None,
+    config: algorithms.AlgorithmConfig | None = None,
 ) -> Classifier:
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     classifier = build_classifier(ClassifierConfig(width=8), 2, seed=seed)
     config = config or BalancedConfig(epochs=epochs, schedule="constant", select="last")
-    algorithms.fit(config, classifier, *sets, seed=seed, worker=Worker(0, 1, "cpu", folder))
+    algorithms.of(config).fit(config, classifier, *sets, seed=seed, worker=Worker(0, 1, "cpu", folder))
     return classifier
 
 
@@ -118,7 +119,7 @@ def test_reweighting_without_attributes_is_refused(sets: tuple[TrainingSet, Trai
     without = copy.copy(train)
     without.group_N = None
     with pytest.raises(DataError, match="needs the attribute"):
-        algorithms.fit(ReweightedConfig(), classifier, without, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
+        reweighted.fit(ReweightedConfig(), classifier, without, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
 
 
 def test_augmentation_moves_and_mirrors_but_invents_nothing() -> None:
@@ -134,7 +135,7 @@ def test_erm_learns_an_easy_split(scenes_folder: Path, tmp_path: Path) -> None:
     train, val = (TrainingSet(index, split, size_px=64) for split in ("train", "val"))
     classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
     config = ErmConfig(epochs=4, select="last")
-    history = algorithms.fit(config, classifier, train, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
+    history = algorithms.of(config).fit(config, classifier, train, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
     assert history[-1]["loss"] < history[0]["loss"]
 
 
@@ -149,7 +150,7 @@ def test_every_epoch_is_told_with_its_entry_and_what_was_right(
 
     classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
     worker = Worker(0, 1, "cpu", tmp_path, on_epoch=note)
-    history = algorithms.fit(ErmConfig(epochs=2, select="last"), classifier, train, val, seed=0, worker=worker)
+    history = erm.fit(ErmConfig(epochs=2, select="last"), classifier, train, val, seed=0, worker=worker)
     assert [entry for entry, _, _ in told] == history
     for entry, correct_N, _ in told:
         assert correct_N.shape == (len(val),)
@@ -162,7 +163,7 @@ def test_every_epoch_is_told_with_its_entry_and_what_was_right(
     silent = build_classifier(ClassifierConfig(width=8), 2, seed=0)
     (tmp_path / "silent").mkdir()
     quiet = Worker(0, 1, "cpu", tmp_path / "silent")
-    algorithms.fit(ErmConfig(epochs=2, select="last"), silent, train, val, seed=0, worker=quiet)
+    erm.fit(ErmConfig(epochs=2, select="last"), silent, train, val, seed=0, worker=quiet)
     assert equal(classifier, silent)
 
 
@@ -234,5 +235,5 @@ def test_batch_of_one_is_made_only_where_batch_normalisation_can_take_it(scenes_
 
     train, val = (TrainingSet(RowIndex.open(scenes_folder), split, size_px=32) for split in ("train", "val"))
     config = ErmConfig(epochs=1, batch_size=len(train) - 1, select="last")
-    history = algorithms.fit(config, resnet, train, val, seed=0, worker=worker)
+    history = algorithms.of(config).fit(config, resnet, train, val, seed=0, worker=worker)
     assert np.isfinite(history[0]["loss"])

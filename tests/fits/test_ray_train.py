@@ -32,7 +32,7 @@ def payload(data: Path, algorithm: LoopConfig) -> dict[str, Any]:
     request = FitRequest(
         data=str(data),
         classifier=ClassifierConfig(width=8).model_dump(mode="json"),
-        algorithm=algorithm.model_dump(mode="json"),
+        algorithm=algorithm,
         seed=0,
         init=None,
         extra=None,
@@ -111,7 +111,7 @@ def fit_a_linear_classifier(worker: Worker, payload: dict[str, Any]) -> None:
     config = GroupDroConfig(epochs=2, batch_size=33, eta=1.0, learning_rate=1e-3, augment="none", select="last")
     torch.default_generator.manual_seed(0)  # every worker starts alike
     classifier = Classifier(ClassifierConfig(image_size_px=16), nn.Flatten(), num_features=3 * 16 * 16, num_classes=2)
-    algorithms.fit(config, classifier, train, val, seed=0, worker=worker)
+    algorithms.of(config).fit(config, classifier, train, val, seed=0, worker=worker)
     if worker.leads:
         torch.save(classifier.state_dict(), worker.folder / "weights.pt")
 

@@ -27,7 +27,8 @@ from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER
 from tiny_pipelines import save_pipeline
 
 from raygen import recipes
-from raygen.cluster import connect_endpoint
+from raygen.endpoint.connect import connect_endpoint
+from raygen.endpoint.retry import ask_blocking
 from raygen.errors import ConfigError, EndpointError
 from raygen.images import encode_image, encode_mask
 from raygen.stages.inpaint import InpaintStage
@@ -245,7 +246,7 @@ def test_a_pool_that_asks_the_endpoint_paints_what_its_own_model_would(url: str,
 
 def test_an_endpoint_that_is_not_there_is_named(ray_session: None) -> None:
     with pytest.raises(EndpointError, match="does not answer"):
-        connect_endpoint("http://127.0.0.1:9").facts("m")
+        ask_blocking(connect_endpoint("http://127.0.0.1:9").facts, "m")
     with pytest.raises(ConfigError, match="serve://raygen/nothing: no such deployment"):
         connect_endpoint("serve://raygen/nothing")
 

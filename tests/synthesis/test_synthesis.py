@@ -15,11 +15,16 @@ from raygen.maskers.language import LanguageConfig
 from raygen.maskers.truth import TruthConfig
 from raygen.maskers.whole import WholeConfig
 from raygen.schema import PLAN
-from raygen.synthesis import SynthesisConfig, masker, select
+from raygen.synthesis import SYNTHESES, SynthesisConfig, of
+from raygen.synthesis.base import SynthesisBase
 
 
 def config(**fields: Any) -> Any:
     return TypeAdapter(SynthesisConfig).validate_python(fields)
+
+
+def masker(found: SynthesisBase, dataset: DatasetInfo) -> dict[str, Any]:
+    return of(found).masker(found, dataset)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +80,10 @@ def test_the_shipped_model_looks_for_birds_in_scenes_and_refuses_other_pictures(
         masker(config(name="dbb"), dataset=dataset())
 
 
-@pytest.mark.parametrize("name", ["scgs", "dbb"])
+@pytest.mark.parametrize("name", sorted(SYNTHESES))
 def test_each_synthesis_plans_rows_of_the_schema_sorted_by_key(name: str) -> None:
     scores = score_table([0, 0, 0, 1, 1, 1], [[0, 1], [0, 2], [1, 0], [1, 0], [2, 0], [0, 1]])
-    plan = select(config(name=name), scores, dataset=dataset(), run_seed=0)
+    plan = SYNTHESES[name].select(config(name=name), scores, dataset=dataset(), run_seed=0)
     assert plan.schema == PLAN
     assert plan.num_rows
     keys = plan["key"].to_pylist()
