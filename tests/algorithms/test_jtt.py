@@ -75,8 +75,8 @@ def test_the_error_set_is_what_the_first_classifier_gets_wrong_in_evaluation(
     assert np.array_equal(error_N, ~right_predictions(classifier, sets[0], "cpu"))
     # The same classifier as ERM's of as many epochs.
     other, worker = new(tmp_path / "erm")
-    as_erm = erm.ErmConfig(epochs=2, learning_rate=0.02, select="last")
-    erm.fit(as_erm, other, *sets, seed=0, worker=worker)
+    same = erm.ErmConfig(epochs=2, learning_rate=0.02, select="last")
+    erm.fit(same, other, *sets, seed=0, worker=worker)
     assert equal(classifier, other)
 
 

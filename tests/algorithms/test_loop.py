@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from raygen import algorithms
-from raygen.algorithms import erm, reweighted
+from raygen.algorithms import AlgorithmConfig, erm, reweighted
 from raygen.algorithms.balanced import BalancedConfig
 from raygen.algorithms.batches import augment_flip_shift, batch_sizes, draw_batches, least_rows
 from raygen.algorithms.erm import ErmConfig
@@ -38,7 +38,7 @@ def fit(
     *,
     seed: int = 0,
     epochs: int = 2,
-    config: algorithms.AlgorithmConfig | None = None,
+    config: AlgorithmConfig | None = None,
 ) -> Classifier:
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)

@@ -16,14 +16,13 @@ from raygen.maskers.truth import TruthConfig
 from raygen.maskers.whole import WholeConfig
 from raygen.schema import PLAN
 from raygen.synthesis import SYNTHESES, SynthesisConfig, of
-from raygen.synthesis.base import SynthesisBase
 
 
 def config(**fields: Any) -> Any:
     return TypeAdapter(SynthesisConfig).validate_python(fields)
 
 
-def masker(found: SynthesisBase, dataset: DatasetInfo) -> dict[str, Any]:
+def masker(found: Any, dataset: DatasetInfo) -> dict[str, Any]:
     return of(found).masker(found, dataset)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,6 @@ from tiny_pipelines import save_pipeline
 from raygen.config import Strict
 from raygen.errors import ConfigError
 from raygen.synthesis import SYNTHESES, SynthesisConfig
-from raygen.synthesis.base import SynthesisBase
 from raygen.synthesis.dbb import DbbConfig
 from tune.pools import plan_pools, pool_configs, pool_name
 from tune.spaces import config_at
@@ -64,7 +64,7 @@ def scores() -> pa.Table:
     return score_table(labels, logits_NC, features_ND=rng.normal(size=(40, 6)))
 
 
-def config(**fields: object) -> SynthesisBase:
+def config(**fields: object) -> Any:
     return TypeAdapter(SynthesisConfig).validate_python(fields)
 
 

@@ -54,10 +54,9 @@ def test_a_point_sets_its_fields_per_class_and_nothing_else() -> None:
     point = {"synthesis.k": 0.3, "synthesis.attribution_threshold.0": 0.1, "synthesis.attribution_threshold.1": 0.4}
     config = config_at(sweep.run, {**point, "algorithm.gamma.0": 2, "algorithm.gamma.1": 7}, space=sweep.space)
     assert isinstance(config.algorithm, BalancedConfig)
-    gamma: Any = config.algorithm.gamma
-    assert gamma == (2, 7)
     assert isinstance(config.synthesis, DbbConfig)
-    assert (config.synthesis.k, config.synthesis.attribution_threshold) == (0.3, (0.1, 0.4))
+    found: Any = (config.algorithm.gamma, config.synthesis.k, config.synthesis.attribution_threshold)
+    assert found == ((2, 7), 0.3, (0.1, 0.4))
     synthesis = config.synthesis.model_copy(update={"k": 0.5, "attribution_threshold": 0.25})
     algorithm = config.algorithm.model_copy(update={"gamma": 1.0})
     assert config.model_copy(update={"synthesis": synthesis, "algorithm": algorithm}) == sweep.run
