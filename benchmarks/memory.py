@@ -30,7 +30,7 @@ from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, render
 from raygen.datasets.table import DatasetInfo, write_source
 from raygen.images import encode_image, encode_mask
 from raygen.pools import pipeline
-from raygen.pools.units import Job
+from raygen.pools.units import Pass
 from raygen.schema import CANDIDATE, plan_key
 from raygen.stages.mask import MaskStage
 from raygen.stages.pictures import decode_masks, decode_pictures
@@ -132,8 +132,8 @@ def synthesize(folder: Path) -> None:
     out = folder / "candidates"
     out.mkdir()
     parts = Parts(out, CANDIDATE, "benchmark", num, 0.0)
-    job = Job(plan, folder / "data", ("image_png", "object_png"), specs, PoolsConfig(), 64, parts)
-    counts = pipeline.run(job, engine="ray")
+    work = Pass(plan, RowIndex.open(folder / "data"), ("image_png", "object_png"), specs, PoolsConfig(), 64, parts)
+    counts = pipeline.run(work, engine="ray")
     assert counts["ok"] == num, counts
 
 

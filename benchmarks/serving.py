@@ -42,9 +42,9 @@ BARE = """
 import sys, time, torch, numpy as np
 from PIL import Image
 from diffusers import StableDiffusionInpaintPipeline
-from raygen.inpainters.model_folder import resolve_model
+from raygen.model_files import find_model
 torch.set_num_threads(1)
-pipe = StableDiffusionInpaintPipeline.from_pretrained(resolve_model("tiny"), torch_dtype=torch.float32)
+pipe = StableDiffusionInpaintPipeline.from_pretrained(find_model("tiny", tiny="weights"), torch_dtype=torch.float32)
 pipe.set_progress_bar_config(disable=True)
 side, steps = map(int, sys.argv[1:])
 image = Image.fromarray(np.random.default_rng(0).integers(256, size=(side, side, 3), dtype=np.uint8))

@@ -29,6 +29,7 @@ from raygen.config import load_yaml
 from raygen.datasets.rows import RowIndex
 from raygen.fits import classifiers
 from raygen.run.config import RunConfig
+from raygen.run.opened import Opened
 from raygen.storage.run_folder import RunFolder
 from raygen.worker import Worker
 from tune.pools import Base, Pool, generate, plan_pools
@@ -136,9 +137,9 @@ def speed_table(sweep: Path, *, repeats: int) -> list[str]:
     """Speed of a trial's fit / of the same fit alone in a process, without Tune and with its own decoded pictures."""
     cluster.connect()
     config = make_sweep(load_yaml(sweep / "config.yaml"), [f"algorithm.epochs={SPEED_EPOCHS}"], where="benchmark")
-    pools = check(config)
-    base, planned = plan_pools(config.run, pools, sweep, lambda line: None)
-    (pool,) = generate(base, planned)
+    opened = Opened(config.run)
+    base, planned = plan_pools(opened, check(config, opened), sweep, lambda line: None)
+    (pool,) = generate(planned)
     task = share(config, base, [pool], sweep)
     lines = [
         "### Speed of a trial's fit",

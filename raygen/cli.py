@@ -132,11 +132,11 @@ def evaluate(
     seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the scenes' draw.")] = 0,
 ) -> None:
     """Accuracy per group of one classifier on a dataset's validation and test splits."""
-    from raygen import recipes
     from raygen.report import tables
+    from raygen.run.evaluation import evaluate_classifier
     from raygen.storage.writing import write_json
 
-    results = recipes.evaluate_classifier(classifier, named_dataset(dataset), seed=seed)
+    results = evaluate_classifier(classifier, named_dataset(dataset), seed=seed)
     if out is not None:
         write_json(out, results)
     tables.print_results({"results": {classifier.name: results}})
@@ -222,9 +222,9 @@ def data_make(
     overrides: Set = None,
 ) -> None:
     """Write a dataset as Parquet: --set scale=0.1, --set train_counts=[10,10,10,10]."""
-    from raygen import recipes
+    from raygen.datasets import make_dataset
 
-    counts = recipes.make_dataset(named_dataset(name), overrides or [], out, seed=seed, say=typer.echo)
+    counts = make_dataset(named_dataset(name), overrides or [], out, seed=seed, say=typer.echo)
     typer.echo(f"{out}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts.items())))
 
 

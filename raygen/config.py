@@ -8,9 +8,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -75,10 +76,63 @@ def _allows_bool(annotation: Any) -> bool:
     return annotation in (bool, Any) or any(map(_allows_bool, get_args(annotation)))
 
 
+class Decides(Enum):
+    """What a field of a run's config decides; fingerprints, refusals and what sweeps share follow from it.
+
+    A field says it by `Annotated[…, Decides.NOTHING]`; for all others of its class `class …(Strict, decides=…)` does.
+    """
+
+    RESULTS = "results"
+    """Bits of results: part of the run's identity, and of the fingerprints of the steps that read it."""
+    AMOUNT = "amount"
+    """Results: how many pictures are generated. Those of a smaller amount are among those of a larger one."""
+    FIT = "fit"
+    """Results, but of no picture: which of them are kept, and how a classifier is fitted with them."""
+    NOTHING = "nothing"
+    """No result: where and how often things run, and what stops them."""
+
+
 class Strict(BaseModel):
-    """Base of every config model: frozen; an unknown key, a number that is not finite, and true for 1 are errors."""
+    """Base of every config model: frozen; an unknown key, a number that is not finite, and true for 1 are errors.
+
+    Attributes:
+        others_decide: What the fields decide that do not say it themselves.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    others_decide: ClassVar[Decides | None] = None
+
+    def __init_subclass__(cls, *, decides: Decides | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.others_decide = decides or cls.others_decide
+
+    @classmethod
+    def mark_of(cls, field: str) -> Decides | None:
+        """What a field of this model decides; None where nothing says it, or there is no such field."""
+        own = cls.model_fields[field].metadata if field in cls.model_fields else ()
+        return next((mark for mark in own if isinstance(mark, Decides)), cls.others_decide)
+
+    @classmethod
+    def fields_of(cls, mark: Decides) -> list[str]:
+        """Names of the fields that decide that."""
+        return [name for name in cls.model_fields if cls.mark_of(name) is mark]
+
+    def decides(self, path: str) -> Decides:
+        """What a field decides, by its path, such as "synthesis.k": what the first on the way says beside RESULTS."""
+        name, _, rest = path.partition(".")
+        mark, inner = self.mark_of(name) or Decides.RESULTS, getattr(self, name, None)
+        return inner.decides(rest) if mark is Decides.RESULTS and rest and isinstance(inner, Strict) else mark
+
+    def deciding(self, *without: Decides) -> dict[str, Any]:
+        """Plain data of the fields that decide results, in nested models too.
+
+        Args:
+            without: Fields that decide these are left out as well.
+        """
+        names = [name for name in type(self).model_fields if self.mark_of(name) not in {Decides.NOTHING, *without}]
+        nested = {name: inner for name in names if isinstance(inner := getattr(self, name), Strict)}
+        plain = self.model_dump(mode="json", include={*names} - {*nested})
+        return {**plain, **{name: inner.deciding(*without) for name, inner in nested.items()}}
 
     @model_validator(mode="before")
     @classmethod
@@ -123,22 +177,22 @@ def _union(configs: tuple[type[BaseModel], ...]) -> TypeAdapter[Any]:
     return TypeAdapter(union)
 
 
-class PoolConfig(Strict):
+class PoolConfig(Strict, decides=Decides.RESULTS):
     """The actors of one stage.
 
     Attributes:
         actors: How many: a number, or [min, max] for a pool that grows with its queue.
         num_cpus: Logical CPUs that Ray sets aside for an actor.
         num_gpus: GPUs an actor takes; a fraction shares one.
-        batch_size: Rows of one model call. Decides results: another row count may change the last bits.
-        num_threads: Torch threads of an actor, whatever `num_cpus` is. Decides results, as `batch_size` does; on a
-            CPU, more actors of one thread are faster than more threads.
+        batch_size: Rows of one model call: another row count may change the last bits.
+        num_threads: Torch threads of an actor, whatever `num_cpus` is; they may change the last bits too. On a CPU,
+            more actors of one thread are faster than more threads.
         device: Where the models run: "cuda" or "cpu"; "auto" takes cuda when `num_gpus` is above 0.
     """
 
-    actors: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
-    num_cpus: float = Field(0.5, ge=0)
-    num_gpus: float = Field(0, ge=0)
+    actors: Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], Decides.NOTHING] = 1
+    num_cpus: Annotated[float, Decides.NOTHING] = Field(0.5, ge=0)
+    num_gpus: Annotated[float, Decides.NOTHING] = Field(0, ge=0)
     batch_size: PositiveInt = 16
     num_threads: PositiveInt = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -148,6 +202,10 @@ class PoolConfig(Strict):
         if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
             raise ValueError(f"actors is [{self.actors[0]}, {self.actors[1]}]; the first number is the least")
         return self
+
+    def deciding(self, *without: Decides) -> dict[str, Any]:
+        """As ever, but the device is the one that the models run on, however it was chosen."""
+        return {**super().deciding(*without), "device": self.torch_device}
 
     @property
     def torch_device(self) -> str:
@@ -167,7 +225,7 @@ class PoolConfig(Strict):
         return self.actors if isinstance(self.actors, int) else self.actors[1]
 
 
-class PoolsConfig(Strict):
+class PoolsConfig(Strict, decides=Decides.RESULTS):
     """The four pools: scorer in the scoring pass; masker, inpainter and pruner, all at once, in the synthesis pass."""
 
     scorer: PoolConfig = PoolConfig(num_cpus=1, batch_size=64)

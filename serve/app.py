@@ -20,7 +20,7 @@ from ray import serve as ray_serve
 from raygen.config import validate
 from raygen.endpoint.edits import EditEvent, EditRequest, EditResult
 from raygen.errors import EndpointError
-from raygen.inpainters.model_folder import absolute_painter, check_model, model_facts
+from raygen.inpainters.model_folder import check_model, find_painter, model_facts
 from serve.address import check_host
 from serve.backend import Allowance, Job
 from serve.config import ServeConfig, ServedModelConfig
@@ -165,7 +165,7 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
     """
     config = validate(ServeConfig, args or {}, where="serve config")
     for model in config.models:
-        check_model(model.inpainter, field=f"models: {model.id}: inpainter")
+        check_model(find_painter(model.inpainter), field=f"models: {model.id}: inpainter")
     config = for_replicas(config)
     plain = config.model_dump(mode="json")
     engines = {model.id: _bind_engine(config, model) for model in config.models}
@@ -189,10 +189,7 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
 def for_replicas(config: ServeConfig) -> ServeConfig:
     """The config with relative paths in full: replicas may have another working directory."""
     models = tuple(
-        model.model_copy(
-            update={"inpainter": model.inpainter.model_copy(update={"model": absolute_painter(model.inpainter.model)})}
-        )
-        for model in config.models
+        model.model_copy(update={"inpainter": find_painter(model.inpainter).for_workers}) for model in config.models
     )
     tokens = config.tokens_folder
     is_home = tokens.parts[:1] == ("~",)  # each node's own

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from raygen import recipes
-from raygen.datasets import write_dataset
+from raygen.datasets import open_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.rows import RowIndex
 from raygen.images import encode_image
@@ -37,7 +37,7 @@ def labels(root: Path, **names: tuple[str, ...]) -> dict[str, str]:
 def write(root: Path, **names: tuple[str, ...]) -> RowIndex:
     out = root.with_name(root.name + "_rows")
     out.mkdir()
-    write_dataset(FolderConfig(path=root, **names), out, run_seed=0)
+    open_dataset(FolderConfig(path=root, **names)).write(out, run_seed=0)
     return RowIndex.open(out)
 
 

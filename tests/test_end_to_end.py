@@ -17,6 +17,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from partial_runs import run_until
 from PIL import Image
 from tiny_pipelines import save_pipeline
 from typer.testing import CliRunner
@@ -30,8 +31,9 @@ from raygen.images import decode_image, decode_mask
 from raygen.model_files import find_model
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
-from raygen.run.config import check_painter, identity
-from raygen.run.steps import Steps
+from raygen.run import preflight
+from raygen.run.opened import Opened
+from raygen.run.steps import Run
 from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
 from raygen.storage.parts import read_parts
 from raygen.storage.run_folder import RunFolder
@@ -141,10 +143,10 @@ def test_what_does_not_decide_bits_may_change(finished: Path, model: Path) -> No
     pools: dict[str, dict[str, Any]] = {name: {"num_cpus": 0.1, "actors": 2, "batch_size": 8} for name in names}
     changed = small("dbb", model, synthesis=DBB, pools=pools, max_failed_fraction=0.5)
     before = small("dbb", model, synthesis=DBB)
-    assert identity(changed) == identity(before)
+    assert changed.deciding() == before.deciding()
     pools["inpainter"]["num_gpus"] = 1
     on_gpu = small("dbb", model, synthesis=DBB, pools=pools)
-    assert differing_fields(identity(before), identity(on_gpu)) == ["pools.inpainter.device: 'cpu' -> 'cuda'"]
+    assert differing_fields(before.deciding(), on_gpu.deciding()) == ["pools.inpainter.device: 'cpu' -> 'cuda'"]
 
 
 def test_a_local_run_with_two_fitting_workers_is_refused(model: Path) -> None:
@@ -234,14 +236,14 @@ def test_classes_that_only_have_numbers_are_told_of_before_models_are_asked_for_
     }
     if learning := {name: fields[name] for name in ("words", "tokens") if name in fields}:
         changes["textual_inversion"] = {**learning, "num_images": 2, "initializers": "b"}
-    config = small(recipe, model, engine="local", **changes)
+    opened = Opened(small(recipe, model, engine="local", **changes))
     if "look for" in (message or ""):
         with pytest.raises(ConfigError, match=message):
-            recipes.check(config)
+            preflight.check(opened)
         return
-    recipes.check(config)
+    preflight.check(opened)
     said: list[str] = []
-    recipes.warn_of_numbers(config, said.append)
+    preflight.warn_of_numbers(opened, said.append)
     assert len(said) == (message is not None)
     assert not said or re.search(str(message), said[0])
 
@@ -265,7 +267,7 @@ def test_the_shipped_model_paints_photos_only_when_it_is_named(
 ) -> None:
     def begin(folder: Path, out: Path, *overrides: str, fresh: bool = False, **data: Any) -> None:
         config = recipes.make_config({**PHOTOS, "recipe": "scgs", **data}, [*overrides], where="test")
-        check_painter(config, out, fresh=fresh)
+        preflight.check_painter(Opened(config), out, fresh=fresh)
 
     dataset = {"name": "folder", "path": str(photos)}
     config = recipes.make_config({**PHOTOS, "recipe": "scgs", "dataset": dataset}, ["synthesis.tau=0.5"], where="test")
@@ -282,7 +284,7 @@ def test_the_shipped_model_paints_photos_only_when_it_is_named(
     begin(scenes_folder, tmp_path / "run", dataset={"name": "folder", "path": str(scenes_folder)})
     # The config that a run left names its model; a folder that was begun goes on, and not where it is emptied first.
     begin(photos, tmp_path / "run", **{**config.model_dump(mode="json"), "recipe": "scgs"})
-    with RunFolder(tmp_path / "old").claimed(config.model_dump(mode="json"), identity=identity(config), fresh=False):
+    with RunFolder(tmp_path / "old").claimed(config.model_dump(mode="json"), identity=config.deciding(), fresh=False):
         pass
     begin(photos, tmp_path / "old", dataset=dataset)
     with pytest.raises(ConfigError, match="unless another is named"):
@@ -303,9 +305,10 @@ def test_a_run_whose_pictures_all_failed_says_why_and_blames_no_pruning(photos: 
     with pytest.raises(DataError, match=r"all 4 pictures to generate failed(.|\n)*  4 x .*object mask") as caught:
         recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
     assert "prun" not in str(caught.value)
-    base, planned = plan_pools(config, {"abcdefgh": config}, tmp_path / "sweep", lambda line: None)
+    opened = Opened(config)
+    _, planned = plan_pools(opened, {"abcdefgh": opened}, tmp_path / "sweep", lambda line: None)
     with pytest.raises(DataError, match=r"pool abcdef: all 4 pictures to generate failed(.|\n)*  4 x .*object mask"):
-        generate(base, planned)
+        generate(planned)
 
 
 def test_a_model_that_cannot_inpaint_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -333,9 +336,7 @@ def test_candidates_are_bound_to_the_maskers_model_and_rows_without_an_object_sa
     config = small("dbb", model, synthesis={**DBB, "language": language}, engine="local", max_failed_fraction=1)
     said: list[str] = []
     for _ in range(2):
-        steps = Steps(config, RunFolder(tmp_path / "run"), said.append)
-        data, erm = steps.load_rows(), steps.fit_erm(steps.load_rows())
-        steps.synthesize(steps.plan(data, steps.score(data, erm), None), data, erm, None)
+        run_until("candidates", Run(Opened(config), RunFolder(tmp_path / "run"), said.append))
     assert [line.partition(": ")[2] for line in said if line.startswith("candidates")] == [
         "generating: masker, inpainter and pruner pools",
         "done before",
@@ -345,7 +346,7 @@ def test_candidates_are_bound_to_the_maskers_model_and_rows_without_an_object_sa
     assert candidates["error"][0].as_py().startswith("CLIPSeg found no 'zebra' (highest probability 0.")
     (segmenter / "config.json").write_text((segmenter / "config.json").read_text() + "\n")
     with pytest.raises(RunFolderError, match="made with other settings"):
-        steps.synthesize(steps.plan(data, steps.score(data, erm), None), data, erm, None)
+        run_until("candidates", Run(Opened(config), RunFolder(tmp_path / "run"), said.append))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from listings import watched
 from PIL import Image
 from tiny_pipelines import save_pipeline
 
@@ -286,7 +287,9 @@ def test_dbb_with_three_classes(small: Small, three_classes: Path, tmp_path: Pat
         },
         algorithm={**ONE_EPOCH, "gamma": [1.0, 2.0, 3.0]},
     )
-    summary, said = run(config, tmp_path / "run")
+    with watched(three_classes) as seen:
+        summary, said = run(config, tmp_path / "run")
+    assert seen == {".": 1, "metadata.csv": 1}
     assert any("nothing names the classes" in line for line in said) == (not names)
     candidates = read_parts(tmp_path / "run" / "candidates").to_pylist()
     pairs = Counter((row["source_label"], row["target_label"]) for row in candidates)

@@ -32,6 +32,8 @@ from raygen.images import decode_image, decode_mask
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.batch import inpaint
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
+from raygen.run.opened import Opened
+from raygen.run.preflight import check
 from raygen.storage.parts import read_parts
 
 GIB = 2**30
@@ -95,7 +97,7 @@ def test_pools_of_ray_paint_the_same_from_a_variant_in_half_precision(tmp_path: 
     check_candidates(tmp_path / "ray", num=4)
     assert ray.equals(run(config(folder, *options, "engine=local"), tmp_path / "local"))
     with pytest.raises(ModelError, match=r"Set inpainter\.variant=fp16"):
-        recipes.check(config(folder, "engine=local"))
+        check(Opened(config(folder, "engine=local")))
 
 
 def test_what_the_safety_checker_blocks_is_never_trained_on(tmp_path: Path) -> None:

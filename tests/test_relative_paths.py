@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from partial_runs import run_until
 from tiny_pipelines import save_pipeline
 
 from raygen import recipes
@@ -15,7 +16,8 @@ from raygen.errors import ModelError
 from raygen.fits import ray_train
 from raygen.model_files import absolute_model, find_model
 from raygen.pools import pipeline, units
-from raygen.run.steps import Steps
+from raygen.run.opened import Opened
+from raygen.run.steps import Run
 from raygen.storage.parts import read_parts
 from raygen.storage.progress import quiet
 from raygen.storage.run_folder import RunFolder
@@ -112,8 +114,7 @@ def test_a_worker_of_ray_train_starts_from_a_relative_file(
     monkeypatch.chdir(home)
     config = config_of(recipe="erm", engine="ray", synthesis=None, textual_inversion=None)
     (tmp_path / "run").mkdir()
-    steps = Steps(config, RunFolder(tmp_path / "run"), quiet)
-    steps.fit_erm(steps.load_rows())
+    run_until("erm", Run(Opened(config), RunFolder(tmp_path / "run"), quiet))
     assert load_classifier(tmp_path / "run" / "erm").config.weights == "start/model.safetensors"
 
 

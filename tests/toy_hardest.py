@@ -1,12 +1,12 @@
 """A synthesis as short as one can be: repaints the objects that the classifier finds hardest as what they are."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from raygen.config import Decides
 from raygen.datasets.table import DatasetInfo
 from raygen.pruners import PruneThresholds
 from raygen.synthesis.base import SynthesisBase
@@ -14,13 +14,12 @@ from raygen.synthesis.plan import PlannedImage, plan_table, read_scores
 
 
 class HardestConfig(SynthesisBase):
-    paper: ClassVar[str] = "nobody's"
-    algorithm: ClassVar[str] = "weighted"
-    amount_field: ClassVar[str] = "share"
-    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {"share": {"values": (0.1, 0.2)}}
+    paper = "nobody's"
+    algorithm = "weighted"
+    space: ClassVar = {"share": {"values": (0.1, 0.2)}}
 
     name: Literal["hardest"] = "hardest"
-    share: float = Field(0.1, gt=0, le=1)
+    share: Annotated[float, Decides.AMOUNT] = Field(0.1, gt=0, le=1)
     dilation_px: int = Field(8, ge=0)
 
 

@@ -14,8 +14,11 @@ from raygen.datasets.rows import RowIndex
 from raygen.errors import RaygenError
 from raygen.fits.classifiers import ExtraRows
 from raygen.run.config import RunConfig
+from raygen.run.evaluation import evaluation
+from raygen.run.fit_steps import fits
+from raygen.run.opened import Opened
 from raygen.run.results import results
-from raygen.run.steps import Steps
+from raygen.run.steps import Run
 from raygen.storage.progress import Say, quiet
 from raygen.storage.run_folder import RunFolder, Step
 from raygen.storage.writing import write_json
@@ -52,7 +55,8 @@ def refit(config: RunConfig, base: Base, pool: Pool, folder: Path, *, num: int, 
     except RayTaskError as error:  # Ray's copy of an error carries its whole traceback as text
         raise (error.cause if isinstance(error.cause, RaygenError) else error) from error
     fitted = {f"seed_{seed}": step for seed, step in zip(seeds, steps, strict=True)}
-    step = Steps(config, RunFolder(folder), say).evaluate(base.data, fitted)
+    run = Run(Opened(config), RunFolder(folder), say, base.done)
+    step = run.do(evaluation(run, fitted))
     predictions = pq.read_table(step.folder / "predictions.parquet")
     return results(predictions, RowIndex.open(base.data.folder), names=list(fitted))
 
@@ -84,4 +88,7 @@ def same_as_trial(folder: Path, config: RunConfig, progress: Progress) -> bool:
 def _fit_seed(config: RunConfig, base: Base, extra: ExtraRows, folder: Path, seed: int) -> Step:
     """One fit, in a task of its own with the resources of a trial."""
     seeded = config.model_copy(update={"seed": seed, "engine": "local"})
-    return Steps(seeded, RunFolder(folder), quiet).fit(f"seed_{seed}", base.data, base.erm, extra=extra)
+    run = Run(Opened(seeded), RunFolder(folder), quiet, base.done)
+    for step in fits(run, f"seed_{seed}", extra):
+        run.do(step)
+    return run.done[f"fit/seed_{seed}"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from raygen.algorithms import ALGORITHMS
 from raygen.algorithms.loop import LoopConfig
-from raygen.config import validate
+from raygen.config import Decides, validate
 from raygen.errors import ConfigError
 from raygen.run.config import RunConfig
 from raygen.run.names import find_recipe
@@ -24,8 +24,8 @@ Params = Mapping[str, Any]
 
 # What else a config holds is the same for all trials: dataset, seed, ERM, pools, workers.
 SEARCHED = ("synthesis", "algorithm", "inpainter")
-# What of these does not change a result.
-NOT_SEARCHED = ("synthesis.name", "algorithm.name", "inpainter.kind", "inpainter.url", "inpainter.on_out_of_memory")
+# What of these says what the others mean: another one is another sweep.
+NOT_SEARCHED = ("synthesis.name", "algorithm.name", "inpainter.kind")
 
 
 def default_space(recipe: Any, *, where: str) -> dict[str, Domain]:
@@ -134,15 +134,14 @@ def check_space(run: RunConfig, space: Space, *, num_classes: int) -> None:
         raise ConfigError(f"recipe {run.recipe} generates nothing to tune; known: {', '.join(sorted(SYNTHESES))}")
     if not space:
         raise ConfigError("tune.space is empty: there is nothing to search")
-    amount = f"synthesis.{run.synthesis.amount_field}"
     for path, domain in space.items():
         root = path.partition(".")[0]
-        if root not in SEARCHED or path in NOT_SEARCHED:
+        if root not in SEARCHED or path in NOT_SEARCHED or run.decides(path) is Decides.NOTHING:
             raise ConfigError(
                 f"tune.space.{path}: cannot be searched; a parameter is a field of {', '.join(SEARCHED)} that decides "
                 "results. All else is the same for every trial: give it outside of tune.space"
             )
-        if path == amount and len({type(value) for value in domain.extremes()}) > 1:
+        if run.decides(path) is Decides.AMOUNT and len({type(value) for value in domain.extremes()}) > 1:
             raise ConfigError(f"tune.space.{path}: mixes counts and fractions; 1 is one image, 1.0 is all of the class")
         for value in domain.extremes():
             _check_value(run, path, domain, value, num_classes=num_classes)
@@ -167,8 +166,9 @@ def check_amount(run: RunConfig, counts: Mapping[str, int]) -> None:
     amounts_C = run.synthesis.num_sources(np.array(list(counts.values())))
     for (name, count), amount in zip(counts.items(), amounts_C or [], strict=False):
         if amount > count:
+            (field,) = run.synthesis.fields_of(Decides.AMOUNT)
             raise ConfigError(
-                f"tune.space.synthesis.{run.synthesis.amount_field}: the largest value asks for {amount} images of "
+                f"tune.space.synthesis.{field}: the largest value asks for {amount} images of "
                 f"class '{name}', which has {count} training images"
             )
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import ray
 
-from raygen import recipes
 from raygen.config import dump_yaml, load_yaml
-from raygen.datasets import class_counts
 from raygen.errors import RunFolderError
 from raygen.report.sweep import write_sweep_page
 from raygen.report.words import describe_point
-from raygen.run.config import RunConfig, check_painter
+from raygen.run import preflight
+from raygen.run.config import RunConfig
+from raygen.run.opened import Opened
 from raygen.storage.progress import Say
 from raygen.storage.run_folder import RunFolder
 from raygen.storage.versions import versions
@@ -50,19 +50,20 @@ def sweep(
         StageError: No trial could be completed.
         KeyboardInterrupt: Interrupted; what is done stays done.
     """
+    opened = Opened(config.run)
     if "inpainter.model" not in config.space:
-        check_painter(config.run, out, fresh=fresh)
-    pools = check(config)
+        preflight.check_painter(opened, out, fresh=fresh)
+    pools = check(config, opened)
     folder = RunFolder(out)
     with folder.claimed(config.dump(), identity=config.identity(), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
-        recipes.warn_of_versions(other_versions, say)
-        recipes.say_of_dataset(config.run, say)
+        preflight.warn_of_versions(other_versions, say)
+        preflight.say_of_dataset(opened, say)
         with folder.timed("preparation"):
-            base, planned = plan_pools(config.run, pools, out, say)
+            base, planned = plan_pools(opened, pools, out, say)
             check_memory(config, base, planned)
         with folder.timed("generation"):
-            made = generate(base, planned)
+            made = generate(planned)
         with folder.timed("decoding"):
             task = share(config, base, made, out)
         rows: SharedRows = ray.get(task.rows)
@@ -75,8 +76,12 @@ def sweep(
         return _finish(task, base, made, rows, folder, first=first, say=say)
 
 
-def check(config: SweepConfig) -> dict[str, RunConfig]:
-    """Checks everything that can be known before any work; gives back the pools' configs by name.
+def check(config: SweepConfig, opened: Opened | None = None) -> dict[str, Opened]:
+    """Checks everything that can be known before any work; gives back what each pool is made from, by its name.
+
+    Args:
+        config: The sweep.
+        opened: Its run config, where that is open already.
 
     Raises:
         ConfigError: A parameter or domain that cannot be, too many pools, a class that is too small for the largest
@@ -85,13 +90,15 @@ def check(config: SweepConfig) -> dict[str, RunConfig]:
         ModelError: The inpainting model cannot be used.
         ResourceError: The cluster has not what pools or a trial need, or other work holds it.
     """
-    counts = class_counts(config.run.dataset, "train")
+    opened = opened or Opened(config.run)
+    counts = opened.dataset.class_counts("train")
     check_space(config.run, config.space, num_classes=len(counts))
     check_sampler(config, expand(config.space, num_classes=len(counts)))
-    pools = pool_configs(config.run, config.space, num_classes=len(counts), max_pools=config.search.max_pools)
+    configs = pool_configs(config.run, config.space, num_classes=len(counts), max_pools=config.search.max_pools)
+    pools = {name: Opened(pool, opened.dataset) for name, pool in configs.items()}
     for pool in pools.values():
-        check_amount(pool, counts)
-        recipes.check(pool)
+        check_amount(pool.config, counts)
+        preflight.check(pool)
     check_resources(config.run, at_most=config.search.max_concurrent)
     return pools
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from raygen.config import PositiveInt, Seed, Strict, apply_overrides, validate
 from raygen.errors import ConfigError
-from raygen.run.config import RunConfig, identity, make_config
+from raygen.run.config import RunConfig, make_config
 from raygen.seeding import MAX_SEED
 from tune.domains import Domain
 from tune.spaces import Space, check_algorithm, default_space
@@ -87,7 +87,7 @@ class SweepConfig:
     def identity(self) -> dict[str, Any]:
         """What two sweeps that share a folder must have in common: not how many trials, nor where they run."""
         search = self.search.model_dump(mode="json", exclude={"trials", "max_concurrent", "max_pools", "num_refits"})
-        return {**identity(self.run), "tune": search}
+        return {**self.run.deciding(), "tune": search}
 
 
 def make_sweep(data: Mapping[str, Any], overrides: Sequence[str], *, where: str) -> SweepConfig:

@@ -25,7 +25,7 @@ from raygen.algorithms.training_set import TrainingSet
 from raygen.config import fingerprint
 from raygen.datasets.table import DatasetInfo
 from raygen.fits import classifiers
-from raygen.run.config import RunConfig, identity
+from raygen.run.config import RunConfig
 from raygen.worker import Worker
 from tune.pools import pool_name
 from tune.records import DONE, Progress, read_outcome, read_progress, write_progress
@@ -96,7 +96,7 @@ class Task:
         """The trial's name: a hash of its config and of what it reads."""
         config = self.config_of(params)
         digests = [self.digests["data"], self.digests["erm"], self.digests[pool_name(config)]]
-        return fingerprint({"config": identity(config), "digests": digests})
+        return fingerprint({"config": config.deciding(), "digests": digests})
 
     def begin(self, params: Params) -> Progress:
         """A trial's notes before it has done anything."""

@@ -2,9 +2,8 @@
 
 # B images of a batch
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -30,10 +29,10 @@ class BalancedConfig(LoopConfig):
         init: DBB goes on from ERM.
     """
 
-    paper: ClassVar[str] = "DBB (Yazdan Parast et al., arXiv 2503.17226)"
-    is_recipe: ClassVar[bool] = False  # without generated pictures it is ERM
+    paper = "DBB (Yazdan Parast et al., arXiv 2503.17226)"
+    is_recipe = False  # without generated pictures it is ERM
     # gamma in {1, ..., 10}: section 5.
-    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {"gamma": {"low": 1, "high": 10, "per_class": True}}
+    space: ClassVar = {"gamma": {"low": 1, "high": 10, "per_class": True}}
 
     name: Literal["balanced"] = "balanced"
     epochs: int = Field(10, ge=1)
@@ -58,13 +57,7 @@ Config = BalancedConfig
 
 
 def fit(
-    config: BalancedConfig,
-    classifier: Classifier,
-    train: TrainingSet,
-    val: TrainingSet,
-    *,
-    seed: int,
-    worker: Worker,
+    config: BalancedConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
     """Fits by eq. (6); gives back the history.
 

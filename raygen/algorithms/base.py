@@ -10,11 +10,11 @@ import numpy as np
 
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.worker import Worker
 
 
-class AlgorithmBase(Strict):
+class AlgorithmBase(Strict, decides=Decides.RESULTS):
     """Base of every algorithm's config.
 
     Attributes:

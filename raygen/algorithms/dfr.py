@@ -9,7 +9,7 @@ validation accuracies are of images that it has seen: compare on test.
 
 import logging
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,8 +41,8 @@ class DfrConfig(AlgorithmBase):
             training images and the pictures.
     """
 
-    paper: ClassVar[str] = "DFR (Kirichenko et al. 2022, arXiv 2204.02937)"
-    needs_groups_of: ClassVar[Literal["train", "val"] | None] = "val"
+    paper = "DFR (Kirichenko et al. 2022, arXiv 2204.02937)"
+    needs_groups_of = "val"
 
     name: Literal["dfr"] = "dfr"
     c_values: tuple[float, ...] = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
@@ -94,13 +94,7 @@ class Head:
 
 
 def fit(
-    config: DfrConfig,
-    classifier: Classifier,
-    train: TrainingSet,
-    val: TrainingSet,
-    *,
-    seed: int,
-    worker: Worker,
+    config: DfrConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
     """Replaces the classifier's head in place; gives back an entry for each penalty that was tried.
 

@@ -1,6 +1,6 @@
 """Empirical risk minimization: the mean cross entropy of all images, generated ones like any other."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ class ErmConfig(LoopConfig):
         init: Weights to start from. SCGS: from the start (the paper leaves it open; "erm" is the other reading).
     """
 
-    paper: ClassVar[str] = "empirical risk minimization"
+    paper = "empirical risk minimization"
 
     name: Literal["erm"] = "erm"
     epochs: int = Field(8, ge=1)
@@ -33,13 +33,7 @@ Config = ErmConfig
 
 
 def fit(
-    config: ErmConfig,
-    classifier: Classifier,
-    train: TrainingSet,
-    val: TrainingSet,
-    *,
-    seed: int,
-    worker: Worker,
+    config: ErmConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
     """Fits by plain cross entropy; gives back the history."""
     return fit_loop(classifier, train, val, config, seed=seed, worker=worker, loss_weights=mean_weights)

@@ -6,7 +6,7 @@ have their source's attribute, since its background, or what misled the classifi
 
 # B images of a batch, N images, G groups that occur in training
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,8 +37,8 @@ class GroupDroConfig(LoopConfig):
         init: Weights to start from.
     """
 
-    paper: ClassVar[str] = "group DRO (Sagawa et al. 2020, arXiv 1911.08731)"
-    needs_groups_of: ClassVar[Literal["train", "val"] | None] = "train"
+    paper = "group DRO (Sagawa et al. 2020, arXiv 1911.08731)"
+    needs_groups_of = "train"
 
     name: Literal["group_dro"] = "group_dro"
     epochs: int = Field(8, ge=1)
@@ -53,13 +53,7 @@ Config = GroupDroConfig
 
 
 def fit(
-    config: GroupDroConfig,
-    classifier: Classifier,
-    train: TrainingSet,
-    val: TrainingSet,
-    *,
-    seed: int,
-    worker: Worker,
+    config: GroupDroConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
     """Fits by group DRO; gives back the history.
 

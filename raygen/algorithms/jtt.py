@@ -6,7 +6,7 @@ runs once for a run and all its controls, and `fit`.
 
 # N images, M draws of an epoch, B images of a batch
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class JttConfig(LoopConfig):
         init: Weights that the second classifier starts from. The identification classifier always starts anew.
     """
 
-    paper: ClassVar[str] = "JTT (Liu et al. 2021, arXiv 2107.09044)"
+    paper = "JTT (Liu et al. 2021, arXiv 2107.09044)"
 
     name: Literal["jtt"] = "jtt"
     epochs: int = Field(8, ge=1)
@@ -100,13 +100,7 @@ def find_errors(
 
 
 def fit(
-    config: JttConfig,
-    classifier: Classifier,
-    train: TrainingSet,
-    val: TrainingSet,
-    *,
-    seed: int,
-    worker: Worker,
+    config: JttConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
     """Fits the second classifier, with E in `train.error_N`; gives back the history. Without errors this is ERM."""
     assert train.error_N is not None, "JTT is fitted in two steps: find_errors comes first"

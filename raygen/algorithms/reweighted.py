@@ -4,7 +4,7 @@ Sagawa et al. 2020 (arXiv 1911.08731) with `reweight_groups`: weights N / n_g, N
 needs the attributes of the training images, which raygen's recipes do not: a yardstick, not a rival.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -25,9 +25,9 @@ class ReweightedConfig(LoopConfig):
         init: Weights to start from.
     """
 
-    paper: ClassVar[str] = "group-reweighted ERM (Sagawa et al. 2020, arXiv 1911.08731)"
-    recipe_name: ClassVar[str | None] = "erm_reweighted"
-    needs_groups_of: ClassVar[Literal["train", "val"] | None] = "train"
+    paper = "group-reweighted ERM (Sagawa et al. 2020, arXiv 1911.08731)"
+    recipe_name = "erm_reweighted"
+    needs_groups_of = "train"
 
     name: Literal["reweighted"] = "reweighted"
     epochs: int = Field(8, ge=1)
@@ -39,13 +39,7 @@ Config = ReweightedConfig
 
 
 def fit(
-    config: ReweightedConfig,
-    classifier: Classifier,
-    train: TrainingSet,
-    val: TrainingSet,
-    *,
-    seed: int,
-    worker: Worker,
+    config: ReweightedConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
     """Fits with groups drawn equally often; gives back the history.
 

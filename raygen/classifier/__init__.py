@@ -36,7 +36,7 @@ from raygen.classifier.architectures import (
     without_auxiliary,
 )
 from raygen.classifier.small_resnet import SmallResNet
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.errors import ConfigError, ModelError
 from raygen.storage.writing import write_bytes, write_json
 
@@ -48,7 +48,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class ClassifierConfig(Strict):
+class ClassifierConfig(Strict, decides=Decides.RESULTS):
     """Which network, and from which weights it starts.
 
     Attributes:

@@ -14,14 +14,15 @@ refused by name; a file that is there and cannot be read becomes a failed row. `
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.datasets.entries import Listing
 from raygen.datasets.files import printable
 from raygen.datasets.listing import list_folder
+from raygen.datasets.opened import OpenDataset
 from raygen.datasets.table import write_source
 from raygen.errors import DataError
 
@@ -31,7 +32,7 @@ SHOWN_PROBLEMS = 5
 SHOWN_CLASSES = 20
 
 
-class FolderConfig(Strict):
+class FolderConfig(Strict, decides=Decides.RESULTS):
     """A folder of pictures.
 
     Attributes:
@@ -71,56 +72,71 @@ def open_folder(config: FolderConfig) -> Listing:
     )
 
 
-def start_lines(config: FolderConfig) -> list[str]:
-    """What to say of a folder before work starts: what a class is called that its folder is not, what was left out.
+class OpenFolder(OpenDataset):
+    """A folder, listed.
+
+    Args:
+        config: Which, and what its classes are called.
 
     Raises:
         DataError: The folder as a whole cannot be used.
     """
-    listing = open_folder(config)
-    names, folders = listing.info.class_names, listing.class_folders or tuple(map(str, range(len(config.class_names))))
-    pairs = [f"{folder} -> {name}" for folder, name in zip(folders, names, strict=False) if folder != name]
-    more = f", ... {len(pairs) - SHOWN_CLASSES} more" if len(pairs) > SHOWN_CLASSES else ""
-    called = [f"classes: {', '.join(pairs[:SHOWN_CLASSES])}{more}"] if pairs else []
-    trained = {entry.label for entry in listing.entries if entry.split == "train"}
-    gaps = [name for label, name in enumerate(names) if label not in trained]
-    warnings = [*listing.warnings, *(f"no training image of class '{name}'" for name in gaps[:SHOWN_CLASSES])]
-    lines = [*called, *listing.notes, *(f"warning: {line}" for line in warnings)]
-    return [printable(line) for line in lines]
 
+    def __init__(self, config: FolderConfig) -> None:
+        self._config, self._listing = config, open_folder(config)
+        super().__init__(self._listing.info, self._listing.counts())
 
-def write_folder(config: FolderConfig, folder: Path) -> dict[str, int]:
-    """Writes the SOURCE rows of a user's folder; gives back rows per split.
+    @property
+    def lines(self) -> list[str]:
+        """What a class is called that its folder is not, what was left out, what classes have no training image."""
+        listing, given = self._listing, self._config.class_names
+        names, folders = self.info.class_names, listing.class_folders or tuple(map(str, range(len(given))))
+        pairs = [f"{folder} -> {name}" for folder, name in zip(folders, names, strict=False) if folder != name]
+        more = f", ... {len(pairs) - SHOWN_CLASSES} more" if len(pairs) > SHOWN_CLASSES else ""
+        called = [f"classes: {', '.join(pairs[:SHOWN_CLASSES])}{more}"] if pairs else []
+        gaps = [name for name, count in self.class_counts("train").items() if not count]
+        warnings = [*listing.warnings, *(f"no training image of class '{name}'" for name in gaps[:SHOWN_CLASSES])]
+        lines = [*called, *listing.notes, *(f"warning: {line}" for line in warnings)]
+        return [printable(line) for line in lines]
 
-    Pictures that cannot be decoded are written as they are: they become failed rows with a reason. What the folder
-    says of a picture (its label, its split, its file) must be right.
+    def check(self) -> None:
+        """Checks that nothing of the folder is wrong, and that no split is missing.
 
-    Raises:
-        DataError: The folder is absent, empty or of an unknown layout; labels, attributes, splits, ids or files are
-            wrong: the message has the first of them.
-    """
-    listing = usable_folder(config)
-    counts = write_source(listing.rows(), listing.info, folder)
-    if unread := list(listing.unread.values()):
-        logger.warning(
-            "files of %d rows cannot be read; where they are needed, the rows fail: %s",
-            len(unread),
-            "; ".join(unread[:SHOWN_PROBLEMS]),
-        )
-    return counts
+        Raises:
+            DataError: Something is; the message has the first of it.
+        """
+        self._check_entries()
+        if missing := self._listing.missing_splits():
+            raise DataError(f"{self._config.path}: {missing[0]}")
 
+    def state(self, *, run_seed: int) -> dict[str, Any]:
+        """What the folder holds now."""
+        return {"listing": self._listing.digest()}
 
-def usable_folder(config: FolderConfig) -> Listing:
-    """What the folder holds, where nothing of it is wrong.
+    def write(self, folder: Path, *, run_seed: int) -> dict[str, int]:
+        """Writes the rows, pictures as they are.
 
-    Raises:
-        DataError: As `write_folder`.
-    """
-    listing = open_folder(config)
-    if listing.problems:
-        shown = "\n".join(f"  {printable(problem)}" for problem in listing.problems[:SHOWN_PROBLEMS])
-        raise DataError(
-            f"{config.path}: {len(listing.problems)} picture(s) cannot be used:\n{shown}\n"
-            f"`raygen data check {config.path}` lists all that is wrong."
-        )
-    return listing
+        Those that cannot be decoded become failed rows with a reason. What the folder says of a picture (its label, its
+        split, its file) must be right.
+
+        Raises:
+            DataError: Labels, attributes, splits, ids or files are wrong: the message has the first of them.
+        """
+        self._check_entries()
+        counts = write_source(self._listing.rows(), self.info, folder)
+        if unread := list(self._listing.unread.values()):
+            logger.warning(
+                "files of %d rows cannot be read; where they are needed, the rows fail: %s",
+                len(unread),
+                "; ".join(unread[:SHOWN_PROBLEMS]),
+            )
+        return counts
+
+    def _check_entries(self) -> None:
+        problems, path = self._listing.problems, self._config.path
+        if problems:
+            shown = "\n".join(f"  {printable(problem)}" for problem in problems[:SHOWN_PROBLEMS])
+            raise DataError(
+                f"{path}: {len(problems)} picture(s) cannot be used:\n{shown}\n"
+                f"`raygen data check {path}` lists all that is wrong."
+            )

@@ -13,26 +13,29 @@ Group counts follow Waterbirds (Sagawa et al. 2020, arXiv 1911.08731, table 4). 
 
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
+from raygen.datasets.opened import OpenDataset
 from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, OBJECT_WORDS, Plumage, render_scene
 from raygen.datasets.table import DatasetInfo, check_prompts, write_source
 from raygen.errors import DataError
 from raygen.images import encode_image, encode_mask
+from raygen.schema import SPLITS
 from raygen.seeding import LEAST_SEED, MAX_SEED, row_seed
 
 Count = Annotated[int, Field(ge=0)]
 
 
-class ScenesConfig(Strict):
+class ScenesConfig(Strict, decides=Decides.RESULTS):
     """What to render.
 
     Attributes:
@@ -61,44 +64,60 @@ class ScenesConfig(Strict):
         return tuple(max(1, round(n * self.scale)) if n else 0 for n in counts)
 
 
-def write_scenes(config: ScenesConfig, folder: Path, *, run_seed: int) -> dict[str, int]:
-    """Renders a dataset into SOURCE Parquet shards; the same config and seed give the same bytes.
+class OpenScenes(OpenDataset):
+    """The scenes of a config, not rendered yet.
 
     Args:
         config: Counts and colours.
-        folder: An existing folder.
-        run_seed: Seed where `config.seed` is null.
-
-    Returns:
-        Rows per split.
-
-    Raises:
-        DataError: No scene at all in a split.
-    """
-    seed = run_seed if config.seed is None else config.seed
-    jobs: list[_Job] = []
-    for split in ("test", "train", "val"):  # sorted by image_id
-        counts = config.counts(split)
-        if not sum(counts):
-            raise DataError(f"{split}_counts is {list(counts)}; a split needs at least one scene")
-        groups = np.repeat(np.arange(4), counts)
-        np.random.default_rng(row_seed(seed, f"scenes/{split}")).shuffle(groups)
-        jobs += [_Job(split, i, int(g), seed, config.plumage) for i, g in enumerate(groups)]
-    return write_source(_render_all(jobs), scenes_info(config), folder)
-
-
-def scenes_info(config: ScenesConfig) -> DatasetInfo:
-    """The names.
 
     Raises:
         DataError: Another number of prompts than of classes.
     """
-    prompts = check_prompts(config.prompts, CLASS_NAMES)
-    return DatasetInfo("scenes", CLASS_NAMES, ATTRIBUTE_NAMES, prompts, OBJECT_WORDS)
+
+    lines: ClassVar[list[str]] = []
+
+    def __init__(self, config: ScenesConfig) -> None:
+        self._config = config
+        prompts = check_prompts(config.prompts, CLASS_NAMES)
+        super().__init__(
+            DatasetInfo("scenes", CLASS_NAMES, ATTRIBUTE_NAMES, prompts, OBJECT_WORDS),
+            Counter(
+                {
+                    (split, *divmod(group, len(ATTRIBUTE_NAMES))): count
+                    for split in SPLITS
+                    for group, count in enumerate(config.counts(split))
+                }
+            ),
+        )
+
+    def check(self) -> None:
+        """Nothing: what a config of scenes may be, its fields say."""
+
+    def state(self, *, run_seed: int) -> dict[str, Any]:
+        """The run's seed."""
+        return {"seed": run_seed}
+
+    def write(self, folder: Path, *, run_seed: int) -> dict[str, int]:
+        """Renders the rows; `run_seed` is taken where the config has no seed of its own.
+
+        Raises:
+            DataError: No scene at all in a split.
+        """
+        config = self._config
+        seed = run_seed if config.seed is None else config.seed
+        scenes: list[_Scene] = []
+        for split in sorted(SPLITS):  # and so by image_id
+            counts = config.counts(split)
+            if not sum(counts):
+                raise DataError(f"{split}_counts is {list(counts)}; a split needs at least one scene")
+            groups = np.repeat(np.arange(4), counts)
+            np.random.default_rng(row_seed(seed, f"scenes/{split}")).shuffle(groups)
+            scenes += [_Scene(split, i, int(g), seed, config.plumage) for i, g in enumerate(groups)]
+        return write_source(_render_all(scenes), self.info, folder)
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _Scene:
     split: str
     index: int
     group: int
@@ -106,26 +125,26 @@ class _Job:
     plumage: Plumage
 
 
-def _render_all(jobs: list[_Job]) -> Iterator[dict[str, Any]]:
+def _render_all(scenes: list[_Scene]) -> Iterator[dict[str, Any]]:
     num_workers = min(os.cpu_count() or 1, 16)
-    if len(jobs) < 400 or num_workers == 1:  # starting processes takes longer than rendering
-        yield from map(_render_row, jobs)
+    if len(scenes) < 400 or num_workers == 1:  # starting processes takes longer than rendering
+        yield from map(_render_row, scenes)
         return
     # Spawned, not forked: a forked child of a process with threads can hang.
     with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_render_row, jobs, chunksize=128)
+        yield from pool.map(_render_row, scenes, chunksize=128)
 
 
-def _render_row(job: _Job) -> dict[str, Any]:
-    label, attribute = divmod(job.group, len(ATTRIBUTE_NAMES))
-    seed = row_seed(job.seed, f"scenes/{job.split}/{job.index}")
-    scene = render_scene(seed, label=label, attribute=attribute, plumage=job.plumage)
+def _render_row(scene: _Scene) -> dict[str, Any]:
+    label, attribute = divmod(scene.group, len(ATTRIBUTE_NAMES))
+    seed = row_seed(scene.seed, f"scenes/{scene.split}/{scene.index}")
+    rendered = render_scene(seed, label=label, attribute=attribute, plumage=scene.plumage)
     return {
-        "image_id": f"{job.split}-{job.index:06d}",
-        "image_png": encode_image(scene.image_HWC),
+        "image_id": f"{scene.split}-{scene.index:06d}",
+        "image_png": encode_image(rendered.image_HWC),
         "label": label,
         "attribute": attribute,
-        "split": job.split,
+        "split": scene.split,
         "role": "source",
-        "object_png": encode_mask(scene.object_HW),
+        "object_png": encode_mask(rendered.object_HW),
     }

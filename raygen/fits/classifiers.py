@@ -92,7 +92,7 @@ def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str,
     Raises:
         RaygenError: See `raygen.fits.ray_train.run` and the algorithms.
     """
-    ray_train.run(fit_job, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
+    ray_train.run(fit_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
     for leftover in (folder / "checkpoint.pt", *folder.glob(f".*{TEMPORARY_SUFFIX}")):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / ray_train.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps
@@ -100,7 +100,7 @@ def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str,
     return counts
 
 
-def fit_job(worker: Worker, payload: dict[str, Any]) -> None:
+def fit_on_worker(worker: Worker, payload: dict[str, Any]) -> None:
     """What a worker does: loads, fits, and, if it leads, saves."""
     extra = payload["extra"]
     request = FitRequest(**{**payload, "extra": None if extra is None else ExtraRows(**extra)})

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import ray
 import ray.train
@@ -24,7 +24,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from raygen import cluster
 from raygen.cluster import capacity
 from raygen.cluster.placement import Need
-from raygen.config import PositiveInt, Strict
+from raygen.config import Decides, PositiveInt, Strict
 from raygen.program import interrupts
 from raygen.storage import progress
 from raygen.worker import Worker
@@ -34,25 +34,30 @@ logger = logging.getLogger(__name__)
 # Ray Train's own files, below a fit's folder while it runs.
 SCRATCH_FOLDER = "ray_train"
 
-Job = Callable[[Worker, dict[str, Any]], None]
+# What every worker of a fit does.
+Body = Callable[[Worker, dict[str, Any]], None]
 
 
-class FitConfig(Strict):
+class FitConfig(Strict, decides=Decides.RESULTS):
     """Workers of a fit.
 
     Attributes:
-        num_workers: How many fit together, each on a share of every batch. Part of a fit's fingerprint.
+        num_workers: How many fit together, each on a share of every batch.
         num_cpus: Logical CPUs that Ray sets aside for each.
-        num_threads: Torch threads of each. Decides the last bits of a fit, so it is part of its fingerprint too.
+        num_threads: Torch threads of each; they decide the last bits of a fit.
         num_gpus: GPUs of each: 0 or 1.
         max_failures: How often a fit goes on from its last epoch after a worker died.
     """
 
     num_workers: PositiveInt = 1
-    num_cpus: float = Field(2, gt=0)
+    num_cpus: Annotated[float, Decides.NOTHING] = Field(2, gt=0)
     num_threads: PositiveInt = 2
-    num_gpus: float = Field(0, ge=0, le=1)
-    max_failures: int = Field(2, ge=0)
+    num_gpus: Annotated[float, Decides.NOTHING] = Field(0, ge=0, le=1)
+    max_failures: Annotated[int, Decides.NOTHING] = Field(2, ge=0)
+
+    def deciding(self, *without: Decides) -> dict[str, Any]:
+        """As ever, and the device, which decides bits however it was chosen."""
+        return {**super().deciding(*without), "device": self.torch_device}
 
     @property
     def torch_device(self) -> str:
@@ -61,7 +66,7 @@ class FitConfig(Strict):
 
 
 def run(
-    job: Job,
+    body: Body,
     payload: dict[str, Any],
     *,
     folder: Path,
@@ -70,10 +75,10 @@ def run(
     say: progress.Say = progress.quiet,
     every_s: float = progress.EVERY_S,
 ) -> None:
-    """Runs a job on its workers until it is done; what it gives back, it writes into the folder.
+    """Runs a fit on its workers until it is done; what it gives back, it writes into the folder.
 
     Args:
-        job: A function of a module: called on every worker with its `Worker` and the payload.
+        body: A function of a module: called on every worker with its `Worker` and the payload.
         payload: Plain data.
         folder: Existing folder that all workers reach; checkpoints and results.
         resources: Workers.
@@ -84,22 +89,22 @@ def run(
     Raises:
         ResourceError: The cluster has not the CPUs or GPUs.
         StageError: A worker failed more than `max_failures` times.
-        RaygenError: As the job raised it.
+        RaygenError: As the body raised it.
     """
     folder = folder.resolve()
     try:
         with progress.said(partial(progress.told, folder), say, every_s=every_s):
             if engine == "local":
                 torch.set_num_threads(resources.num_threads)
-                job(_worker(folder, resources.torch_device), payload)
+                body(_worker(folder, resources.torch_device), payload)
             else:
-                _run_ray(job, payload, folder, resources, say)
+                _run_ray(body, payload, folder, resources, say)
     finally:
-        with contextlib.suppress(OSError):  # a note; what the job raised matters more
+        with contextlib.suppress(OSError):  # a note; what the body raised matters more
             (folder / progress.FILE).unlink(missing_ok=True)
 
 
-def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConfig, say: progress.Say) -> None:
+def _run_ray(body: Body, payload: dict[str, Any], folder: Path, resources: FitConfig, say: progress.Say) -> None:
     cluster.connect()
     check_workers(resources)
     capacity.wait_until_free([_need(resources)], what="a fit needs", say=say)
@@ -107,7 +112,7 @@ def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConf
     trainer = TorchTrainer(
         _on_worker,
         train_loop_config={
-            "job": job,
+            "body": body,
             "payload": payload,
             "folder": str(folder),
             "num_threads": resources.num_threads,
@@ -181,7 +186,7 @@ def _on_worker(config: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
     )
-    config["job"](worker, config["payload"])
+    config["body"](worker, config["payload"])
 
 
 def _worker(folder: Path, device: str, *, rank: int = 0, world_size: int = 1) -> Worker:

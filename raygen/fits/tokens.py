@@ -20,7 +20,7 @@ from raygen.fits import ray_train
 from raygen.fits.ray_train import FitConfig
 from raygen.images import decode_image, decode_mask
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.model_folder import absolute_painter
+from raygen.inpainters.model_folder import FoundModel, find_painter
 from raygen.inpainters.token_files import FILE_NAME, token_bytes
 from raygen.maskers.truth import checked_object, dilate
 from raygen.storage.progress import Say, quiet
@@ -31,7 +31,6 @@ from raygen.textual_inversion.class_tokens import (
     check_same_text_encoder,
     check_tokens,
     class_tokens,
-    trained_model,
 )
 from raygen.textual_inversion.config import TextualInversionConfig
 from raygen.textual_inversion.learning import CHECKPOINT, FrozenDenoiser, TokenPicture, learn_tokens
@@ -47,7 +46,8 @@ class TokenRequest:
     Attributes:
         data: Dataset folder.
         settings: Fields of `TextualInversionConfig`.
-        inpainter: Fields of the run's `InpainterConfig`.
+        model: The `InpainterConfig` of the model to learn with, for workers.
+        painter: That of the model that will paint with them, where that is another.
         tokens: Fields of each class's `ClassToken`, in order of label.
         images: Ids of the images to learn each from, sorted.
         seed: Of what is drawn.
@@ -55,7 +55,8 @@ class TokenRequest:
 
     data: str
     settings: dict[str, Any]
-    inpainter: dict[str, Any]
+    model: dict[str, Any]
+    painter: dict[str, Any] | None
     tokens: tuple[dict[str, str], ...]
     images: tuple[tuple[str, ...], ...]
     seed: int
@@ -77,7 +78,13 @@ class LearnedTokens:
 
 
 def make_request(
-    index: RowIndex, scores: pa.Table, settings: TextualInversionConfig, inpainter: InpainterConfig, *, seed: int
+    index: RowIndex,
+    scores: pa.Table,
+    settings: TextualInversionConfig,
+    *,
+    model: FoundModel,
+    painter: FoundModel | None,
+    seed: int,
 ) -> TokenRequest:
     """The fit of a dataset's tokens.
 
@@ -86,7 +93,8 @@ def make_request(
         scores: SCORE rows of the split that the images are chosen from: training for source "high_loss", validation
             for "val_groups".
         settings: How they are learned.
-        inpainter: The run's inpainting model.
+        model: What they are learned with.
+        painter: The run's inpainting model; None where an endpoint paints.
         seed: The run's seed.
 
     Raises:
@@ -103,7 +111,8 @@ def make_request(
     return TokenRequest(
         data=str(index.folder.resolve()),
         settings=settings.model_dump(mode="json"),
-        inpainter=inpainter.model_dump(mode="json"),
+        model=model.for_workers.model_dump(mode="json"),
+        painter=None if painter is None or settings.model is None else painter.for_workers.model_dump(mode="json"),
         tokens=tuple(asdict(token) for token in class_tokens(settings, names)),
         images=tuple(tuple(ids) for ids in images),
         seed=seed,
@@ -116,21 +125,11 @@ def fit(request: TokenRequest, folder: Path, *, resources: FitConfig, engine: st
     Raises:
         RaygenError: See `raygen.fits.ray_train.run` and `raygen.textual_inversion.learning.learn_tokens`.
     """
-    ray_train.run(token_job, _for_workers(request), folder=folder, resources=resources, engine=engine, say=say)
+    ray_train.run(learn_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
     for leftover in (folder / CHECKPOINT, *folder.glob(f".*{TEMPORARY_SUFFIX}")):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / ray_train.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps
     return {"tokens": len(request.tokens), "images": sum(len(ids) for ids in request.images)}
-
-
-def _for_workers(request: TokenRequest) -> dict[str, Any]:
-    """The request with models' folders in full: workers have another working directory."""
-    payload = asdict(request)
-    if (model := request.settings["model"]) is not None:
-        payload["settings"] = {**request.settings, "model": absolute_painter(model)}
-    if request.inpainter["url"] is None:  # otherwise it is the endpoint's name for it
-        payload["inpainter"] = {**request.inpainter, "model": absolute_painter(request.inpainter["model"])}
-    return payload
 
 
 def read_learned(folder: Path) -> LearnedTokens:
@@ -148,16 +147,15 @@ def read_learned(folder: Path) -> LearnedTokens:
     )
 
 
-def token_job(worker: Worker, payload: dict[str, Any]) -> None:
+def learn_on_worker(worker: Worker, payload: dict[str, Any]) -> None:
     """What a worker does: loads, learns, and, if it leads, saves."""
     request = TokenRequest(**payload)
     settings = TextualInversionConfig.model_validate(request.settings)
-    inpainter = InpainterConfig.model_validate(request.inpainter)
     tokens = [ClassToken(**fields) for fields in request.tokens]
-    model = trained_model(settings, inpainter)
+    model = find_painter(InpainterConfig.model_validate(request.model))
     # Of a hub id this is the first that is known of its tokenizer.
-    if settings.model is not None and inpainter.url is None:
-        check_same_text_encoder(model, inpainter)
+    if request.painter is not None:
+        check_same_text_encoder(model, find_painter(InpainterConfig.model_validate(request.painter)))
     denoiser = FrozenDenoiser(model, device=worker.device)
     check_tokens(tokens, settings, denoiser.tokenizer)
     index = RowIndex.open(Path(request.data))

@@ -1,16 +1,16 @@
 """Inpainters: pictures, repaint masks and prompts in, repainted pictures out."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.endpoint.edits import MAX_HTTP_GUIDANCE, MAX_HTTP_STEPS
 from raygen.endpoint.urls import check_http_url, shown
 from raygen.model_files import TINY
 
 
-class InpainterConfig(Strict):
+class InpainterConfig(Strict, decides=Decides.RESULTS):
     """Which inpainting model, and how it samples.
 
     Attributes:
@@ -40,7 +40,7 @@ class InpainterConfig(Strict):
     """
 
     kind: Literal["stable_diffusion", "served"] = "stable_diffusion"
-    url: str | None = None
+    url: Annotated[str | None, Decides.NOTHING] = None
     model: str = TINY
     revision: str | None = None
     variant: str | None = None
@@ -52,7 +52,7 @@ class InpainterConfig(Strict):
     composite: bool = True
     resolution_px: int | None = Field(None, ge=8)
     safety_checker: bool = True
-    on_out_of_memory: Literal["stop", "reduce"] = "stop"
+    on_out_of_memory: Annotated[Literal["stop", "reduce"], Decides.NOTHING] = "stop"
 
     @field_validator("resolution_px")
     @classmethod

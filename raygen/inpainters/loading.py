@@ -21,7 +21,7 @@ def load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
     """The pipeline, on its device.
 
     Args:
-        name: Folder or hub id, see `model_folder.resolve_model`.
+        name: Folder or hub id, see `model_folder.find_painter`.
         config: Its dtype, revision, variant, and whether its safety checker is loaded.
         device: "cpu" or "cuda".
 

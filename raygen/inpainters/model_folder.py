@@ -5,6 +5,7 @@ Not for loading: `loading.py` does that.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,11 @@ from packaging.version import Version
 
 from raygen.errors import ModelError
 from raygen.inpainters import InpainterConfig
-from raygen.model_files import absolute_model, check_safetensors, find_model, model_revision, read_json
+from raygen.model_files import TINY, check_safetensors, find_model, model_revision, read_json
 from raygen.model_files.hub import PIPELINE_INDEX, check_hub_model
 
-__all__ = [
-    "ModelFacts",
-    "absolute_painter",
-    "check_model",
-    "check_model_folder",
-    "check_pipeline_class",
-    "load_json",
-    "model_facts",
-    "model_revision",
-    "names_safety_checker",
-    "resolve_model",
-]
-
+# Of the shipped model, in `raygen/tiny`.
+TINY_FOLDER = "weights"
 # Components of every model, and what a folder of each must hold besides weights; of alternatives, one.
 COMPONENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "vae": (("config.json",),),
@@ -43,46 +33,67 @@ EXAMPLE = "sd2-community/stable-diffusion-2-inpainting"
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
-def resolve_model(model: str) -> str:
-    """Folder of the tiny model or of a local model, or the hub id as it is.
+@dataclass(frozen=True)
+class FoundModel:
+    """An inpainting model that was looked for.
+
+    Attributes:
+        config: The model and its sampling.
+        folder: Where the model is; None: the hub has it, or its cache.
+    """
+
+    config: InpainterConfig
+    folder: Path | None
+
+    @property
+    def name(self) -> str:
+        """What loaders take: the folder, or the hub id."""
+        return self.config.model if self.folder is None else str(self.folder)
+
+    @property
+    def for_workers(self) -> InpainterConfig:
+        """The config with the folder in full: workers have another directory, and the shipped model of their own."""
+        if self.folder is None or self.config.model == TINY:
+            return self.config
+        return self.config.model_copy(update={"model": str(self.folder.resolve())})
+
+    @cached_property
+    def revision(self) -> str | None:
+        """Hash of the folder, or what the config says of a hub id."""
+        return self.config.revision if self.folder is None else model_revision(self.folder)
+
+
+def find_painter(config: InpainterConfig) -> FoundModel:
+    """Decides what a config's model is: the shipped one, a folder, or a hub id.
 
     Raises:
-        ModelError: The name is neither "tiny", an existing folder nor in the form of a hub id.
+        ModelError: The name is none of these.
     """
-    return find_model(model, tiny="weights")
+    name = find_model(config.model, tiny=TINY_FOLDER)
+    return FoundModel(config, Path(name) if Path(name).is_dir() else None)
 
 
-def absolute_painter(model: str) -> str:
-    """A model as a worker finds it too; see `raygen.model_files.absolute_model`."""
-    return absolute_model(model, tiny="weights")
-
-
-def check_model(config: InpainterConfig, *, field: str = "inpainter") -> Path | None:
+def check_model(found: FoundModel, *, field: str = "inpainter") -> None:
     """Checks before any work that a model can be loaded: its folder, or what the cache or the hub have of a hub id.
 
     Args:
-        config: Its model, revision, variant, and whether its safety checker is loaded.
+        found: The model; its revision, variant, and whether its safety checker is loaded.
         field: The part of the config that names the model, for messages.
-
-    Returns:
-        The model's folder; None for a hub id.
 
     Raises:
         ModelError: See `check_model_folder` and `raygen.model_files.hub.check_hub_model`.
     """
-    name = resolve_model(config.model)
+    config = found.config
 
     def check(folder: Path, is_whole: bool) -> None:
         if is_whole:
             check_model_folder(folder, variant=config.variant, safety_checker=config.safety_checker, field=field)
         else:
-            check_pipeline_class(load_json(folder / PIPELINE_INDEX, folder), name)
+            check_pipeline_class(load_json(folder / PIPELINE_INDEX, folder), found.name)
 
-    if Path(name).is_dir():
-        check(Path(name), True)
-        return Path(name)
-    check_hub_model(name, config.revision, index=PIPELINE_INDEX, field=f"{field}.model", check=check)
-    return None
+    if found.folder is not None:
+        return check(found.folder, True)
+    return check_hub_model(found.name, config.revision, index=PIPELINE_INDEX, field=f"{field}.model", check=check)
 
 
 def check_model_folder(
@@ -164,15 +175,15 @@ class ModelFacts:
 
 def model_facts(config: InpainterConfig) -> ModelFacts:
     """The facts of a configured model."""
-    name = resolve_model(config.model)
-    folder = Path(name)
-    if not folder.is_dir():
-        return ModelFacts(f"hub:{name}@{config.revision or 'main'}", config.resolution_px, None, None)
+    found = find_painter(config)
+    folder = found.folder
+    if folder is None:
+        return ModelFacts(f"hub:{found.name}@{config.revision or 'main'}", config.resolution_px, None, None)
     channels = load_json(folder / "vae" / "config.json", folder)["block_out_channels"]
     assert isinstance(channels, list)
     stride_px = 2 ** (len(channels) - 1)
     return ModelFacts(
-        digest=f"sha256:{model_revision(folder)}",
+        digest=f"sha256:{found.revision}",
         resolution_px=config.resolution_px or _sample_size(folder) * stride_px,
         stride_px=stride_px,
         text_width=_integer(load_json(folder / "text_encoder" / "config.json", folder), "hidden_size"),

@@ -14,7 +14,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from raygen.errors import BlockedError, ConfigError, ModelError, NonFiniteError,
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.latents import draw_latent, encode_picture
 from raygen.inpainters.loading import load_pipeline
-from raygen.inpainters.model_folder import check_model_folder, model_revision, resolve_model
+from raygen.inpainters.model_folder import check_model_folder, find_painter
 from raygen.inpainters.prompts import PromptEncoder
 from raygen.inpainters.row import EncodedPicture, InpaintRow, Sampling
 from raygen.inpainters.schedulers import new_scheduler
@@ -62,12 +61,12 @@ class StableDiffusionInpainter:
     def __post_init__(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ResourceError("the inpainter pool has num_gpus > 0, but this worker sees no CUDA device")
-        name = resolve_model(self.config.model)
-        is_local = Path(name).is_dir()
-        if is_local:
-            check_model_folder(Path(name), variant=self.config.variant, safety_checker=self.config.safety_checker)
+        found = find_painter(self.config)
+        name = found.name
+        if found.folder is not None:
+            check_model_folder(found.folder, variant=self.config.variant, safety_checker=self.config.safety_checker)
         self.model_id = self.config.model
-        self.model_revision = model_revision(Path(name)) if is_local else (self.config.revision or "main")
+        self.model_revision = found.revision or "main"
         self.pipe = load_pipeline(name, self.config, self.device)
         self._dtype = self.pipe.unet.dtype
         self._channels = int(self.pipe.unet.config.in_channels)

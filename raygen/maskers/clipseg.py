@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.errors import NonFiniteError, RowError
 from raygen.maskers.loading import (
     Dtype,
@@ -30,7 +30,7 @@ KINDS = ("clipseg",)
 WHAT = "a CLIPSeg model"
 
 
-class ClipsegConfig(Strict):
+class ClipsegConfig(Strict, decides=Decides.RESULTS):
     """Find objects with CLIPSeg.
 
     Attributes:

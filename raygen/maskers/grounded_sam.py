@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.errors import NonFiniteError, RowError
 from raygen.maskers.loading import (
     Dtype,
@@ -37,7 +37,7 @@ SEGMENTERS["sam2_video"] = SEGMENTERS["sam2"]
 SEGMENTER = "a SAM segmenter"
 
 
-class GroundedSamConfig(Strict):
+class GroundedSamConfig(Strict, decides=Decides.RESULTS):
     """Find objects with GroundingDINO and SAM.
 
     Attributes:

@@ -34,7 +34,7 @@ from raygen.errors import (
     StageError,
 )
 from raygen.pools.actors import ACTORS
-from raygen.pools.units import Job, Unit, actor_arguments, cut, load, run_local
+from raygen.pools.units import Pass, Unit, actor_arguments, cut, load, run_local
 from raygen.stages.spec import check_columns
 from raygen.storage import progress
 from raygen.storage.parts import Parts
@@ -46,19 +46,19 @@ Engine = Literal["ray", "local"]
 IO_CPUS = 0.25
 # Actors of the widest pool that one reading and one writing task can keep busy.
 ACTORS_PER_READER = 4
-# A wedged job should end with an error. A unit counts as progress only when it leaves a pool: on a slow device, or row
+# A wedged pass should end with an error. A unit counts as progress only when it leaves a pool: on a slow device, or row
 # by row after two deaths, that may take hours.
 NO_PROGRESS_TIMEOUT_S = 6 * 3600
 MAX_INIT_DEATHS = 3
 
 
 def run(
-    job: Job, *, engine: Engine, say: progress.Say = progress.quiet, every_s: float = progress.EVERY_S
+    work: Pass, *, engine: Engine, say: progress.Say = progress.quiet, every_s: float = progress.EVERY_S
 ) -> Counter[str]:
-    """Runs what is not done yet of a job; gives back the number of rows by status.
+    """Runs what is not done yet of a pass; gives back the number of rows by status.
 
     Args:
-        job: What to do.
+        work: What to do.
         engine: "ray" or "local".
         say: Called with how far a long pass is, unless Ray draws its own bars in a terminal.
         every_s: How often.
@@ -66,33 +66,33 @@ def run(
     Raises:
         TooManyFailedRowsError: More than `max_failed_fraction` of the rows failed; the parts stay.
         ResourceError: The pools need CPUs or GPUs that the cluster does not have.
-        RunFolderError: A part in the folder belongs to another job.
+        RunFolderError: A part in the folder belongs to another pass.
         DataError: The table is empty, or an image is not in the dataset.
         StageError: An actor failed for another reason than its rows.
     """
-    folder = job.parts.folder
-    if job.table.num_rows == 0:
+    folder = work.parts.folder
+    if work.table.num_rows == 0:
         raise DataError(f"nothing to do in {folder}: the table of rows is empty")
-    check_columns(job.specs, {*job.table.column_names, *job.source_columns, "status", "error"})
-    units = cut(job)
-    done = job.parts.open()
+    check_columns(work.specs, {*work.table.column_names, *work.source_columns, "status", "error"})
+    units = cut(work)
+    done = work.parts.open()
     todo = [unit for unit in units if unit.number not in done]
     logger.info("%s: %d of %d units to do", folder.name, len(todo), len(units))
     if todo and engine == "local":
-        with progress.said(job.progress, say, every_s=every_s):
-            run_local(job, todo)
+        with progress.said(work.progress, say, every_s=every_s):
+            run_local(work, todo)
     elif todo:
         shows_bars = sys.stderr.isatty()
-        with contextlib.nullcontext() if shows_bars else progress.said(job.progress, say, every_s=every_s):
-            _run_ray(job, todo, shows_bars=shows_bars, say=say)
-    return job.parts.close(unit.number for unit in units)
+        with contextlib.nullcontext() if shows_bars else progress.said(work.progress, say, every_s=every_s):
+            _run_ray(work, todo, shows_bars=shows_bars, say=say)
+    return work.parts.close(unit.number for unit in units)
 
 
 def check_pools(names: Sequence[str], pools: PoolsConfig) -> None:
     """Checks that the least number of actors of pools that run at once fits the nodes, with reading and writing.
 
     Raises:
-        ResourceError: It does not fit; the job would wait for ever.
+        ResourceError: It does not fit; the pass would wait for ever.
     """
     capacity.require(
         _needs(names, pools),
@@ -110,11 +110,11 @@ def _needs(names: Sequence[str], pools: PoolsConfig) -> list[Need]:
     return needs
 
 
-def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool, say: progress.Say) -> None:
+def _run_ray(work: Pass, units: list[Unit], *, shows_bars: bool, say: progress.Say) -> None:
     cluster.connect()
-    names = [spec.pool for spec in job.specs]
-    check_pools(names, job.pools)
-    capacity.wait_until_free(_needs(names, job.pools), what="the pools need", say=say)
+    names = [spec.pool for spec in work.specs]
+    check_pools(names, work.pools)
+    capacity.wait_until_free(_needs(names, work.pools), what="the pools need", say=say)
     context = DataContext.get_current().copy()
     context.target_max_block_size = None  # a unit is never split, however large its pictures
     context.enable_progress_bars = shows_bars
@@ -125,17 +125,17 @@ def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool, say: progress.Say
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     _hear_warning()
     # Readers and writers are quick. Ray would start as many as there are free CPUs, each a process of 200 MB.
-    num_io = 1 + max(getattr(job.pools, spec.pool).max_actors for spec in job.specs) // ACTORS_PER_READER
+    num_io = 1 + max(getattr(work.pools, spec.pool).max_actors for spec in work.specs) // ACTORS_PER_READER
     with DataContext.current(context):
         # As many blocks as units: fewer would make Ray split the blocks again.
-        source = UnitSource(units, job.source_columns, job.unit_rows)
+        source = UnitSource(units, work.source_columns, work.unit_rows)
         dataset = ray.data.read_datasource(source, override_num_blocks=len(units), num_cpus=IO_CPUS, concurrency=num_io)
-        for spec in job.specs:
-            pool: PoolConfig = getattr(job.pools, spec.pool)
+        for spec in work.specs:
+            pool: PoolConfig = getattr(work.pools, spec.pool)
             dataset = dataset.map_batches(
                 ACTORS[spec.pool],
-                fn_constructor_args=actor_arguments(job, spec),
-                batch_size=job.unit_rows,
+                fn_constructor_args=actor_arguments(work, spec),
+                batch_size=work.unit_rows,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
                 num_cpus=pool.num_cpus,
@@ -143,12 +143,12 @@ def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool, say: progress.Say
                 udf_modifying_row_count=False,
             )
         try:
-            dataset.write_datasink(UnitSink(job.parts), ray_remote_args={"num_cpus": IO_CPUS}, concurrency=num_io)
+            dataset.write_datasink(UnitSink(work.parts), ray_remote_args={"num_cpus": IO_CPUS}, concurrency=num_io)
         except RayError as error:
             raise cluster.own_error(error, what="a worker") from error
         except ExecutionTimeoutError as error:
             raise StageError(
-                f"no unit of {job.unit_rows} rows went through a pool in {NO_PROGRESS_TIMEOUT_S / 3600:.0f} hours. Is "
+                f"no unit of {work.unit_rows} rows went through a pool in {NO_PROGRESS_TIMEOUT_S / 3600:.0f} hours. Is "
                 "the cluster full? What is complete stays: run the same command again; if the device is that slow, "
                 "with a smaller unit_rows in another --out."
             ) from error

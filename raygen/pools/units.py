@@ -28,12 +28,12 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One pass over a table.
+class Pass:
+    """One pass of a table of rows through stages.
 
     Attributes:
         table: Rows in their final order, with `image_id`, without pixels.
-        data_folder: Dataset folder that holds the pixels.
+        index: The dataset, which holds the pixels.
         source_columns: Columns to fetch from the dataset, such as image_png.
         specs: Stages in order.
         pools: Actors and batch sizes.
@@ -42,7 +42,7 @@ class Job:
     """
 
     table: pa.Table
-    data_folder: Path
+    index: RowIndex
     source_columns: tuple[str, ...]
     specs: Sequence[StageSpec]
     pools: PoolsConfig
@@ -55,14 +55,13 @@ class Job:
         return f"{min(self.parts.num_written() * self.unit_rows, num_rows):,} of {num_rows:,} rows"
 
 
-def cut(job: Job) -> list[Unit]:
-    """All units of a job."""
-    index = RowIndex.open(job.data_folder)
-    places = index.locate(job.table["image_id"].to_pylist())
-    table = job.table.combine_chunks()  # take from several chunks would copy them all, every time
+def cut(work: Pass) -> list[Unit]:
+    """All units of a pass."""
+    places = work.index.locate(work.table["image_id"].to_pylist())
+    table = work.table.combine_chunks()  # take from several chunks would copy them all, every time
     units = []
-    for number, start in enumerate(range(0, job.table.num_rows, job.unit_rows)):
-        stop = min(start + job.unit_rows, job.table.num_rows)
+    for number, start in enumerate(range(0, work.table.num_rows, work.unit_rows)):
+        stop = min(start + work.unit_rows, work.table.num_rows)
         # take, not slice: a slice drags the whole table along when it is sent to a worker.
         units.append(Unit(number, table.take(np.arange(start, stop)), places[start:stop]))
     return units
@@ -88,16 +87,16 @@ def load(unit: Unit, columns: Sequence[str], unit_rows: int) -> pa.Table:
     return table.append_column(pa.field("unit", pa.int64()), pa.array([unit.number] * unit_rows, pa.int64()))
 
 
-def run_local(job: Job, units: Iterable[Unit]) -> None:
+def run_local(work: Pass, units: Iterable[Unit]) -> None:
     """Runs units one after the other in this process."""
-    stages = [ACTORS[spec.pool](*actor_arguments(job, spec)) for spec in job.specs]
+    stages = [ACTORS[spec.pool](*actor_arguments(work, spec)) for spec in work.specs]
     for unit in units:
-        table = load(unit, job.source_columns, job.unit_rows)
+        table = load(unit, work.source_columns, work.unit_rows)
         for stage in stages:
             table = stage(table)
-        job.parts.write(table)
+        work.parts.write(table)
 
 
-def actor_arguments(job: Job, spec: StageSpec) -> tuple[StageSpec, PoolConfig, Path]:
+def actor_arguments(work: Pass, spec: StageSpec) -> tuple[StageSpec, PoolConfig, Path]:
     """What a stage's `PooledStage` is built from."""
-    return spec, getattr(job.pools, spec.pool), job.parts.attempts_folder
+    return spec, getattr(work.pools, spec.pool), work.parts.attempts_folder

@@ -1,33 +1,27 @@
 """What a run does: the config of one run with everything it may set."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.erm import ErmConfig
 from raygen.classifier import ClassifierConfig
-from raygen.config import PoolsConfig, PositiveInt, Seed, Strict, apply_overrides, validate
-from raygen.datasets import DatasetConfig, dataset_info
-from raygen.datasets.scene_rendering import CLASS_NAMES
+from raygen.config import Decides, PoolsConfig, PositiveInt, Seed, Strict, apply_overrides, validate
+from raygen.datasets import DatasetConfig
 from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import ConfigError
 from raygen.fits.ray_train import FitConfig
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.model_folder import EXAMPLE
-from raygen.maskers.language import TINY_DATASET
-from raygen.model_files import TINY
 from raygen.pools.pipeline import Engine
 from raygen.run.names import find_recipe
-from raygen.storage.run_folder import MARKER
 from raygen.synthesis import SYNTHESES, SynthesisConfig
 from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
 from raygen.textual_inversion.config import TextualInversionConfig
 
 
-class RunConfig(Strict):
+class RunConfig(Strict, decides=Decides.RESULTS):
     """One run: a recipe on a dataset with one seed.
 
     Attributes:
@@ -52,12 +46,12 @@ class RunConfig(Strict):
 
     recipe: str
     seed: Seed = 0
-    engine: Engine = "ray"
+    engine: Annotated[Engine, Decides.NOTHING] = "ray"
     dataset: DatasetConfig = ScenesConfig()
     classifier: ClassifierConfig = ClassifierConfig()
     erm: ErmConfig = ErmConfig(select="last")
     synthesis: SynthesisConfig | None = None
-    algorithm: AlgorithmConfig
+    algorithm: Annotated[AlgorithmConfig, Decides.FIT]
     inpainter: InpainterConfig = InpainterConfig()
     textual_inversion: TextualInversionConfig | None = None
     pools: PoolsConfig = PoolsConfig()
@@ -65,7 +59,7 @@ class RunConfig(Strict):
     controls: tuple[ControlKind, ...] = CONTROL_KINDS
     unpruned: bool = False
     unit_rows: PositiveInt = 64
-    max_failed_fraction: float = Field(0.05, ge=0, le=1)
+    max_failed_fraction: Annotated[float, Decides.NOTHING] = Field(0.05, ge=0, le=1)
 
     @field_validator("recipe")
     @classmethod
@@ -152,49 +146,3 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -
 def _with_defaults(value: Any, **defaults: Any) -> Any:
     # What is not a mapping stays, for pydantic to complain about it by name.
     return {**defaults, **(value or {})} if value is None or isinstance(value, dict) else value
-
-
-def check_painter(config: RunConfig, out: Path, *, fresh: bool) -> None:
-    """Checks that the shipped model, which knows only the scenes, does not paint other pictures without being asked.
-
-    A folder that was begun goes on: its `config.yaml` names the model.
-
-    Args:
-        config: What to do.
-        out: The folder that it is done in.
-        fresh: Whether what the folder holds is deleted first.
-
-    Raises:
-        ConfigError: Nobody said which model paints pictures of something else.
-    """
-    inpainter, info = config.inpainter, dataset_info(config.dataset)
-    is_scenes = (info.name, info.class_names) == (TINY_DATASET, CLASS_NAMES)  # a user's folder may be called so
-    is_said = "model" in inpainter.model_fields_set or inpainter.kind == "served" or inpainter.model != TINY
-    is_begun = not fresh and (out / MARKER).is_file()
-    if config.synthesis is None or is_said or is_begun or is_scenes:
-        return
-    raise ConfigError(
-        f"inpainter.model is '{TINY}' unless another is named, and it paints only the birds of '{TINY_DATASET}', but "
-        f"the dataset is '{info.name}'. Name a model that knows its objects, a folder or a hub id such as "
-        f"inpainter.model={EXAMPLE}, or an endpoint (inpainter.kind=served with inpainter.url). If the pictures are "
-        f"scenes, say so: inpainter.model={TINY}"
-    )
-
-
-def identity(config: RunConfig) -> dict[str, Any]:
-    """The part of a config that decides results: without the engine, and without where and how often actors run."""
-    data = config.model_dump(mode="json")
-    data.pop("engine")
-    for name in ("on_out_of_memory", "url"):
-        data["inpainter"].pop(name)
-    data.pop("max_failed_fraction")
-    for pool in data["pools"].values():
-        for name in ("actors", "num_cpus", "num_gpus"):
-            pool.pop(name)
-    for name in ("num_cpus", "num_gpus", "max_failures"):
-        data["fit"].pop(name)
-    # Where the models run does decide bits: the device itself, however it was chosen.
-    for name, pool in data["pools"].items():
-        pool["device"] = getattr(config.pools, name).torch_device
-    data["fit"]["device"] = config.fit.torch_device
-    return data

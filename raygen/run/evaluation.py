@@ -1,25 +1,116 @@
 """Predictions of fitted classifiers on the held-out splits, through the scorer pool."""
 
+import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from raygen.classifier import load_classifier
 from raygen.config import PoolsConfig
+from raygen.datasets import make_dataset
 from raygen.datasets.rows import RowIndex
+from raygen.errors import DataError
 from raygen.pools import pipeline
 from raygen.pools.pipeline import Engine
-from raygen.pools.units import Job
-from raygen.run.results import HELD_OUT_SPLITS
+from raygen.pools.units import Pass
+from raygen.run.results import HELD_OUT_SPLITS, results
+from raygen.run.steps import Run, RunStep
 from raygen.stages.score import PredictStage
 from raygen.stages.spec import StageSpec
-from raygen.storage.parts import Parts, read_parts
-from raygen.storage.progress import Say, quiet
+from raygen.storage.parts import Parts, failure_reasons, read_parts
+from raygen.storage.progress import Say, labelled, quiet
+from raygen.storage.run_folder import Step
+from raygen.storage.writing import atomic
 
 # Model calls of a unit: with fewer, Ray's cost per block shows beside so short a stage.
 MAX_CALLS = 8
 # Of a unit's pictures, which are in memory at once.
 UNIT_BYTES = 512 << 20
+
+
+def evaluation(run: Run, fitted: Mapping[str, Step]) -> RunStep:
+    """Predicted labels of fits, by name, on the validation and test splits, in evaluation/predictions.parquet."""
+
+    def evaluate(step: Step) -> Mapping[str, Any]:
+        predictions, failed = predictions_in(run, step, held_out(run.index), fitted)
+        with atomic(step.folder / "predictions.parquet") as temporary:
+            pq.write_table(predictions, temporary)
+        return {"images": predictions.num_rows, "failed": failed}
+
+    return RunStep(
+        "evaluation",
+        inputs={"data": run.done["data"], "fits": fitted},
+        settings={"scorer": run.config.pools.scorer.deciding()},
+        doing="evaluating on validation and test",
+        body=evaluate,
+    )
+
+
+def predictions_in(
+    run: Run, step: Step, table: pa.Table, fitted: Mapping[str, Step]
+) -> tuple[pa.Table, dict[str, int]]:
+    """Predicted labels of fits, by name, beside the columns of `table`, and failed pictures by reason.
+
+    Args:
+        run: The run.
+        step: Its step, in whose folder the pass's parts are for as long as it lasts.
+        table: The images; see `held_out`.
+        fitted: The fits.
+    """
+    config, parts = run.config, step.folder / "parts"
+    parts.mkdir()
+    predictions = predict(
+        run.index,
+        table,
+        {name: str(fit.folder.resolve()) for name, fit in fitted.items()},
+        folder=parts,
+        fingerprint=step.fingerprint,
+        pools=config.pools,
+        max_failed_fraction=config.max_failed_fraction,
+        engine=config.engine,
+        say=labelled(step.folder.name, run.say),
+    )
+    failed = dict(failure_reasons(parts))
+    shutil.rmtree(parts)
+    return predictions, failed
+
+
+def evaluate_classifier(classifier: Path, data: dict[str, Any], *, seed: int) -> dict[str, Any]:
+    """Accuracies of one classifier on a dataset's validation and test splits, in the form of summary.json.
+
+    Raises:
+        ModelError: Not a classifier's folder.
+        DataError: The dataset is wrong, or has another number of classes than the classifier.
+    """
+    num_classes = load_classifier(classifier).num_classes
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make_dataset(data, [], folder / "data", seed=seed)
+        (folder / "parts").mkdir()
+        index = RowIndex.open(folder / "data")
+        if index.num_classes != num_classes:
+            names = ", ".join(index.dataset.class_names)
+            raise DataError(
+                f"{classifier} tells {num_classes} classes apart, and the dataset has {index.num_classes} ({names}); "
+                "accuracies would be of other classes than it knows. Give the dataset that it was fitted on, or one "
+                "with the same classes in the same order"
+            )
+        predictions = predict(
+            index,
+            held_out(index),
+            {"predicted": str(classifier)},
+            folder=folder / "parts",
+            fingerprint="evaluate",
+            pools=PoolsConfig(),
+            max_failed_fraction=1.0,
+            engine="local",
+        )
+        return results(predictions, index, names=["predicted"])["predicted"]
 
 
 def held_out(index: RowIndex) -> pa.Table:
@@ -31,10 +122,11 @@ def held_out(index: RowIndex) -> pa.Table:
 def predict(
     index: RowIndex,
     table: pa.Table,
-    classifiers: dict[str, str],
+    classifiers: Mapping[str, str],
+    *,
     folder: Path,
+    fingerprint: str,
     pools: PoolsConfig,
-    step_fingerprint: str,
     max_failed_fraction: float,
     engine: Engine,
     say: Say = quiet,
@@ -46,19 +138,26 @@ def predict(
         table: The images; see `held_out`.
         classifiers: Classifier folders by the name of their column.
         folder: An existing folder for the pass's parts.
+        fingerprint: Marks the parts.
         pools: The scorer pool is used.
-        step_fingerprint: Marks the parts.
         max_failed_fraction: More unreadable pictures than this share are an error.
         engine: Where it runs.
         say: Called now and then with how far it is.
     """
-    spec = StageSpec(PredictStage, "scorer", {"classifier_folders": classifiers, "device": pools.scorer.torch_device})
+    fields = {"classifier_folders": dict(classifiers), "device": pools.scorer.torch_device}
     names = [pa.field(name, pa.int32()) for name in classifiers]
     schema = pa.schema([*table.schema, *names, pa.field("status", pa.string()), pa.field("error", pa.string())])
-    parts = Parts(folder.resolve(), schema, step_fingerprint, table.num_rows, max_failed_fraction)
     mean_bytes = index.mean_bytes(table["image_id"].to_pylist())
-    unit_rows = rows_of_unit(pools.scorer.batch_size, mean_bytes=mean_bytes)
-    pipeline.run(Job(table, index.folder, ("image_png",), [spec], pools, unit_rows, parts), engine=engine, say=say)
+    work = Pass(
+        table,
+        index=index,
+        source_columns=("image_png",),
+        specs=[StageSpec(PredictStage, "scorer", fields)],
+        pools=pools,
+        unit_rows=rows_of_unit(pools.scorer.batch_size, mean_bytes=mean_bytes),
+        parts=Parts(folder.resolve(), schema, fingerprint, table.num_rows, max_failed_fraction),
+    )
+    pipeline.run(work, engine=engine, say=say)
     return read_parts(folder).select([*table.column_names, *classifiers])
 
 

@@ -1,8 +1,7 @@
-"""The fits of a run, each a step of its own: some methods need several fits for one classifier."""
+"""The fits of a run: some methods need several for one classifier."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from raygen.algorithms import AlgorithmConfig
@@ -10,124 +9,122 @@ from raygen.algorithms.base import FirstFit
 from raygen.classifier import weights_file
 from raygen.config import fingerprint
 from raygen.fits import classifiers
-from raygen.run.config import RunConfig
-from raygen.storage.progress import Say, labelled
-from raygen.storage.run_folder import RunFolder, Step, file_digest
-
-# (step, its name, what it is about to do) -> whether it has to be done
-Needed = Callable[[Step, str, str], bool]
+from raygen.fits.ray_train import FitConfig
+from raygen.run.steps import Run, RunStep
+from raygen.storage.progress import labelled
+from raygen.storage.run_folder import Step, file_digest
 
 
-class FitSteps:
-    """The fits of one run in progress.
+def erm(run: Run) -> RunStep:
+    """The biased classifier, in erm/."""
+    return _fit(run, "erm", "erm", _request(run, run.config.erm))
 
-    Args:
-        config: The run's config.
-        folder: Its folder.
-        needed: Says a step, and whether it has to be done.
-        say: Called now and then with how far a long fit is.
-    """
 
-    def __init__(self, config: RunConfig, folder: RunFolder, needed: Needed, say: Say) -> None:
-        self._config, self._folder, self._needed, self._say = config, folder, needed, say
-
-    def erm(self, data: Step) -> Step:
-        """The biased classifier, in erm/."""
-        return self._fit("erm", "erm", self._request(self._config.erm, data), data)
-
-    def identifier(self, data: Step, erm: Step) -> Step:
-        """The classifier whose features a synthesis reads: ERM, or ERM stopped early, in identification/."""
-        config = self._config
-        epochs = None if config.synthesis is None else config.synthesis.identification_epochs()
-        if epochs is None:
-            return erm
+def identification(run: Run) -> Iterator[RunStep]:
+    """ERM stopped early, in identification/, where a synthesis selects by such a classifier."""
+    config = run.config
+    assert config.synthesis is not None
+    if (epochs := config.synthesis.identification_epochs()) is not None:
         early = config.erm.model_copy(update={"epochs": epochs, "select": "last"})
-        return self._fit("identification", "identification", self._request(early, data), data)
+        yield _fit(run, "identification", "identification", _request(run, early))
 
-    def folds(self, data: Step, *, num_folds: int) -> list[Step]:
-        """ERM classifiers that each have not seen one fold of the training images, in folds/<number>/."""
-        request = self._request(self._config.erm, data)
-        return [
-            self._fit(f"folds/{number}", f"fold {number}", replace(request, without_fold=(number, num_folds)), data)
-            for number in range(num_folds)
-        ]
 
-    def by_algorithm(self, name: str, data: Step, erm: Step, *, extra: classifiers.ExtraRows | None) -> Step:
-        """A classifier by the recipe's algorithm, in fit/<name>/, and before it what that algorithm needs."""
-        algorithm = self._config.algorithm
-        init, errors = erm, None
-        first = algorithm.first_fit(self._config.erm, has_extra=extra is not None)
-        if first is not None:
-            made = self._first(first, name, data, extra)
-            init, errors = (made, None) if first.find_errors is None else (erm, made)
-        request = replace(self._request(algorithm, data), extra=extra)
-        return self._fit(f"fit/{name}", name, request, data, init=init, errors=errors)
+def identifier(run: Run) -> Step:
+    """The classifier whose scores and features a synthesis selects by."""
+    synthesis = run.config.synthesis
+    is_early = synthesis is not None and synthesis.identification_epochs() is not None
+    return run.done["identification" if is_early else "erm"]
 
-    def original_first(self, data: Step) -> None:
-        """What the recipe's algorithm has to be fitted first, if that is on the original images, for all fits."""
-        first = self._config.algorithm.first_fit(self._config.erm, has_extra=True)
-        if first is not None and first.of_original:
-            self._first(first, "", data, None)
 
-    def _first(self, first: FirstFit, name: str, data: Step, extra: classifiers.ExtraRows | None) -> Step:
-        """What an algorithm needs to be fitted first; of the original images, one for all fits, in .../original/."""
-        if first.of_original:
-            name, extra = "original", None
-        request = replace(self._request(first.config, data), extra=extra, find_errors=first.find_errors)
-        return self._fit(f"{first.folder}/{name}", f"{first.what} of {name}", request, data)
+def folds(run: Run, *, num_folds: int) -> Iterator[RunStep]:
+    """ERM classifiers that each have not seen one fold of the training images, in folds/<number>/."""
+    request = _request(run, run.config.erm)
+    for number in range(num_folds):
+        yield _fit(run, f"folds/{number}", f"fold {number}", replace(request, without_fold=(number, num_folds)))
 
-    def _request(self, algorithm: AlgorithmConfig, data: Step) -> classifiers.FitRequest:
-        config = self._config
-        return classifiers.FitRequest(
-            data=str(data.folder.resolve()),
-            classifier=config.classifier.model_dump(mode="json"),
-            algorithm=algorithm,
-            seed=config.seed,
-            init=None,
-            extra=None,
-            max_failed_fraction=config.max_failed_fraction,
-            weights=None if (path := weights_file(config.classifier)) is None else str(path),
-        )
 
-    def _fit(
-        self,
-        folder: str,
-        name: str,
-        request: classifiers.FitRequest,
-        data: Step,
-        *,
-        init: Step | None = None,
-        errors: Step | None = None,
-    ) -> Step:
-        config, extra = self._config, request.extra
-        request = replace(request, init=_place(init), errors=_place(errors))
-        depends: dict[str, Any] = {
-            "data": data.digest,
-            "init": None if init is None else init.digest,
-            "classifier": request.classifier,
-            "algorithm": request.algorithm.model_dump(mode="json"),
-            "seed": config.seed,
-            "workers": config.fit.model_dump(mode="json", include={"num_workers", "num_threads"}),
-            "device": config.fit.torch_device,
-            "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
-        }
-        # Each is named only where there is one, so that folders without it stay valid.
-        if errors is not None:
-            depends["errors"] = errors.digest
-        weights = weights_file(config.classifier)
-        if weights is not None and weights.is_file():
-            depends["weights"] = file_digest(weights)
-        if request.without_fold is not None:
-            depends["without_fold"] = request.without_fold
-        step = self._folder.step(folder, depends)
-        count = "" if extra is None else f" with {len(extra.keys)} extra images"
-        if self._needed(step, f"fit {name}", f"fitting {name}{count}"):
-            with self._folder.timed(f"fit {name}"):
-                # A checkpoint of another training set or algorithm is not gone on from.
-                begun: Path = step.begin(keep_parts=step.is_begun)
-                say = labelled(f"fit {name}", self._say)
-                step.finish(classifiers.fit(request, begun, resources=config.fit, engine=config.engine, say=say))
-        return step
+def original_first(run: Run) -> Iterator[RunStep]:
+    """What the algorithm needs fitted on the original images, such as JTT's error set: before hours of generation."""
+    first = run.config.algorithm.first_fit(run.config.erm, has_extra=True)
+    if first is not None and first.of_original:
+        yield _first(run, first, "", None)
+
+
+def fits(run: Run, name: str, extra: classifiers.ExtraRows | None) -> Iterator[RunStep]:
+    """A classifier by the recipe's algorithm, in fit/<name>/, and before it what that algorithm needs."""
+    algorithm, init, errors = run.config.algorithm, run.done["erm"], None
+    first = algorithm.first_fit(run.config.erm, has_extra=extra is not None)
+    if first is not None:
+        step = _first(run, first, name, extra)
+        yield step
+        made = run.done[step.name]
+        init, errors = (made, None) if first.find_errors is None else (init, made)
+    yield _fit(run, f"fit/{name}", name, replace(_request(run, algorithm), extra=extra), init=init, errors=errors)
+
+
+def workers_of(fit: FitConfig) -> dict[str, Any]:
+    """What of a fit's workers decides its bits; the device stands beside them in a step's manifest."""
+    workers = fit.deciding()
+    return {"device": workers.pop("device"), "workers": workers}
+
+
+def _first(run: Run, first: FirstFit, name: str, extra: classifiers.ExtraRows | None) -> RunStep:
+    """What an algorithm needs to be fitted first; of the original images, one for all fits, in .../original/."""
+    if first.of_original:
+        name, extra = "original", None
+    request = replace(_request(run, first.config), extra=extra, find_errors=first.find_errors)
+    return _fit(run, f"{first.folder}/{name}", f"{first.what} of {name}", request)
+
+
+def _request(run: Run, algorithm: AlgorithmConfig) -> classifiers.FitRequest:
+    config = run.config
+    return classifiers.FitRequest(
+        data=str(run.done["data"].folder.resolve()),
+        classifier=config.classifier.model_dump(mode="json"),
+        algorithm=algorithm,
+        seed=config.seed,
+        init=None,
+        extra=None,
+        max_failed_fraction=config.max_failed_fraction,
+        weights=None if (path := weights_file(config.classifier)) is None else str(path),
+    )
+
+
+def _fit(
+    run: Run,
+    name: str,
+    what: str,
+    request: classifiers.FitRequest,
+    *,
+    init: Step | None = None,
+    errors: Step | None = None,
+) -> RunStep:
+    config, extra, label = run.config, request.extra, f"fit {what}"
+    settings: dict[str, Any] = {
+        "classifier": request.classifier,
+        "algorithm": request.algorithm.deciding(),
+        "seed": config.seed,
+        **workers_of(config.fit),
+        "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
+    }
+    # Each is named only where there is one, so that folders without it stay valid.
+    weights = weights_file(config.classifier)
+    if weights is not None and weights.is_file():
+        settings["weights"] = file_digest(weights)
+    if request.without_fold is not None:
+        settings["without_fold"] = request.without_fold
+    request = replace(request, init=_place(init), errors=_place(errors))
+    return RunStep(
+        name,
+        inputs={"data": run.done["data"], "init": init, **({} if errors is None else {"errors": errors})},
+        settings=settings,
+        doing=f"fitting {what}" + ("" if extra is None else f" with {len(extra.keys)} extra images"),
+        body=lambda step: classifiers.fit(
+            request, step.folder, resources=config.fit, engine=config.engine, say=labelled(label, run.say)
+        ),
+        label=label,
+        keeps="own",  # a checkpoint of another training set or algorithm is not gone on from
+    )
 
 
 def _place(step: Step | None) -> str | None:

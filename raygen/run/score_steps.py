@@ -1,123 +1,79 @@
-"""The scoring passes of a run, each a step of its own."""
+"""The scoring passes of a run."""
 
-import shutil
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen.config import PoolConfig
-from raygen.datasets.rows import RowIndex
-from raygen.pools import pipeline
-from raygen.pools.units import Job
-from raygen.run.config import RunConfig
-from raygen.run.evaluation import predict
-from raygen.run.fit_steps import Needed
+from raygen.run.evaluation import predictions_in
+from raygen.run.fit_steps import folds, identification, identifier
+from raygen.run.steps import Run, RunStep
 from raygen.schema import SCORE
 from raygen.stages.score import ScoreStage
 from raygen.stages.spec import StageSpec
-from raygen.storage.parts import Parts, read_parts
-from raygen.storage.progress import Say, labelled
-from raygen.storage.run_folder import RunFolder, Step
+from raygen.storage.parts import read_parts
+from raygen.storage.run_folder import Step
 from raygen.storage.writing import atomic
 from raygen.synthesis.fold_scores import with_unseen_predictions
 from raygen.synthesis.folds import assign_folds
 
 
-class ScoreSteps:
-    """The scoring passes of one run in progress.
+def scoring(run: Run) -> Iterator[RunStep]:
+    """Logits, losses and features of the training images, in scores/; k-fold: with predictions out of fold."""
+    assert run.config.synthesis is not None
+    yield from identification(run)
+    num_folds = run.config.synthesis.identification_folds()
+    if num_folds is None:
+        yield scores_of(run, "train", name="scores")
+        return
+    yield from folds(run, num_folds=num_folds)
+    yield scores_of(run, "train", name="scores_in_sample")
+    yield _out_of_fold(run, num_folds=num_folds)
 
-    Args:
-        config: The run's config.
-        folder: Its folder.
-        needed: Says a step, and whether it has to be done.
-        say: Called now and then with how far a long pass is.
-    """
 
-    def __init__(self, config: RunConfig, folder: RunFolder, needed: Needed, say: Say) -> None:
-        self._config, self._folder, self._needed, self._say = config, folder, needed, say
+def scores_of(run: Run, split: str, *, name: str) -> RunStep:
+    """Logits, losses and features of a split's images, in a folder of that name."""
+    config, classifier = run.config, identifier(run)
+    scorer = config.pools.scorer
 
-    def of(self, split: str, data: Step, classifier: Step, *, name: str) -> Step:
-        """Logits, losses and features of a split's images, in a folder of that name."""
-        config = self._config
-        depends = {
-            "data": data.digest,
-            "erm": classifier.digest,
+    def score(step: Step) -> Mapping[str, Any]:
+        table = run.index.split(split).select(["image_id", "label"])
+        fields = {"classifier_folder": str(classifier.folder.resolve()), "device": scorer.torch_device}
+        specs = [StageSpec(ScoreStage, "scorer", fields)]
+        return run.stream(step, table, columns=("image_png",), specs=specs, schema=SCORE)
+
+    return RunStep(
+        name,
+        inputs={"data": run.done["data"], "erm": classifier},
+        settings={
             "unit_rows": config.unit_rows,
-            "scorer": call_of(config.pools.scorer),
+            "scorer": scorer.deciding(),
             **({} if split == "train" else {"split": split}),
-        }
-        step = self._folder.step(name, depends)
-        doing = "scoring the training images" if split == "train" else "scoring the validation images"
-        if not self._needed(step, name, doing):
-            return step
-        with self._folder.timed(name):
-            index = RowIndex.open(data.folder)
-            table = index.split(split).select(["image_id", "label"])
-            spec = StageSpec(
-                ScoreStage,
-                "scorer",
-                {"classifier_folder": str(classifier.folder.resolve()), "device": config.pools.scorer.torch_device},
-            )
-            folder = step.begin(keep_parts=True)
-            job = job_of(config, table, index, ("image_png",), [spec], SCORE, folder, step)
-            step.finish(pipeline.run(job, engine=config.engine, say=labelled(name, self._say)))
-        return step
-
-    def out_of_fold(self, data: Step, in_sample: Step, folds: Sequence[Step]) -> Step:
-        """Scores of the training images whose predicted label is that of a classifier that has not seen the image."""
-        config = self._config
-        depends = {
-            "data": data.digest,
-            "in_sample": in_sample.digest,
-            "folds": [fold.digest for fold in folds],
-            "seed": config.seed,
-            "scorer": call_of(config.pools.scorer),
-        }
-        step = self._folder.step("scores", depends)
-        if not self._needed(step, "scores", "predicting each fold by the classifier that has not seen it"):
-            return step
-        with self._folder.timed("scores"):
-            index = RowIndex.open(data.folder)
-            table = index.split("train").select(["image_id", "label"])
-            parts = step.begin() / "parts"
-            parts.mkdir()
-            predictions = predict(
-                index,
-                table,
-                {f"fold_{number}": str(fold.folder.resolve()) for number, fold in enumerate(folds)},
-                parts,
-                config.pools,
-                step.fingerprint,
-                config.max_failed_fraction,
-                config.engine,
-                labelled("scores", self._say),
-            )
-            shutil.rmtree(parts)
-            fold_N = assign_folds(table["label"].to_numpy(), num_folds=len(folds), seed=config.seed)
-            scores = with_unseen_predictions(read_parts(in_sample.folder), predictions, fold_N)
-            with atomic(step.folder / "part-00000.parquet") as temporary:
-                pq.write_table(scores, temporary)
-            step.finish({"images": scores.num_rows})
-        return step
+        },
+        doing="scoring the training images" if split == "train" else "scoring the validation images",
+        body=score,
+        keeps="parts",
+    )
 
 
-def job_of(
-    config: RunConfig,
-    table: pa.Table,
-    index: RowIndex,
-    columns: tuple[str, ...],
-    specs: list[StageSpec],
-    schema: pa.Schema,
-    folder: Path,
-    step: Step,
-) -> Job:
-    """A pass of a run over a table of rows."""
-    parts = Parts(folder.resolve(), schema, step.fingerprint, table.num_rows, config.max_failed_fraction)
-    return Job(table, index.folder, columns, specs, config.pools, config.unit_rows, parts)
+def _out_of_fold(run: Run, *, num_folds: int) -> RunStep:
+    """Scores of the training images whose predicted label is that of a classifier that has not seen the image."""
+    config, in_sample = run.config, run.done["scores_in_sample"]
+    fitted = {f"fold_{number}": run.done[f"folds/{number}"] for number in range(num_folds)}
 
+    def combine(step: Step) -> Mapping[str, Any]:
+        table = run.index.split("train").select(["image_id", "label"])
+        predictions, _ = predictions_in(run, step, table, fitted)
+        fold_N = assign_folds(table["label"].to_numpy(), num_folds=num_folds, seed=config.seed)
+        scores = with_unseen_predictions(read_parts(in_sample.folder), predictions, fold_N)
+        with atomic(step.folder / "part-00000.parquet") as temporary:
+            pq.write_table(scores, temporary)
+        return {"images": scores.num_rows}
 
-def call_of(pool: PoolConfig) -> dict[str, int | str]:
-    """What of a pool decides the bits of its results."""
-    return {"batch_size": pool.batch_size, "num_threads": pool.num_threads, "device": pool.torch_device}
+    return RunStep(
+        "scores",
+        inputs={"data": run.done["data"], "in_sample": in_sample, "folds": [*fitted.values()]},
+        settings={"seed": config.seed, "scorer": config.pools.scorer.deciding()},
+        doing="predicting each fold by the classifier that has not seen it",
+        body=combine,
+    )

@@ -107,7 +107,7 @@ class Parts:
         """Numbers of the units whose part is there; what a killed writer left is removed.
 
         Raises:
-            RunFolderError: A part was made by another job.
+            RunFolderError: A part was made by another pass.
         """
         self._remove_leftovers()
         shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
@@ -129,7 +129,7 @@ class Parts:
 
         Raises:
             StageError: A part is not there, or they hold another number of rows than the pass.
-            RunFolderError: A part was made by another job.
+            RunFolderError: A part was made by another pass.
             TooManyFailedRowsError: More than `max_failed_fraction` of the pass's rows failed.
         """
         shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
@@ -171,7 +171,7 @@ class Parts:
         return self.folder / f"part-{unit:06d}.parquet"
 
     def _counts(self, path: Path) -> tuple[int, int]:
-        """Rows and failed rows of a part, which must be this job's."""
+        """Rows and failed rows of a part, which must be this pass's."""
         try:
             metadata = pq.read_metadata(path)
         except (pa.ArrowInvalid, OSError) as error:

@@ -7,27 +7,25 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.inpainters import InpainterConfig
 from raygen.maskers.language import AnyFinder
 
 
-class SynthesisBase(Strict):
+class SynthesisBase(Strict, decides=Decides.RESULTS):
     """Base of every synthesis's config.
+
+    One field is marked `Decides.AMOUNT`; what only decides which candidates are kept, `Decides.FIT`.
 
     Attributes:
         paper: Where it comes from.
         algorithm: Name of the algorithm of the paper's own recipe.
-        amount_field: Field that says how many pictures: those of a smaller amount are among those of a larger one.
-        filter_fields: Fields that only decide which candidates are kept; all others but the amount change pictures.
         space: What of its fields a sweep searches by default: fields of a `tune.domains.Domain` by the field's name.
         name: That of the registry, and of the paper's own recipe.
     """
 
     paper: ClassVar[str]
     algorithm: ClassVar[str] = "erm"
-    amount_field: ClassVar[str]
-    filter_fields: ClassVar[frozenset[str]] = frozenset()
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     name: str

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 from scipy.special import softmax
 
+from raygen.config import Decides
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
 from raygen.inpainters import InpainterConfig
@@ -63,14 +64,9 @@ class DbbConfig(SynthesisBase):
             absolute: Waterbirds [1, 1], MetaShift [0.3, 2], CelebA [2, 0.3]. Assumption: the quantile 0.25.
     """
 
-    paper: ClassVar[str] = "DBB (Yazdan Parast et al., arXiv 2503.17226)"
-    algorithm: ClassVar[str] = "balanced"
-    # A larger k only adds candidates to those of a smaller one; these decide which of them are kept, not how they look.
-    amount_field: ClassVar[str] = "k"
-    filter_fields: ClassVar[frozenset[str]] = frozenset(
-        {"prune", "source_probability_test", "attribution_test", "attribution_threshold"}
-    )
-    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    paper = "DBB (Yazdan Parast et al., arXiv 2503.17226)"
+    algorithm = "balanced"
+    space: ClassVar = {
         # K in {0.1, ..., 1}: section 5.
         "k": {"low": 0.1, "high": 1.0, "step": 0.1},
         "source_probability_test": {"values": ("selected", "off")},
@@ -79,18 +75,18 @@ class DbbConfig(SynthesisBase):
     }
 
     name: Literal["dbb"] = "dbb"
-    k: Amount | tuple[Amount, ...] = 0.5
+    k: Annotated[Amount | tuple[Amount, ...], Decides.AMOUNT] = 0.5  # lowest loss first: a larger k only adds
     target: Literal["confused", "every_other"] | tuple[int, ...] = "confused"
     mask: Literal["language", "truth", "box", "cam"] = "language"
     language: FinderConfig = ClipsegConfig()
     dilation_px: int = Field(8, ge=0)
     tau: float = Field(0.5, gt=0, le=1)
-    prune: bool = True
-    source_probability_test: Literal["selected", "train", "off"] = "selected"
+    prune: Annotated[bool, Decides.FIT] = True
+    source_probability_test: Annotated[Literal["selected", "train", "off"], Decides.FIT] = "selected"
     attribution: Literal["exact", "ig"] = "exact"
     num_steps: int = Field(200, ge=1)
-    attribution_test: Literal["quantile", "absolute", "off"] = "quantile"
-    attribution_threshold: float | tuple[float, ...] = 0.25
+    attribution_test: Annotated[Literal["quantile", "absolute", "off"], Decides.FIT] = "quantile"
+    attribution_threshold: Annotated[float | tuple[float, ...], Decides.FIT] = 0.25
 
     @field_validator("language", mode="before")
     @classmethod
@@ -166,18 +162,7 @@ Config = DbbConfig
 
 
 def select(config: DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
-    """PLAN rows sorted by key: the k lowest-loss images of each class, once for each of their targets.
-
-    Args:
-        config: What to generate.
-        scores: SCORE rows of the training split, by the ERM classifier.
-        dataset: Class names and prompts.
-        run_seed: Seeds each picture.
-
-    Raises:
-        ConfigError: A list in the config does not fit the classes.
-        DataError: A class has fewer images than asked for.
-    """
+    """PLAN rows sorted by key: the k lowest-loss images of each class, once for each of their targets."""
     train = read_scores(scores)
     num_classes = len(dataset.class_names)
     counts_C = train.class_counts(num_classes)
@@ -227,12 +212,6 @@ def target_labels(config: DbbConfig, train: TrainScores, *, num_classes: int) ->
 def thresholds(config: DbbConfig, scores: pa.Table, candidates: pa.Table) -> PruneThresholds:
     """Psi per source class and P per target class.
 
-    Args:
-        config: Which tests are on.
-        scores: SCORE rows of the training split, by the classifier that scored the candidates.
-        candidates: CANDIDATE rows that take part in the fit, without pictures. A pool that was generated for
-            a larger k is filtered before (`loss_rank` below `num_selected`).
-
     Raises:
         DataError: A candidate that is ok has no attribution.
     """
@@ -247,11 +226,7 @@ def thresholds(config: DbbConfig, scores: pa.Table, candidates: pa.Table) -> Pru
 
 
 def masker(config: DbbConfig, dataset: DatasetInfo) -> dict[str, Any]:
-    """Fields of the masker's config.
-
-    Raises:
-        ConfigError: `language` does not fit the dataset.
-    """
+    """Fields of the config of the masker that `mask` names."""
     if config.mask == "language":
         return {
             "name": "language",

@@ -10,13 +10,13 @@ assumption here.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from raygen.config import PositiveInt
+from raygen.config import Decides, PositiveInt
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
 from raygen.inpainters import InpainterConfig
@@ -68,10 +68,8 @@ class ScgsConfig(SynthesisBase):
             ones.
     """
 
-    paper: ClassVar[str] = "SCGS (Li et al., arXiv 2412.19457)"
-    # A larger ratio only adds pictures to those of a smaller one: sources are taken in turn. Nothing is filtered.
-    amount_field: ClassVar[str] = "gen_ratio"
-    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    paper = "SCGS (Li et al., arXiv 2412.19457)"
+    space: ClassVar = {
         # 2 and 4 clusters: the paper's. Every pair of clusters and tau is a pool of its own.
         "num_clusters": {"values": (2, 4)},
         "tau": {"values": (0.5, 0.7)},
@@ -90,7 +88,8 @@ class ScgsConfig(SynthesisBase):
     cam: Literal["gradcam++", "gradcam", "none"] = "gradcam++"
     tau: float = Field(0.7, gt=0, le=1)
     top_q: float | None = Field(None, gt=0, lt=1)
-    gen_ratio: float = Field(0.4, gt=0)
+    # A larger ratio only adds pictures to those of a smaller one: sources are taken in turn.
+    gen_ratio: Annotated[float, Decides.AMOUNT] = Field(0.4, gt=0)
     gen_ratio_base: Literal["train_other", "mis_other"] = "train_other"
 
     @classmethod
@@ -128,12 +127,6 @@ Config = ScgsConfig
 
 def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
     """PLAN rows sorted by key: pictures of each class, round-robin over its sampled misclassified images.
-
-    Args:
-        config: What to generate.
-        scores: SCORE rows of the training split, by the identification checkpoint (`mis_epoch`).
-        dataset: Class names and prompts.
-        run_seed: Seeds k-means, the draws and each picture.
 
     Raises:
         ConfigError: `num_clusters` has another number of entries than there are classes.

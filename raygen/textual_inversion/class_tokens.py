@@ -15,7 +15,7 @@ import numpy as np
 
 from raygen.errors import ConfigError, ModelError
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.model_folder import resolve_model
+from raygen.inpainters.model_folder import FoundModel
 from raygen.inpainters.prompts import tokenize, unknown_tokens
 from raygen.model_files.hub import loadable
 from raygen.textual_inversion.config import TextualInversionConfig
@@ -131,7 +131,7 @@ def trained_model(settings: TextualInversionConfig, inpainter: InpainterConfig) 
     return inpainter.model_copy(update=changes)
 
 
-def load_tokenizer(config: InpainterConfig) -> Any:
+def load_tokenizer(found: FoundModel) -> Any:
     """A model's tokenizer.
 
     Raises:
@@ -139,10 +139,10 @@ def load_tokenizer(config: InpainterConfig) -> Any:
     """
     from transformers import CLIPTokenizer
 
-    return _load_part(CLIPTokenizer, config, "tokenizer")
+    return _load_part(CLIPTokenizer, found, "tokenizer")
 
 
-def check_same_text_encoder(trained: InpainterConfig, inpainter: InpainterConfig) -> None:
+def check_same_text_encoder(trained: FoundModel, painter: FoundModel) -> None:
     """Checks that tokens learned with one model can be used with another.
 
     Raises:
@@ -150,16 +150,16 @@ def check_same_text_encoder(trained: InpainterConfig, inpainter: InpainterConfig
     """
     from transformers import CLIPTextConfig
 
-    widths = [_load_part(CLIPTextConfig, config, "text_encoder").hidden_size for config in (trained, inpainter)]
+    widths = [_load_part(CLIPTextConfig, found, "text_encoder").hidden_size for found in (trained, painter)]
     if widths[0] != widths[1]:
         raise ModelError(
-            f"textual_inversion.model {trained.model} has a text encoder of width {widths[0]}, {inpainter.model} one "
-            f"of {widths[1]}; learn with a model that has the same text encoder"
+            f"textual_inversion.model {trained.config.model} has a text encoder of width {widths[0]}, "
+            f"{painter.config.model} one of {widths[1]}; learn with a model that has the same text encoder"
         )
-    if load_tokenizer(trained).get_vocab() != load_tokenizer(inpainter).get_vocab():
+    if load_tokenizer(trained).get_vocab() != load_tokenizer(painter).get_vocab():
         raise ModelError(
-            f"textual_inversion.model {trained.model} has another vocabulary than {inpainter.model}; learn with a "
-            "model that has the same text encoder"
+            f"textual_inversion.model {trained.config.model} has another vocabulary than {painter.config.model}; learn "
+            "with a model that has the same text encoder"
         )
 
 
@@ -177,8 +177,9 @@ def check_prediction(scheduler_config: dict[str, Any], *, model: str) -> str:
     return kind
 
 
-def _load_part(kind: Any, config: InpainterConfig, part: str) -> Any:
-    name = loadable(resolve_model(config.model), config.revision)
+def _load_part(kind: Any, found: FoundModel, part: str) -> Any:
+    config = found.config
+    name = loadable(found.name, config.revision)
     # A hub id takes a subfolder and a revision; a folder is opened where the part is.
     place: tuple[str, dict[str, Any]] = (name, {"subfolder": part, "revision": config.revision or "main"})
     if Path(name).is_dir():

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from raygen.config import PositiveInt, Strict
+from raygen.config import Decides, PositiveInt, Strict
 from raygen.inpainters.token_files import NAME
 
 # DBB's prompt (arXiv 2503.17226, section 4.1) and its nearest kin.
@@ -51,7 +51,7 @@ IMAGENET_TEMPLATES = tuple(
 )
 
 
-class TextualInversionConfig(Strict):
+class TextualInversionConfig(Strict, decides=Decides.RESULTS):
     """How one token a class is learned, whose embedding stands for what images of the class's minority look like.
 
     Textual inversion (Gal et al. 2022, arXiv 2208.01618), as DBB uses it (arXiv 2503.17226, section 4.1). The numbers

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 
 from raygen.errors import DataError, ResourceError, RowError, StageError
-from raygen.inpainters import InpainterConfig
 from raygen.inpainters.latents import draw_latent, encode_picture
 from raygen.inpainters.loading import load_pipeline
-from raygen.inpainters.model_folder import resolve_model
+from raygen.inpainters.model_folder import FoundModel
 from raygen.inpainters.prompts import PromptEncoder, TokenizedPrompt
 from raygen.inpainters.row import EncodedPicture
 from raygen.inpainters.square import squash
@@ -73,7 +72,7 @@ class FrozenDenoiser:
     """A pipeline's parts, none of which learns.
 
     Args:
-        config: The model; see `learned_tokens.trained_model`.
+        found: The model; see `class_tokens.trained_model`.
         device: "cpu" or "cuda".
 
     Attributes:
@@ -84,22 +83,21 @@ class FrozenDenoiser:
         ModelError: It cannot be loaded, or predicts something else than noise or velocity.
     """
 
-    def __init__(self, config: InpainterConfig, *, device: str) -> None:
+    def __init__(self, found: FoundModel, *, device: str) -> None:
         from diffusers import DDPMScheduler
 
-        name = resolve_model(config.model)
-        pipe = load_pipeline(name, config, device)
+        pipe = load_pipeline(found.name, found.config, device)
         # The gradient needs no channels_last, and oneDNN's of narrow convolutions is unsafe in that layout (see
         # `raygen.classifier.ClassifierConfig.width`).
         self.unet = pipe.unet.to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
         self.vae = pipe.vae.requires_grad_(False).eval()
         self.text_encoder = pipe.text_encoder.float().requires_grad_(False).eval()
         self.tokenizer = pipe.tokenizer
-        self._predicts = check_prediction(dict(pipe.scheduler.config), model=name)
+        self._predicts = check_prediction(dict(pipe.scheduler.config), model=found.name)
         self._noise = DDPMScheduler.from_config(pipe.scheduler.config)
         self._has_mask = int(self.unet.config.in_channels) == 9
         self._stride_px = int(pipe.vae_scale_factor)
-        self.resolution_px = config.resolution_px or int(self.unet.config.sample_size) * self._stride_px
+        self.resolution_px = found.config.resolution_px or int(self.unet.config.sample_size) * self._stride_px
         self._device = device
         self.prompts = PromptEncoder(self.tokenizer, self.text_encoder, device=device, dtype=self.unet.dtype)
 

@@ -6,21 +6,20 @@ from pathlib import Path
 from raygen import recipes
 from raygen.config import load_yaml
 from raygen.errors import RaygenError
-from raygen.run.config import identity
-from raygen.run.steps import Steps
+from raygen.run.opened import Opened
+from raygen.run.steps import Run
 from raygen.storage.run_folder import RunFolder
 
 
 def main(config_path: str, out: str, *overrides: str) -> None:
     config = recipes.make_config(load_yaml(Path(config_path)), overrides, where=config_path)
     folder = RunFolder(Path(out))
-    with folder.claimed(config.model_dump(mode="json"), identity=identity(config), fresh=False):
-        job = Steps(config, folder, lambda line: print(line, flush=True))
-        data = job.load_rows()
-        erm = job.fit_erm(data)
-        scores = job.score(data, erm)
-        tokens = job.learn_tokens(data, scores, erm)
-        job.synthesize(job.plan(data, scores, tokens), data, erm, tokens)
+    with folder.claimed(config.model_dump(mode="json"), identity=config.deciding(), fresh=False):
+        run = Run(Opened(config), folder, lambda line: print(line, flush=True))
+        for step in recipes.steps(run):
+            run.do(step)
+            if step.name == "candidates":
+                return
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from raw_pictures import png16
 from typer.testing import CliRunner
 
 from raygen.cli import app
-from raygen.datasets import write_dataset
+from raygen.datasets import open_dataset
 from raygen.datasets.check import Findings, check_dataset
 from raygen.datasets.folder import FolderConfig
 from raygen.datasets.rows import RowIndex
@@ -98,7 +98,7 @@ def test_colours_for_the_flat_control_where_no_mask_can_be_used(tmp_path: Path, 
     colours = {i: encoded(np.full((9, 7, 3), (i, 40, 80), dtype=np.uint8)) for i in range(12)}
     folder = dataset(tmp_path / "data", pictures=colours, masks=dict.fromkeys(range(12), encoded(mask)))
     (tmp_path / "out").mkdir()
-    write_dataset(FolderConfig(path=folder), tmp_path / "out", run_seed=0)
+    open_dataset(FolderConfig(path=folder)).write(tmp_path / "out", run_seed=0)
     found = classifiers.flat_colours(RowIndex.open(tmp_path / "out"), seed=0)
     # Train are images 0 to 3, of classes 0 and 1 by turns.
     assert {label: sorted(map(tuple, colours_MC.tolist())) for label, colours_MC in found.items()} == {

@@ -14,11 +14,13 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from raygen import cli, recipes
-from raygen.datasets import class_counts, dataset_lines, dataset_state
+from raygen.datasets import open_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.errors import DataError, RowError
 from raygen.images import decode_image
+from raygen.run.opened import Opened
+from raygen.run.preflight import check
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_empty_folders_are_no_classes_and_do_not_move_labels(tmp_path: Path) -> 
     assert labels(root, class_names=("Felis", "Canis"))["val/dog/0"] == "Canis"
     line = "empty in every split, so not taken for classes: ape, bee"
     assert check_dataset(root).warnings == [line]
-    assert f"warning: {line}" in dataset_lines(FolderConfig(path=root))
+    assert f"warning: {line}" in open_dataset(FolderConfig(path=root)).lines
     with pytest.raises(
         DataError, match=r"3 names \(ape, cat, dog\) for the classes cat, dog \(ape, bee has no picture"
     ):
@@ -59,9 +61,9 @@ def test_a_class_without_training_pictures_keeps_its_label_and_is_warned_of(tmp_
     root = make(tmp_path / "data")
     (root / "train" / "cat" / "0.png").unlink()
     assert labels(root)["val/dog/0"] == "dog"
-    assert class_counts(FolderConfig(path=root), "train") == {"cat": 0, "dog": 1}
+    assert open_dataset(FolderConfig(path=root)).class_counts("train") == {"cat": 0, "dog": 1}
     assert "train: no image of class 0 (cat)" in check_dataset(root).warnings
-    assert dataset_lines(FolderConfig(path=root)) == ["warning: no training image of class 'cat'"]
+    assert open_dataset(FolderConfig(path=root)).lines == ["warning: no training image of class 'cat'"]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -72,11 +74,11 @@ def test_a_split_without_pictures_is_refused_unless_it_is_the_test_split(tmp_pat
     findings = check_dataset(root)
     if split == "test":
         assert (findings.problems, findings.warnings) == ([], ["no image in split test"])
-        recipes.check(config(root, "erm"))
+        check(Opened(config(root, "erm")))
         return
     assert findings.problems == [f"no image in split {split}; every run needs some"]
     with pytest.raises(DataError, match=f"no image in split {split}; every run needs some"):
-        recipes.check(config(root, "erm"))
+        check(Opened(config(root, "erm")))
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "0.heic"])
@@ -97,7 +99,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     assert loose.endswith("left out, since in no class folder of train/, val/ or test/: masks, train/loose.png")
     cat = root / "train" / "cat"
     assert others.endswith(f": 2 .heic ({cat}/a.heic), 1 .txt ({cat}/c.txt), 1 without suffix ({cat}/d)")
-    assert dataset_lines(FolderConfig(path=root)) == [f"warning: {loose}", f"warning: {others}"]
+    assert open_dataset(FolderConfig(path=root)).lines == [f"warning: {loose}", f"warning: {others}"]
 
 
 def test_a_folder_without_a_readable_picture_says_what_it_has(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_subfolders_and_suffixes_are_those_of_torchvision_and_more(tmp_path: Pat
         rgb.save(root / "train" / "dog" / name, file_format)
     rgb.save(root / "train" / "dog" / "11.jp2")
     rgb.save(root / "train" / "dog" / "12.apng", "PNG")
-    assert class_counts(FolderConfig(path=root), "train") == {"cat": 8, "dog": 9}
+    assert open_dataset(FolderConfig(path=root)).class_counts("train") == {"cat": 8, "dog": 9}
     assert check_dataset(root).problems == []
 
 
@@ -295,7 +297,7 @@ def test_the_state_of_a_folder_is_what_earlier_versions_made_of_it(
     for path in root.rglob("*.png"):
         path.write_bytes(b"0123456789")
         os.utime(path, ns=(1_700_000_000_000_000_000, 1_700_000_000_000_000_000))
-    assert dataset_state(FolderConfig(path=root), 0) == {"listing": "9eed53611809a34b"}
+    assert open_dataset(FolderConfig(path=root)).state(run_seed=0) == {"listing": "9eed53611809a34b"}
 
 
 def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
@@ -307,4 +309,4 @@ def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
     assert check_dataset(root).problems == ["train has images of one class only; a classifier tells at least two apart"]
     run = recipes.make_config({"recipe": "erm", "dataset": {"name": "folder", "path": str(root)}}, [], where="test")
     with pytest.raises(DataError, match="at least two classes apart; training images by class are"):
-        recipes.check(run)
+        check(Opened(run))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raygen.datasets import write_dataset
+from raygen.datasets import open_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.errors import DataError
@@ -128,7 +128,7 @@ def test_a_value_that_is_no_label_is_named_before_anything_is_made_for_it(
 def refused(root: Path) -> list[str]:
     """What check finds, which is what a run is refused for."""
     with pytest.raises(DataError) as caught:
-        write_dataset(FolderConfig(path=root), root, run_seed=0)
+        open_dataset(FolderConfig(path=root)).write(root, run_seed=0)
     findings = check_dataset(root)
     assert findings.problems[0] in str(caught.value)
     assert all(line.isprintable() for line in findings.lines())
@@ -231,7 +231,7 @@ def test_names_that_do_not_fit_the_table_are_refused(
 ) -> None:
     root = make(tmp_path / "data", text())
     with pytest.raises(DataError, match=message):
-        write_dataset(FolderConfig(path=root, **names), root, run_seed=0)
+        open_dataset(FolderConfig(path=root, **names)).write(root, run_seed=0)
 
 
 def test_swapped_names_of_a_published_dataset_are_refused(tmp_path: Path) -> None:

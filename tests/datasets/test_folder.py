@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raygen.datasets import dataset_lines, dataset_state, write_dataset
+from raygen.datasets import open_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig
 from raygen.datasets.known import KNOWN, differences, recognised
@@ -53,7 +53,7 @@ COPIES: dict[str, tuple[list[tuple[Any, ...]], tuple[str, ...]]] = {
 
 def write(path: Path, out: Path, **fields: Any) -> RowIndex:
     out.mkdir()
-    write_dataset(FolderConfig(path=path, **fields), out, run_seed=0)
+    open_dataset(FolderConfig(path=path, **fields)).write(out, run_seed=0)
     return RowIndex.open(out)
 
 
@@ -128,7 +128,7 @@ def test_a_table_of_numbers_takes_the_names_of_the_published_dataset_that_it_is_
             HAIR: "classes are called as in celeba",
         }
         expected = "" if name == "pets" else said.get(names[0], "its classes are not called as there")
-        lines = dataset_lines(FolderConfig(path=folder))
+        lines = open_dataset(FolderConfig(path=folder)).lines
         assert [expected in line for line in lines] == [True] * (name != "pets")
 
 
@@ -297,13 +297,13 @@ def test_what_a_folder_holds_decides_its_rows(tmp_path: Path) -> None:
     """A label or a picture that is mended makes another dataset; the seed, which decides nothing here, does not."""
     folder = make_csv(tmp_path / "data", LINES)
     config = FolderConfig(path=folder)
-    first = dataset_state(config, 0)
-    assert dataset_state(config, 1) == first
+    first = open_dataset(config).state(run_seed=0)
+    assert open_dataset(config).state(run_seed=1) == first
     (folder / "img" / "3.png").write_bytes(picture(99))
-    second = dataset_state(config, 0)
+    second = open_dataset(config).state(run_seed=0)
     table = folder / "metadata.csv"
     table.write_text(table.read_text().replace("img/4.png,0", "img/4.png,1"))
-    third = dataset_state(config, 0)
+    third = open_dataset(config).state(run_seed=0)
     assert len({str(state) for state in (first, second, third)}) == 3
 
 

@@ -20,7 +20,7 @@ from raygen.datasets.table import DatasetInfo, write_source
 from raygen.errors import DataError
 from raygen.images import encode_image
 from raygen.pools import pipeline
-from raygen.pools.units import Job
+from raygen.pools.units import Pass
 from raygen.run.evaluation import rows_of_unit
 from raygen.schema import SOURCE, by_bytes
 from raygen.stages.spec import Batch, StageSpec, object_column
@@ -166,12 +166,12 @@ class Copy:
 RESULT = pa.schema([("key", pa.int32()), ("image_id", pa.string()), ("generated_png", pa.binary())])
 
 
-def copy_job(data: Path, out: Path, image_ids: list[str], **options: Any) -> Job:
+def copy_pass(data: Path, out: Path, image_ids: list[str], **options: Any) -> Pass:
     out.mkdir()
     own = pa.table({"key": pa.array(range(len(image_ids)), pa.int32()), "image_id": image_ids})
-    return Job(
+    return Pass(
         own,
-        data,
+        RowIndex.open(data),
         ("image_png",),
         [StageSpec(Copy, "pruner")],
         PoolsConfig(pruner=PoolConfig(batch_size=2)),
@@ -183,8 +183,8 @@ def copy_job(data: Path, out: Path, image_ids: list[str], **options: Any) -> Job
 def test_a_part_is_written_in_arrays_that_arrow_can_join(tmp_path: Path) -> None:
     expected = make(tmp_path / "data", [300, 900, 5000, 100, 100, 20])
     ids = [row["image_id"] for row in expected]
-    job = copy_job(tmp_path / "data", tmp_path / "out", ids, array_bytes=1000)
-    assert pipeline.run(job, engine="local")["ok"] == 6
+    work = copy_pass(tmp_path / "data", tmp_path / "out", ids, array_bytes=1000)
+    assert pipeline.run(work, engine="local")["ok"] == 6
     (part,) = each_part(tmp_path / "out")
     assert part["generated_png"].to_pylist() == [row["image_png"] for row in expected]
     assert part.schema.field("generated_png").type == pa.binary()
@@ -200,7 +200,7 @@ def test_more_than_two_gibibytes_of_pictures_are_fetched_and_written(tmp_path: P
     assert fetched["image_png"].nbytes > 2 << 30
     assert hashlib.blake2b(fetched["image_png"][7].as_py()).digest() == digest
     del fetched
-    assert pipeline.run(copy_job(tmp_path / "data", tmp_path / "out", ids), engine="local")["ok"] == 8
+    assert pipeline.run(copy_pass(tmp_path / "data", tmp_path / "out", ids), engine="local")["ok"] == 8
     (part,) = each_part(tmp_path / "out")
     kept = part.filter(pa.array([True] * 8))
     assert {hashlib.blake2b(data.as_py()).digest() for data in kept["generated_png"]} == {digest}

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from class_folders import SPLITS, config, labels, make, write
 
-from raygen import recipes
-from raygen.datasets import dataset_lines
+from raygen.datasets import open_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.names import in_order
 from raygen.errors import ConfigError, DataError
-from raygen.run.config import check_painter
+from raygen.run.opened import Opened
+from raygen.run.preflight import check_painter, say_of_dataset
 from raygen.storage.run_folder import MARKER
 
 
@@ -21,7 +21,7 @@ def test_folders_of_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) -> N
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     assert labels(root) == {f"{split}/{i}/0": str(i) for split in SPLITS for i in range(11)}
     assert labels(root, class_names=words) == {f"{s}/{i}/0": words[i] for s in SPLITS for i in range(11)}
-    first, *_ = dataset_lines(FolderConfig(path=root, class_names=words))
+    first, *_ = open_dataset(FolderConfig(path=root, class_names=words)).lines
     assert first == "classes: " + ", ".join(f"{i} -> {word}" for i, word in enumerate(words))
     notes = check_dataset(root, overrides=[f"class_names=[{','.join(words)}]"]).notes
     assert notes[10] == "label 10 is ten, of folder 10/"
@@ -29,7 +29,7 @@ def test_folders_of_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) -> N
     assert "the classes have numbers only; recipes that paint would ask for 'a photo of a 0'" in warning
     # A run says the same where it paints.
     said: list[str] = []
-    recipes.say_of_dataset(config(root, "scgs"), said.append)
+    say_of_dataset(Opened(config(root, "scgs")), said.append)
     assert len(said) == 1
     assert "the inpainter is asked for 'a photo of a 0', which no model knows" in said[0]
 
@@ -111,7 +111,7 @@ def test_folders_of_counted_classes_are_in_the_order_of_their_numbers() -> None:
 
 
 def test_a_folder_called_scenes_is_not_the_scenes(tmp_path: Path) -> None:
-    run = config(make(tmp_path / "scenes"), "scgs")
+    run = Opened(config(make(tmp_path / "scenes"), "scgs"))
     with pytest.raises(ConfigError, match="it paints only the birds of 'scenes'"):
         check_painter(run, tmp_path / "out", fresh=False)
     # A folder that was begun goes on with the model that it names.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from raygen.datasets import write_dataset
+from raygen.datasets import open_dataset
 from raygen.datasets.rows import RowIndex
 from raygen.datasets.scene_rendering import render_scene
 from raygen.datasets.scenes import ScenesConfig
@@ -18,7 +18,7 @@ SMALL = ScenesConfig(train_counts=(8, 3, 2, 5), val_counts=(2, 2, 2, 2), test_co
 
 def write(config: ScenesConfig, folder: Path, seed: int) -> Path:
     folder.mkdir()
-    write_dataset(config, folder, run_seed=seed)
+    open_dataset(config).write(folder, run_seed=seed)
     return folder
 
 
@@ -68,4 +68,4 @@ def test_a_negative_count_and_an_empty_split_are_refused(tmp_path: Path) -> None
     with pytest.raises(ValidationError, match="train_counts"):
         ScenesConfig(train_counts=(1, -1, 1, 1))
     with pytest.raises(DataError, match="at least one scene"):
-        write_dataset(ScenesConfig(val_counts=(0, 0, 0, 0)), tmp_path, run_seed=0)
+        open_dataset(ScenesConfig(val_counts=(0, 0, 0, 0))).write(tmp_path, run_seed=0)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raygen.datasets import write_dataset
+from raygen.datasets import open_dataset
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig
 from raygen.datasets.rows import RowIndex
@@ -40,7 +40,7 @@ def make(root: Path, info: Any = INFO, **columns: Any) -> Path:
 def write(root: Path) -> RowIndex:
     out = root.with_name("rows")
     out.mkdir(exist_ok=True)
-    write_dataset(FolderConfig(path=root), out, run_seed=0)
+    open_dataset(FolderConfig(path=root)).write(out, run_seed=0)
     return RowIndex.open(out)
 
 

@@ -22,7 +22,9 @@ from raygen.datasets.rows import RowIndex
 from raygen.fits import classifiers, ray_train
 from raygen.fits.classifiers import FitRequest
 from raygen.fits.ray_train import FitConfig
-from raygen.run.steps import Steps
+from raygen.run.fit_steps import erm
+from raygen.run.opened import Opened
+from raygen.run.steps import Run
 from raygen.storage import progress
 from raygen.storage.run_folder import RunFolder, Step
 from raygen.worker import Worker
@@ -47,7 +49,7 @@ GROUP_DRO = GroupDroConfig(epochs=3, batch_size=32, eta=1.0)
 
 
 def fit(
-    job: ray_train.Job,
+    body: ray_train.Body,
     data: Path,
     folder: Path,
     *,
@@ -58,7 +60,7 @@ def fit(
     """Weights of a fit."""
     folder.mkdir()
     config = FitConfig(num_cpus=0.5, num_threads=1, **resources)
-    ray_train.run(job, payload(data, algorithm), folder=folder, resources=config, engine="ray", say=say, every_s=0.01)
+    ray_train.run(body, payload(data, algorithm), folder=folder, resources=config, engine="ray", say=say, every_s=0.01)
     return (folder / "model.safetensors").read_bytes()
 
 
@@ -74,7 +76,7 @@ def die_once(worker: Worker, payload: dict[str, Any]) -> None:
 
     if not died.exists():
         threading.Thread(target=watch, daemon=True).start()
-    classifiers.fit_job(worker, payload)
+    classifiers.fit_on_worker(worker, payload)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -88,7 +90,7 @@ def test_a_fit_whose_worker_dies_ends_with_the_same_weights(scenes_folder: Path,
     assert epochs
     assert epochs == sorted({*epochs})
     assert {*epochs} <= {"epoch 1/3", "epoch 2/3", "epoch 3/3"}
-    assert disturbed == fit(classifiers.fit_job, scenes_folder, tmp_path / "undisturbed")
+    assert disturbed == fit(classifiers.fit_on_worker, scenes_folder, tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
@@ -98,7 +100,7 @@ def test_two_workers_fit_the_same_weights_every_time(
     scenes_folder: Path, tmp_path: Path, algorithm: LoopConfig
 ) -> None:
     first, second = (
-        fit(classifiers.fit_job, scenes_folder, tmp_path / name, algorithm=algorithm, num_workers=2)
+        fit(classifiers.fit_on_worker, scenes_folder, tmp_path / name, algorithm=algorithm, num_workers=2)
         for name in ("first", "second")
     )
     assert first == second
@@ -124,8 +126,8 @@ def test_group_dro_on_two_workers_is_group_dro_on_one(scenes_folder: Path, tmp_p
         folder = tmp_path / str(num_workers)
         folder.mkdir()
         resources = FitConfig(num_cpus=0.5, num_threads=1, num_workers=num_workers)
-        job = {"data": str(scenes_folder)}
-        ray_train.run(fit_a_linear_classifier, job, folder=folder, resources=resources, engine="ray")
+        asked = {"data": str(scenes_folder)}
+        ray_train.run(fit_a_linear_classifier, asked, folder=folder, resources=resources, engine="ray")
         state = torch.load(folder / "checkpoint.pt", weights_only=True)
         found.append((state["adaptive"]["q"], torch.load(folder / "weights.pt", weights_only=True)))
     (q_one, one), (q_two, two) = found
@@ -155,8 +157,9 @@ def test_other_weights_in_the_same_file_are_another_start(scenes_folder: Path, t
             shutil.copytree(scenes_folder, rows.folder)
             rows.finish({})
         said: list[str] = []
-        erm = Steps(recipes.make_config(data, [], where="test"), folder, said.append).fit_erm(rows)
-        fitted.append(((erm.folder / "model.safetensors").read_bytes(), said[0]))
+        run = Run(Opened(recipes.make_config(data, [], where="test")), folder, said.append, {"data": rows})
+        fitted_erm = run.do(erm(run))
+        fitted.append(((fitted_erm.folder / "model.safetensors").read_bytes(), said[0]))
     assert [line for _, line in fitted] == [
         "fit erm: fitting erm",
         "fit erm: made again, since what it depends on is not what it was",
@@ -172,11 +175,11 @@ def test_a_checkpoint_of_another_fit_is_not_gone_on_from(scenes_folder: Path, tm
     data = folder.step("data", {})
     shutil.copytree(scenes_folder, data.folder)
     data.finish({})
-    job = Steps(config, folder, lambda line: None)
-    erm = job.fit_erm(data)
-    weights = (erm.folder / "model.safetensors").read_bytes()
+    run = Run(Opened(config), folder, lambda line: None, {"data": data})
+    first = run.do(erm(run))
+    weights = (first.folder / "model.safetensors").read_bytes()
     # As if it had been interrupted with other dependencies: a checkpoint that would end the fit at once.
-    other = Step(erm.folder, {"something": "else"})
+    other = Step(first.folder, {"something": "else"})
     (other.begin() / "checkpoint.pt").write_bytes(b"of another fit")
-    again = job.fit_erm(data)
+    again = run.do(erm(run))
     assert (again.folder / "model.safetensors").read_bytes() == weights

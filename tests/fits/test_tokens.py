@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from diffusers import StableDiffusionInpaintPipeline
+from partial_runs import run_until
 from PIL import Image
 from ray import cloudpickle
 from tiny_pipelines import save_pipeline
@@ -26,9 +27,11 @@ from raygen.fits.ray_train import FitConfig
 from raygen.inpainters import InpainterConfig
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
-from raygen.run.steps import Steps
+from raygen.run.opened import Opened
+from raygen.run.steps import Run
 from raygen.storage.parts import read_parts
 from raygen.storage.run_folder import RunFolder, read_manifest
+from raygen.textual_inversion.class_tokens import trained_model
 from raygen.textual_inversion.config import TextualInversionConfig
 from raygen.worker import Worker
 
@@ -141,12 +144,7 @@ def test_candidates_of_other_tokens_are_refused(finished: Path, model: Path, tmp
 
     def candidates(learning_rate: float) -> None:
         settings = {**QUICK, "learning_rate": learning_rate}
-        job = Steps(small(model, textual_inversion=settings), folder, said.append)
-        data = job.load_rows()
-        erm = job.fit_erm(data)
-        scores = job.score(data, erm)
-        tokens = job.learn_tokens(data, scores, erm)
-        job.synthesize(job.plan(data, scores, tokens), data, erm, tokens)
+        run_until("candidates", Run(Opened(small(model, textual_inversion=settings)), folder, said.append))
 
     candidates(0.05)
     assert all(line.endswith("done before") for line in said)
@@ -179,7 +177,8 @@ def request(data: Path, model: Path) -> token_fits.TokenRequest:
     return token_fits.TokenRequest(
         data=str(data),
         settings=settings.model_dump(mode="json"),
-        inpainter=InpainterConfig(model=str(model)).model_dump(mode="json"),
+        model=trained_model(settings, InpainterConfig(model=str(model))).model_dump(mode="json"),
+        painter=None,
         tokens=(
             {"name": "<one>", "word": "bird", "initializer": "l"},
             {"name": "<two>", "word": "b", "initializer": "w"},
@@ -189,11 +188,13 @@ def request(data: Path, model: Path) -> token_fits.TokenRequest:
     )
 
 
-def fit(job: ray_train.Job, asked: token_fits.TokenRequest, folder: Path, engine: str, **resources: Any) -> list[bytes]:
+def fit(
+    body: ray_train.Body, asked: token_fits.TokenRequest, folder: Path, engine: str, **resources: Any
+) -> list[bytes]:
     """Files of a fit."""
     folder.mkdir()
     config = FitConfig(num_cpus=0.5, num_threads=1, **resources)
-    ray_train.run(job, asdict(asked), folder=folder, resources=config, engine=engine)
+    ray_train.run(body, asdict(asked), folder=folder, resources=config, engine=engine)
     return [(folder / name / "learned_embeds.safetensors").read_bytes() for name in ("one", "two")]
 
 
@@ -209,7 +210,7 @@ def die_once(worker: Worker, payload: dict[str, Any]) -> None:
 
     if not died.exists():
         threading.Thread(target=watch, daemon=True).start()
-    token_fits.token_job(worker, payload)
+    token_fits.learn_on_worker(worker, payload)
 
 
 @pytest.mark.slow
@@ -218,14 +219,16 @@ def test_a_fit_whose_worker_dies_ends_with_the_same_bytes(scenes_folder: Path, m
     asked = request(scenes_folder, model)
     disturbed = fit(die_once, asked, tmp_path / "disturbed", "ray", max_failures=2)
     assert (tmp_path / "disturbed" / "died").exists()
-    assert disturbed == fit(token_fits.token_job, asked, tmp_path / "undisturbed", "local")
+    assert disturbed == fit(token_fits.learn_on_worker, asked, tmp_path / "undisturbed", "local")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_two_workers_learn_the_same_every_time(scenes_folder: Path, model: Path, tmp_path: Path) -> None:
     asked = request(scenes_folder, model)
-    first, second = (fit(token_fits.token_job, asked, tmp_path / n, "ray", num_workers=2) for n in ("first", "second"))
+    first, second = (
+        fit(token_fits.learn_on_worker, asked, tmp_path / n, "ray", num_workers=2) for n in ("first", "second")
+    )
     assert first == second
 
 

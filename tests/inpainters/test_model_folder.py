@@ -11,7 +11,7 @@ from real_architectures import SD15_INPAINTING, edit_json, narrowed, save_archit
 from raygen.errors import ModelError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.loading import load_pipeline
-from raygen.inpainters.model_folder import PIPELINES, check_model_folder, resolve_model
+from raygen.inpainters.model_folder import PIPELINES, check_model_folder, find_painter
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -169,7 +169,7 @@ def test_a_checkpoint_in_one_file_says_how_to_convert_it(tmp_path: Path) -> None
     (tmp_path / "512-inpainting-ema.safetensors").touch()
     refused(tmp_path, "checkpoint in one file.*from_single_file")
     with pytest.raises(ModelError, match="neither a folder nor a hub id"):
-        resolve_model(str(tmp_path / "512-inpainting-ema.safetensors"))
+        find_painter(InpainterConfig(model=str(tmp_path / "512-inpainting-ema.safetensors")))
 
 
 def test_a_damaged_config_is_named(model: Path) -> None:

@@ -13,9 +13,10 @@ from tiny_pipelines import save_pipeline
 from raygen.errors import ConfigError, ModelError, RowError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.batch import inpaint
-from raygen.inpainters.model_folder import check_model_folder, model_revision, resolve_model
+from raygen.inpainters.model_folder import check_model_folder, find_painter
 from raygen.inpainters.square import latent_mask
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
+from raygen.model_files import model_revision
 
 SIDE = 32
 
@@ -235,7 +236,7 @@ def test_an_empty_folder_and_a_wrong_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model_index\.json"):
         check_model_folder(tmp_path)
     with pytest.raises(ModelError, match="neither a folder nor a hub id"):
-        resolve_model("/no/such/folder")
+        find_painter(InpainterConfig(model="/no/such/folder"))
 
 
 def test_revision_changes_with_the_weights(models: dict[tuple[int, str], Path], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from raygen import recipes
 from raygen.errors import ModelError
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.model_folder import check_model
+from raygen.inpainters.model_folder import check_model, find_painter
 from raygen.maskers.clipseg import ClipsegConfig
 from raygen.maskers.grounded_sam import GroundedSamConfig
 from raygen.maskers.language import check_finder
@@ -109,14 +109,14 @@ def test_a_mistyped_folder_is_told_in_seconds(cache: Path, model: str, siblings:
         Path(sibling).mkdir(parents=True)
     start = time.monotonic()
     with pytest.raises(ModelError, match=message):
-        check_model(InpainterConfig(model=model))
+        check_model(find_painter(InpainterConfig(model=model)))
     assert time.monotonic() - start < 10
 
 
 def test_an_offline_hub_is_not_asked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=f"not in the hub's cache .{cache}., and .* since HF_HUB_OFFLINE is set"):
-        check_model(InpainterConfig(model="acme/sd"))
+        check_model(find_painter(InpainterConfig(model="acme/sd")))
 
 
 @pytest.mark.parametrize(
@@ -132,28 +132,28 @@ def test_an_offline_hub_is_not_asked(cache: Path, monkeypatch: pytest.MonkeyPatc
 )
 @pytest.mark.usefixtures("served")
 def test_the_hub_is_asked_what_a_model_is(model: str, message: str | None) -> None:
-    config = InpainterConfig(model=model, revision="v9")
+    found = find_painter(InpainterConfig(model=model, revision="v9"))
     if message is None:
-        assert check_model(config) is None
+        check_model(found)
         return
     with pytest.raises(ModelError, match=message):
-        check_model(config)
+        check_model(found)
 
 
 def test_a_model_in_the_cache_works_without_the_hub(cache: Path) -> None:
     snapshot = put(cache, "acme/sd", "weights")
-    config = InpainterConfig(model="acme/sd")
+    found, tiny = find_painter(InpainterConfig(model="acme/sd")), find_painter(InpainterConfig())
     start = time.monotonic()
-    assert check_model(config) is None
+    check_model(found)
     # The library itself tries for minutes.
-    assert load_tokenizer(config).get_vocab() == load_tokenizer(InpainterConfig()).get_vocab()
+    assert load_tokenizer(found).get_vocab() == load_tokenizer(tiny).get_vocab()
     assert time.monotonic() - start < 15
     assert hub.loadable("acme/sd", None) == str(snapshot)
     with pytest.raises(ModelError, match="not in the hub's cache"):
-        check_model(InpainterConfig(model="acme/sd", revision="other"))
+        check_model(find_painter(InpainterConfig(model="acme/sd", revision="other")))
     (snapshot / "unet" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"not usable as it is in the hub's cache \(.*no unet/config.json"):
-        check_model(config)
+        check_model(found)
 
 
 def test_what_masks_by_language_is_looked_for_too(cache: Path) -> None:

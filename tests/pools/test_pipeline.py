@@ -26,7 +26,7 @@ from raygen.errors import (
 )
 from raygen.images import decode_image
 from raygen.pools import pipeline
-from raygen.pools.units import Job
+from raygen.pools.units import Pass
 from raygen.stages.spec import Batch, StageSpec, fail_row, object_column, ok_rows, with_own_status
 from raygen.storage.parts import Parts, read_parts
 
@@ -77,21 +77,22 @@ class NoModel:
         return batch
 
 
-def make_job(data: Path, out: Path, **changes: Any) -> Job:
+def make_pass(data: Path, out: Path, **changes: Any) -> Pass:
     out.mkdir(parents=True, exist_ok=True)
-    table = RowIndex.open(data).split("train").select(["image_id", "label"])
+    index = RowIndex.open(data)
+    table = index.split("train").select(["image_id", "label"])
     cluster = pa.array([None if i % 3 else i for i in range(table.num_rows)], pa.int32())
     table = table.append_column("cluster", cluster)
     options = {
         "table": table,
-        "data_folder": data,
+        "index": index,
         "source_columns": ("image_png",),
         "specs": [StageSpec(Digest, "scorer")],
         "pools": PoolsConfig(scorer=PoolConfig(num_cpus=0.5)),
         "unit_rows": 24,  # 160 rows: the last unit is padded
         "parts": Parts(out, RESULT, "abc", table.num_rows, 0.05),
     }
-    return Job(**{**options, **changes})
+    return Pass(**{**options, **changes})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -99,11 +100,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_local_engine_writes_every_row_once(scenes_folder: Path, tmp_path: Path) -> None:
-    job = make_job(scenes_folder, tmp_path / "out")
-    assert pipeline.run(job, engine="local") == {"ok": 160, "failed": 0}
+    work = make_pass(scenes_folder, tmp_path / "out")
+    assert pipeline.run(work, engine="local") == {"ok": 160, "failed": 0}
     result = read_parts(tmp_path / "out")
-    assert result["image_id"].to_pylist() == job.table["image_id"].to_pylist()
-    assert result["cluster"].to_pylist() == job.table["cluster"].to_pylist()  # null stays null, never NaN
+    assert result["image_id"].to_pylist() == work.table["image_id"].to_pylist()
+    assert result["cluster"].to_pylist() == work.table["cluster"].to_pylist()  # null stays null, never NaN
     pictures = RowIndex.open(scenes_folder).fetch(result["image_id"].to_pylist(), ["image_png"])["image_png"]
     expected = [hashlib.sha256(decode_image(data).tobytes()).hexdigest() for data in pictures.to_pylist()]
     assert result["digest"].to_pylist() == expected
@@ -116,7 +117,7 @@ def test_how_many_rows_are_done_is_said(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)  # in a terminal Ray draws bars instead
     heard: list[str] = []
-    pipeline.run(make_job(scenes_folder, tmp_path / "out"), engine=engine, say=heard.append, every_s=0.001)
+    pipeline.run(make_pass(scenes_folder, tmp_path / "out"), engine=engine, say=heard.append, every_s=0.001)
     done = [int(line.removesuffix(" of 160 rows")) for line in heard]
     assert done
     assert done == sorted({*done})
@@ -125,57 +126,57 @@ def test_how_many_rows_are_done_is_said(
 
 @pytest.mark.usefixtures("ray_session")
 def test_ray_writes_the_same_bytes_with_one_actor_and_with_three(scenes_folder: Path, tmp_path: Path) -> None:
-    pipeline.run(make_job(scenes_folder, tmp_path / "local"), engine="local")
+    pipeline.run(make_pass(scenes_folder, tmp_path / "local"), engine="local")
     for actors in (1, 3):
         pools = PoolsConfig(scorer=PoolConfig(actors=actors, num_cpus=0.5))
-        pipeline.run(make_job(scenes_folder, tmp_path / f"ray{actors}", pools=pools), engine="ray")
+        pipeline.run(make_pass(scenes_folder, tmp_path / f"ray{actors}", pools=pools), engine="ray")
         assert contents(tmp_path / f"ray{actors}") == contents(tmp_path / "local")
 
 
 def test_resume_does_only_what_is_missing(scenes_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    pipeline.run(make_job(scenes_folder, out), engine="local")
+    pipeline.run(make_pass(scenes_folder, out), engine="local")
     before = contents(out)
     kept = (out / "part-000000.parquet").stat().st_mtime_ns
     (out / "part-000003.parquet").unlink()
     (out / ".part-000004.parquet.99.tmp").write_bytes(b"half a part")
-    pipeline.run(make_job(scenes_folder, out), engine="local")
+    pipeline.run(make_pass(scenes_folder, out), engine="local")
     assert contents(out) == before
     assert (out / "part-000000.parquet").stat().st_mtime_ns == kept
 
 
 def test_parts_of_another_job_are_refused(scenes_folder: Path, tmp_path: Path) -> None:
-    job = make_job(scenes_folder, tmp_path / "out")
-    pipeline.run(job, engine="local")
-    other = make_job(scenes_folder, tmp_path / "out", parts=Parts(tmp_path / "out", RESULT, "other", 160, 0.05))
+    work = make_pass(scenes_folder, tmp_path / "out")
+    pipeline.run(work, engine="local")
+    other = make_pass(scenes_folder, tmp_path / "out", parts=Parts(tmp_path / "out", RESULT, "other", 160, 0.05))
     with pytest.raises(RunFolderError, match="made with other settings"):
         pipeline.run(other, engine="local")
 
 
 def test_a_pass_without_all_of_its_parts_is_not_signed(scenes_folder: Path, tmp_path: Path) -> None:
-    job = make_job(scenes_folder, tmp_path / "out")
-    pipeline.run(job, engine="local")
-    assert job.parts.close(range(7)) == {"ok": 160, "failed": 0}
+    work = make_pass(scenes_folder, tmp_path / "out")
+    pipeline.run(work, engine="local")
+    assert work.parts.close(range(7)) == {"ok": 160, "failed": 0}
     (tmp_path / "out" / "part-000002.parquet").rename(tmp_path / "elsewhere.parquet")
     with pytest.raises(StageError, match=r"part-000002\.parquet was written and is not there"):
-        job.parts.close(range(7), patience_s=0.0)
+        work.parts.close(range(7), patience_s=0.0)
     with pytest.raises(StageError, match="hold 136 rows, the pass has 160"):
-        job.parts.close([0, 1, 3, 4, 5, 6])
+        work.parts.close([0, 1, 3, 4, 5, 6])
 
 
 def test_a_part_that_comes_late_is_waited_for(scenes_folder: Path, tmp_path: Path) -> None:
-    job = make_job(scenes_folder, tmp_path / "out")
-    pipeline.run(job, engine="local")
+    work = make_pass(scenes_folder, tmp_path / "out")
+    pipeline.run(work, engine="local")
     part, hidden = tmp_path / "out" / "part-000002.parquet", tmp_path / "elsewhere.parquet"
     part.rename(hidden)
     threading.Timer(0.5, lambda: hidden.rename(part)).start()
-    assert job.parts.close(range(7), patience_s=60) == {"ok": 160, "failed": 0}
+    assert work.parts.close(range(7), patience_s=60) == {"ok": 160, "failed": 0}
 
 
 def test_failed_rows_keep_their_place_and_reason(scenes_folder: Path, tmp_path: Path) -> None:
     bad = ("train-000003", "train-000007")
-    job = make_job(scenes_folder, tmp_path / "out", specs=[StageSpec(Digest, "scorer", {"bad": bad})])
-    assert pipeline.run(job, engine="local") == {"ok": 158, "failed": 2}
+    work = make_pass(scenes_folder, tmp_path / "out", specs=[StageSpec(Digest, "scorer", {"bad": bad})])
+    assert pipeline.run(work, engine="local") == {"ok": 158, "failed": 2}
     result = read_parts(tmp_path / "out")
     failed = result.filter(pc.equal(result["status"], "failed"))
     assert failed["image_id"].to_pylist() == list(bad)
@@ -186,54 +187,54 @@ def test_failed_rows_keep_their_place_and_reason(scenes_folder: Path, tmp_path: 
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_too_many_failed_rows_stop_the_job_with_the_reasons(scenes_folder: Path, tmp_path: Path, engine: Any) -> None:
     bad = tuple(f"train-{i:06d}" for i in range(20))
-    job = make_job(scenes_folder, tmp_path / "out", specs=[StageSpec(Digest, "scorer", {"bad": bad})])
+    work = make_pass(scenes_folder, tmp_path / "out", specs=[StageSpec(Digest, "scorer", {"bad": bad})])
     with pytest.raises(TooManyFailedRowsError, match="20 x told to fail"):
-        pipeline.run(job, engine=engine)
+        pipeline.run(work, engine=engine)
 
 
 def test_a_pass_that_was_stopped_goes_on_with_a_higher_limit(scenes_folder: Path, tmp_path: Path) -> None:
     bad = tuple(f"train-{i:06d}" for i in range(20))
     specs = [StageSpec(Digest, "scorer", {"bad": bad})]
     with pytest.raises(TooManyFailedRowsError, match="go on with --set max_failed_fraction"):
-        pipeline.run(make_job(scenes_folder, tmp_path / "out", specs=specs), engine="local")
+        pipeline.run(make_pass(scenes_folder, tmp_path / "out", specs=specs), engine="local")
     done = contents(tmp_path / "out").keys()
     assert any(name.startswith("part-") for name in done), "what it made stays"
     parts = Parts(tmp_path / "out", RESULT, "abc", 160, 0.5)
-    job = make_job(scenes_folder, tmp_path / "out", specs=specs, parts=parts)
-    assert pipeline.run(job, engine="local") == {"ok": 140, "failed": 20}
+    work = make_pass(scenes_folder, tmp_path / "out", specs=specs, parts=parts)
+    assert pipeline.run(work, engine="local") == {"ok": 140, "failed": 20}
     assert not (tmp_path / "out" / ".work").exists()
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_an_actor_that_cannot_start_gives_its_own_error(scenes_folder: Path, tmp_path: Path) -> None:
-    job = make_job(scenes_folder, tmp_path / "out", specs=[StageSpec(NoModel, "scorer")])
+    work = make_pass(scenes_folder, tmp_path / "out", specs=[StageSpec(NoModel, "scorer")])
     with pytest.raises(ModelError, match="model 'x' is not there"):
-        pipeline.run(job, engine="ray")
+        pipeline.run(work, engine="ray")
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_gpu_that_the_cluster_does_not_have_is_refused_before_work(scenes_folder: Path, tmp_path: Path) -> None:
     pools = PoolsConfig(scorer=PoolConfig(num_gpus=1))
     with pytest.raises(ResourceError, match="need 1 GPUs and the cluster has 0"):
-        pipeline.run(make_job(scenes_folder, tmp_path / "out", pools=pools), engine="ray")
+        pipeline.run(make_pass(scenes_folder, tmp_path / "out", pools=pools), engine="ray")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_stage_that_reads_what_nobody_writes_is_a_bug(scenes_folder: Path, tmp_path: Path) -> None:
-    job = make_job(scenes_folder, tmp_path / "out", source_columns=())
+    work = make_pass(scenes_folder, tmp_path / "out", source_columns=())
     with pytest.raises(AssertionError, match="image_png"):
-        pipeline.run(job, engine="local")
+        pipeline.run(work, engine="local")
 
 
 def test_an_empty_table_is_refused(scenes_folder: Path, tmp_path: Path) -> None:
-    job = make_job(scenes_folder, tmp_path / "out")
-    empty = make_job(scenes_folder, tmp_path / "out", table=job.table.slice(0, 0))
+    work = make_pass(scenes_folder, tmp_path / "out")
+    empty = make_pass(scenes_folder, tmp_path / "out", table=work.table.slice(0, 0))
     with pytest.raises(DataError, match="nothing to do"):
         pipeline.run(empty, engine="local")
 
 
 def test_a_part_is_readable_by_plain_pyarrow(scenes_folder: Path, tmp_path: Path) -> None:
-    pipeline.run(make_job(scenes_folder, tmp_path / "out"), engine="local")
+    pipeline.run(make_pass(scenes_folder, tmp_path / "out"), engine="local")
     table = pq.read_table(tmp_path / "out" / "part-000006.parquet")
     assert table.num_rows == 160 - 6 * 24
     assert table.schema.equals(RESULT)
@@ -242,10 +243,10 @@ def test_a_part_is_readable_by_plain_pyarrow(scenes_folder: Path, tmp_path: Path
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_row_that_kills_its_actor_is_left_out_and_the_job_goes_on(scenes_folder: Path, tmp_path: Path) -> None:
-    pipeline.run(make_job(scenes_folder, tmp_path / "without"), engine="local")
+    pipeline.run(make_pass(scenes_folder, tmp_path / "without"), engine="local")
     deadly = ("train-000030",)
-    job = make_job(scenes_folder, tmp_path / "out", specs=[StageSpec(Digest, "scorer", {"deadly": deadly})])
-    assert pipeline.run(job, engine="ray") == {"ok": 159, "failed": 1}
+    work = make_pass(scenes_folder, tmp_path / "out", specs=[StageSpec(Digest, "scorer", {"deadly": deadly})])
+    assert pipeline.run(work, engine="ray") == {"ok": 159, "failed": 1}
     result, expected = read_parts(tmp_path / "out"), read_parts(tmp_path / "without")
     failed = result.filter(pc.equal(result["status"], "failed"))
     assert failed["image_id"].to_pylist() == list(deadly)

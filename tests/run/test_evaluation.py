@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from raygen import recipes
 from raygen.algorithms.loop import right_predictions
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
+from raygen.run.evaluation import evaluate_classifier
 
 
 def saved(folder: Path, num_classes: int) -> Path:
@@ -19,7 +19,7 @@ def saved(folder: Path, num_classes: int) -> Path:
 
 def test_accuracies_are_those_of_the_classifiers_predictions(scenes_folder: Path, tmp_path: Path) -> None:
     classifier = saved(tmp_path / "classifier", 2)
-    found = recipes.evaluate_classifier(classifier, {"name": "folder", "path": str(scenes_folder)}, seed=0)
+    found = evaluate_classifier(classifier, {"name": "folder", "path": str(scenes_folder)}, seed=0)
     for split in ("val", "test"):
         images = TrainingSet(RowIndex.open(scenes_folder), split, size_px=64)
         correct_N = right_predictions(load_classifier(classifier), images, "cpu")
@@ -33,6 +33,6 @@ def test_accuracies_are_those_of_the_classifiers_predictions(scenes_folder: Path
 @pytest.mark.parametrize("num_classes", [3, 1])
 def test_classifier_of_other_classes_is_refused(scenes_folder: Path, tmp_path: Path, num_classes: int) -> None:
     with pytest.raises(DataError, match=rf"tells {num_classes} classes apart, and the dataset has 2 \(landbird, water"):
-        recipes.evaluate_classifier(
+        evaluate_classifier(
             saved(tmp_path / "classifier", num_classes), {"name": "folder", "path": str(scenes_folder)}, seed=0
         )

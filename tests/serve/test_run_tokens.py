@@ -15,6 +15,8 @@ from raygen.errors import ConfigError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.served import ServedInpainter, served_name, store_tokens
 from raygen.inpainters.token_files import read_tokens, token_bytes
+from raygen.run.opened import Opened
+from raygen.run.preflight import check
 
 WIDTH = 4  # of the painting back end's facts; its own store takes any
 
@@ -69,9 +71,9 @@ def test_a_run_that_learns_no_tokens_names_none_even_if_one_is_stored(
         "dataset": {"name": "scenes"},
         "inpainter": {"kind": "served", "url": endpoint.url, "model": model},
     }
-    recipes.check(recipes.make_config(data, [], where="test"))
+    check(Opened(recipes.make_config(data, [], where="test")))
     with pytest.raises(ConfigError, match=f"{field}: .* names the token <landbird>, which"):
-        recipes.check(recipes.make_config(data, [override], where="test"))
+        check(Opened(recipes.make_config(data, [override], where="test")))
 
 
 class Listening:

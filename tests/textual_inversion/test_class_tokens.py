@@ -14,6 +14,7 @@ from raygen.config import validate
 from raygen.errors import ConfigError, ModelError, RowError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.batch import inpaint
+from raygen.inpainters.model_folder import find_painter
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 from raygen.inpainters.token_files import read_tokens, token_bytes
 from raygen.textual_inversion.class_tokens import (
@@ -111,14 +112,14 @@ def test_the_27_templates_are_those_of_the_paper() -> None:
 )
 def test_what_does_not_fit_the_tokenizer_is_refused(model: Path, fields: dict[str, object], message: str) -> None:
     wanted = settings(**fields)
-    tokenizer = load_tokenizer(InpainterConfig(model=str(model)))
+    tokenizer = load_tokenizer(find_painter(InpainterConfig(model=str(model))))
     with pytest.raises(ConfigError, match=message):
         check_tokens(class_tokens(wanted, CLASSES), wanted, tokenizer)
 
 
 def test_a_name_that_the_tokenizer_has_is_refused(model: Path) -> None:
     wanted = settings(initializers="b", prompt="{token}, not <waterbird>")  # the inpainter knows both
-    tokenizer = load_tokenizer(InpainterConfig(model=str(model)))
+    tokenizer = load_tokenizer(find_painter(InpainterConfig(model=str(model))))
     check_tokens(class_tokens(wanted, CLASSES), wanted, tokenizer)
     tokenizer.add_tokens("<waterbird>")
     with pytest.raises(ConfigError, match="has '<waterbird>' already"):
@@ -138,16 +139,17 @@ def test_a_sibling_must_have_the_same_text_encoder(model: Path, tmp_path: Path) 
     sibling = save_pipeline(tmp_path / "four", in_channels=4, seed=3)
     trained = trained_model(settings(model=str(sibling)), inpainter)
     assert trained.model == str(sibling)
-    check_same_text_encoder(trained, inpainter)
-    tokenizer = load_tokenizer(trained)
+    found = find_painter(trained), find_painter(inpainter)
+    check_same_text_encoder(*found)
+    tokenizer = load_tokenizer(found[0])
     tokenizer.add_tokens("new")
     tokenizer.save_pretrained(sibling / "tokenizer")
     with pytest.raises(ModelError, match="another vocabulary"):
-        check_same_text_encoder(trained, inpainter)
+        check_same_text_encoder(*found)
     config = sibling / "text_encoder" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": 64}))
     with pytest.raises(ModelError, match=r"text encoder of width 64, .* one of 32"):
-        check_same_text_encoder(trained, inpainter)
+        check_same_text_encoder(*found)
 
 
 def test_diffusers_reads_the_file_and_encodes_the_same(model: Path, tmp_path: Path) -> None:

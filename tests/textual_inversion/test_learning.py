@@ -14,6 +14,7 @@ from tiny_pipelines import save_pipeline
 from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import DataError, ModelError, ResourceError, StageError
 from raygen.inpainters import InpainterConfig
+from raygen.inpainters.model_folder import find_painter
 from raygen.maskers.truth import dilate
 from raygen.seeding import row_seed
 from raygen.textual_inversion.class_tokens import ClassToken, trained_model
@@ -38,7 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def load(folder: Path, settings: TextualInversionConfig = SETTINGS) -> FrozenDenoiser:
-    return FrozenDenoiser(trained_model(settings, InpainterConfig(model=str(folder))), device="cpu")
+    return FrozenDenoiser(find_painter(trained_model(settings, InpainterConfig(model=str(folder)))), device="cpu")
 
 
 def pictures(num: int = 5, *, whole: bool = True) -> list[TokenPicture]:
@@ -246,7 +247,7 @@ def test_a_token_explains_held_out_images_of_its_class_better_than_its_initializ
     settings = TextualInversionConfig(
         region="object", num_steps=25, batch_size=4, learning_rate=0.1, templates=("a photo of a {token} {word}",)
     )
-    denoiser = FrozenDenoiser(trained_model(settings, InpainterConfig()), device="cpu")
+    denoiser = FrozenDenoiser(find_painter(trained_model(settings, InpainterConfig())), device="cpu")
     token = ClassToken("<landbird>", "bird", "bird")
 
     def scenes(first_seed: int, num: int) -> list[TokenPicture]:

@@ -11,9 +11,10 @@ from PIL import Image
 from raygen.datasets.scene_rendering import CLASS_NAMES, render_scene
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.batch import inpaint
-from raygen.inpainters.model_folder import resolve_model
+from raygen.inpainters.model_folder import TINY_FOLDER
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 from raygen.maskers.truth import dilate
+from raygen.model_files import find_model
 
 MAX_BYTES = 12_000_000
 NUM_SCENES = 12
@@ -38,7 +39,7 @@ def painted() -> dict[str, np.ndarray]:
 
 
 def test_it_is_small_and_complete() -> None:
-    files = [path for path in Path(resolve_model("tiny")).rglob("*") if path.is_file()]
+    files = [path for path in Path(find_model("tiny", tiny=TINY_FOLDER)).rglob("*") if path.is_file()]
     names = {path.name for path in files}
     assert {"model_index.json", "README.md"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".ckpt"))]

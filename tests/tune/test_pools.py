@@ -14,8 +14,9 @@ from score_tables import dataset, score_table
 from small_sweeps import ONLY_K, small_sweep
 from tiny_pipelines import save_pipeline
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.errors import ConfigError
+from raygen.run.opened import Opened
 from raygen.synthesis import SYNTHESES, SynthesisConfig
 from raygen.synthesis.dbb import DbbConfig
 from tune.pools import plan_pools, pool_configs, pool_name
@@ -72,15 +73,16 @@ def config(**fields: object) -> Any:
 def test_the_fields_of_a_synthesis_are_all_known(name: str) -> None:
     """A new field must be told apart: does it change pictures, or only which are kept?"""
     kind: type[Strict] = type(config(name=name))
-    assert set(kind.model_fields) == {*OTHERS[name], "name", config(name=name).amount_field}
-    assert config(name=name).filter_fields <= set(OTHERS[name])
+    (amount,) = kind.fields_of(Decides.AMOUNT)
+    assert set(kind.model_fields) == {*OTHERS[name], "name", amount}
+    assert {*kind.fields_of(Decides.FIT)} <= {*OTHERS[name]}
 
 
 @pytest.mark.parametrize(("name", "field"), [(name, field) for name, fields in OTHERS.items() for field in fields])
 def test_a_filter_leaves_the_pictures_as_they_are_and_shares_the_pool(name: str, field: str) -> None:
     run = make_sweep({"recipe": name, "dataset": {"name": "scenes"}}, [], where="test").run
     first, other = config(name=name), config(name=name, **{field: OTHERS[name][field]})
-    is_filter, paper = field in first.filter_fields, SYNTHESES[name]
+    is_filter, paper = first.decides(field) is Decides.FIT, SYNTHESES[name]
     if is_filter:
         plans = [paper.select(c, scores(), dataset=dataset(), run_seed=0) for c in (first, other)]
         assert plans[0].equals(plans[1])
@@ -97,7 +99,7 @@ def test_a_filter_leaves_the_pictures_as_they_are_and_shares_the_pool(name: str,
     [("dbb", [0.1, 0.3, 0.7, 1.0]), ("dbb", [1, 4, 15]), ("scgs", [0.1, 0.4, 1.0, 3.0])],
 )
 def test_pictures_of_a_smaller_amount_are_among_those_of_a_larger_one(name: str, amounts: list[float]) -> None:
-    field = config(name=name).amount_field
+    (field,) = config(name=name).fields_of(Decides.AMOUNT)
     plans = [
         SYNTHESES[name].select(config(name=name, **{field: amount}), scores(), dataset=dataset(), run_seed=0)
         for amount in amounts
@@ -152,10 +154,11 @@ def test_pools_of_one_model_learn_their_tokens_once(tmp_path: Path) -> None:
     quick = "textual_inversion={num_images: 4, num_steps: 1, batch_size: 1, initializers: [l, w]}"
     sweep = small_sweep(model, quick, "tune.space.synthesis.dilation_px=[4, 8]", *ONLY_K)
     configs = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=2)
-    _, planned = plan_pools(sweep.run, configs, tmp_path / "sweep", lambda line: None)
+    opened = {name: Opened(config) for name, config in configs.items()}
+    _, planned = plan_pools(Opened(sweep.run), opened, tmp_path / "sweep", lambda line: None)
     assert len(planned) == 2
-    (tokens,) = {pool.tokens.folder for pool in planned if pool.tokens is not None}
+    (tokens,) = {pool.run.done["tokens"].folder for pool in planned}
     assert (tokens / "landbird" / "learned_embeds.safetensors").is_file()
     for pool in planned:
-        prompts = pq.read_table(pool.plan.folder / "plan.parquet")["prompt"].to_pylist()
+        prompts = pq.read_table(pool.run.done["plan"].folder / "plan.parquet")["prompt"].to_pylist()
         assert {*prompts} == {"a photo of a <landbird> landbird", "a photo of a <waterbird> waterbird"}

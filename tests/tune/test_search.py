@@ -23,6 +23,7 @@ from raygen.cli import app
 from raygen.config import load_yaml
 from raygen.errors import ConfigError, ResourceError, RunFolderError
 from raygen.run.config import make_config
+from raygen.run.opened import Opened
 from tune.pools import generate, plan_pools, pool_configs
 from tune.records import Outcome, Record, read_records
 from tune.search import saved_sweep, sweep
@@ -153,8 +154,9 @@ def test_of_two_trials_of_one_point_one_waits_and_fits_nothing(
     whole = small_sweep(model)
     pools = pool_configs(whole.run, whole.space, num_classes=2, max_pools=1)
     shutil.copytree(finished_sweep, tmp_path / "sweep")
-    base, planned = plan_pools(whole.run, pools, tmp_path / "sweep", lambda line: None)
-    task = share(whole, base, generate(base, planned), tmp_path / "sweep")
+    opened = {name: Opened(pool) for name, pool in pools.items()}
+    base, planned = plan_pools(Opened(whole.run), opened, tmp_path / "sweep", lambda line: None)
+    task = share(whole, base, generate(planned), tmp_path / "sweep")
     config = small_sweep(model, "fit.num_cpus=2", "tune.space.synthesis.k=[0.4]", *ONLY_K, trials=2)
     task = replace(task, sweep=config, trials=tmp_path / "trials")
     task.trials.mkdir()

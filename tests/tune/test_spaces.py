@@ -10,7 +10,7 @@ from small_sweeps import small_sweep, toy_task
 
 from raygen.algorithms.balanced import BalancedConfig
 from raygen.config import load_yaml
-from raygen.datasets import class_counts
+from raygen.datasets import open_dataset
 from raygen.errors import ConfigError
 from raygen.synthesis import SYNTHESES
 from raygen.synthesis.dbb import DbbConfig
@@ -145,9 +145,10 @@ def test_a_grid_is_searched_if_it_fits_the_trials() -> None:
 
 
 def test_the_largest_amount_is_held_against_each_class(scenes_folder: Path) -> None:
-    counts = class_counts(small_sweep().run.dataset, "train")
+    counts = open_dataset(small_sweep().run.dataset).class_counts("train")
     assert counts == {"landbird": 66, "waterbird": 36}
-    assert class_counts(small_sweep("tiny", f"dataset={{name: folder, path: {scenes_folder}}}").run.dataset, "val") == {
+    folder = small_sweep("tiny", f"dataset={{name: folder, path: {scenes_folder}}}").run.dataset
+    assert open_dataset(folder).class_counts("val") == {
         "landbird": 40,
         "waterbird": 40,
     }

@@ -1,0 +1,178 @@
+"""From scores to pictures: learned tokens, what to generate, the candidates, and which of them are kept."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raygen import synthesis
+from raygen.config import fingerprint
+from raygen.endpoint.connect import connect_endpoint
+from raygen.errors import DataError
+from raygen.fits import tokens as token_fits
+from raygen.fits.classifiers import ExtraRows
+from raygen.inpainters.served import store_tokens
+from raygen.maskers.language import finder_revisions
+from raygen.pruners import PruneThresholds, nothing_kept, verdicts
+from raygen.run.fit_steps import identifier, workers_of
+from raygen.run.score_steps import scores_of
+from raygen.run.steps import Run, RunStep
+from raygen.schema import CANDIDATE
+from raygen.stages.synthesis import synthesis_specs
+from raygen.storage.parts import read_parts
+from raygen.storage.progress import labelled
+from raygen.storage.run_folder import Step
+from raygen.storage.writing import atomic, write_json
+from raygen.synthesis.controls import ControlKind
+
+# Columns of a candidate that are small: everything but the two pictures.
+SCORES_OF_CANDIDATES = tuple(name for name in CANDIDATE.names if not name.endswith("_png"))
+
+
+def learning(run: Run) -> Iterator[RunStep]:
+    """A learned token for each class, in tokens/, where the config asks for them."""
+    settings = run.config.textual_inversion
+    if settings is None:
+        return
+    if settings.source == "val_groups":
+        yield scores_of(run, "val", name="val_scores")
+    yield _tokens(run)
+
+
+def _tokens(run: Run) -> RunStep:
+    config, settings, model = run.config, run.config.textual_inversion, run.opened.learner
+    assert settings is not None
+    assert model is not None
+    scores = run.done["val_scores" if settings.source == "val_groups" else "scores"]
+    request = token_fits.make_request(
+        run.index,
+        read_parts(scores.folder),
+        settings,
+        model=model,
+        painter=run.opened.painter,
+        seed=config.seed,
+    )
+
+    def learn(step: Step) -> Mapping[str, Any]:
+        say = labelled("tokens", run.say)
+        counts = token_fits.fit(request, step.folder, resources=config.fit, engine=config.engine, say=say)
+        for line in token_fits.read_learned(step.folder).lines:
+            say(line)
+        return counts
+
+    return RunStep(
+        "tokens",
+        inputs={"data": run.done["data"]},
+        settings={
+            "textual_inversion": request.settings,
+            "tokens": request.tokens,
+            "images": fingerprint(request.images),
+            "model": [model.config.model, model.config.variant, model.revision],
+            "resolution_px": model.config.resolution_px,
+            "seed": config.seed,
+            **workers_of(config.fit),
+        },
+        doing=f"learning {', '.join(token['name'] for token in request.tokens)}",
+        body=learn,
+        keeps="own",
+    )
+
+
+def plan(run: Run) -> RunStep:
+    """What to generate, in plan/plan.parquet; with learned tokens, prompts name them."""
+    config, scores, paper = run.config, run.done["scores"], run.config.synthesis
+    assert paper is not None
+    info = run.index.dataset
+    if "tokens" in run.done:
+        info = replace(info, prompts=token_fits.read_learned(run.done["tokens"].folder).prompts)
+
+    def choose(step: Step) -> Mapping[str, Any]:
+        scored = read_parts(scores.folder)
+        table = synthesis.of(paper).select(paper, scored, dataset=info, run_seed=config.seed)
+        with atomic(step.folder / "plan.parquet") as temporary:
+            pq.write_table(table, temporary)
+        return {"planned": table.num_rows}
+
+    return RunStep(
+        "plan",
+        inputs={"scores": scores},
+        settings={"synthesis": paper.deciding(), "seed": config.seed, "prompts": info.prompts},
+        doing=f"choosing what to generate ({paper.name})",
+        body=choose,
+    )
+
+
+def candidates(run: Run) -> RunStep:
+    """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
+    config, paper, inpainter = run.config, run.config.synthesis, run.config.inpainter
+    assert paper is not None
+    data, planned, classifier, tokens = run.done["data"], run.done["plan"], identifier(run), run.done.get("tokens")
+    info, models, masker = run.index.dataset, paper.finder(), synthesis.of(paper).masker
+    method, num_steps = paper.measure()
+
+    def generate(step: Step) -> Mapping[str, Any]:
+        painter = run.opened.painter
+        files = {} if tokens is None else token_fits.read_learned(tokens.folder).files
+        if files and inpainter.url is not None:
+            store_tokens(connect_endpoint(inpainter.url), files, inpainter.model)
+        specs = synthesis_specs(
+            config.pools,
+            masker=masker(paper.with_absolute_models(), info),
+            inpainter=inpainter.model_dump(mode="json"),
+            found_model=None if painter is None else painter.for_workers.model,
+            classifier_folder=str(classifier.folder.resolve()),
+            attribution=method,
+            num_steps=num_steps,
+            tokens=files,
+            connect=connect_endpoint,
+        )
+        table = pq.read_table(planned.folder / "plan.parquet")
+        return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=CANDIDATE)
+
+    return RunStep(
+        "candidates",
+        inputs={"data": data, "plan": planned, "erm": classifier, **({} if tokens is None else {"tokens": tokens})},
+        settings={
+            "masker": masker(paper, info),
+            "masker_revisions": [] if models is None else finder_revisions(models),
+            "inpainter": inpainter.deciding(),
+            "model_revision": run.opened.painter_revision(),
+            "unit_rows": config.unit_rows,
+            "pools": {name: getattr(config.pools, name).deciding() for name in ("masker", "inpainter", "pruner")},
+            "attribution": method if method == "exact" else [method, num_steps],
+        },
+        doing="generating: masker, inpainter and pruner pools",
+        body=generate,
+        keeps="parts",
+    )
+
+
+def kept_pictures(run: Run) -> dict[str, ExtraRows]:
+    """The pictures that each fit adds, by its name: the recipe's, all of them where asked for, and the controls'.
+
+    Raises:
+        DataError: None is kept.
+    """
+    config, made, paper = run.config, run.done["candidates"], run.config.synthesis
+    assert paper is not None
+    table = read_parts(made.folder, columns=SCORES_OF_CANDIDATES)
+    limits = synthesis.of(paper).thresholds(paper, read_parts(run.done["scores"].folder), table)
+    (run.folder.path / "fit").mkdir(exist_ok=True)
+    write_json(run.folder.path / "fit" / "thresholds.json", limits.model_dump(mode="json"))
+    kept = _keys(table, limits)
+    if not kept:
+        raise DataError(nothing_kept(table, verdicts(table, limits)[1]))
+    sources: dict[str, tuple[Literal["generated"] | ControlKind, tuple[str, ...]]] = {
+        config.recipe: ("generated", kept),
+        **({f"{config.recipe}_unpruned": ("generated", _keys(table, PruneThresholds()))} if config.unpruned else {}),
+        **{f"control_{kind}": (kind, kept) for kind in config.controls},
+    }
+    folder, digest = str(made.folder.resolve()), made.digest
+    return {name: ExtraRows(kind, keys, candidates=folder, digest=digest) for name, (kind, keys) in sources.items()}
+
+
+def _keys(table: pa.Table, limits: PruneThresholds) -> tuple[str, ...]:
+    kept_N, _ = verdicts(table, limits)
+    return tuple(key for key, kept in zip(table["key"].to_pylist(), kept_N, strict=True) if kept)
