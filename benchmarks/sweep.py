@@ -171,7 +171,7 @@ def _plain(config: RunConfig, base: Base, extra: classifiers.ExtraRows, folder: 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.set_num_threads(config.fit.num_threads)
-    index, size_px = RowIndex.open(base.data.folder), config.classifier.image_size_px
+    index, size_px = RowIndex(base.data.folder), config.classifier.image_size_px
     pictures = classifiers.extra_pictures(extra, index, seed=config.seed)
     train, val = (
         TrainingSet(index, "train", size_px=size_px, extra=pictures),

@@ -55,7 +55,7 @@ def small_sweep(model: Path | str = "tiny", *overrides: str, **search: Any) -> S
 def toy_task(sweep: SweepConfig, data: Path, trials: Path) -> Task:
     """A task for `toy_trial`: real rows, no pool."""
     trials.mkdir(parents=True, exist_ok=True)
-    index = RowIndex.open(data)
+    index = RowIndex(data)
     train, val = (TrainingSet(index, split, size_px=16) for split in ("train", "val"))
     halves_RN = halvings(groups(val), num=0, seed=0)
     names = candidate_set_configs(sweep.run, sweep.space, num_classes=2, max_pools=100)

@@ -88,7 +88,7 @@ def test_the_run_folder_holds_what_it_should(finished: Path) -> None:
 
 
 def test_generated_pictures_equal_their_source_outside_the_mask(finished: Path) -> None:
-    index = RowIndex.open(finished / "data")
+    index = RowIndex(finished / "data")
     for row in read_parts(finished / "candidates").to_pylist():
         source = decode_image(index.fetch([row["image_id"]], ["image_png"])["image_png"][0].as_py())
         repaint = decode_mask(row["repaint_png"])

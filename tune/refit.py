@@ -60,13 +60,13 @@ def refit(
     run = Run(Opened(config), RunFolder(folder), say, base.done)
     step = run.do(evaluation(run, fitted))
     predictions = pq.read_table(step.folder / "predictions.parquet")
-    return results(predictions, RowIndex.open(base.data.folder), names=list(fitted))
+    return results(predictions, RowIndex(base.data.folder), names=list(fitted))
 
 
 def chosen_pictures(config: RunConfig, base: Base, candidate_set: CandidateSet, folder: Path) -> ExtraRows:
     """The pictures that a point's fit adds; what it asks for and how it prunes is kept for the page."""
     scores, candidates = candidate_set.tables()
-    index = RowIndex.open(base.data.folder)
+    index = RowIndex(base.data.folder)
     selection = select_candidates(config, scores=scores, candidates=candidates, dataset=index.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     planned = candidates["key"].take(selection.rows).to_pylist()
