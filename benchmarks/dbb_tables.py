@@ -53,7 +53,7 @@ def pruned(runs: list[Path]) -> str:
     generated: dict[str, list[int]] = {}
     cut: dict[str, list[int]] = {}
     for folder in runs:
-        names = RowIndex.open(folder / "data").dataset.class_names
+        names = RowIndex(folder / "data").dataset.class_names
         candidates = read_parts(folder / "candidates")
         limits = PruneThresholds.model_validate_json((folder / "fit" / "thresholds.json").read_text(encoding="utf-8"))
         kept_N, _ = verdicts(candidates, limits)
@@ -81,7 +81,7 @@ def selected(runs: list[Path]) -> str:
     """Table 4: how many of the selected images are of which group."""
     counts: dict[tuple[str, str], list[int]] = {}
     for folder in runs:
-        index = RowIndex.open(folder / "data")
+        index = RowIndex(folder / "data")
         info, train = index.dataset, index.split("train")
         attributes = dict(zip(train["image_id"].to_pylist(), train["attribute"].to_pylist(), strict=True))
         plan = pq.read_table(folder / "plan" / "plan.parquet")

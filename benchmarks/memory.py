@@ -101,7 +101,7 @@ def prepare(folder: Path, num_images: int) -> None:
 
 def synthesize(folder: Path) -> None:
     """The synthesis pass over the whole dataset."""
-    table = RowIndex.open(folder / "data").split("train").select(["image_id", "label"])
+    table = RowIndex(folder / "data").split("train").select(["image_id", "label"])
     label_N = table["label"].to_numpy()
     ids = table["image_id"].to_pylist()
     num = table.num_rows
@@ -132,7 +132,7 @@ def synthesize(folder: Path) -> None:
     out = folder / "candidates"
     out.mkdir()
     parts = Parts(out, CANDIDATE, "benchmark", num, 0.0)
-    work = Pass(plan, RowIndex.open(folder / "data"), ("image_png", "object_png"), specs, PoolsConfig(), 64, parts)
+    work = Pass(plan, RowIndex(folder / "data"), ("image_png", "object_png"), specs, PoolsConfig(), 64, parts)
     counts = pipeline.run(work, engine="ray")
     assert counts["ok"] == num, counts
 

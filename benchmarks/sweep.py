@@ -32,7 +32,7 @@ from raygen.run.config import RunConfig
 from raygen.run.opened import Opened
 from raygen.storage.run_folder import RunFolder
 from raygen.worker import Worker
-from tune.pools import Base, Pool, generate, plan_pools
+from tune.candidate_sets import Base, CandidateSet, generate, plan_candidate_sets
 from tune.records import read_records
 from tune.refit import chosen_pictures
 from tune.search import check
@@ -138,9 +138,9 @@ def speed_table(sweep: Path, *, repeats: int) -> list[str]:
     cluster.connect()
     config = make_sweep(load_yaml(sweep / "config.yaml"), [f"algorithm.epochs={SPEED_EPOCHS}"], where="benchmark")
     opened = Opened(config.run)
-    base, planned = plan_pools(opened, check(config, opened), sweep, lambda line: None)
-    (pool,) = generate(planned)
-    task = share(config, base, [pool], sweep)
+    base, planned = plan_candidate_sets(opened, check(config, opened), sweep, lambda line: None)
+    (candidate_set,) = generate(planned)
+    task = share(config, base, [candidate_set], sweep)
     lines = [
         "### Speed of a trial's fit",
         "",
@@ -151,7 +151,7 @@ def speed_table(sweep: Path, *, repeats: int) -> list[str]:
     for num in sorted({1, min(2, most)}):
         plain, trial = [], []
         for number in range(repeats):
-            plain += time_plain(config.run, base, pool, sweep.parent / "speed" / "plain", num=num)
+            plain += time_plain(config.run, base, candidate_set, sweep.parent / "speed" / "plain", num=num)
             trial += time_trials(task, sweep.parent / "speed" / f"{num}_{number}", num=num)
         plain_s, trial_s = statistics.median(plain), statistics.median(trial)
         lines.append(f"| {num} | {plain_s:.1f} | {trial_s:.1f} | {plain_s / trial_s:.2f} |")
@@ -159,9 +159,9 @@ def speed_table(sweep: Path, *, repeats: int) -> list[str]:
     return lines
 
 
-def time_plain(config: RunConfig, base: Base, pool: Pool, folder: Path, *, num: int) -> list[float]:
+def time_plain(config: RunConfig, base: Base, candidate_set: CandidateSet, folder: Path, *, num: int) -> list[float]:
     """Seconds of plain fits of the run's own config that run at once; decoding is not counted."""
-    extra = chosen_pictures(config, base, pool, folder)
+    extra = chosen_pictures(config, base, candidate_set, folder)
     # max_calls: a fresh process for each, as the trials have; torch's first steps in a process take a second longer.
     task = ray.remote(num_cpus=config.fit.num_cpus, num_gpus=config.fit.num_gpus, max_calls=1)(_plain)
     return list(ray.get([task.remote(config, base, extra, folder / str(i)) for i in range(num)]))
@@ -171,7 +171,7 @@ def _plain(config: RunConfig, base: Base, extra: classifiers.ExtraRows, folder: 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.set_num_threads(config.fit.num_threads)
-    index, size_px = RowIndex.open(base.data.folder), config.classifier.image_size_px
+    index, size_px = RowIndex(base.data.folder), config.classifier.image_size_px
     pictures = classifiers.extra_pictures(extra, index, seed=config.seed)
     train, val = (
         TrainingSet(index, "train", size_px=size_px, extra=pictures),

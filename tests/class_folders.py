@@ -38,7 +38,7 @@ def write(root: Path, **names: tuple[str, ...]) -> RowIndex:
     out = root.with_name(root.name + "_rows")
     out.mkdir()
     open_dataset(FolderConfig(path=root, **names)).write(out, run_seed=0)
-    return RowIndex.open(out)
+    return RowIndex(out)
 
 
 def config(root: Path, recipe: str, **names: tuple[str, ...]) -> recipes.RunConfig:

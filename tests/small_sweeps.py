@@ -16,7 +16,7 @@ from ray import tune as ray_tune
 
 from raygen.algorithms.training_set import TrainingSet
 from raygen.datasets.rows import RowIndex
-from tune.pools import pool_configs
+from tune.candidate_sets import candidate_set_configs
 from tune.records import DONE, read_outcome, read_progress, write_progress
 from tune.scoring import halvings, score
 from tune.sweep_config import SweepConfig, make_sweep
@@ -55,13 +55,13 @@ def small_sweep(model: Path | str = "tiny", *overrides: str, **search: Any) -> S
 def toy_task(sweep: SweepConfig, data: Path, trials: Path) -> Task:
     """A task for `toy_trial`: real rows, no pool."""
     trials.mkdir(parents=True, exist_ok=True)
-    index = RowIndex.open(data)
+    index = RowIndex(data)
     train, val = (TrainingSet(index, split, size_px=16) for split in ("train", "val"))
     halves_RN = halvings(groups(val), num=0, seed=0)
-    names = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=100)
+    names = candidate_set_configs(sweep.run, sweep.space, num_classes=2, max_pools=100)
     digests = {"data": "data", "erm": "erm", **dict.fromkeys(names, "pool")}
     rows = ray.put(SharedRows(train, val, index.dataset, halves_RN))
-    return Task(sweep=sweep, trials=trials, erm=trials, digests=digests, rows=rows, pools={})
+    return Task(sweep=sweep, trials=trials, erm=trials, digests=digests, rows=rows, candidate_sets={})
 
 
 def toy_trial(params: dict[str, Any], *, task: Task) -> None:

@@ -38,7 +38,7 @@ from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
 from raygen.storage.parts import read_parts
 from raygen.storage.run_folder import RunFolder
 from raygen.storage.writing import write_text
-from tune.pools import generate, plan_pools
+from tune.candidate_sets import generate, plan_candidate_sets
 from tune.search import sweep
 from tune.sweep_config import make_sweep
 
@@ -88,7 +88,7 @@ def test_the_run_folder_holds_what_it_should(finished: Path) -> None:
 
 
 def test_generated_pictures_equal_their_source_outside_the_mask(finished: Path) -> None:
-    index = RowIndex.open(finished / "data")
+    index = RowIndex(finished / "data")
     for row in read_parts(finished / "candidates").to_pylist():
         source = decode_image(index.fetch([row["image_id"]], ["image_png"])["image_png"][0].as_py())
         repaint = decode_mask(row["repaint_png"])
@@ -306,7 +306,7 @@ def test_a_run_whose_pictures_all_failed_says_why_and_blames_no_pruning(photos: 
         recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
     assert "prun" not in str(caught.value)
     opened = Opened(config)
-    _, planned = plan_pools(opened, {"abcdefgh": opened}, tmp_path / "sweep", lambda line: None)
+    _, planned = plan_candidate_sets(opened, {"abcdefgh": opened}, tmp_path / "sweep", lambda line: None)
     with pytest.raises(DataError, match=r"pool abcdef: all 4 pictures to generate failed(.|\n)*  4 x .*object mask"):
         generate(planned)
 

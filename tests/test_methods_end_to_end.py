@@ -95,7 +95,7 @@ def test_jtt_fits_twice_and_goes_on_between_the_two(small: Small, scenes_folder:
     weights = [(tmp_path / name / "fit" / "jtt" / "model.safetensors").read_bytes() for name in ("parts", "whole")]
     assert weights[0] == weights[1]
     # The file names what the first classifier gets wrong.
-    index = RowIndex.open(tmp_path / "whole" / "data")
+    index = RowIndex(tmp_path / "whole" / "data")
     train = TrainingSet(index, "train", size_px=64)
     first = load_classifier(tmp_path / "whole" / "jtt_errors" / "original")
     wrong = np.flatnonzero(~right_predictions(first, train, "cpu"))
@@ -150,7 +150,7 @@ def test_jtt_can_look_for_errors_among_the_generated_pictures_too(small: Small, 
     step = tmp_path / "run" / "jtt_errors" / "dbb+jtt"
     assert counts(step)["extra"] == 12
     errors = pq.read_table(step / "error_set.parquet")
-    index = RowIndex.open(tmp_path / "run" / "data")
+    index = RowIndex(tmp_path / "run" / "data")
     own = index.split("train").num_rows
     for row in errors.to_pylist():
         assert (row["image_id"] is None) == (row["position"] >= own)
@@ -188,7 +188,7 @@ def test_generated_pictures_are_in_the_groups_of_their_sources(small: Small, tmp
     config = small("dbb+group_dro", synthesis={"k": 8, "prune": False}, algorithm=ONE_EPOCH, pools=pools, unit_rows=4)
     out = tmp_path / "run"
     run(config, out)
-    index = RowIndex.open(out / "data")
+    index = RowIndex(out / "data")
     attribute = dict(zip(index.table["image_id"].to_pylist(), index.table["attribute"].to_pylist(), strict=True))
     candidates = read_parts(out / "candidates").to_pylist()
     for kind, label in (("generated", "target_label"), ("flat", "target_label"), ("duplicate", "source_label")):
@@ -210,7 +210,7 @@ def test_out_of_fold_labels_come_from_classifiers_that_have_not_seen_the_image(s
     interrupted(config, out, before="fit fold 2")
     _, said = run(config, out)
     assert {f"fit fold {number}: done before" for number in (0, 1)} <= set(said)
-    index = RowIndex.open(out / "data")
+    index = RowIndex(out / "data")
     train = index.split("train")
     fold_N = assign_folds(train["label"].to_numpy(), num_folds=3, seed=0)
     scores, in_sample = read_parts(out / "scores"), read_parts(out / "scores_in_sample")

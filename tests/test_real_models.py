@@ -66,7 +66,7 @@ def run(settings: recipes.RunConfig, out: Path) -> pa.Table:
 
 def check_candidates(out: Path, *, num: int) -> None:
     """Every candidate has a picture, equal to its source outside the mask and changed inside."""
-    index = RowIndex.open(out / "data")
+    index = RowIndex(out / "data")
     rows = read_parts(out / "candidates").to_pylist()
     assert [row["status"] for row in rows] == ["ok"] * num
     for row in rows:

@@ -32,7 +32,7 @@ class Progress:
     Attributes:
         params: Its point.
         begun: Seconds since 1970, to number the trials by.
-        pool: Name of its pool.
+        pool: Name of its candidate set.
         epochs_planned: Epochs of the whole fit.
         planned: Candidates of its amount; None until they were picked.
         kept: Those that are fitted with; None likewise.

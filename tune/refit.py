@@ -22,21 +22,23 @@ from raygen.run.steps import Run
 from raygen.storage.progress import Say, quiet
 from raygen.storage.run_folder import RunFolder, Step
 from raygen.storage.writing import write_json
-from tune.pools import Base, Pool
+from tune.candidate_sets import Base, CandidateSet
 from tune.records import Progress
 from tune.selection import select_candidates
 
 
-def refit(config: RunConfig, base: Base, pool: Pool, folder: Path, *, num: int, say: Say) -> dict[str, dict[str, Any]]:
+def refit(
+    config: RunConfig, base: Base, candidate_set: CandidateSet, folder: Path, *, num: int, say: Say
+) -> dict[str, dict[str, Any]]:
     """Fits with the run's seed and those after it, side by side, and evaluates; accuracies by seed and split.
 
-    The pictures are the pool's for every seed, as the DBB paper has it: what varies is order, augmentation and, for a
-    fit from scratch, the first weights.
+    The pictures are the same for every seed, as the DBB paper has it: what varies is order, augmentation and, for a fit
+    from scratch, the first weights.
 
     Args:
         config: The chosen point's config.
         base: Rows and ERM.
-        pool: The point's pool.
+        candidate_set: The point's candidate set.
         folder: Where the fits and predictions go; what is there already is not made again.
         num: How many seeds.
         say: Called with a line for the evaluation.
@@ -44,7 +46,7 @@ def refit(config: RunConfig, base: Base, pool: Pool, folder: Path, *, num: int, 
     Raises:
         RaygenError: As a fit raised it.
     """
-    extra = chosen_pictures(config, base, pool, folder)
+    extra = chosen_pictures(config, base, candidate_set, folder)
     seeds = range(config.seed, config.seed + num)
     resources = {"num_cpus": config.fit.num_cpus, "num_gpus": config.fit.num_gpus}
     one = Need("fit", {"CPU": config.fit.num_cpus, "GPU": config.fit.num_gpus})
@@ -58,23 +60,23 @@ def refit(config: RunConfig, base: Base, pool: Pool, folder: Path, *, num: int, 
     run = Run(Opened(config), RunFolder(folder), say, base.done)
     step = run.do(evaluation(run, fitted))
     predictions = pq.read_table(step.folder / "predictions.parquet")
-    return results(predictions, RowIndex.open(base.data.folder), names=list(fitted))
+    return results(predictions, RowIndex(base.data.folder), names=list(fitted))
 
 
-def chosen_pictures(config: RunConfig, base: Base, pool: Pool, folder: Path) -> ExtraRows:
+def chosen_pictures(config: RunConfig, base: Base, candidate_set: CandidateSet, folder: Path) -> ExtraRows:
     """The pictures that a point's fit adds; what it asks for and how it prunes is kept for the page."""
-    scores, candidates = pool.tables()
-    index = RowIndex.open(base.data.folder)
+    scores, candidates = candidate_set.tables()
+    index = RowIndex(base.data.folder)
     selection = select_candidates(config, scores=scores, candidates=candidates, dataset=index.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     planned = candidates["key"].take(selection.rows).to_pylist()
     thresholds = selection.thresholds.model_dump(mode="json")
-    write_json(folder / "selection.json", {"pool": pool.name, "keys": planned, "thresholds": thresholds})
+    write_json(folder / "selection.json", {"pool": candidate_set.name, "keys": planned, "thresholds": thresholds})
     return ExtraRows(
         kind="generated",
         keys=tuple(candidates["key"].take(selection.kept).to_pylist()),
-        candidates=str(pool.candidates.folder.resolve()),
-        digest=pool.candidates.digest,
+        candidates=str(candidate_set.candidates.folder.resolve()),
+        digest=candidate_set.candidates.digest,
     )
 
 

@@ -1,6 +1,6 @@
-"""Which of a pool's candidates a config asks for, and which of those it keeps: what `raygen run` of it would."""
+"""Which candidates of a set a config asks for, and which of those it keeps: what `raygen run` of it would."""
 
-# M candidates of the pool
+# M candidates of the set
 
 from dataclasses import dataclass
 
@@ -16,10 +16,10 @@ from raygen.run.config import RunConfig
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A config's part of a pool.
+    """A config's part of a candidate set.
 
     Attributes:
-        rows: Positions in the pool of the candidates that it asks for, in order of key.
+        rows: Positions in the candidate set of the candidates that it asks for, in order of key.
         reasons: Of each of these, why it is not kept; None where it is.
         thresholds: What they were measured by.
     """
@@ -30,21 +30,21 @@ class Selection:
 
     @property
     def kept(self) -> np.ndarray:
-        """Positions in the pool of those that are kept."""
+        """Positions in the candidate set of those that are kept."""
         return self.rows[[reason is None for reason in self.reasons]]
 
 
 def select_candidates(config: RunConfig, *, scores: pa.Table, candidates: pa.Table, dataset: DatasetInfo) -> Selection:
-    """A config's part of a pool that was generated for a larger amount.
+    """A config's part of a candidate set that was generated for a larger amount.
 
     Args:
         config: A trial's config.
-        scores: SCORE rows that the pool was planned by.
-        candidates: The pool's CANDIDATE rows without pictures, sorted by key.
+        scores: SCORE rows that the candidate set was planned by.
+        candidates: The candidate set's CANDIDATE rows without pictures, sorted by key.
         dataset: Class names and prompts.
 
     Raises:
-        StageError: The pool lacks a picture that the config asks for.
+        StageError: The candidate set lacks a picture that the config asks for.
     """
     assert config.synthesis is not None
     plan = synthesis.of(config.synthesis).select(config.synthesis, scores, dataset=dataset, run_seed=config.seed)

@@ -10,28 +10,28 @@ from raygen.algorithms.training_set import MAX_CACHED_BYTES, TrainingSet
 from raygen.classifier import weights_file
 from raygen.datasets.rows import RowIndex
 from raygen.errors import ConfigError, ResourceError
-from tune.pools import Base, PlannedPool, Pool, generated_pictures
+from tune.candidate_sets import Base, CandidateSet, PlannedSet, generated_pictures
 from tune.scoring import halvings
 from tune.sweep_config import SweepConfig
-from tune.trial import SharedPool, SharedRows, Task, groups
+from tune.trial import SharedRows, SharedSet, Task, groups
 
 # Share of a node's object store that decoded pictures may take; beyond it Ray would spill them to disk, and read them
 # from there for every trial.
 STORE_SHARE = 0.8
 
 
-def check_memory(sweep: SweepConfig, base: Base, planned: Sequence[PlannedPool]) -> None:
+def check_memory(sweep: SweepConfig, base: Base, planned: Sequence[PlannedSet]) -> None:
     """Checks that the decoded pictures fit the object store of every node, before any picture is generated.
 
     Raises:
         ResourceError: They do not.
     """
     picture_bytes = 3 * sweep.run.classifier.image_size_px**2
-    index = RowIndex.open(base.data.folder)
+    index = RowIndex(base.data.folder)
     sizes = [index.split(split).num_rows * picture_bytes for split in ("train", "val")]
     # A split beyond that limit is not decoded ahead, by a run neither.
     needed = sum(size for size in sizes if size <= MAX_CACHED_BYTES)
-    needed += sum(pool.num_planned for pool in planned) * picture_bytes
+    needed += sum(candidate_set.num_planned for candidate_set in planned) * picture_bytes
     stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
     there = min(store for store in stores if store > 0)
     if needed > STORE_SHARE * there:
@@ -42,15 +42,15 @@ def check_memory(sweep: SweepConfig, base: Base, planned: Sequence[PlannedPool])
         )
 
 
-def share(sweep: SweepConfig, base: Base, pools: Sequence[Pool], out: Path) -> Task:
-    """Decodes rows and pools; gives back what trials need.
+def share(sweep: SweepConfig, base: Base, candidate_sets: Sequence[CandidateSet], out: Path) -> Task:
+    """Decodes rows and candidate sets; gives back what trials need.
 
     Raises:
         DataError: Too many pictures cannot be decoded.
         ConfigError: Validation is too small to be halved.
     """
     run = sweep.run
-    index, size_px = RowIndex.open(base.data.folder), run.classifier.image_size_px
+    index, size_px = RowIndex(base.data.folder), run.classifier.image_size_px
     train, val = (
         TrainingSet(index, split, size_px=size_px, max_failed_fraction=run.max_failed_fraction)
         for split in ("train", "val")
@@ -60,12 +60,12 @@ def share(sweep: SweepConfig, base: Base, pools: Sequence[Pool], out: Path) -> T
         raise ConfigError("tune.validation_splits: a group has a single validation image, which cannot be halved")
     halves_RN = halvings(group_N, num=sweep.search.validation_splits, seed=sweep.search.seed)
     shared = {}
-    for pool in pools:
-        scores, candidates = pool.tables()
-        images_NHWC = generated_pictures(pool, size_px=size_px)
+    for candidate_set in candidate_sets:
+        scores, candidates = candidate_set.tables()
+        images_NHWC = generated_pictures(candidate_set, size_px=size_px)
         sources = index.fetch(candidates["image_id"].to_pylist(), ["attribute"])["attribute"]
         attribute_M = np.array([-1 if value is None else value for value in sources.to_pylist()], dtype=np.int64)
-        shared[pool.name] = ray.put(SharedPool(scores, candidates.combine_chunks(), images_NHWC, attribute_M))
+        shared[candidate_set.name] = ray.put(SharedSet(scores, candidates.combine_chunks(), images_NHWC, attribute_M))
     trials = out.resolve() / "trials"
     trials.mkdir(exist_ok=True)
     return Task(
@@ -76,8 +76,8 @@ def share(sweep: SweepConfig, base: Base, pools: Sequence[Pool], out: Path) -> T
         digests={
             "data": base.data.digest,
             "erm": base.erm.digest,
-            **{pool.name: pool.candidates.digest for pool in pools},
+            **{candidate_set.name: candidate_set.candidates.digest for candidate_set in candidate_sets},
         },
         rows=ray.put(SharedRows(train, val, index.dataset, halves_RN)),
-        pools=shared,
+        candidate_sets=shared,
     )

@@ -21,7 +21,7 @@ from raygen.storage.progress import Say
 from raygen.storage.run_folder import RunFolder
 from raygen.storage.versions import versions
 from raygen.storage.writing import write_json, write_text
-from tune.pools import Base, Pool, generate, plan_pools, pool_configs
+from tune.candidate_sets import Base, CandidateSet, candidate_set_configs, generate, plan_candidate_sets
 from tune.ranking import chosen, importances, num_alike, rank, warning_of_small_validation, write_ranking
 from tune.records import Record, read_records
 from tune.refit import refit, same_as_trial
@@ -53,14 +53,14 @@ def sweep(
     opened = Opened(config.run)
     if "inpainter.model" not in config.space:
         preflight.check_painter(opened, out, fresh=fresh)
-    pools = check(config, opened)
+    candidate_sets = check(config, opened)
     folder = RunFolder(out)
     with folder.claimed(config.dump(), identity=config.identity(), fresh=fresh) as other_versions:
         folder.log("command", argv=command)
         preflight.warn_of_versions(other_versions, say)
         preflight.say_of_dataset(opened, say)
         with folder.timed("preparation"):
-            base, planned = plan_pools(opened, pools, out, say)
+            base, planned = plan_candidate_sets(opened, candidate_sets, out, say)
             check_memory(config, base, planned)
         with folder.timed("generation"):
             made = generate(planned)
@@ -77,30 +77,32 @@ def sweep(
 
 
 def check(config: SweepConfig, opened: Opened | None = None) -> dict[str, Opened]:
-    """Checks everything that can be known before any work; gives back what each pool is made from, by its name.
+    """Checks everything that can be known before any work; gives back what each candidate set is made from, by name.
 
     Args:
         config: The sweep.
         opened: Its run config, where that is open already.
 
     Raises:
-        ConfigError: A parameter or domain that cannot be, too many pools, a class that is too small for the largest
-            amount, a grid that is too large.
+        ConfigError: A parameter or domain that cannot be, too many candidate sets, a class that is too small for the
+            largest amount, a grid that is too large.
         DataError: The dataset's folder as a whole cannot be used.
         ModelError: The inpainting model cannot be used.
-        ResourceError: The cluster has not what pools or a trial need, or other work holds it.
+        ResourceError: The cluster has not what candidate sets or a trial need, or other work holds it.
     """
     opened = opened or Opened(config.run)
     counts = opened.dataset.class_counts("train")
     check_space(config.run, config.space, num_classes=len(counts))
     check_sampler(config, expand(config.space, num_classes=len(counts)))
-    configs = pool_configs(config.run, config.space, num_classes=len(counts), max_pools=config.search.max_pools)
-    pools = {name: Opened(pool, opened.dataset) for name, pool in configs.items()}
-    for pool in pools.values():
-        check_amount(pool.config, counts)
-        preflight.check(pool)
+    configs = candidate_set_configs(
+        config.run, config.space, num_classes=len(counts), max_pools=config.search.max_pools
+    )
+    candidate_sets = {name: Opened(candidate_set, opened.dataset) for name, candidate_set in configs.items()}
+    for candidate_set in candidate_sets.values():
+        check_amount(candidate_set.config, counts)
+        preflight.check(candidate_set)
     check_resources(config.run, at_most=config.search.max_concurrent)
-    return pools
+    return candidate_sets
 
 
 def saved_sweep(out: Path) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def saved_sweep(out: Path) -> dict[str, Any]:
 def _finish(
     task: Task,
     base: Base,
-    pools: Sequence[Pool],
+    candidate_sets: Sequence[CandidateSet],
     rows: SharedRows,
     folder: RunFolder,
     *,
@@ -133,14 +135,14 @@ def _finish(
     write_ranking(ranked, out / "sweep.parquet")
     _write_best(task.config_of(best["params"]), best, len(ranked), out / "best.yaml")
     (record,) = [record for record in records if record.name == best["name"]]
-    (pool,) = [pool for pool in pools if pool.name == best["pool"]]
+    (candidate_set,) = [candidate_set for candidate_set in candidate_sets if candidate_set.name == best["pool"]]
     with folder.timed("refit"):
-        test = _test(task, base, pool, record, out / "refit" / best["name"], say)
+        test = _test(task, base, candidate_set, record, out / "refit" / best["name"], say)
     summary = {
         **_found(task, ranked, rows, first=first),
         "test": test,
         "num_test_readings": len(list((out / "refit").glob("*/evaluation/manifest.json"))),
-        "pools": {pool.name: {"generated": pool.num_generated} for pool in pools},
+        "pools": {candidate_set.name: {"generated": candidate_set.num_generated} for candidate_set in candidate_sets},
         "seconds": _seconds(folder),
         "versions": versions(),
     }
@@ -149,12 +151,14 @@ def _finish(
     return summary
 
 
-def _test(task: Task, base: Base, pool: Pool, record: Record, folder: Path, say: Say) -> dict[str, dict[str, Any]]:
+def _test(
+    task: Task, base: Base, candidate_set: CandidateSet, record: Record, folder: Path, say: Say
+) -> dict[str, dict[str, Any]]:
     """Accuracies of the chosen trial's refit, by seed and split."""
     params, num = record.progress.params, task.sweep.search.num_refits
     config = task.config_of(params)
     say(f"best trial: {describe_point(params)}; fitting it with {num} seeds for test")
-    test = refit(config, base, pool, folder, num=num, say=say)
+    test = refit(config, base, candidate_set, folder, num=num, say=say)
     if not same_as_trial(folder, config, record.progress):
         say("warning: the refit with the run's seed went another way than the trial: this device does not repeat fits")
     return test

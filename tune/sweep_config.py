@@ -42,7 +42,7 @@ class SearchConfig(Strict, decides=Decides.RESULTS):
         validation_splits: How often validation is halved at random: one half chooses the epoch, the other measures, and
             the mean decides. 0: the whole of it does both.
         max_concurrent: Most trials at once; by default as many as the cluster holds.
-        max_pools: Most pools of candidates that the space may ask for; each is generated whole before the trials.
+        max_pools: Most candidate sets that the space may ask for; each is generated whole before the trials.
         num_refits: Seeds that the chosen point is fitted with at the end, for test.
         space: Domain by parameter, over the recipe's default space; null takes a parameter out of it.
     """

@@ -1,10 +1,10 @@
-"""One trial: a point's pictures are picked from the pool and fitted with, and every epoch is reported.
+"""One trial: a point's pictures are picked from the candidate set and fitted with, and every epoch is reported.
 
 Runs in an actor of Ray Tune. It reads decoded pictures from the object store, never runs Ray Data and asks for nothing
 beside its actor, so trials cannot wait for each other.
 """
 
-# N images, M candidates of a pool, S side of the square picture, R random halvings of validation
+# N images, M candidates of a set, S side of the square picture, R random halvings of validation
 
 import contextlib
 import time
@@ -27,7 +27,7 @@ from raygen.datasets.table import DatasetInfo
 from raygen.fits import classifiers
 from raygen.run.config import RunConfig
 from raygen.worker import Worker
-from tune.pools import pool_name
+from tune.candidate_sets import candidate_set_name
 from tune.records import DONE, Progress, read_outcome, read_progress, write_progress
 from tune.scoring import score
 from tune.selection import Selection, select_candidates
@@ -50,8 +50,8 @@ class SharedRows:
 
 
 @dataclass(frozen=True, slots=True)
-class SharedPool:
-    """A pool as trials see it.
+class SharedSet:
+    """A candidate set as trials see it.
 
     Attributes:
         scores: SCORE rows.
@@ -74,9 +74,9 @@ class Task:
         sweep: The sweep.
         trials: Folder of the trials' records.
         erm: Folder of the ERM classifier.
-        digests: Of the dataset, the ERM classifier and each pool: what else decides a trial's result.
+        digests: Of the dataset, the ERM classifier and each candidate set: what else decides a trial's result.
         rows: `SharedRows` in the object store.
-        pools: `SharedPool`s in the object store, by name.
+        candidate_sets: `SharedSet`s in the object store, by name.
         weights: The file that `classifier.weights` names, in full: trials have another working directory.
     """
 
@@ -85,7 +85,7 @@ class Task:
     erm: Path
     digests: Mapping[str, str]
     rows: Any
-    pools: Mapping[str, Any]
+    candidate_sets: Mapping[str, Any]
     weights: str | None = None
 
     def config_of(self, params: Params) -> RunConfig:
@@ -95,7 +95,7 @@ class Task:
     def name_of(self, params: Params) -> str:
         """The trial's name: a hash of its config and of what it reads."""
         config = self.config_of(params)
-        digests = [self.digests["data"], self.digests["erm"], self.digests[pool_name(config)]]
+        digests = [self.digests["data"], self.digests["erm"], self.digests[candidate_set_name(config)]]
         return fingerprint({"config": config.deciding(), "digests": digests})
 
     def begin(self, params: Params) -> Progress:
@@ -104,7 +104,7 @@ class Task:
         return Progress(
             params=exact(params, space=self.sweep.space),
             begun=time.time(),
-            pool=pool_name(config),
+            pool=candidate_set_name(config),
             epochs_planned=loop_of(config).epochs,
         )
 
@@ -131,12 +131,14 @@ def run_trial(params: dict[str, Any], *, task: Task) -> None:
             _report(progress, epoch, config, rows, task.sweep)
         if progress.epochs and (progress.is_complete or (outcome is not None and outcome.status in DONE)):
             return
-        pool: SharedPool = ray.get(task.pools[progress.pool])
-        selection = select_candidates(config, scores=pool.scores, candidates=pool.candidates, dataset=rows.dataset)
+        candidate_set: SharedSet = ray.get(task.candidate_sets[progress.pool])
+        selection = select_candidates(
+            config, scores=candidate_set.scores, candidates=candidate_set.candidates, dataset=rows.dataset
+        )
         progress.planned, progress.kept = len(selection.rows), len(selection.kept)
         write_progress(folder, progress)
         if progress.kept:
-            _fit(config, folder, progress, selection, rows=rows, pool=pool, task=task)
+            _fit(config, folder, progress, selection, rows=rows, candidate_set=candidate_set, task=task)
         else:  # the worst there is, so that the sampler learns to stay away
             ray_tune.report({"score": -1.0, "epoch": loop_of(config).epochs})
 
@@ -169,15 +171,15 @@ def _fit(
     selection: Selection,
     *,
     rows: SharedRows,
-    pool: SharedPool,
+    candidate_set: SharedSet,
     task: Task,
 ) -> None:
     """The fit that `raygen run` of this config makes: same pictures in the same order, same seed, same threads."""
     torch.set_num_threads(config.fit.num_threads)
-    label_M = pool.candidates["target_label"].to_numpy()
+    label_M = candidate_set.candidates["target_label"].to_numpy()
     kept = selection.kept
-    pictures = [pool.images_NHWC[row] for row in kept]
-    train = rows.train.with_extra(pictures, label_M[kept], pool.attribute_M[kept])
+    pictures = [candidate_set.images_NHWC[row] for row in kept]
+    train = rows.train.with_extra(pictures, label_M[kept], candidate_set.attribute_M[kept])
     classifier = classifiers.first_classifier(
         config.algorithm,
         config.classifier,

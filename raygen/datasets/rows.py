@@ -43,6 +43,9 @@ class RowIndex:
         folder: The dataset's folder.
         dataset: Its names.
         table: Labels, (N,) rows in order of image_id: image_id, path, label, attribute, split, role.
+
+    Raises:
+        DataError: Not a dataset folder, a damaged shard, or repeated ids.
     """
 
     def __init__(self, folder: Path, *, each_bytes: int = EACH_BYTES) -> None:
@@ -69,15 +72,6 @@ class RowIndex:
         self._file_of = {place: file for place, file in zip(places, paths, strict=True) if file is not None}
         if len(self._place) != self.table.num_rows:
             raise DataError(f"{folder}: {self.table.num_rows - len(self._place)} image_id(s) occur twice")
-
-    @classmethod
-    def open(cls, folder: Path, *, each_bytes: int = EACH_BYTES) -> "RowIndex":
-        """The index of a dataset folder.
-
-        Raises:
-            DataError: Not a dataset folder, a damaged shard, or repeated ids.
-        """
-        return cls(folder, each_bytes=each_bytes)
 
     def split(self, name: str) -> pa.Table:
         """Labels of one split."""

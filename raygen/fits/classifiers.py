@@ -119,7 +119,7 @@ def fit_on_worker(worker: Worker, payload: dict[str, Any]) -> None:
 
 def _prepare(request: FitRequest) -> tuple[Classifier, TrainingSet, TrainingSet]:
     """What the fit starts from, training set and validation set."""
-    index = RowIndex.open(Path(request.data))
+    index = RowIndex(Path(request.data))
     classifier_config = ClassifierConfig.model_validate(request.classifier)
     classifier = first_classifier(
         request.algorithm,

@@ -158,7 +158,7 @@ def learn_on_worker(worker: Worker, payload: dict[str, Any]) -> None:
         check_same_text_encoder(model, find_painter(InpainterConfig.model_validate(request.painter)))
     denoiser = FrozenDenoiser(model, device=worker.device)
     check_tokens(tokens, settings, denoiser.tokenizer)
-    index = RowIndex.open(Path(request.data))
+    index = RowIndex(Path(request.data))
     pictures = [_pictures(index, ids, settings) for ids in request.images]
     learned = learn_tokens(
         denoiser, list(zip(tokens, pictures, strict=True)), settings, seed=request.seed, worker=worker

@@ -62,7 +62,7 @@ def summarize(run: Path) -> dict[str, Any]:
         DataError: Damaged data.
     """
     config = load_config(run)
-    rows = RowIndex.open(run / "data")
+    rows = RowIndex(run / "data")
     recipe = config["recipe"]
     predictions = load_predictions(run)
     return {

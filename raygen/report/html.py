@@ -37,7 +37,7 @@ def write_report(run: Path, *, seed_for_choice: int = 0) -> Path:
         DataError: Damaged data.
     """
     summary = collect.summarize(run)
-    rows = RowIndex.open(run / "data")
+    rows = RowIndex(run / "data")
     made = synthesis(run, rows, seed=seed_for_choice)
     context = {
         **_header(run, summary, rows),

@@ -40,7 +40,7 @@ def write_sweep_page(sweep: Path, *, seed_for_choice: int = 0) -> Path:
         RunFolderError: Not the folder of a finished sweep.
     """
     summary = _read_summary(sweep)
-    rows = RowIndex.open(sweep / "base" / "data")
+    rows = RowIndex(sweep / "base" / "data")
     trials = pq.read_table(sweep / "sweep.parquet").to_pylist()
     path = sweep / "sweep.html"
     context = {

@@ -92,7 +92,7 @@ def evaluate_classifier(classifier: Path, data: dict[str, Any], *, seed: int) ->
         folder = Path(scratch)
         make_dataset(data, [], folder / "data", seed=seed)
         (folder / "parts").mkdir()
-        index = RowIndex.open(folder / "data")
+        index = RowIndex(folder / "data")
         if index.num_classes != num_classes:
             names = ", ".join(index.dataset.class_names)
             raise DataError(

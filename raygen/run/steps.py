@@ -73,7 +73,7 @@ class Run:
     @cached_property
     def index(self) -> RowIndex:
         """The dataset's rows, once they are written."""
-        return RowIndex.open(self.done["data"].folder)
+        return RowIndex(self.done["data"].folder)
 
     def do(self, wanted: RunStep) -> Step:
         """Does a step, unless its folder holds the output of the same inputs and settings."""

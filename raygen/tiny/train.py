@@ -79,7 +79,7 @@ def _make_world(folder: Path, start: Start, *, name: str, plumage: Plumage, num_
 
 
 def _render(process: Process, work: Path, *, folder: Path, name: str, plumage: Plumage, seed: int) -> None:
-    del work  # every job gets it; the world's folder is named in full
+    del work  # every body gets it; the world's folder is named in full
     render_part(folder, name=name, plumage=plumage, seed=seed, rank=process.rank, num_processes=process.num_processes)
 
 

@@ -107,7 +107,7 @@ def test_a_penalty_that_kills_every_feature_scores_worst() -> None:
 
 
 def test_it_changes_the_head_alone_and_repeats(scenes_folder: Path, tmp_path: Path) -> None:
-    index = RowIndex.open(scenes_folder)
+    index = RowIndex(scenes_folder)
     train, val = (TrainingSet(index, split, size_px=64) for split in ("train", "val"))
     heads = []
     for scaler in ("val", "val", "train"):
@@ -126,7 +126,7 @@ def test_it_changes_the_head_alone_and_repeats(scenes_folder: Path, tmp_path: Pa
 
 
 def test_what_validation_lacks_is_named(scenes_folder: Path, tmp_path: Path) -> None:
-    index = RowIndex.open(scenes_folder)
+    index = RowIndex(scenes_folder)
     train, val = (TrainingSet(index, split, size_px=64) for split in ("train", "val"))
     assert val.group_N is not None
     one_N = val.group_N.copy()

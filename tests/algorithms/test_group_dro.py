@@ -20,7 +20,7 @@ from raygen.worker import Worker
 
 @pytest.fixture(scope="module")
 def sets(scenes_folder: Path) -> tuple[TrainingSet, TrainingSet]:
-    index = RowIndex.open(scenes_folder)
+    index = RowIndex(scenes_folder)
     return TrainingSet(index, "train", size_px=64), TrainingSet(index, "val", size_px=64)
 
 
@@ -97,7 +97,7 @@ def test_a_fit_that_goes_on_from_a_checkpoint_ends_the_same(
 
 def test_a_picture_with_its_sources_attribute_has_a_group(scenes_folder: Path) -> None:
     extra = [ExtraImage(np.zeros((64, 64, 3), np.uint8), 1, attribute) for attribute in (0, 1, None)]
-    train = TrainingSet(RowIndex.open(scenes_folder), "train", size_px=64, extra=extra)
+    train = TrainingSet(RowIndex(scenes_folder), "train", size_px=64, extra=extra)
     assert train.group_N is not None
     assert train.group_N[train.generated_N].tolist() == [2, 3, -1]
     pictures = [np.zeros((64, 64, 3), np.uint8)] * 2

@@ -18,7 +18,7 @@ from raygen.worker import Worker
 
 @pytest.fixture(scope="module")
 def sets(scenes_folder: Path) -> tuple[TrainingSet, TrainingSet]:
-    index = RowIndex.open(scenes_folder)
+    index = RowIndex(scenes_folder)
     return TrainingSet(index, "train", size_px=64), TrainingSet(index, "val", size_px=64)
 
 
@@ -109,7 +109,7 @@ def test_online_notes_hold_the_last_time_that_each_image_was_seen() -> None:
 
 def test_an_empty_error_set_is_an_error_that_says_what_to_do(scenes_folder: Path, tmp_path: Path) -> None:
     """One class only: whatever the classifier has learned after some epochs, it says that class."""
-    index = RowIndex.open(scenes_folder)
+    index = RowIndex(scenes_folder)
     keep_N = index.split("train")["label"].to_numpy() == 0
     train = TrainingSet(index, "train", size_px=64, keep_N=keep_N)
     val = TrainingSet(index, "val", size_px=64)

@@ -27,7 +27,7 @@ from raygen.worker import Worker
 
 @pytest.fixture(scope="module")
 def sets(scenes_folder: Path) -> tuple[TrainingSet, TrainingSet]:
-    index = RowIndex.open(scenes_folder)
+    index = RowIndex(scenes_folder)
     extra = [ExtraImage(np.full((64, 64, 3), 200, np.uint8), 1)] * 6
     return TrainingSet(index, "train", size_px=64, extra=extra), TrainingSet(index, "val", size_px=64)
 
@@ -78,7 +78,7 @@ def test_a_fit_that_goes_on_from_a_checkpoint_ends_the_same(
 
 
 def test_a_training_set_of_files_on_disk_gives_the_same_pictures(scenes_folder: Path) -> None:
-    index = RowIndex.open(scenes_folder)
+    index = RowIndex(scenes_folder)
     cached = TrainingSet(index, "train", size_px=48)
     lazy = TrainingSet(index, "train", size_px=48, max_cached_bytes=0)
     positions = np.array([5, 0, 159, 5])
@@ -94,8 +94,8 @@ def test_pictures_that_cannot_be_read_are_left_out_before_the_first_epoch(scenes
     pictures[0] = pictures[0][:40]
     place = table.schema.get_field_index("image_png")
     pq.write_table(table.set_column(place, table.schema.field(place), pa.array(pictures, pa.binary())), shard)
-    index, split = RowIndex.open(folder), table["split"][0].as_py()
-    whole = TrainingSet(RowIndex.open(scenes_folder), split, size_px=48)
+    index, split = RowIndex(folder), table["split"][0].as_py()
+    whole = TrainingSet(RowIndex(scenes_folder), split, size_px=48)
     cached, lazy = (TrainingSet(index, split, size_px=48, max_cached_bytes=size) for size in (1 << 30, 0))
     assert len(lazy) == len(cached) == len(whole) - 1
     positions = np.arange(len(lazy))
@@ -131,7 +131,7 @@ def test_augmentation_moves_and_mirrors_but_invents_nothing() -> None:
 
 
 def test_erm_learns_an_easy_split(scenes_folder: Path, tmp_path: Path) -> None:
-    index = RowIndex.open(scenes_folder)
+    index = RowIndex(scenes_folder)
     train, val = (TrainingSet(index, split, size_px=64) for split in ("train", "val"))
     classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
     config = ErmConfig(epochs=4, select="last")
@@ -174,7 +174,7 @@ def test_a_set_with_other_extras_shares_the_decoded_pictures(
     pictures = np.random.default_rng(0).integers(256, size=(3, 64, 64, 3), dtype=np.uint8)
     shared = train.with_extra(list(pictures), np.array([1, 0, 1]))
     extra = [ExtraImage(picture, label) for picture, label in zip(pictures, (1, 0, 1), strict=True)]
-    alone = TrainingSet(RowIndex.open(scenes_folder), "train", size_px=64, extra=extra)
+    alone = TrainingSet(RowIndex(scenes_folder), "train", size_px=64, extra=extra)
     for name in ("label_N", "group_N", "generated_N"):
         assert np.array_equal(getattr(shared, name), getattr(alone, name))
     positions = np.array([162, 3, 160, 161, 0])
@@ -184,7 +184,7 @@ def test_a_set_with_other_extras_shares_the_decoded_pictures(
 
 
 def test_a_decoded_set_comes_back_from_the_object_store_as_it_was(scenes_folder: Path) -> None:
-    train = TrainingSet(RowIndex.open(scenes_folder), "train", size_px=64)
+    train = TrainingSet(RowIndex(scenes_folder), "train", size_px=64)
     stored = pickle.dumps(train)
     again = pickle.loads(stored)
     positions = np.arange(len(train))
@@ -233,7 +233,7 @@ def test_batch_of_one_is_made_only_where_batch_normalisation_can_take_it(scenes_
     with pytest.raises(DataError, match="the training set has 1"):
         least_rows(resnet, worker, num=1, batch_size=64)
 
-    train, val = (TrainingSet(RowIndex.open(scenes_folder), split, size_px=32) for split in ("train", "val"))
+    train, val = (TrainingSet(RowIndex(scenes_folder), split, size_px=32) for split in ("train", "val"))
     config = ErmConfig(epochs=1, batch_size=len(train) - 1, select="last")
     history = algorithms.of(config).fit(config, resnet, train, val, seed=0, worker=worker)
     assert np.isfinite(history[0]["loss"])

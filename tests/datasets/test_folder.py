@@ -54,7 +54,7 @@ COPIES: dict[str, tuple[list[tuple[Any, ...]], tuple[str, ...]]] = {
 def write(path: Path, out: Path, **fields: Any) -> RowIndex:
     out.mkdir()
     open_dataset(FolderConfig(path=path, **fields)).write(out, run_seed=0)
-    return RowIndex.open(out)
+    return RowIndex(out)
 
 
 def test_metadata_csv(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_image_folders(tmp_path: Path) -> None:
 
 def test_a_written_dataset_can_be_read_again(tmp_path: Path, scenes_folder: Path) -> None:
     index = write(scenes_folder, tmp_path / "out")
-    assert index.table.equals(RowIndex.open(scenes_folder).table)
+    assert index.table.equals(RowIndex(scenes_folder).table)
 
 
 @pytest.mark.parametrize(

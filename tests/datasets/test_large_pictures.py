@@ -105,10 +105,10 @@ def test_lists_end_by_number_and_by_bytes(
 
 def test_rows_come_a_few_at_a_time_whatever_their_order(tmp_path: Path) -> None:
     expected = make(tmp_path / "data", [1000] * 200)  # row groups of 32,000 bytes
-    index = RowIndex.open(tmp_path / "data")
+    index = RowIndex(tmp_path / "data")
     ids = [row["image_id"] for row in expected]
     assert [t.num_rows for t in index.each(ids, ["image_png"])] == [200]
-    index = RowIndex.open(tmp_path / "data", each_bytes=70_000)
+    index = RowIndex(tmp_path / "data", each_bytes=70_000)
     assert [t.num_rows for t in index.each(ids, ["image_png"])] == [64, 64, 64, 8]
     mixed = [ids[i] for i in (150, 3, 3, 4, 151, 199, 70)]
     tables = list(index.each(mixed, ["image_id", "image_png"]))
@@ -124,7 +124,7 @@ def test_pictures_in_files_of_their_own_count_too(tmp_path: Path) -> None:
         (tmp_path / f"{i}.png").write_bytes(bytes([i]) * 1000)
     own = ({**row, "image_png": None, "path": str(tmp_path / f"{i}.png")} for i, row in enumerate(source_rows([0] * 6)))
     write_source(own, INFO, tmp_path / "data")
-    index = RowIndex.open(tmp_path / "data")
+    index = RowIndex(tmp_path / "data")
     ids = index.table["image_id"].to_pylist()
     assert index.mean_bytes(ids) == pytest.approx(1000, rel=0.1)
     assert index.fetch(ids, ["image_png"])["image_png"].to_pylist() == [bytes([i]) * 1000 for i in range(6)]
@@ -135,7 +135,7 @@ def test_pictures_in_files_of_their_own_count_too(tmp_path: Path) -> None:
 
 def test_a_training_set_and_a_check_are_the_same_in_small_pieces(scenes_folder: Path) -> None:
     def images(**options: int) -> bytes:
-        train = TrainingSet(RowIndex.open(scenes_folder, **options), "train", size_px=16)
+        train = TrainingSet(RowIndex(scenes_folder, **options), "train", size_px=16)
         return train.images_NCHW(np.arange(len(train))).numpy().tobytes()
 
     whole, lines = images(), check_dataset(scenes_folder).lines()
@@ -171,7 +171,7 @@ def copy_pass(data: Path, out: Path, image_ids: list[str], **options: Any) -> Pa
     own = pa.table({"key": pa.array(range(len(image_ids)), pa.int32()), "image_id": image_ids})
     return Pass(
         own,
-        RowIndex.open(data),
+        RowIndex(data),
         ("image_png",),
         [StageSpec(Copy, "pruner")],
         PoolsConfig(pruner=PoolConfig(batch_size=2)),
@@ -196,7 +196,7 @@ def test_more_than_two_gibibytes_of_pictures_are_fetched_and_written(tmp_path: P
     (row,) = make(tmp_path / "data", [280 << 20])
     digest = hashlib.blake2b(row["image_png"]).digest()
     ids = [row["image_id"]] * 8
-    fetched = RowIndex.open(tmp_path / "data").fetch(ids, ["image_id", "image_png"])
+    fetched = RowIndex(tmp_path / "data").fetch(ids, ["image_id", "image_png"])
     assert fetched["image_png"].nbytes > 2 << 30
     assert hashlib.blake2b(fetched["image_png"][7].as_py()).digest() == digest
     del fetched
@@ -227,5 +227,5 @@ def test_a_picture_is_still_a_picture(tmp_path: Path) -> None:
     picture_HWC = np.random.default_rng(0).integers(256, size=(5, 7, 3)).astype(np.uint8)
     (row,) = source_rows([0])
     write_source([{**row, "image_png": encode_image(picture_HWC)}], INFO, tmp_path / "data")
-    train = TrainingSet(RowIndex.open(tmp_path / "data"), "train", size_px=16)
+    train = TrainingSet(RowIndex(tmp_path / "data"), "train", size_px=16)
     assert len(train) == 1

@@ -30,7 +30,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_groups_have_the_counts_asked_for(tmp_path: Path) -> None:
-    table = RowIndex.open(write(SMALL, tmp_path / "a", 0)).split("train")
+    table = RowIndex(write(SMALL, tmp_path / "a", 0)).split("train")
     group = table["label"].to_numpy() * 2 + table["attribute"].to_numpy()
     assert np.bincount(group).tolist() == [8, 3, 2, 5]
 
@@ -56,7 +56,7 @@ def test_the_label_changes_the_bird_and_nothing_else() -> None:
 
 
 def test_masks_are_where_the_bird_is(tmp_path: Path) -> None:
-    index = RowIndex.open(write(SMALL, tmp_path / "a", 0))
+    index = RowIndex(write(SMALL, tmp_path / "a", 0))
     rows = index.fetch(index.table["image_id"].to_pylist(), ["image_png", "object_png"]).to_pylist()
     for row in rows:
         mask = decode_mask(row["object_png"])

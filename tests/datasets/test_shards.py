@@ -41,7 +41,7 @@ def write(root: Path) -> RowIndex:
     out = root.with_name("rows")
     out.mkdir(exist_ok=True)
     open_dataset(FolderConfig(path=root)).write(out, run_seed=0)
-    return RowIndex.open(out)
+    return RowIndex(out)
 
 
 @pytest.mark.parametrize(

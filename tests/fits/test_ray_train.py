@@ -108,7 +108,7 @@ def test_two_workers_fit_the_same_weights_every_time(
 
 def fit_a_linear_classifier(worker: Worker, payload: dict[str, Any]) -> None:
     """Group DRO of a classifier without batch statistics, whose fit does not depend on how a batch is shared out."""
-    index = RowIndex.open(Path(payload["data"]))
+    index = RowIndex(Path(payload["data"]))
     train, val = (TrainingSet(index, split, size_px=16) for split in ("train", "val"))
     config = GroupDroConfig(epochs=2, batch_size=33, eta=1.0, learning_rate=1e-3, augment="none", select="last")
     torch.default_generator.manual_seed(0)  # every worker starts alike

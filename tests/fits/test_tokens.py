@@ -115,7 +115,7 @@ def test_the_tokens_folder_has_files_for_diffusers_a_table_and_a_manifest(finish
     entries = json.loads((finished / "tokens" / "tokens.json").read_text())
     assert [entry["initializer"] for entry in entries] == ["l", "w"]
     assert [len(entry["history"]) for entry in entries] == [4, 4]
-    index = RowIndex.open(finished / "data")
+    index = RowIndex(finished / "data")
     label = dict(zip(*(index.table[name].to_pylist() for name in ("image_id", "label")), strict=True))
     for own, entry in enumerate(entries):
         assert {label[image_id] for image_id in entry["images"]} == {own}
@@ -172,7 +172,7 @@ def test_a_four_channel_sibling_can_learn_them_and_scgs_use_them(model: Path, tm
 
 
 def request(data: Path, model: Path) -> token_fits.TokenRequest:
-    ids = RowIndex.open(data).split("train")["image_id"].to_pylist()
+    ids = RowIndex(data).split("train")["image_id"].to_pylist()
     settings = TextualInversionConfig.model_validate({**QUICK, "num_steps": 12})
     return token_fits.TokenRequest(
         data=str(data),

@@ -79,7 +79,7 @@ class NoModel:
 
 def make_pass(data: Path, out: Path, **changes: Any) -> Pass:
     out.mkdir(parents=True, exist_ok=True)
-    index = RowIndex.open(data)
+    index = RowIndex(data)
     table = index.split("train").select(["image_id", "label"])
     cluster = pa.array([None if i % 3 else i for i in range(table.num_rows)], pa.int32())
     table = table.append_column("cluster", cluster)
@@ -105,7 +105,7 @@ def test_local_engine_writes_every_row_once(scenes_folder: Path, tmp_path: Path)
     result = read_parts(tmp_path / "out")
     assert result["image_id"].to_pylist() == work.table["image_id"].to_pylist()
     assert result["cluster"].to_pylist() == work.table["cluster"].to_pylist()  # null stays null, never NaN
-    pictures = RowIndex.open(scenes_folder).fetch(result["image_id"].to_pylist(), ["image_png"])["image_png"]
+    pictures = RowIndex(scenes_folder).fetch(result["image_id"].to_pylist(), ["image_png"])["image_png"]
     expected = [hashlib.sha256(decode_image(data).tobytes()).hexdigest() for data in pictures.to_pylist()]
     assert result["digest"].to_pylist() == expected
 

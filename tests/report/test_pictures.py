@@ -98,7 +98,7 @@ def test_heat_inside_is_a_share_of_the_heat() -> None:
 
 
 def test_candidates_get_their_own_pictures(finished_run: Path) -> None:
-    rows = RowIndex.open(finished_run / "data")
+    rows = RowIndex(finished_run / "data")
     candidates = collect.load_candidates(finished_run)
     assert candidates is not None
     backwards = candidates.take(list(range(candidates.num_rows))[::-1])

@@ -21,7 +21,7 @@ def test_accuracies_are_those_of_the_classifiers_predictions(scenes_folder: Path
     classifier = saved(tmp_path / "classifier", 2)
     found = evaluate_classifier(classifier, {"name": "folder", "path": str(scenes_folder)}, seed=0)
     for split in ("val", "test"):
-        images = TrainingSet(RowIndex.open(scenes_folder), split, size_px=64)
+        images = TrainingSet(RowIndex(scenes_folder), split, size_px=64)
         correct_N = right_predictions(load_classifier(classifier), images, "cpu")
         assert images.group_N is not None
         by_group = [float(correct_N[images.group_N == group].mean()) for group in range(4)]

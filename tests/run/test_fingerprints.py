@@ -30,7 +30,7 @@ from raygen.run.opened import Opened
 from raygen.run.steps import Run
 from raygen.synthesis import SYNTHESES
 from raygen.synthesis.dbb import DbbConfig
-from tune.pools import pool_configs, pool_name
+from tune.candidate_sets import candidate_set_configs, candidate_set_name
 from tune.sweep_config import SearchConfig, make_sweep
 from tune.trial import Task
 
@@ -81,7 +81,7 @@ def all_runs(home: Path) -> dict[str, dict[str, Any]]:
             config = config_of(run["config"], url)
             found[name] = {**run, "fingerprints": fingerprints(config, FakedFolder(home / "runs" / name))}
             if config.synthesis is not None:
-                found[name]["pool"] = pool_name(config)
+                found[name]["pool"] = candidate_set_name(config)
         return found
 
 
@@ -89,9 +89,9 @@ def all_sweeps() -> dict[str, dict[str, Any]]:
     found = {}
     for name, begun in BEGUN["sweeps"].items():
         sweep = make_sweep(begun["config"], [], where="test")
-        pools = sorted(pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=4))
+        pools = sorted(candidate_set_configs(sweep.run, sweep.space, num_classes=2, max_pools=4))
         digests = {name: f"of {name}" for name in ("data", "erm", *pools)}
-        task = Task(sweep=sweep, trials=Path(), erm=Path(), digests=digests, rows=None, pools={})
+        task = Task(sweep=sweep, trials=Path(), erm=Path(), digests=digests, rows=None, candidate_sets={})
         identified = fingerprint(sweep.identity())
         found[name] = {**begun, "identity": identified, "pools": pools, "trial": task.name_of(begun["point"])}
     return found

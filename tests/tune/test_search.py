@@ -24,7 +24,7 @@ from raygen.config import load_yaml
 from raygen.errors import ConfigError, ResourceError, RunFolderError
 from raygen.run.config import make_config
 from raygen.run.opened import Opened
-from tune.pools import generate, plan_pools, pool_configs
+from tune.candidate_sets import candidate_set_configs, generate, plan_candidate_sets
 from tune.records import Outcome, Record, read_records
 from tune.search import saved_sweep, sweep
 from tune.sharing import share
@@ -85,7 +85,7 @@ def test_the_folder_holds_what_it_should(finished_sweep: Path) -> None:
 def test_a_trial_of_the_runs_own_config_is_the_plain_runs_fit(
     finished_sweep: Path, model: Path, tmp_path: Path
 ) -> None:
-    """To the last bit, although its pictures come from a pool of twice as many."""
+    """To the last bit, although its pictures come from a candidate set of twice as many."""
     config = small_sweep(model)
     own = point_of(config.run, space=config.space, num_classes=2)
     assert own is not None
@@ -152,10 +152,10 @@ def test_of_two_trials_of_one_point_one_waits_and_fits_nothing(
     finished_sweep: Path, model: Path, tmp_path: Path
 ) -> None:
     whole = small_sweep(model)
-    pools = pool_configs(whole.run, whole.space, num_classes=2, max_pools=1)
+    candidate_sets = candidate_set_configs(whole.run, whole.space, num_classes=2, max_pools=1)
     shutil.copytree(finished_sweep, tmp_path / "sweep")
-    opened = {name: Opened(pool) for name, pool in pools.items()}
-    base, planned = plan_pools(Opened(whole.run), opened, tmp_path / "sweep", lambda line: None)
+    opened = {name: Opened(candidate_set) for name, candidate_set in candidate_sets.items()}
+    base, planned = plan_candidate_sets(Opened(whole.run), opened, tmp_path / "sweep", lambda line: None)
     task = share(whole, base, generate(planned), tmp_path / "sweep")
     config = small_sweep(model, "fit.num_cpus=2", "tune.space.synthesis.k=[0.4]", *ONLY_K, trials=2)
     task = replace(task, sweep=config, trials=tmp_path / "trials")

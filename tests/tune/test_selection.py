@@ -1,4 +1,4 @@
-"""A pool of a larger amount, filtered, is what a run of the smaller amount would have kept."""
+"""A candidate set of a larger amount, filtered, is what a run of the smaller amount would have kept."""
 
 import numpy as np
 import pyarrow as pa
@@ -50,17 +50,17 @@ def config(**fields: object) -> RunConfig:
     ],
 )
 def test_the_filtered_pool_is_what_a_run_keeps(fields: dict[str, object]) -> None:
-    pool = generated(config(k=1.0))
-    found = select_candidates(config(**fields), scores=scores(), candidates=pool, dataset=dataset())
+    candidate_set = generated(config(k=1.0))
+    found = select_candidates(config(**fields), scores=scores(), candidates=candidate_set, dataset=dataset())
     own = generated(config(**fields))
-    assert pool.take(found.rows).equals(own)
+    assert candidate_set.take(found.rows).equals(own)
     chosen = config(**fields).synthesis
     assert chosen is not None
     limits = synthesis.of(chosen).thresholds(chosen, scores(), own)
     kept_N, reasons = verdicts(own, limits)
     assert found.thresholds == limits
     assert found.reasons == reasons
-    assert pool["key"].take(found.kept).to_pylist() == own["key"].filter(pa.array(kept_N)).to_pylist()
+    assert candidate_set["key"].take(found.kept).to_pylist() == own["key"].filter(pa.array(kept_N)).to_pylist()
     assert 0 < len(found.kept) < len(found.rows)
 
 

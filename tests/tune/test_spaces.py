@@ -14,7 +14,7 @@ from raygen.datasets import open_dataset
 from raygen.errors import ConfigError
 from raygen.synthesis import SYNTHESES
 from raygen.synthesis.dbb import DbbConfig
-from tune.pools import pool_configs
+from tune.candidate_sets import candidate_set_configs
 from tune.search import check
 from tune.spaces import check_amount, check_space, config_at, default_space, expand, point_of
 from tune.sweep_config import make_sweep
@@ -164,9 +164,9 @@ def test_the_largest_amount_is_held_against_each_class(scenes_folder: Path) -> N
 def test_amounts_per_class_make_one_pool_of_the_largest_of_each() -> None:
     sweep = small_sweep("tiny", "tune.space.synthesis.k={values: [10, 30], per_class: true}")
     check_space(sweep.run, sweep.space, num_classes=2)
-    (pool,) = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=1).values()
-    assert isinstance(pool.synthesis, DbbConfig)
-    assert pool.synthesis.k == (30, 30)
+    (candidate_set,) = candidate_set_configs(sweep.run, sweep.space, num_classes=2, max_pools=1).values()
+    assert isinstance(candidate_set.synthesis, DbbConfig)
+    assert candidate_set.synthesis.k == (30, 30)
 
 
 def test_a_pair_is_searched_over_its_synthesis() -> None:

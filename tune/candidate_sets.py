@@ -1,11 +1,12 @@
-"""Pools: the candidates of a sweep, generated once, before the first trial.
+"""Candidate sets: the candidates of a sweep, generated once, before the first trial.
 
-A pool holds the pictures of the space's largest amount. A parameter that only filters or fits needs no pool of its
-own; one that changes pictures does, and pools are shared by a hash of what decides them.
+A set holds the pictures of the space's largest amount. A parameter that only filters or fits needs no set of its own;
+one that changes pictures does, and sets are shared by a hash of what decides them. The sweep's folder, its config and
+its lines call a set a pool.
 
     base/            the dataset's rows and the ERM classifier, for all
-    scored/<which>/  scores of the training images, for pools that are selected by the same classifier or folds
-    learned/<hash>/  learned tokens, if there are to be any, for pools of the same model and scores
+    scored/<which>/  scores of the training images, for sets that are selected by the same classifier or folds
+    learned/<hash>/  learned tokens, if there are to be any, for sets of the same model and scores
     pools/<hash>/    plan and candidates
 """
 
@@ -45,7 +46,7 @@ READ_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What all pools of a sweep start from: the dataset's rows, and the ERM classifier."""
+    """What all candidate sets of a sweep start from: the dataset's rows, and the ERM classifier."""
 
     data: Step
     erm: Step
@@ -57,8 +58,8 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedPool:
-    """A pool that is known but need not be there yet.
+class PlannedSet:
+    """A candidate set that is known but need not be there yet.
 
     Attributes:
         name: Its hash.
@@ -75,8 +76,8 @@ class PlannedPool:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """A pool that is there: its name, and its finished steps."""
+class CandidateSet:
+    """A candidate set that is there: its name, and its finished steps."""
 
     name: str
     scores: Step
@@ -97,8 +98,8 @@ class Pool:
         return read_parts(self.scores.folder), read_parts(self.candidates.folder, columns=SCORES_OF_CANDIDATES)
 
 
-def pool_configs(run: RunConfig, space: Space, *, num_classes: int, max_pools: int) -> dict[str, RunConfig]:
-    """The config of each pool that a space asks for, by its name; nothing is generated.
+def candidate_set_configs(run: RunConfig, space: Space, *, num_classes: int, max_pools: int) -> dict[str, RunConfig]:
+    """The config of each candidate set that a space asks for, by its name; nothing is generated.
 
     Raises:
         ConfigError: There are more than `max_pools`, or infinitely many.
@@ -127,62 +128,64 @@ def pool_configs(run: RunConfig, space: Space, *, num_classes: int, max_pools: i
     configs = {}
     for chosen in itertools.product(*points):
         config = config_at(run, {**dict(zip(names, chosen, strict=True)), **most}, space={**changing, **amounts})
-        configs[pool_name(config)] = config
+        configs[candidate_set_name(config)] = config
     return configs
 
 
-def pool_name(config: RunConfig) -> str:
+def candidate_set_name(config: RunConfig) -> str:
     """Hash of what decides a config's pictures, however many of them it asks for and keeps."""
     assert config.synthesis is not None
     painted = config.synthesis.deciding(Decides.AMOUNT, Decides.FIT)
     return fingerprint({"synthesis": painted, "inpainter": config.inpainter.deciding()})
 
 
-def plan_pools(opened: Opened, pools: Mapping[str, Opened], folder: Path, say: Say) -> tuple[Base, list[PlannedPool]]:
+def plan_candidate_sets(
+    opened: Opened, candidate_sets: Mapping[str, Opened], folder: Path, say: Say
+) -> tuple[Base, list[PlannedSet]]:
     """Fits ERM, scores and plans, as far as that is not done yet.
 
     Args:
         opened: The sweep's run config.
-        pools: That of each pool by its name.
+        candidate_sets: That of each candidate set by its name.
         folder: The sweep's folder.
         say: Called with a line before each step, and from another thread in long ones.
     """
     first = _run(opened, folder / "base", say)
     base = Base(first.do(rows(first)), first.do(erm(first)))
     planned = []
-    for name, pool in pools.items():
-        scored = _run(pool, folder / "scored" / _selecting(pool.config), say, base.done)
+    for name, candidate_set in candidate_sets.items():
+        scored = _run(candidate_set, folder / "scored" / _selecting(candidate_set.config), say, base.done)
         for step in scoring(scored):
             scored.do(step)
-        learned = _run(pool, folder / "learned" / _learning(pool.config), say, scored.done)
+        learned = _run(candidate_set, folder / "learned" / _learning(candidate_set.config), say, scored.done)
         for step in learning(learned):
             learned.do(step)
-        made = _run(pool, folder / "pools" / name, partial(_say_of_pool, say, name), learned.done)
+        made = _run(candidate_set, folder / "pools" / name, partial(_say_of_set, say, name), learned.done)
         made.do(plan(made))
-        planned.append(PlannedPool(name, made))
+        planned.append(PlannedSet(name, made))
     return base, planned
 
 
-def generate(planned: Sequence[PlannedPool]) -> list[Pool]:
-    """Generates what is missing of each pool.
+def generate(planned: Sequence[PlannedSet]) -> list[CandidateSet]:
+    """Generates what is missing of each candidate set.
 
     Raises:
-        DataError: All pictures of a pool failed, so that no trial could fit with any.
+        DataError: All pictures of a candidate set failed, so that no trial could fit with any.
     """
-    pools = []
-    for pool in planned:
-        made = pool.run.do(candidates(pool.run))
-        pools.append(Pool(pool.name, pool.run.done["scores"], made))
-        table = pools[-1].tables()[1]
+    candidate_sets = []
+    for candidate_set in planned:
+        made = candidate_set.run.do(candidates(candidate_set.run))
+        candidate_sets.append(CandidateSet(candidate_set.name, candidate_set.run.done["scores"], made))
+        table = candidate_sets[-1].tables()[1]
         kept_N, reasons = verdicts(table, PruneThresholds())
         if not kept_N.any():
-            raise DataError(f"pool {pool.name[:6]}: {nothing_kept(table, reasons)}")
-    return pools
+            raise DataError(f"pool {candidate_set.name[:6]}: {nothing_kept(table, reasons)}")
+    return candidate_sets
 
 
-def generated_pictures(pool: Pool, *, size_px: int) -> np.ndarray:
-    """The pool's pictures at the classifier's size, (M, S, S, 3) uint8, in order of key; black where one failed."""
-    parts = sorted(pool.candidates.folder.glob("part-*.parquet"))
+def generated_pictures(candidate_set: CandidateSet, *, size_px: int) -> np.ndarray:
+    """The set's pictures at the classifier's size, (M, S, S, 3) uint8, in order of key; black where one failed."""
+    parts = sorted(candidate_set.candidates.folder.glob("part-*.parquet"))
     num = sum(pq.read_metadata(part).num_rows for part in parts)
     images_NHWC = np.zeros((num, size_px, size_px, 3), dtype=np.uint8)
     row = 0
@@ -205,12 +208,12 @@ def _selecting(config: RunConfig) -> str:
 
 
 def _learning(config: RunConfig) -> str:
-    """Hash of what pools share that learn the same tokens: the model, and the scores."""
+    """Hash of what candidate sets share that learn the same tokens: the model, and the scores."""
     model = [getattr(config.inpainter, name) for name in ("model", "revision", "variant", "resolution_px")]
     return fingerprint([_selecting(config), *model])
 
 
-def _say_of_pool(say: Say, name: str, line: str) -> None:
+def _say_of_set(say: Say, name: str, line: str) -> None:
     say(f"pool {name[:6]}, {line}")
 
 

@@ -1,4 +1,4 @@
-"""Which parameters share a pool, and that a pool of the largest amount holds the pictures of every smaller one."""
+"""Which parameters share a candidate set, and that one of the largest amount holds the pictures of all smaller ones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from raygen.errors import ConfigError
 from raygen.run.opened import Opened
 from raygen.synthesis import SYNTHESES, SynthesisConfig
 from raygen.synthesis.dbb import DbbConfig
-from tune.pools import plan_pools, pool_configs, pool_name
+from tune.candidate_sets import candidate_set_configs, candidate_set_name, plan_candidate_sets
 from tune.spaces import config_at
 from tune.sweep_config import make_sweep
 
@@ -90,7 +90,7 @@ def test_a_filter_leaves_the_pictures_as_they_are_and_shares_the_pool(name: str,
         assert first.measure() == other.measure()
         assert first.identification_epochs() == other.identification_epochs()
         assert first.identification_folds() == other.identification_folds()
-    names = {pool_name(run.model_copy(update={"synthesis": c})) for c in (first, other)}
+    names = {candidate_set_name(run.model_copy(update={"synthesis": c})) for c in (first, other)}
     assert len(names) == (1 if is_filter else 2)
 
 
@@ -113,9 +113,9 @@ def test_pictures_of_a_smaller_amount_are_among_those_of_a_larger_one(name: str,
 
 def test_the_default_dbb_space_needs_one_pool_of_all_images() -> None:
     sweep = small_sweep()
-    (pool,) = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=1).values()
-    assert isinstance(pool.synthesis, DbbConfig)
-    assert pool.synthesis.k == 1.0
+    (candidate_set,) = candidate_set_configs(sweep.run, sweep.space, num_classes=2, max_pools=1).values()
+    assert isinstance(candidate_set.synthesis, DbbConfig)
+    assert candidate_set.synthesis.k == 1.0
     for k in (0.1, 0.5):
         point = {
             "synthesis.k": k,
@@ -123,13 +123,13 @@ def test_the_default_dbb_space_needs_one_pool_of_all_images() -> None:
             "algorithm.gamma.0": 3,
             "algorithm.gamma.1": 9,
         }
-        assert pool_name(config_at(sweep.run, point, space=sweep.space)) == pool_name(pool)
+        assert candidate_set_name(config_at(sweep.run, point, space=sweep.space)) == candidate_set_name(candidate_set)
 
 
 def test_the_default_scgs_space_needs_four_pools_of_the_largest_ratio() -> None:
     sweep = make_sweep({"recipe": "scgs", "dataset": {"name": "scenes"}}, [], where="test")
-    pools = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=sweep.search.max_pools)
-    made = {(c.synthesis.num_clusters, c.synthesis.tau, c.synthesis.gen_ratio) for c in pools.values()}  # type: ignore[union-attr]
+    candidate_sets = candidate_set_configs(sweep.run, sweep.space, num_classes=2, max_pools=sweep.search.max_pools)
+    made = {(c.synthesis.num_clusters, c.synthesis.tau, c.synthesis.gen_ratio) for c in candidate_sets.values()}  # type: ignore[union-attr]
     assert made == {(2, 0.5, 0.4), (2, 0.7, 0.4), (4, 0.5, 0.4), (4, 0.7, 0.4)}
     assert "synthesis.num_clusters" in sweep.space
 
@@ -139,26 +139,26 @@ def test_more_pools_than_the_limit_are_refused_with_their_number() -> None:
         "tiny", "tune.space.inpainter.num_inference_steps=[2, 4, 8]", "tune.space.synthesis.tau=[0.4, 0.6]"
     )
     with pytest.raises(ConfigError, match=r"6 pools .*num_inference_steps 3, synthesis.tau 2.*max_pools is 5"):
-        pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=5)
-    assert len(pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=6)) == 6
+        candidate_set_configs(sweep.run, sweep.space, num_classes=2, max_pools=5)
+    assert len(candidate_set_configs(sweep.run, sweep.space, num_classes=2, max_pools=6)) == 6
 
 
 def test_where_the_endpoint_is_does_not_make_another_pool() -> None:
     run = small_sweep().run
     reduced = run.model_copy(update={"inpainter": run.inpainter.model_copy(update={"on_out_of_memory": "reduce"})})
-    assert pool_name(reduced) == pool_name(run)
+    assert candidate_set_name(reduced) == candidate_set_name(run)
 
 
 def test_pools_of_one_model_learn_their_tokens_once(tmp_path: Path) -> None:
     model = save_pipeline(tmp_path / "model")
     quick = "textual_inversion={num_images: 4, num_steps: 1, batch_size: 1, initializers: [l, w]}"
     sweep = small_sweep(model, quick, "tune.space.synthesis.dilation_px=[4, 8]", *ONLY_K)
-    configs = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=2)
+    configs = candidate_set_configs(sweep.run, sweep.space, num_classes=2, max_pools=2)
     opened = {name: Opened(config) for name, config in configs.items()}
-    _, planned = plan_pools(Opened(sweep.run), opened, tmp_path / "sweep", lambda line: None)
+    _, planned = plan_candidate_sets(Opened(sweep.run), opened, tmp_path / "sweep", lambda line: None)
     assert len(planned) == 2
-    (tokens,) = {pool.run.done["tokens"].folder for pool in planned}
+    (tokens,) = {candidate_set.run.done["tokens"].folder for candidate_set in planned}
     assert (tokens / "landbird" / "learned_embeds.safetensors").is_file()
-    for pool in planned:
-        prompts = pq.read_table(pool.run.done["plan"].folder / "plan.parquet")["prompt"].to_pylist()
+    for candidate_set in planned:
+        prompts = pq.read_table(candidate_set.run.done["plan"].folder / "plan.parquet")["prompt"].to_pylist()
         assert {*prompts} == {"a photo of a <landbird> landbird", "a photo of a <waterbird> waterbird"}
