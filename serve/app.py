@@ -22,14 +22,14 @@ from raygen.endpoint.edits import EditEvent, EditRequest, EditResult
 from raygen.errors import EndpointError
 from raygen.inpainters.model_folder import absolute_painter, check_model, model_facts
 from serve.address import check_host
-from serve.backend import Allowance, Job
 from serve.config import ServeConfig, ServedModelConfig
 from serve.dispatch import Dispatcher
 from serve.engine.engine import Engine
 from serve.engine.tokens import TokenStore
 from serve.http.api import make_api
+from serve.http.backend import Allowance, Job
+from serve.http.ledger import Ledger
 from serve.instance import proxy_host
-from serve.ledger import Ledger
 from serve.ray_backend import RayBackend
 from serve.ray_metrics import RayMetrics
 
@@ -119,19 +119,19 @@ class LedgerDeployment:
         self._ledger = Ledger(dispatcher.stream, ttl_s=settings.job_ttl_s, max_stored_bytes=settings.max_stored_bytes)
 
     async def submit(self, *arguments: Any, **options: Any) -> Job | EndpointError:
-        """See `serve.ledger.Ledger`."""
+        """See `serve.http.ledger.Ledger`."""
         return await _as_value(self._ledger.submit(*arguments, **options))
 
     async def job(self, job_id: str, *, owner: str, wait_s: float) -> Job | EndpointError:
-        """See `serve.ledger.Ledger`."""
+        """See `serve.http.ledger.Ledger`."""
         return await _as_value(self._ledger.job(job_id, owner=owner, wait_s=wait_s))
 
     async def cancel_job(self, job_id: str, *, owner: str) -> Job | EndpointError:
-        """See `serve.ledger.Ledger`."""
+        """See `serve.http.ledger.Ledger`."""
         return await _as_value(self._ledger.cancel_job(job_id, owner=owner))
 
     async def spend(self, key_name: str, *, requests_per_minute: int) -> Allowance:
-        """See `serve.ledger.Ledger`."""
+        """See `serve.http.ledger.Ledger`."""
         return await self._ledger.spend(key_name, requests_per_minute=requests_per_minute)
 
 

@@ -9,7 +9,7 @@ from serve.engine.tokens import TokenStore
 
 
 class KnownModels:
-    """The part of `serve.backend.Backend` that needs no replica.
+    """The part of `serve.http.backend.Backend` that needs no replica.
 
     Args:
         config: The endpoint.
@@ -23,18 +23,18 @@ class KnownModels:
         self._facts = {model.id: model_facts(model.inpainter) for model in config.models}
 
     async def facts(self, model_id: str) -> ModelFacts:
-        """See `serve.backend.Backend`."""
+        """See `serve.http.backend.Backend`."""
         return self._facts[model_id]
 
     async def tokens(self, model_id: str) -> list[LearnedToken]:
-        """See `serve.backend.Backend`."""
+        """See `serve.http.backend.Backend`."""
         return await asyncio.to_thread(self.stores[model_id].all)
 
     async def put_token(self, model_id: str, name: str, data: bytes) -> LearnedToken:
-        """See `serve.backend.Backend`."""
+        """See `serve.http.backend.Backend`."""
         width = self._facts[model_id].text_width
         return await asyncio.to_thread(self.stores[model_id].put, name, data, width=width)
 
     async def delete_token(self, model_id: str, name: str) -> bool:
-        """See `serve.backend.Backend`."""
+        """See `serve.http.backend.Backend`."""
         return await asyncio.to_thread(self.stores[model_id].delete, name)

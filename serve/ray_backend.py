@@ -1,4 +1,4 @@
-"""`serve.backend.Backend` on a cluster: Ray Serve handles of the engines and of the ledger."""
+"""`serve.http.backend.Backend` on a cluster: Ray Serve handles of the engines and of the ledger."""
 
 import asyncio
 import logging
@@ -9,9 +9,9 @@ from ray.exceptions import RayActorError
 
 from raygen.endpoint.edits import EditRequest
 from raygen.errors import EndpointError
-from serve.backend import Allowance, Job, Rendering
 from serve.config import ServeConfig
 from serve.dispatch import Dispatcher
+from serve.http.backend import Allowance, Job, Rendering
 from serve.known_models import KnownModels
 from serve.metrics import Metrics
 
@@ -26,7 +26,7 @@ RETRY_AFTER_S = 5
 
 
 class RayBackend:
-    """`serve.backend.Backend` over handles.
+    """`serve.http.backend.Backend` over handles.
 
     Args:
         config: The endpoint.
@@ -45,7 +45,7 @@ class RayBackend:
         self.stream = self._dispatcher.stream
 
     async def not_ready(self, model_id: str) -> str | None:
-        """See `serve.backend.Backend`; a model that may be scaled to zero is not woken."""
+        """See `serve.http.backend.Backend`; a model that may be scaled to zero is not woken."""
         model = self._config.model_named(model_id)
         if model is not None and model.min_replicas == 0:
             return None
@@ -61,7 +61,7 @@ class RayBackend:
         idempotency_key: str | None,
         body_digest: str,
     ) -> Job:
-        """See `serve.backend.Backend`."""
+        """See `serve.http.backend.Backend`."""
         return await self._ask_ledger(
             "submit",
             model_id,
@@ -73,15 +73,15 @@ class RayBackend:
         )
 
     async def job(self, job_id: str, *, owner: str, wait_s: float) -> Job:
-        """See `serve.backend.Backend`."""
+        """See `serve.http.backend.Backend`."""
         return await self._ask_ledger("job", job_id, owner=owner, wait_s=wait_s)
 
     async def cancel_job(self, job_id: str, *, owner: str) -> Job:
-        """See `serve.backend.Backend`."""
+        """See `serve.http.backend.Backend`."""
         return await self._ask_ledger("cancel_job", job_id, owner=owner)
 
     async def spend(self, key_name: str, *, requests_per_minute: int) -> Allowance:
-        """See `serve.backend.Backend`."""
+        """See `serve.http.backend.Backend`."""
         return await self._ask_ledger("spend", key_name, requests_per_minute=requests_per_minute)
 
     async def _ask_ledger(self, method: str, *arguments: Any, **options: Any) -> Any:

@@ -10,8 +10,8 @@ import pytest
 
 from raygen.endpoint.edits import EditedImage, EditEvent, EditRequest, EditResult, Progress
 from raygen.errors import EndpointError
-from serve.backend import Job, Rendering
-from serve.ledger import Ledger
+from serve.http.backend import Job, Rendering
+from serve.http.ledger import Ledger
 
 SIDE = 64
 RENDERING = Rendering(output_format="png", output_compression=100, size=(SIDE, SIDE), mask={"mode": "full"})
@@ -180,18 +180,23 @@ def test_what_is_old_or_too_much_is_gone_and_said_so() -> None:
         assert await code_of(ledger.job(job.id, owner="other", wait_s=0)) == "job_not_found"
         assert (await submit(ledger, key="k")).id != job.id
 
-    async def large(ledger: Ledger, painter: Painter) -> None:
+    done: list[Job] = []
+
+    async def three(ledger: Ledger, painter: Painter) -> None:
         painter.go.set()
-        jobs = [await submit(ledger) for _ in range(3)]
-        size = len((await ledger.job(jobs[0].id, owner="me", wait_s=10)).body or b"")
-        for job in jobs:
-            await ledger.job(job.id, owner="me", wait_s=10)
-        ledger._max_stored_bytes = 2 * size
-        assert await code_of(ledger.job(jobs[0].id, owner="me", wait_s=0)) == "job_expired"
-        assert (await ledger.job(jobs[2].id, owner="me", wait_s=0)).status == "succeeded"
+        done.clear()
+        for _ in range(3):
+            job = await submit(ledger)
+            done.append(await ledger.job(job.id, owner="me", wait_s=10))
+
+    async def large(ledger: Ledger, painter: Painter) -> None:
+        await three(ledger, painter)
+        assert await code_of(ledger.job(done[0].id, owner="me", wait_s=0)) == "job_expired"
+        assert [(await ledger.job(job.id, owner="me", wait_s=0)).status for job in done[1:]] == ["succeeded"] * 2
 
     run(old, ttl_s=0.1)
-    run(large)
+    run(three)
+    run(large, max_stored_bytes=2 * len(done[0].body or b""))
 
 
 def test_an_allowance_runs_out_and_fills_again() -> None:
