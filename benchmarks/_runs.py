@@ -6,9 +6,10 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 
-def run(recipe: Sequence[str], folder: Path, *, settings: Iterable[str], reuse: Iterable[Path] = ()) -> dict:
+def run(recipe: Sequence[str], folder: Path, *, settings: Iterable[str], reuse: Iterable[Path] = ()) -> dict[str, Any]:
     """The summary of `raygen run`, whose finished steps are taken from other finished runs where they are the same.
 
     Args:
@@ -28,7 +29,7 @@ def run(recipe: Sequence[str], folder: Path, *, settings: Iterable[str], reuse: 
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
-def percent(summaries: Iterable[dict], name: str, accuracy: str = "worst_group") -> list[float]:
+def percent(summaries: Iterable[dict[str, Any]], name: str, accuracy: str = "worst_group") -> list[float]:
     """An accuracy of a result on test in each run, in percent."""
     return [100 * float(summary["results"][name]["test"][accuracy]) for summary in summaries]
 

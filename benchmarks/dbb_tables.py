@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from _runs import percent, run, spread
@@ -117,7 +118,7 @@ def amounts(first: Path, sizes: list[int], out: Path) -> str:
     return "\n".join([*lines, ""])
 
 
-def study(first: Path, of_0: int, of_1: int, out: Path) -> dict:
+def study(first: Path, of_0: int, of_1: int, out: Path) -> dict[str, Any]:
     """The run with these amounts."""
     settings = [f"synthesis.k=[{of_0},{of_1}]", "controls=[]", "unpruned=false"]
     recipe = ["--config", str(first / "config.yaml")]

@@ -13,6 +13,7 @@ import argparse
 import statistics
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from _runs import run, spread
 
@@ -56,14 +57,14 @@ def main() -> None:
     print(text)
 
 
-def study(recipe: str, seed: int, out: Path, overrides: list[str]) -> dict:
+def study(recipe: str, seed: int, out: Path, overrides: list[str]) -> dict[str, Any]:
     """The summary of one run; runs of one seed share what is the same in them."""
     settings = [*OVERRIDES[recipe], *overrides, f"seed={seed}"]
     folder = out / f"{recipe}_{seed}"
     return run([recipe, "--dataset", "scenes"], folder, settings=settings, reuse=sorted(out.glob(f"*_{seed}")))
 
 
-def overview(by_recipe: dict[str, list[dict]]) -> str:
+def overview(by_recipe: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown: one row a recipe."""
     lines = [
         "| recipe | worst-group accuracy, % | range | average accuracy, % | over ERM | over its best control |",
@@ -90,7 +91,7 @@ def row(name: str, worst: dict[str, list[float]], average: dict[str, list[float]
     return f"| {' | '.join(cells)} |"
 
 
-def accuracies(summaries: list[dict]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def accuracies(summaries: list[dict[str, Any]]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Worst-group and average test accuracy in percent, by result, one value a seed."""
     worst, average = defaultdict(list), defaultdict(list)
     for summary in summaries:
@@ -100,7 +101,7 @@ def accuracies(summaries: list[dict]) -> tuple[dict[str, list[float]], dict[str,
     return worst, average
 
 
-def table(recipe: str, summaries: list[dict]) -> str:
+def table(recipe: str, summaries: list[dict[str, Any]]) -> str:
     """Markdown: mean, standard deviation and range over the seeds, then the gains with their pairs."""
     worst, average = accuracies(summaries)
     lines = [

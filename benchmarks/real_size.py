@@ -79,7 +79,7 @@ def header(arguments: argparse.Namespace, model: StableDiffusionInpainter) -> li
     """What is measured on what, and the table's head."""
     on = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU, 1 thread"
     name = arguments.model.name if arguments.model else "Stable Diffusion 2 inpainting (random weights)"
-    parts = [part for part in model._pipe.components.values() if isinstance(part, torch.nn.Module)]
+    parts = [part for part in model.pipe.components.values() if isinstance(part, torch.nn.Module)]
     size = sum(weights.numel() * weights.element_size() for part in parts for weights in part.parameters()) / GIB
     versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}"
     return [
@@ -105,7 +105,7 @@ def line_of(model: StableDiffusionInpainter, num_rows: int, arguments: argparse.
         assert not failed, failed[0]
 
     def plain() -> None:
-        pipe: Any = model._pipe
+        pipe: Any = model.pipe
         pipe(
             prompt=[PROMPT] * num_rows,
             image=[Image.fromarray(image) for image in images],

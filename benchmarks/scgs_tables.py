@@ -10,6 +10,7 @@ classifier and its scores (`--reuse`). Interrupted, it goes on where it stopped.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from _runs import percent, run, spread
 
@@ -49,7 +50,7 @@ def main() -> None:
     print(text)
 
 
-def study(name: str, settings: list[str], seed: int, out: Path) -> dict:
+def study(name: str, settings: list[str], seed: int, out: Path) -> dict[str, Any]:
     """The summary of one run."""
     folder = out / f"seed_{seed}" / name.lower()
     reuse = [EFFECT / f"scgs_{seed}", *sorted(folder.parent.glob("*"))]

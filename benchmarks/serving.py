@@ -142,7 +142,7 @@ async def r1(bench: Bench) -> str:
     """R1: seconds of a request over HTTP and over a handle / of the bare diffusers pipeline (medians, in turn)."""
     lines = []
     for side, rounds in ((64, 30), (256, 6)):
-        bare, http, handle = [], [], []
+        bare, http, handle = list[float](), list[float](), list[float]()
         with BarePipeline(side) as pipeline:
             for seed in range(rounds):
                 bare.append(await asyncio.to_thread(pipeline.paint, seed))

@@ -21,6 +21,7 @@ from typing import Any
 
 import ray
 import torch
+from _runs import spread
 
 from raygen import algorithms, cluster
 from raygen.algorithms.training_set import TrainingSet
@@ -35,7 +36,7 @@ from tune.records import read_records
 from tune.refit import chosen_pictures
 from tune.search import check
 from tune.sharing import share
-from tune.spaces import expand
+from tune.spaces import expand, loop_of
 from tune.sweep_config import make_sweep
 from tune.trial import Task
 from tune.trials import run_trials
@@ -113,8 +114,8 @@ def accuracy_table(sweep: Path) -> list[str]:
     lines = ["### What it found", "", "| config | validation, worst group | average |", "|---|---|---|"]
     for name in ("best", "default"):
         if row := summary[name]:
-            worst = f"{100 * row['worst_group']:.1f} ± {100 * row['standard_error']:.1f}"
-            lines.append(f"| {name} | {worst} | {100 * row['average']:.1f} |")
+            shown = f"{100 * row['worst_group']:.1f} ± {100 * row['standard_error']:.1f}"
+            lines.append(f"| {name} | {shown} | {100 * row['average']:.1f} |")
     worst = [100 * splits["test"]["worst_group"] for splits in summary["test"].values()]
     average = [100 * splits["test"]["average"] for splits in summary["test"].values()]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
@@ -184,7 +185,7 @@ def _plain(config: RunConfig, base: Base, extra: classifiers.ExtraRows, folder: 
     )
     worker = Worker(rank=0, world_size=1, device=config.fit.torch_device, folder=folder)
     start = time.monotonic()
-    algorithms.fit(config.algorithm, classifier, train, val, seed=config.seed, worker=worker)
+    algorithms.of(config.algorithm).fit(config.algorithm, classifier, train, val, seed=config.seed, worker=worker)
     return time.monotonic() - start
 
 
@@ -194,19 +195,13 @@ def time_trials(task: Task, folder: Path, *, num: int) -> list[float]:
     (folder / "trials").mkdir(parents=True)
     config = task.sweep.run
     # Points must differ, their fits not: learning rates that are equal to six digits.
-    rates = [config.algorithm.learning_rate * (1 + 1e-6 * i) for i in range(num)]
+    rates = [loop_of(config).learning_rate * (1 + 1e-6 * i) for i in range(num)]
     space: dict[str, Any] = {**dict.fromkeys(task.sweep.search.space), "algorithm.learning_rate": rates}
     search = {"sampler": "grid", "asha": None, "trials": num, "space": space}
     sweep = make_sweep({**config.model_dump(mode="json"), "tune": search}, [], where="benchmark")
     alike = replace(task, sweep=sweep, trials=folder / "trials")
     run_trials(alike, domains=expand(sweep.space, num_classes=2), first=None, say=lambda line: None)
     return [record.progress.seconds for record in read_records(folder / "trials")]
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ prompts takes from its pictures: only tokens, pictures and fits differ. An inter
 import argparse
 import statistics
 from pathlib import Path
+from typing import Any
 
 from _runs import percent, run, spread
 
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
     arguments = parser.parse_args()
-    summaries: dict[int, list[dict]] = {num: [] for num in (0, *arguments.images)}
+    summaries: dict[int, list[dict[str, Any]]] = {num: [] for num in (0, *arguments.images)}
     for seed in range(arguments.seeds):
         folder = arguments.out / f"seed_{seed}"
         summaries[0].append(study(0, seed, folder, arguments.overrides))
@@ -67,7 +68,7 @@ def same_thresholds(finished: Path) -> list[str]:
     return ["synthesis.attribution_test=absolute", f"synthesis.attribution_threshold=[{values}]"] if limits else []
 
 
-def study(num_images: int, seed: int, seed_folder: Path, overrides: list[str]) -> dict:
+def study(num_images: int, seed: int, seed_folder: Path, overrides: list[str]) -> dict[str, Any]:
     """The summary of one run."""
     settings = [*OVERRIDES, *(LEARNING if num_images else [])]
     # What is overridden for learning means nothing to a run without tokens, and would switch them on.
@@ -78,7 +79,7 @@ def study(num_images: int, seed: int, seed_folder: Path, overrides: list[str]) -
     return run(["dbb", "--dataset", "scenes"], seed_folder / f"images_{num_images}", settings=settings, reuse=reuse)
 
 
-def table(summaries: dict[int, list[dict]]) -> str:
+def table(summaries: dict[int, list[dict[str, Any]]]) -> str:
     """Markdown: one line for each number of images; mean and standard deviation over the seeds."""
     num_seeds = len(next(iter(summaries.values())))
     lines = [

@@ -40,9 +40,10 @@ def main() -> None:
     try:
         for edit in client.map(requests):
             (picture_HWC,) = edit.images
-            is_kept = np.array_equal(picture_HWC[~masks[edit.key]], scenes[edit.key].image_HWC[~masks[edit.key]])
+            key = str(edit.key)
+            is_kept = np.array_equal(picture_HWC[~masks[key]], scenes[key].image_HWC[~masks[key]])
             seconds = edit.timings["generation_s"]
-            print(f"{edit.key}: seed {edit.seeds[0]}, {seconds:.2f} s, outside the mask equal: {is_kept}")
+            print(f"{key}: seed {edit.seeds[0]}, {seconds:.2f} s, outside the mask equal: {is_kept}")
     except EndpointError as error:
         sys.exit(f"the endpoint refused ({error.code}): {error}")
 

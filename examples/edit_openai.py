@@ -49,7 +49,7 @@ def main(path: str) -> None:
     for painted in result.data or []:
         picture_HWC = np.asarray(Image.open(io.BytesIO(base64.b64decode(painted.b64_json or ""))))
         outside = np.abs(picture_HWC.astype(int) - scene.image_HWC)[~repaint_HW].max()
-        print(f"seed {painted.seed}: largest difference outside the mask {outside}")
+        print(f"seed {getattr(painted, 'seed', None)}: largest difference outside the mask {outside}")
         pictures.append(picture_HWC)
     strip = Image.fromarray(np.hstack(pictures))
     strip.resize((strip.width * 4, strip.height * 4), Image.Resampling.NEAREST).save(path)

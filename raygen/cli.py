@@ -15,7 +15,7 @@ import typer
 
 from raygen import program
 from raygen.seeding import LEAST_SEED, MAX_SEED
-from tune.command import tune
+from tune.command import named_dataset, read_target, tune
 
 app = typer.Typer(
     name="raygen",
@@ -99,7 +99,11 @@ def run(
     reuse: Reuse = None,
 ) -> None:
     """Run a recipe: score, generate, prune, retrain, evaluate, report."""
-    _run(_read_target(target, config, dataset), overrides, out=out, fresh=fresh, reuse=reuse)
+    from raygen.errors import ConfigError
+
+    if target is None and config is None:
+        raise ConfigError("give a recipe (raygen run dbb) or a config (raygen run --config config.yaml)")
+    _run(read_target(target, config, dataset), overrides, out=out, fresh=fresh, reuse=reuse)
 
 
 @app.command()
@@ -111,8 +115,10 @@ def fit(
     fresh: Fresh = False,
 ) -> None:
     """Fit one algorithm on a dataset as it is, without generated pictures, and evaluate it."""
-    data = {"recipe": "erm_reweighted" if algorithm == "reweighted" else algorithm}
-    _run({**data, "dataset": _dataset(dataset or "scenes")}, overrides, out=out, fresh=fresh)
+    from raygen.run.names import recipe_name
+
+    data = {"recipe": recipe_name(algorithm), "dataset": named_dataset(dataset or "scenes")}
+    _run(data, overrides, out=out, fresh=fresh)
 
 
 @app.command()
@@ -130,7 +136,7 @@ def evaluate(
     from raygen.report import tables
     from raygen.storage.writing import write_json
 
-    results = recipes.evaluate_classifier(classifier, _dataset(dataset), seed=seed)
+    results = recipes.evaluate_classifier(classifier, named_dataset(dataset), seed=seed)
     if out is not None:
         write_json(out, results)
     tables.print_results({"results": {classifier.name: results}})
@@ -218,7 +224,7 @@ def data_make(
     """Write a dataset as Parquet: --set scale=0.1, --set train_counts=[10,10,10,10]."""
     from raygen import recipes
 
-    counts = recipes.make_dataset(_dataset(name), overrides or [], out, seed=seed, say=typer.echo)
+    counts = recipes.make_dataset(named_dataset(name), overrides or [], out, seed=seed, say=typer.echo)
     typer.echo(f"{out}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts.items())))
 
 
@@ -268,25 +274,3 @@ def _run(
     page = write_report(out)
     tables.print_results(summary)
     typer.echo(f"report: {page}")
-
-
-def _read_target(target: str | None, config: Path | None, dataset: str | None) -> dict[str, Any]:
-    from raygen.config import load_yaml
-    from raygen.errors import ConfigError
-
-    if target is not None and (target.endswith((".yaml", ".yml")) or "/" in target):
-        if config is not None:
-            raise ConfigError(f"two configs were given: {target} and --config {config}")
-        config, target = Path(target), None
-    if target is None and config is None:
-        raise ConfigError("give a recipe (raygen run dbb) or a config (raygen run --config config.yaml)")
-    data = load_yaml(config) if config is not None else {}
-    if target is not None:
-        data["recipe"] = target
-    if dataset is not None:
-        data["dataset"] = _dataset(dataset)
-    return data
-
-
-def _dataset(name: str) -> dict[str, Any]:
-    return {"name": "scenes"} if name == "scenes" else {"name": "folder", "path": name}

@@ -8,11 +8,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from raygen.errors import ConfigError
 from raygen.seeding import MAX_SEED
@@ -93,6 +94,33 @@ class Strict(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+class HasConfig(Protocol):
+    """A module of a registry."""
+
+    @property
+    def Config(self) -> type[BaseModel]:
+        """Its config, which has the module's name in the registry as its field `name`."""
+        ...
+
+
+def one_of(registry: Mapping[str, HasConfig]) -> BeforeValidator:
+    """Makes a field take the config of any module of a registry, told apart by `name`.
+
+    The registry is looked into whenever a config is read, so what is put into it later counts too.
+    """
+
+    def chosen(value: Any) -> Any:
+        return _union(tuple(module.Config for module in registry.values())).validate_python(value)
+
+    return BeforeValidator(chosen)
+
+
+@cache
+def _union(configs: tuple[type[BaseModel], ...]) -> TypeAdapter[Any]:
+    union: Any = Annotated[Union[configs], Field(discriminator="name")]  # noqa: UP007 (known only now)
+    return TypeAdapter(union)
 
 
 class PoolConfig(Strict):
@@ -292,17 +320,21 @@ def _describe(location: str, problem: dict[str, Any], model: type[BaseModel]) ->
 
 def _known_names(model: type[BaseModel]) -> list[str]:
     """Names of all fields of a model and of the models inside it."""
-    names: list[str] = []
+    return [name for kind in models_inside(model) for name in kind.model_fields]
+
+
+def models_inside(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """A model and all models inside it, with those that stand for a base of theirs (`one_of`)."""
+    found: dict[type[BaseModel], None] = {}
     waiting: list[Any] = [model]
-    seen: set[Any] = set()
     while waiting:
         kind = waiting.pop()
-        if kind in seen:
+        if kind in found:
             continue
-        seen.add(kind)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            names += list(kind.model_fields)
+            found[kind] = None
             waiting += [field.annotation for field in kind.model_fields.values()]
+            waiting += kind.__subclasses__()
         else:
-            waiting += list(getattr(kind, "__args__", ()))
-    return names
+            waiting += get_args(kind)
+    return list(found)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raygen import algorithms, cluster
+from raygen import cluster, synthesis
 from raygen.classifier import MapUse, check_classifier, load_classifier
 from raygen.config import PoolsConfig, Strict, apply_overrides, validate
 from raygen.datasets import (
@@ -25,6 +25,8 @@ from raygen.datasets import (
 )
 from raygen.datasets.rows import RowIndex
 from raygen.datasets.table import check_prompts
+from raygen.endpoint.connect import connect_endpoint
+from raygen.endpoint.retry import ask_blocking
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.fits import ray_train
 from raygen.inpainters.model_folder import check_model, load_json, resolve_model
@@ -33,13 +35,11 @@ from raygen.maskers.language import check_finder
 from raygen.pools import pipeline
 from raygen.run.config import RunConfig, check_painter, identity, make_config
 from raygen.run.evaluation import held_out, predict
-from raygen.run.names import RECIPES, Recipe
 from raygen.run.results import results
 from raygen.run.steps import Steps
 from raygen.storage.progress import Say, quiet
 from raygen.storage.run_folder import RunFolder
 from raygen.storage.writing import disk_errors
-from raygen.synthesis import check_classes, finder, masker
 from raygen.synthesis.minority import check_val_groups
 from raygen.textual_inversion.class_tokens import (
     check_num_images,
@@ -51,7 +51,7 @@ from raygen.textual_inversion.class_tokens import (
     trained_model,
 )
 
-__all__ = ["RECIPES", "Recipe", "RunConfig", "evaluate_classifier", "make_config", "make_dataset", "run"]
+__all__ = ["RunConfig", "evaluate_classifier", "make_config", "make_dataset", "run"]
 
 
 def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, reuse: Sequence[Path] = ()) -> None:
@@ -80,7 +80,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
         erm = job.fit_erm(data)
         fitted = {"erm": erm}
         if config.synthesis is not None:
-            job.find_errors(data)
+            job.fit_first(data)
             identifier = job.fit_identifier(data, erm)
             scores = job.score(data, identifier)
             tokens = job.learn_tokens(data, scores, identifier)
@@ -205,14 +205,15 @@ def _check_classes(config: RunConfig) -> None:
     if sum(count > 0 for count in counts.values()) < 2:
         shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
         raise DataError(f"a classifier tells at least two classes apart; training images by class are {shown}")
-    algorithms.check_classes(config.algorithm, num_classes=len(counts))
+    config.algorithm.check_classes(len(counts))
     if config.synthesis is not None:
-        check_classes(config.synthesis, counts)
-        masker(config.synthesis, dataset=dataset_info(config.dataset))  # says if it cannot look for what that shows
+        config.synthesis.check_classes(counts)
+        # It says if it cannot look for what the dataset shows.
+        synthesis.of(config.synthesis).masker(config.synthesis, dataset_info(config.dataset))
 
 
 def _check_groups(config: RunConfig) -> None:
-    split = algorithms.needs_groups_of(config.algorithm)
+    split = config.algorithm.needs_groups_of
     if split is None:
         return
     counts_CA = group_counts(config.dataset, split)
@@ -222,23 +223,22 @@ def _check_groups(config: RunConfig) -> None:
             f"recipe {config.recipe} needs the attribute of every {images} image, and this dataset does not have them "
             "all. Add the column `place` to metadata.csv, or take an algorithm that needs no groups, such as jtt."
         )
-    algorithms.check_groups(config.algorithm, counts_CA)
+    config.algorithm.check_groups(counts_CA)
 
 
 def _check_classifier(config: RunConfig) -> None:
     info, map_for = dataset_info(config.dataset), None
     if config.synthesis is not None:
-        fields = masker(config.synthesis, dataset=info)
+        fields = synthesis.of(config.synthesis).masker(config.synthesis, info)
         if fields["name"] == "cam":
-            field = "synthesis.mask=cam" if config.synthesis.name == "dbb" else f"synthesis.cam={fields['method']}"
-            map_for = MapUse(field, may_be_empty=fields.get("top_q") is not None)
+            map_for = MapUse(config.synthesis.map_setting(), may_be_empty=fields.get("top_q") is not None)
     check_classifier(config.classifier, len(info.class_names), map_for=map_for)
 
 
 def _check_models(config: RunConfig) -> None:
     if config.synthesis is None:
         return
-    if (models := finder(config.synthesis)) is not None:
+    if (models := config.synthesis.finder()) is not None:
         check_finder(models)
     if config.inpainter.url is not None:
         _check_endpoint(config.inpainter.url, config.inpainter.model)
@@ -274,7 +274,7 @@ def _check_endpoint(url: str, model: str) -> None:
     if url.startswith("serve://"):
         cluster.connect()
     try:
-        cluster.connect_endpoint(url).facts(model)
+        ask_blocking(connect_endpoint(url).facts, model)
     except EndpointError as error:
         raise ConfigError(f"inpainter.url {url} cannot be used for model '{model}': {error}") from error
 

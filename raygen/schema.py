@@ -94,8 +94,14 @@ def plan_key(image_id: str, *, target_label: int, sample: int) -> str:
     return f"{image_id}/{target_label}/{sample:04d}"
 
 
-def cast(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
+def cast(table: pa.Table, schema: pa.Schema, *, what: str, array_bytes: int = ARRAY_BYTES) -> pa.Table:
     """The table with exactly the schema's columns, in order and type; absent nullable columns become null.
+
+    Args:
+        table: Any table.
+        schema: What it is to have.
+        what: The table, for messages.
+        array_bytes: Most that one array of type `binary` may hold.
 
     Raises:
         DataError: A required column is absent, twice there, or holds values of another type or null.
@@ -112,7 +118,7 @@ def cast(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
         column = table[field.name]
         try:
             narrows = field.type == pa.binary() and column.type == pa.large_binary()
-            array = _narrowed(column) if narrows else column.cast(field.type)
+            array = _narrowed(column, array_bytes) if narrows else column.cast(field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(
                 f"{what}: column '{field.name}' is {column.type}; expected {field.type} ({error})"
@@ -154,11 +160,11 @@ def by_bytes(items: Iterable[T], size: Callable[[T], int], *, most: int, most_by
         yield held
 
 
-def _narrowed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _narrowed(column: pa.ChunkedArray, array_bytes: int) -> pa.ChunkedArray:
     arrays = []
     for chunk in column.chunks:
         sizes = pc.fill_null(pc.binary_length(chunk), 0).to_pylist()
-        for rows in by_bytes(range(len(chunk)), sizes.__getitem__, most=len(chunk), most_bytes=ARRAY_BYTES):
+        for rows in by_bytes(range(len(chunk)), sizes.__getitem__, most=len(chunk), most_bytes=array_bytes):
             # Copied, since Arrow refuses a slice that lies beyond 2 GiB of its array, however short it is.
             copy = pa.concat_arrays([chunk.slice(rows[0], len(rows))])
             arrays.append(copy.cast(pa.binary()))

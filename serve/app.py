@@ -23,14 +23,13 @@ from raygen.errors import EndpointError
 from raygen.inpainters.model_folder import absolute_painter, check_model, model_facts
 from serve.address import check_host
 from serve.config import ServeConfig, ServedModelConfig
-from serve.dispatch import Dispatcher
 from serve.engine.engine import Engine
 from serve.engine.tokens import TokenStore
 from serve.http.api import make_api
 from serve.http.backend import Allowance, Job
 from serve.http.ledger import Ledger
 from serve.instance import proxy_host
-from serve.ray_backend import RayBackend
+from serve.ray_backend import RayBackend, replicas_of
 from serve.ray_metrics import RayMetrics
 
 logger = logging.getLogger(__name__)
@@ -114,9 +113,12 @@ class LedgerDeployment:
 
     def __init__(self, config: dict[str, Any], engines: Mapping[str, Any]) -> None:
         settings = ServeConfig.model_validate(config)
-        metrics = RayMetrics({})
-        dispatcher = Dispatcher(engines, lambda: metrics.count("raygen_redispatch_total"))
-        self._ledger = Ledger(dispatcher.stream, ttl_s=settings.job_ttl_s, max_stored_bytes=settings.max_stored_bytes)
+        replicas = replicas_of(engines, RayMetrics({}))
+        self._ledger = Ledger(
+            lambda model_id, request: replicas[model_id].stream(request),
+            ttl_s=settings.job_ttl_s,
+            max_stored_bytes=settings.max_stored_bytes,
+        )
 
     async def submit(self, *arguments: Any, **options: Any) -> Job | EndpointError:
         """See `serve.http.ledger.Ledger`."""
@@ -164,7 +166,7 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
     config = validate(ServeConfig, args or {}, where="serve config")
     for model in config.models:
         check_model(model.inpainter, field=f"models: {model.id}: inpainter")
-    config = _for_replicas(config)
+    config = for_replicas(config)
     plain = config.model_dump(mode="json")
     engines = {model.id: _bind_engine(config, model) for model in config.models}
     share = {"num_cpus": SHARE_CPUS}
@@ -184,7 +186,7 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
     return ingress.bind(plain, engines, ledger)
 
 
-def _for_replicas(config: ServeConfig) -> ServeConfig:
+def for_replicas(config: ServeConfig) -> ServeConfig:
     """The config with relative paths in full: replicas may have another working directory."""
     models = tuple(
         model.model_copy(

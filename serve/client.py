@@ -13,7 +13,6 @@ Errors are `raygen.errors.EndpointError`, with the codes of the HTTP interface.
 import asyncio
 import hashlib
 import operator
-import os
 import queue
 import random
 import threading
@@ -25,16 +24,16 @@ import numpy as np
 from ray import ObjectRef
 
 from raygen.endpoint.edits import MAX_SEED, EditRequest, EditResult
+from raygen.endpoint.handle import HandleTransport
+from raygen.endpoint.http import HttpTransport, Transport, environment_key
+from raygen.endpoint.retry import ask
 from raygen.endpoint.wire import clean_key
 from raygen.errors import EndpointError
-from raygen.inpainters.served import KEY_SOURCE, KEY_VARIABLE
 from serve.arrays import as_mask, check_image
-from serve.transports import HandleTransport, HttpTransport, Transport
 
 MAX_RANDOM_SEED = 2**32
 # Of one call; more are more calls, and HTTP takes fewer a request.
 MAX_PICTURES = 1000
-MAX_PAUSE_S = 30.0
 IN_FLIGHT_IF_UNKNOWN = 4
 
 
@@ -83,11 +82,11 @@ class Client:
     ) -> None:
         self._transport: Transport
         if isinstance(endpoint, str):
-            own = clean_key(key, source="key")
-            self._transport = HttpTransport(endpoint, own or clean_key(os.environ.get(KEY_VARIABLE), source=KEY_SOURCE))
+            self._transport = HttpTransport(endpoint, clean_key(key, source="key") or environment_key())
+            self._model = model
         else:
-            self._transport = HandleTransport(endpoint)
-        self._model, self._patience_s = model, patience_s
+            self._transport, self._model = HandleTransport(endpoint), None
+        self._patience_s = patience_s
 
     async def edit(
         self,
@@ -203,21 +202,8 @@ class Client:
         return 2 * rows or IN_FLIGHT_IF_UNKNOWN
 
     async def _edit(self, request: EditRequest, key: str | None) -> Edit:
-        loop = asyncio.get_running_loop()
-        give_up_s = loop.time() + self._patience_s
-        pause_s = 0.5
-        while True:
-            try:
-                result = await self._transport.edit(request, self._model)
-            except EndpointError as error:
-                if not error.retryable or loop.time() > give_up_s:
-                    raise
-                # Jitter: callers that were refused together must not come back together.
-                wait_s = (error.retry_after_s or pause_s) * random.uniform(0.5, 1.5)
-                await asyncio.sleep(min(wait_s, max(0.0, give_up_s - loop.time())))
-                pause_s = min(2 * pause_s, MAX_PAUSE_S)
-            else:
-                return _edit_of(request, result, key)
+        result = await ask(self._transport.edit, request, self._model, patience_s=self._patience_s)
+        return _edit_of(request, result, key)
 
 
 def request_hash(request: EditRequest) -> str:

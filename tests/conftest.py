@@ -38,7 +38,8 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small scenes dataset: 160 training, 80 validation, 80 test pictures, 8 classes-and-backgrounds alike."""
-    from raygen.datasets import ScenesConfig, write_dataset
+    from raygen.datasets import write_dataset
+    from raygen.datasets.scenes import ScenesConfig
 
     folder = tmp_path_factory.mktemp("scenes")
     config = ScenesConfig(train_counts=(100, 20, 10, 30), val_counts=(20, 20, 20, 20), test_counts=(20, 20, 20, 20))

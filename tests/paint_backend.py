@@ -168,7 +168,7 @@ def running(folder: Path, keys: Sequence[Any] = (), **fields: Any) -> Iterator[R
         fields: Others of `ServeConfig`.
     """
     config = ServeConfig(tokens_folder=folder, keys=tuple(keys), **fields)
-    metrics, started, box = MemoryMetrics(), threading.Event(), {}
+    metrics, started, box = MemoryMetrics(), threading.Event(), dict[str, Any]()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
 

@@ -5,11 +5,12 @@
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from edit_forms import chunk
 
+Order = Literal["<", ">"]
 Entry = tuple[int, int, int, bytes]
 # The table of the EXIF standard: where row 0 and column 0 of the file are.
 TURNS: dict[int, Callable[[Any], Any]] = {
@@ -24,7 +25,7 @@ TURNS: dict[int, Callable[[Any], Any]] = {
 }
 
 
-def exif(*entries: Entry, order: str = "<") -> bytes:
+def exif(*entries: Entry, order: Order = "<") -> bytes:
     """A TIFF header and directory of (tag, type, count, bytes of the value)."""
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "LH", 8, len(entries))
     end, extra = len(head) + 12 * len(entries) + 4, b""
@@ -35,12 +36,16 @@ def exif(*entries: Entry, order: str = "<") -> bytes:
     return head + bytes(4) + extra
 
 
-def shorts(*values: int, order: str = "<") -> bytes:
+def shorts(*values: int, order: Order = "<") -> bytes:
     return struct.pack(f"{order}{len(values)}H", *values)
 
 
 def tiff(
-    samples: np.ndarray, *more: Entry, order: str = "<", photometric: int | None = None, planes: bool = False
+    samples: np.ndarray,
+    *more: Entry,
+    order: Order = "<",
+    photometric: int | None = None,
+    planes: bool = False,
 ) -> bytes:
     """An uncompressed TIFF of any numbers, (H, W) or (H, W, C); `more` are further tags."""
     height, width, colours = samples.shape if samples.ndim == 3 else (*samples.shape, 1)

@@ -95,7 +95,7 @@ _NOISE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-_SAFETY = {
+_SAFETY: dict[str, Any] = {
     "projection_dim": 768,
     "vision_config": {
         "hidden_act": "quick_gelu",
@@ -204,7 +204,7 @@ def narrowed(model: Architecture, *, width_divisor: int = 10, sample_size: int =
     )
 
 
-SMALL_CHECKER = {
+SMALL_CHECKER: dict[str, Any] = {
     "projection_dim": 16,
     "vision_config": {
         **_SAFETY["vision_config"],

@@ -3,6 +3,7 @@
 # N rows of the dataset
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,9 @@ from raygen.images import encode_image, encode_mask
 from raygen.schema import CANDIDATE, PLAN, cast, plan_key
 from raygen.storage.run_folder import RunFolder
 from raygen.storage.writing import write_json
+
+# By result and split, how many of each group are right.
+Correct = dict[str, dict[str, tuple[int, ...]]]
 
 PROMPTS = tuple(f"a photo of a {name}" for name in CLASS_NAMES)
 # Rows per (label, attribute) and how many of them each result gets right, in the order of the group index.
@@ -44,7 +48,7 @@ def write_run(
     recipe: str = "dbb",
     seed: int = 0,
     has_attributes: bool = True,
-    correct: dict[str, dict[str, tuple[int, ...]]] | None = None,
+    correct: Correct | None = None,
     error: str = "the repaint mask is empty",
 ) -> Path:
     """Writes a finished run; `recipe` "erm" has no synthesis."""
@@ -55,7 +59,7 @@ def write_run(
     folder.log("command", argv=["raygen", "run", recipe, "--set", f"seed={seed}"])
     folder.log("step", step="erm", seconds=12.5)
     rows = _write_data(run / "data", has_attributes=has_attributes)
-    names = correct or {name: CORRECT[name] for name in (CORRECT if recipe == "dbb" else ("erm",))}
+    names: Correct = correct or {name: {**CORRECT[name]} for name in (CORRECT if recipe == "dbb" else ("erm",))}
     _write_predictions(run, rows, names)
     config_small = ClassifierConfig()
     save_classifier(build_classifier(config_small, 2, seed=0), run / "erm")
@@ -67,16 +71,16 @@ def write_run(
     return run
 
 
-def _write_data(folder: Path, *, has_attributes: bool) -> list[dict]:
+def _write_data(folder: Path, *, has_attributes: bool) -> list[dict[str, Any]]:
     folder.mkdir()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for split, counts in {"train": TRAIN, **EVALUATION}.items():
         for group, count in enumerate(counts):
             label, attribute = divmod(group, 2)
             for i in range(count):
                 seed = len(rows)
                 scene = render_scene(seed, label=label, attribute=attribute)
-                row = {
+                row: dict[str, Any] = {
                     "image_id": f"{split}/{group}/{i:03d}",
                     "label": label,
                     "split": split,
@@ -92,7 +96,7 @@ def _write_data(folder: Path, *, has_attributes: bool) -> list[dict]:
     return rows
 
 
-def _write_predictions(run: Path, rows: list[dict], correct: dict[str, dict[str, tuple[int, ...]]]) -> None:
+def _write_predictions(run: Path, rows: list[dict[str, Any]], correct: Correct) -> None:
     evaluated = [row for row in rows if row["split"] != "train"]
     columns = {
         "image_id": pa.array([row["image_id"] for row in evaluated]),
@@ -111,7 +115,7 @@ def _write_predictions(run: Path, rows: list[dict], correct: dict[str, dict[str,
     pq.write_table(pa.table(columns), run / "evaluation" / "predictions.parquet")
 
 
-def _write_candidates(run: Path, rows: list[dict], *, error: str) -> None:
+def _write_candidates(run: Path, rows: list[dict[str, Any]], *, error: str) -> None:
     landbirds = [row for row in rows if row["split"] == "train" and row["label"] == 0]
     candidates = []
     for i, (psi, rho, _) in enumerate(SCORES_OF_LANDBIRDS):

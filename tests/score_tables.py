@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import ArrayLike
 
 from raygen.datasets.table import DatasetInfo
 from raygen.pruners.confidence import cross_entropy
@@ -12,7 +13,7 @@ from raygen.schema import SCORE
 
 def score_table(
     labels: Sequence[int],
-    logits_NC: np.ndarray,
+    logits_NC: ArrayLike,
     *,
     features_ND: np.ndarray | None = None,
     image_ids: Sequence[str] | None = None,

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -21,6 +22,8 @@ HEAVY = {"torch", "torchvision", "ray", "diffusers", "transformers", "captum", "
 OWN = ("raygen", "serve", "tune")
 # Loaded by others when it is there, never imported by our code: pyproject.toml says why.
 NOT_IMPORTED = {"accelerate"}
+# The process ends at once; whether PyTorch still holds a hook.
+PRIVATE_OF_LIBRARIES = {"_exit", "_forward_hooks"}
 LOWEST = ["storage.run_folder", "metrics", "images", "config", "schema", "groups", "seeding", "errors", "datasets"]
 
 
@@ -70,7 +73,10 @@ def test_contracts_are_kept() -> None:
     [
         ("raygen/metrics.py", "import raygen.datasets", "Layers"),
         ("raygen/recipes.py", "import ray", "Ray is imported only in"),
+        ("raygen/endpoint/http.py", "import ray", "Ray is imported only in"),
         ("raygen/stages/spec.py", "import raygen.pools.pipeline", "Science never reaches Ray"),
+        ("raygen/inpainters/served.py", "import raygen.endpoint.handle", "Science never reaches Ray"),
+        ("raygen/cluster/__init__.py", "import raygen.endpoint.http", "Layers"),
         ("raygen/algorithms/erm.py", "import raygen.algorithms.balanced", "One paper's code"),
         ("raygen/synthesis/dbb.py", "import raygen.synthesis.scgs", "One paper's code"),
         ("raygen/images/__init__.py", "import torch", "load without torch"),
@@ -104,12 +110,31 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
     distributions = packages_distributions()
-    imported = {}
+    imported: dict[str, Any] = {}
     for name, path in imported_packages():
         imported |= {canonicalize_name(distribution): path for distribution in distributions.get(name, [name])}
     undeclared = {name: path for name, path in imported.items() if name not in declared}
     assert not undeclared
     assert declared - imported.keys() == NOT_IMPORTED
+
+
+def private_names(path: Path) -> set[str]:
+    """What a test's file takes of others that begins with an underscore."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in OWN:
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
+            names.add(node.attr)
+    return {name for name in names if name.startswith("_") and not name.endswith("__")} - PRIVATE_OF_LIBRARIES
+
+
+def test_tests_stand_in_the_room_that_they_test_and_reach_into_nothing_private() -> None:
+    tests = ROOT / "tests"
+    files = sorted(tests.rglob("*.py"))
+    rooms = {path.parent.relative_to(tests) for path in files} - {Path("chaos")}
+    assert not [room for room in rooms if not ((ROOT / "raygen" / room).is_dir() or (ROOT / room).is_dir())]
+    assert not {path.name: names for path in files if (names := private_names(path))}
 
 
 def test_importing_raygen_loads_nothing_else() -> None:
@@ -121,6 +146,10 @@ def test_the_two_lowest_layers_load_without_torch_and_ray() -> None:
     walk = "import pkgutil, importlib, raygen.datasets as d; "
     walk += "[importlib.import_module('raygen.datasets.' + m.name) for m in pkgutil.iter_modules(d.__path__)]"
     assert not loaded_after(f"{statement}\n{walk}") & HEAVY
+
+
+def test_asking_an_endpoint_over_http_takes_no_ray() -> None:
+    assert "ray" not in loaded_after("import raygen.endpoint.connect, raygen.stages.inpaint")
 
 
 def test_help_is_quick() -> None:

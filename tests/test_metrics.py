@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -18,7 +20,7 @@ WATERBIRDS_TEST = (2255, 2255, 642, 642)
 ACCURACY = (0.99, 0.80, 0.60, 0.95)
 
 
-def test_accuracies_agree_with_a_slow_loop():
+def test_accuracies_agree_with_a_slow_loop() -> None:
     rng = np.random.default_rng(0)
     correct_N, group_N = rng.random(500) < 0.7, rng.integers(0, 6, 500)
     found = group_accuracies(correct_N, group_N, num_groups=6)
@@ -29,24 +31,24 @@ def test_accuracies_agree_with_a_slow_loop():
     assert worst_group_accuracy(correct_N, group_N, num_groups=6) == min(entry.accuracy for entry in found)
 
 
-def test_empty_group_is_not_the_worst_group():
+def test_empty_group_is_not_the_worst_group() -> None:
     found = group_accuracies(np.array([True, False, True]), np.array([0, 0, 3]), num_groups=4)
     assert [(g.group, g.accuracy) for g in found] == [(0, 0.5), (3, 1.0)]
     assert worst_group_accuracy(np.array([True, True]), np.array([2, 2]), num_groups=4) == 1.0
 
 
 @pytest.mark.parametrize("group", [-1, 4])
-def test_group_out_of_range_is_an_error(group):
+def test_group_out_of_range_is_an_error(group: Any) -> None:
     with pytest.raises(DataError, match=r"expected 0\.\.3"):
         group_accuracies(np.array([True]), np.array([group]), num_groups=4)
 
 
-def test_no_image_is_an_error():
+def test_no_image_is_an_error() -> None:
     with pytest.raises(DataError, match="empty"):
         worst_group_accuracy(np.array([], dtype=bool), np.array([], dtype=int), num_groups=2)
 
 
-def test_adjusted_average_of_waterbirds():
+def test_adjusted_average_of_waterbirds() -> None:
     groups = [GroupAccuracy(g, 100, round(100 * a)) for g, a in enumerate(ACCURACY)]
     adjusted = adjusted_average_accuracy(groups, train_counts_G=WATERBIRDS_TRAIN)
     assert adjusted == pytest.approx(0.96934, abs=5e-6)
@@ -55,7 +57,7 @@ def test_adjusted_average_of_waterbirds():
     )  # the raw average is another number
 
 
-def test_adjusted_average_needs_every_training_group():
+def test_adjusted_average_needs_every_training_group() -> None:
     groups = [GroupAccuracy(0, 10, 9), GroupAccuracy(1, 10, 5)]
     assert adjusted_average_accuracy(groups, train_counts_G=np.array([5, 5, 1, 0])) is None
     assert adjusted_average_accuracy(groups, train_counts_G=np.array([3, 1, 0, 0])) == pytest.approx(0.8)
@@ -63,24 +65,24 @@ def test_adjusted_average_needs_every_training_group():
 
 
 @pytest.mark.parametrize(("correct", "num"), [(0, 1), (1, 1), (0, 20), (20, 20), (7, 10), (4000, 5000)])
-def test_wilson_interval_agrees_with_scipy(correct, num):
+def test_wilson_interval_agrees_with_scipy(correct: int, num: int) -> None:
     expected = binomtest(correct, num).proportion_ci(confidence_level=0.95, method="wilson")
     # z has seven digits.
     assert wilson_interval(correct, num) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
-def test_wilson_interval_of_nothing_is_an_error():
+def test_wilson_interval_of_nothing_is_an_error() -> None:
     with pytest.raises(DataError, match="at least one"):
         wilson_interval(0, 0)
 
 
-def test_difference_interval_of_a_published_example():
+def test_difference_interval_of_a_published_example() -> None:
     # Newcombe 1998, table II, example (a): 56/70 against 48/80; method 10 gives 0.0524 to 0.3339.
     low, high = difference_interval(56 / 70, wilson_interval(56, 70), 48 / 80, wilson_interval(48, 80))
     assert (low, high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
-def test_difference_interval_is_antisymmetric():
+def test_difference_interval_is_antisymmetric() -> None:
     a, b = (0.7, wilson_interval(7, 10)), (0.4, wilson_interval(8, 20))
     low, high = difference_interval(*a, *b)
     assert difference_interval(*b, *a) == pytest.approx((-high, -low))

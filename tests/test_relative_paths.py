@@ -14,12 +14,12 @@ from raygen.config import load_yaml
 from raygen.errors import ModelError
 from raygen.fits import ray_train
 from raygen.model_files import absolute_model, find_model
-from raygen.pools import pipeline
+from raygen.pools import pipeline, units
 from raygen.run.steps import Steps
 from raygen.storage.parts import read_parts
 from raygen.storage.progress import quiet
 from raygen.storage.run_folder import RunFolder
-from serve.app import _for_replicas
+from serve.app import for_replicas
 from serve.config import ServeConfig, ServedModelConfig
 
 TOKENS = {"num_images": 2, "num_steps": 1, "batch_size": 2, "initializers": ["l", "w"]}
@@ -82,7 +82,7 @@ def test_workers_elsewhere_find_what_the_config_names_and_folders_keep_its_words
         return moved
 
     monkeypatch.setattr(ray_train, "run", elsewhere(ray_train.run))
-    monkeypatch.setattr(pipeline, "run_local", elsewhere(pipeline.run_local))
+    monkeypatch.setattr(pipeline, "run_local", elsewhere(units.run_local))
     monkeypatch.chdir(home)
     run(config_of(), tmp_path / "run")
     # erm, tokens, dbb; scores, candidates, evaluation.
@@ -138,7 +138,7 @@ def test_replicas_of_the_endpoint_get_paths_in_full(
 ) -> None:
     monkeypatch.chdir(home)
     models = (ServedModelConfig(id="m", inpainter={"model": "models/inpaint"}),)
-    config = _for_replicas(ServeConfig(models=models, tokens_folder=Path(folder)))
+    config = for_replicas(ServeConfig(models=models, tokens_folder=Path(folder)))
     assert config.models[0].id == "m"
     assert config.models[0].inpainter.model == str(home / "models" / "inpaint")
     assert str(config.tokens_folder) == expected.format(home=home)

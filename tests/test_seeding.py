@@ -12,29 +12,29 @@ from raygen.run.config import make_config
 from raygen.seeding import MAX_SEED, row_seed
 from tune.spaces import expand
 from tune.sweep_config import make_sweep
-from tune.trials import _sampler
+from tune.trials import sampler_of
 
 
-def test_seed_is_fixed_for_ever():
+def test_seed_is_fixed_for_ever() -> None:
     """Other seeds would make every old run folder's pictures irreproducible."""
     digest = hashlib.blake2b(b"7/train/0001/1/0000", digest_size=8).digest()
     assert row_seed(7, "train/0001/1/0000") == int.from_bytes(digest, "big") // 2
     assert row_seed(0, "a") == 6612858177627257344
 
 
-def test_seeds_are_distinct_and_fit_a_signed_64_bit_column():
+def test_seeds_are_distinct_and_fit_a_signed_64_bit_column() -> None:
     seeds = [row_seed(run, f"{i}/1/{j:04d}") for run, i, j in itertools.product(range(3), range(200), range(5))]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert np.array(seeds, dtype=np.int64).tolist() == seeds
 
 
-def test_run_seed_and_key_cannot_be_confused():
+def test_run_seed_and_key_cannot_be_confused() -> None:
     assert row_seed(1, "2/a") != row_seed(12, "/a")
     assert row_seed(1, "2/a") != row_seed(1, "2a")
 
 
-def test_bits_are_balanced():
+def test_bits_are_balanced() -> None:
     seeds = np.array([row_seed(0, str(i)) for i in range(4000)], dtype=np.uint64)
     share_of_ones = [float(((seeds >> np.uint64(bit)) & np.uint64(1)).mean()) for bit in range(63)]
     # Standard error 0.5 / sqrt(4000) = 0.008; five of them.
@@ -69,7 +69,7 @@ def test_the_largest_seeds_are_drawn_with() -> None:
     assert make_config(RUN, [f"seed={MAX_SEED}", f"dataset.seed={-(2**63)}"], where="test").seed == MAX_SEED
     build_classifier(ClassifierConfig(), 2, seed=MAX_SEED)
     domains = expand(sweep.space, num_classes=2)
-    assert _sampler(sweep, domains, first=None, known=[], at_most=1).suggest("trial")
+    assert sampler_of(sweep, domains, first=None, known=[], at_most=1).suggest("trial")
 
 
 @pytest.mark.parametrize("verb", [["data", "make", "scenes", "--out", "x"], ["evaluate", "x", "--dataset", "scenes"]])

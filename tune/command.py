@@ -14,6 +14,7 @@ Target = Annotated[str | None, typer.Argument(metavar="RECIPE|CONFIG", help="A r
 
 def tune(
     target: Target = None,
+    *,
     dataset: Annotated[str | None, typer.Option("--dataset", help="'scenes' or a folder of pictures.")] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Points to try (tune.trials).")] = None,
     out: Annotated[
@@ -38,13 +39,14 @@ def tune(
     from raygen import program
     from raygen.errors import ConfigError
     from raygen.report.tables import print_trials
-    from tune.search import make_sweep, saved_sweep, sweep
+    from tune.sweep import saved_sweep, sweep
+    from tune.sweep_config import make_sweep
 
     if resume and fresh:
         raise ConfigError("--resume goes on with what --fresh deletes; give one of them")
     changes = [*(overrides or []), *([] if trials is None else [f"tune.trials={trials}"])]
     saved = saved_sweep(out) if resume else None
-    data = _read(target, config, dataset)
+    data = read_target(target, config, dataset)
     if saved is not None and not data:
         data = saved
     if not data:
@@ -55,7 +57,17 @@ def tune(
     print_trials(out / "sweep.parquet", summary)
 
 
-def _read(target: str | None, config: Path | None, dataset: str | None) -> dict[str, Any]:
+def read_target(target: str | None, config: Path | None, dataset: str | None) -> dict[str, Any]:
+    """What the arguments of a command that takes a config say of it, as plain data; empty where they say nothing.
+
+    Args:
+        target: A recipe's name, or a config's path.
+        config: A config's path.
+        dataset: See `named_dataset`.
+
+    Raises:
+        ConfigError: Two configs, or one that cannot be read.
+    """
     from raygen.config import load_yaml
     from raygen.errors import ConfigError
 
@@ -67,5 +79,10 @@ def _read(target: str | None, config: Path | None, dataset: str | None) -> dict[
     if target is not None:
         data["recipe"] = target
     if dataset is not None:
-        data["dataset"] = {"name": "scenes"} if dataset == "scenes" else {"name": "folder", "path": dataset}
+        data["dataset"] = named_dataset(dataset)
     return data
+
+
+def named_dataset(name: str) -> dict[str, Any]:
+    """The config of a dataset that is given by a word: "scenes", or a folder."""
+    return {"name": "scenes"} if name == "scenes" else {"name": "folder", "path": name}

@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen import synthesis
 from raygen.classifier import squash
 from raygen.config import fingerprint
 from raygen.errors import ConfigError, DataError
@@ -136,8 +135,8 @@ def pool_configs(run: RunConfig, space: Space, *, num_classes: int, max_pools: i
 def pool_name(config: RunConfig) -> str:
     """Hash of what decides a config's pictures, however many of them it asks for and keeps."""
     assert config.synthesis is not None
-    amount, filters = synthesis.amount_field(config.synthesis), synthesis.filter_fields(config.synthesis)
-    painted = config.synthesis.model_dump(mode="json", exclude={amount, *filters})
+    kept = {config.synthesis.amount_field, *config.synthesis.filter_fields}
+    painted = config.synthesis.model_dump(mode="json", exclude=kept)
     inpainter = config.inpainter.model_dump(mode="json", exclude={"on_out_of_memory", "url"})
     return fingerprint({"synthesis": painted, "inpainter": inpainter})
 
@@ -217,15 +216,15 @@ def _kind(run: RunConfig, path: str) -> str:
     root, _, field = path.partition(".")
     if root == "algorithm":
         return "fit"
-    if root == "synthesis" and field == synthesis.amount_field(run.synthesis):
+    if root == "synthesis" and field == run.synthesis.amount_field:
         return "amount"
-    return "fit" if root == "synthesis" and field in synthesis.filter_fields(run.synthesis) else "pictures"
+    return "fit" if root == "synthesis" and field in run.synthesis.filter_fields else "pictures"
 
 
 def _selecting(config: RunConfig) -> str:
     """What a config selects by, as a folder's name: "erm", the epochs of an early classifier, or the folds."""
     assert config.synthesis is not None
-    epochs, folds = synthesis.identification_epochs(config.synthesis), synthesis.identification_folds(config.synthesis)
+    epochs, folds = config.synthesis.identification_epochs(), config.synthesis.identification_folds()
     if folds is not None:
         return f"folds_{folds}"
     return "erm" if epochs is None else str(epochs)

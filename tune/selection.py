@@ -47,7 +47,7 @@ def select_candidates(config: RunConfig, *, scores: pa.Table, candidates: pa.Tab
         StageError: The pool lacks a picture that the config asks for.
     """
     assert config.synthesis is not None
-    plan = synthesis.select(config.synthesis, scores, dataset=dataset, run_seed=config.seed)
+    plan = synthesis.of(config.synthesis).select(config.synthesis, scores, dataset=dataset, run_seed=config.seed)
     place = {key: row for row, key in enumerate(candidates["key"].to_pylist())}
     keys = plan["key"].to_pylist()
     missing = [key for key in keys if key not in place]
@@ -57,5 +57,5 @@ def select_candidates(config: RunConfig, *, scores: pa.Table, candidates: pa.Tab
     chosen = candidates.take(rows)
     # The same seeds, or the pictures would be others under equal names.
     assert chosen["seed"].to_pylist() == plan["seed"].to_pylist()
-    thresholds = synthesis.thresholds(config.synthesis, scores, chosen)
+    thresholds = synthesis.of(config.synthesis).thresholds(config.synthesis, scores, chosen)
     return Selection(rows, verdicts(chosen, thresholds)[1], thresholds)

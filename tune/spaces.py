@@ -9,34 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from raygen import synthesis
+from raygen.algorithms import ALGORITHMS
 from raygen.algorithms.loop import LoopConfig
 from raygen.config import validate
 from raygen.errors import ConfigError
 from raygen.run.config import RunConfig
 from raygen.run.names import find_recipe
+from raygen.synthesis import SYNTHESES
 from tune.domains import Domain, Value
 
 Space = Mapping[str, Domain]
 # A point of a space: value by parameter, per class where the domain says so.
 Params = Mapping[str, Any]
 
-DEFAULT_SPACES: dict[str, dict[str, Domain]] = {
-    "dbb": {
-        # K in {0.1, ..., 1} and gamma in {1, ..., 10}: arXiv 2503.17226, section 5.
-        "synthesis.k": Domain(low=0.1, high=1.0, step=0.1),
-        "synthesis.source_probability_test": Domain(values=("selected", "off")),
-        # P as a quantile of rho, because logits of one checkpoint mean nothing to another; 0 prunes next to nothing.
-        "synthesis.attribution_threshold": Domain(low=0.0, high=0.75, step=0.05, per_class=True),
-        "algorithm.gamma": Domain(low=1, high=10, per_class=True),
-    },
-    "scgs": {
-        # 2 and 4 clusters: the paper's. Every pair of clusters and tau is a pool of its own.
-        "synthesis.num_clusters": Domain(values=(2, 4)),
-        "synthesis.tau": Domain(values=(0.5, 0.7)),
-        "synthesis.gen_ratio": Domain(low=0.1, high=0.4, step=0.1),
-    },
-}
 # What else a config holds is the same for all trials: dataset, seed, ERM, pools, workers.
 SEARCHED = ("synthesis", "algorithm", "inpainter")
 # What of these does not change a result.
@@ -50,14 +35,17 @@ def default_space(recipe: Any, *, where: str) -> dict[str, Domain]:
         ConfigError: There is no such recipe, or none to search.
     """
     try:
-        name, found = find_recipe(recipe)
+        _, found = find_recipe(recipe)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
     if found.synthesis is None:
-        known = ", ".join(sorted(DEFAULT_SPACES))
+        known = ", ".join(sorted(SYNTHESES))
         raise ConfigError(f"{where}: recipe {recipe!r} has no search; known: {known}")
-    space = DEFAULT_SPACES[found.synthesis]
-    return space if name in DEFAULT_SPACES else {p: d for p, d in space.items() if not p.startswith("algorithm.")}
+    paper = SYNTHESES[found.synthesis].Config
+    spaces = {"synthesis": paper.space}
+    if found.algorithm == paper.algorithm:
+        spaces["algorithm"] = ALGORITHMS[found.algorithm].Config.space
+    return {f"{part}.{name}": Domain(**fields) for part, space in spaces.items() for name, fields in space.items()}
 
 
 def check_algorithm(run: RunConfig) -> None:
@@ -66,7 +54,8 @@ def check_algorithm(run: RunConfig) -> None:
     Raises:
         ConfigError: It is no single fit that goes from epoch to epoch: jtt has another fit before it, dfr no epochs.
     """
-    if run.algorithm.name == "jtt" or not isinstance(run.algorithm, LoopConfig):
+    first = run.algorithm.first_fit(run.erm, has_extra=True)
+    if first is not None or not isinstance(run.algorithm, LoopConfig):
         raise ConfigError(
             f"recipe {run.recipe} cannot be searched: a trial is one fit with a validation accuracy after every epoch, "
             f"and {run.algorithm.name} is not. Search the synthesis with another algorithm, and give what it finds to "
@@ -142,10 +131,10 @@ def check_space(run: RunConfig, space: Space, *, num_classes: int) -> None:
         ConfigError: It does not; the message names the key.
     """
     if run.synthesis is None:
-        raise ConfigError(f"recipe {run.recipe} generates nothing to tune; known: {', '.join(sorted(DEFAULT_SPACES))}")
+        raise ConfigError(f"recipe {run.recipe} generates nothing to tune; known: {', '.join(sorted(SYNTHESES))}")
     if not space:
         raise ConfigError("tune.space is empty: there is nothing to search")
-    amount = f"synthesis.{synthesis.amount_field(run.synthesis)}"
+    amount = f"synthesis.{run.synthesis.amount_field}"
     for path, domain in space.items():
         root = path.partition(".")[0]
         if root not in SEARCHED or path in NOT_SEARCHED:
@@ -175,13 +164,12 @@ def check_amount(run: RunConfig, counts: Mapping[str, int]) -> None:
         ConfigError: A class has fewer.
     """
     assert run.synthesis is not None
-    amounts_C = synthesis.num_sources(run.synthesis, np.array(list(counts.values())))
+    amounts_C = run.synthesis.num_sources(np.array(list(counts.values())))
     for (name, count), amount in zip(counts.items(), amounts_C or [], strict=False):
         if amount > count:
-            field = synthesis.amount_field(run.synthesis)
             raise ConfigError(
-                f"tune.space.synthesis.{field}: the largest value asks for {amount} images of class '{name}', which "
-                f"has {count} training images"
+                f"tune.space.synthesis.{run.synthesis.amount_field}: the largest value asks for {amount} images of "
+                f"class '{name}', which has {count} training images"
             )
 
 

@@ -136,7 +136,7 @@ def run_trial(params: dict[str, Any], *, task: Task) -> None:
         progress.planned, progress.kept = len(selection.rows), len(selection.kept)
         write_progress(folder, progress)
         if progress.kept:
-            _fit(config, folder, progress, selection, rows, pool, task)
+            _fit(config, folder, progress, selection, rows=rows, pool=pool, task=task)
         else:  # the worst there is, so that the sampler learns to stay away
             ray_tune.report({"score": -1.0, "epoch": loop_of(config).epochs})
 
@@ -167,6 +167,7 @@ def _fit(
     folder: Path,
     progress: Progress,
     selection: Selection,
+    *,
     rows: SharedRows,
     pool: SharedPool,
     task: Task,
@@ -194,7 +195,7 @@ def _fit(
         _report(progress, len(progress.epochs), config, rows, task.sweep)
 
     worker = Worker(rank=0, world_size=1, device=config.fit.torch_device, folder=folder, on_epoch=note)
-    algorithms.fit(config.algorithm, classifier, train, rows.val, seed=config.seed, worker=worker)
+    algorithms.of(config.algorithm).fit(config.algorithm, classifier, train, rows.val, seed=config.seed, worker=worker)
 
 
 def _report(progress: Progress, num_epochs: int, config: RunConfig, rows: SharedRows, sweep: SweepConfig) -> None:

@@ -113,7 +113,7 @@ def run_trials(
         tune_config=TuneConfig(
             metric="score",
             mode="max",
-            search_alg=_sampler(task.sweep, domains, first=first, known=known, at_most=num),
+            search_alg=sampler_of(task.sweep, domains, first=first, known=known, at_most=num),
             scheduler=_scheduler(task.sweep),
             num_samples=1 if search.sampler == "grid" else total,
             max_concurrent_trials=num,
@@ -186,7 +186,7 @@ def _grid(domains: Mapping[str, Domain]) -> dict[str, Any]:
     return {name: ray_tune.grid_search(domain.points()) for name, domain in domains.items()}
 
 
-def _sampler(
+def sampler_of(
     sweep: SweepConfig,
     domains: Mapping[str, Domain],
     *,
@@ -194,6 +194,15 @@ def _sampler(
     known: list[Record],
     at_most: int,
 ) -> Any:
+    """What proposes the points of the trials to Ray Tune.
+
+    Args:
+        sweep: How it searches.
+        domains: Domain by expanded parameter.
+        first: The point to try first; None for none.
+        known: Trials that are done.
+        at_most: Trials at once.
+    """
     search = sweep.search
     if search.sampler == "grid":
         return BasicVariantGenerator(max_concurrent=at_most)  # TuneConfig's own limit does not reach it

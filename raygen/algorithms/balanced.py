@@ -2,8 +2,9 @@
 
 # B images of a batch
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -29,6 +30,11 @@ class BalancedConfig(LoopConfig):
         init: DBB goes on from ERM.
     """
 
+    paper: ClassVar[str] = "DBB (Yazdan Parast et al., arXiv 2503.17226)"
+    is_recipe: ClassVar[bool] = False  # without generated pictures it is ERM
+    # gamma in {1, ..., 10}: section 5.
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {"gamma": {"low": 1, "high": 10, "per_class": True}}
+
     name: Literal["balanced"] = "balanced"
     epochs: int = Field(10, ge=1)
     learning_rate: float = Field(0.1, gt=0)
@@ -43,8 +49,15 @@ class BalancedConfig(LoopConfig):
             raise ValueError("a weight is not negative")
         return value
 
+    def check_classes(self, num_classes: int) -> None:
+        """Checks that there are as many gammas as classes."""
+        gammas(self.gamma, num_classes=num_classes)
 
-def fit_balanced(
+
+Config = BalancedConfig
+
+
+def fit(
     config: BalancedConfig,
     classifier: Classifier,
     train: TrainingSet,

@@ -9,16 +9,17 @@ validation accuracies are of images that it has seen: compare on test.
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import field_validator
 
+from raygen.algorithms.base import AlgorithmBase, FirstFit
 from raygen.algorithms.loop import EVALUATION_BATCH
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
-from raygen.config import PositiveInt, Strict
+from raygen.config import PositiveInt
 from raygen.errors import DataError
 from raygen.metrics import worst_group_accuracy
 from raygen.seeding import row_seed
@@ -27,7 +28,7 @@ from raygen.worker import Worker
 logger = logging.getLogger(__name__)
 
 
-class DfrConfig(Strict):
+class DfrConfig(AlgorithmBase):
     """DFR on validation ("DFR-val").
 
     Attributes:
@@ -39,6 +40,9 @@ class DfrConfig(Strict):
         init: Always the ERM classifier: of the run, or, after a synthesis, one that was fitted as `erm` says on the
             training images and the pictures.
     """
+
+    paper: ClassVar[str] = "DFR (Kirichenko et al. 2022, arXiv 2204.02937)"
+    needs_groups_of: ClassVar[Literal["train", "val"] | None] = "val"
 
     name: Literal["dfr"] = "dfr"
     c_values: tuple[float, ...] = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
@@ -52,6 +56,17 @@ class DfrConfig(Strict):
         if not values or min(values) <= 0:
             raise ValueError("expected at least one number, all above 0")
         return values
+
+    def check_groups(self, counts_CA: np.ndarray) -> None:
+        """Checks that every group can be halved."""
+        check_validation(counts_CA)
+
+    def first_fit(self, erm: AlgorithmBase, *, has_extra: bool) -> FirstFit | None:
+        """With pictures, features that have seen them: by ERM, as the run's own are."""
+        return FirstFit(erm, "dfr_features", "features") if has_extra else None
+
+
+Config = DfrConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +93,7 @@ class Head:
         return np.asarray(decisions_NK.argmax(axis=1))
 
 
-def fit_dfr(
+def fit(
     config: DfrConfig,
     classifier: Classifier,
     train: TrainingSet,

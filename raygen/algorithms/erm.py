@@ -1,6 +1,6 @@
 """Empirical risk minimization: the mean cross entropy of all images, generated ones like any other."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,13 +21,18 @@ class ErmConfig(LoopConfig):
         init: Weights to start from. SCGS: from the start (the paper leaves it open; "erm" is the other reading).
     """
 
+    paper: ClassVar[str] = "empirical risk minimization"
+
     name: Literal["erm"] = "erm"
     epochs: int = Field(8, ge=1)
     learning_rate: float = Field(0.1, gt=0)
     init: Literal["scratch", "erm"] = "scratch"
 
 
-def fit_erm(
+Config = ErmConfig
+
+
+def fit(
     config: ErmConfig,
     classifier: Classifier,
     train: TrainingSet,

@@ -6,7 +6,7 @@ have their source's attribute, since its background, or what misled the classifi
 
 # B images of a batch, N images, G groups that occur in training
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ class GroupDroConfig(LoopConfig):
         init: Weights to start from.
     """
 
+    paper: ClassVar[str] = "group DRO (Sagawa et al. 2020, arXiv 1911.08731)"
+    needs_groups_of: ClassVar[Literal["train", "val"] | None] = "train"
+
     name: Literal["group_dro"] = "group_dro"
     epochs: int = Field(8, ge=1)
     learning_rate: float = Field(0.1, gt=0)
@@ -46,7 +49,10 @@ class GroupDroConfig(LoopConfig):
     init: Literal["scratch", "erm"] = "scratch"
 
 
-def fit_group_dro(
+Config = GroupDroConfig
+
+
+def fit(
     config: GroupDroConfig,
     classifier: Classifier,
     train: TrainingSet,

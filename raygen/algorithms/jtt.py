@@ -1,17 +1,18 @@
 """JTT, just train twice: what one classifier gets wrong counts more for the next (Liu et al. 2021, arXiv 2107.09044).
 
 No group labels of training images. Two fits: `find_errors` (the identification classifier and its error set E), which
-runs once for a run and all its controls, and `fit_jtt`.
+runs once for a run and all its controls, and `fit`.
 """
 
 # N images, M draws of an epoch, B images of a batch
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
+from raygen.algorithms.base import AlgorithmBase, FirstFit
 from raygen.algorithms.loop import LoopConfig, fit_loop, mean_weights, right_predictions
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
@@ -43,6 +44,8 @@ class JttConfig(LoopConfig):
         init: Weights that the second classifier starts from. The identification classifier always starts anew.
     """
 
+    paper: ClassVar[str] = "JTT (Liu et al. 2021, arXiv 2107.09044)"
+
     name: Literal["jtt"] = "jtt"
     epochs: int = Field(8, ge=1)
     learning_rate: float = Field(0.1, gt=0)
@@ -51,6 +54,21 @@ class JttConfig(LoopConfig):
     up_weight: int = Field(BY_RULE, ge=BY_RULE)
     identify_on: Literal["original", "all"] = "original"
     init: Literal["scratch", "erm"] = "scratch"
+
+    def first_fit(self, erm: AlgorithmBase, *, has_extra: bool) -> FirstFit | None:
+        """The identification classifier, for its error set."""
+        # What only the second fit reads must not make the first one again; both start from new weights.
+        second = {"epochs": 1, "select": "last", "up_weight": 0, "init": "scratch"}
+        return FirstFit(
+            self.model_copy(update=second),
+            folder="jtt_errors",
+            what="errors",
+            of_original=self.identify_on == "original" or not has_extra,
+            find_errors=find_errors,
+        )
+
+
+Config = JttConfig
 
 
 def find_errors(
@@ -81,28 +99,18 @@ def find_errors(
     return error_N, history
 
 
-def fit_jtt(
+def fit(
     config: JttConfig,
     classifier: Classifier,
     train: TrainingSet,
     val: TrainingSet,
     *,
-    error_N: np.ndarray,
     seed: int,
     worker: Worker,
 ) -> list[dict[str, float]]:
-    """Fits the second classifier; gives back the history. Without errors this is ERM.
-
-    Args:
-        config: How.
-        classifier: Weights to start from.
-        train: What to fit on.
-        val: What to select the epoch by.
-        error_N: E, (N,) bool.
-        seed: As for any fit.
-        worker: As for any fit.
-    """
-    copies = num_copies(error_N, up_weight=config.up_weight)
+    """Fits the second classifier, with E in `train.error_N`; gives back the history. Without errors this is ERM."""
+    assert train.error_N is not None, "JTT is fitted in two steps: find_errors comes first"
+    copies = num_copies(train.error_N, up_weight=config.up_weight)
     return fit_loop(
         classifier,
         train,
@@ -111,7 +119,7 @@ def fit_jtt(
         seed=seed,
         worker=worker,
         loss_weights=mean_weights,
-        occurrences_M=occurrences(error_N, copies=copies),
+        occurrences_M=occurrences(train.error_N, copies=copies),
     )
 
 

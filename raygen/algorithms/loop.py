@@ -10,6 +10,7 @@ with several means (`balanced`) does not depend on how many workers there are.
 import io
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from raygen.algorithms.base import AlgorithmBase
 from raygen.algorithms.batches import augment_flip_shift, batch_sizes, draw_batches, least_rows
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
-from raygen.config import PositiveInt, Strict
+from raygen.config import PositiveInt
 from raygen.errors import StageError
 from raygen.metrics import worst_group_accuracy
 from raygen.seeding import row_seed
@@ -58,8 +60,8 @@ class AdaptiveWeights(Protocol):
         ...
 
 
-class LoopConfig(Strict):
-    """Fields that every algorithm has.
+class LoopConfig(AlgorithmBase):
+    """Fields that every algorithm of this loop has.
 
     Attributes:
         epochs: Passes over the training set.
@@ -113,27 +115,21 @@ def fit_loop(
         StageError: The loss is not finite.
     """
     classifier.to(worker.device).to(memory_format=torch.channels_last)
-    model: torch.nn.Module = classifier
-    if worker.world_size > 1:
-        model = torch.nn.parallel.DistributedDataParallel(classifier)
     assert sampling_weights_N is None or occurrences_M is None
     occurrences_M = np.arange(len(train)) if occurrences_M is None else occurrences_M
-    sizes = batch_sizes(
-        len(occurrences_M),
-        config.batch_size,
-        least=least_rows(classifier, worker, num=len(occurrences_M), batch_size=config.batch_size),
-    )
-    steps = len(sizes)
-    optimizer, scheduler = _build_optimizer(classifier, config, num_steps=steps * config.epochs)
-    adaptive = loss_weights if isinstance(loss_weights, AdaptiveWeights) else None
-    state = _Progress(classifier, optimizer, scheduler, adaptive, worker)
+    num = len(occurrences_M)
+    least = least_rows(classifier, worker, num=num, batch_size=config.batch_size)
+    sizes = batch_sizes(num, config.batch_size, least=least)
+    optimizer, scheduler = _build_optimizer(classifier, config, num_steps=len(sizes) * config.epochs)
+    stepper = _Stepper(_distributed(classifier, worker), train, config, optimizer, loss_weights, worker)
+    state = _Progress(classifier, optimizer, scheduler, loss_weights, worker)
     for epoch in range(state.resume(), config.epochs):
         classifier.train()
         total = 0.0
         # A seed for each epoch, not one for the fit: so that a fit that goes on from a checkpoint draws the same.
         rng = np.random.default_rng(row_seed(seed, f"fit/{epoch}"))
         for draws in draw_batches(sizes, sampling_weights_N, rng):
-            total += _step(model, train, occurrences_M[draws], config, optimizer, loss_weights, rng, worker)
+            total += stepper.step(occurrences_M[draws], rng)
             scheduler.step()
         if not math.isfinite(total):
             raise StageError(
@@ -141,15 +137,12 @@ def fit_loop(
             )
         correct_N = right_predictions(classifier, val, worker.device)
         average, worst = accuracies(correct_N, val)
-        entry = {"epoch": epoch, "loss": total / steps, "val_average": average, "val_worst_group": worst}
+        entry = {"epoch": epoch, "loss": total / len(sizes), "val_average": average, "val_worst_group": worst}
         if worker.on_epoch is not None and worker.leads:
             worker.on_epoch(entry, correct_N)
         state.add(entry, config)
         if worker.leads:
-            worker.tell(
-                f"epoch {epoch + 1}/{config.epochs}: loss {total / steps:.4f}, validation {average:.1%}, "
-                f"worst group {worst:.1%}"
-            )
+            worker.tell(_line(entry, config.epochs))
     classifier.load_state_dict(state.selected)
     return state.history
 
@@ -179,39 +172,54 @@ def accuracies(correct_N: np.ndarray, data: TrainingSet) -> tuple[float, float]:
     return float(correct_N.mean()), worst_group_accuracy(correct_N, group_N, num_groups=int(group_N.max()) + 1)
 
 
-def _step(
-    model: torch.nn.Module,
-    train: TrainingSet,
-    positions: np.ndarray,
-    config: LoopConfig,
-    optimizer: torch.optim.Optimizer,
-    loss_weights: LossWeights | AdaptiveWeights,
-    rng: np.random.Generator,
-    worker: Worker,
-) -> float:
-    """One step on a batch; gives back the whole batch's loss, or this worker's part of it times their number."""
-    label_B = train.label_N[positions]
-    images = train.images_NCHW(positions)
-    if config.augment == "flip_shift":
-        images = augment_flip_shift(images, rng)
-    share = slice(worker.rank, None, worker.world_size)
-    inputs = images[share].to(worker.device, memory_format=torch.channels_last)
-    target = torch.from_numpy(label_B[share]).to(worker.device)
-    logits = model(inputs)
-    losses = F.cross_entropy(logits, target, reduction="none")
-    if isinstance(loss_weights, AdaptiveWeights):
-        losses_B = _of_whole_batch(losses.detach(), share, len(positions), worker)
-        correct_B = _of_whole_batch(logits.argmax(1) == target, share, len(positions), worker) > 0
-        weight_B = loss_weights.weigh(positions, losses_B, correct_B)
-    else:
-        weight_B = loss_weights(label_B, train.generated_N[positions])
-    weight = torch.from_numpy(weight_B[share]).float().to(worker.device)
-    # Workers' gradients are averaged, so each worker's part counts world_size times.
-    loss = (losses * weight).sum() * worker.world_size
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
+def _distributed(classifier: Classifier, worker: Worker) -> torch.nn.Module:
+    """The classifier, with gradients averaged over the workers where there are several."""
+    return classifier if worker.world_size == 1 else torch.nn.parallel.DistributedDataParallel(classifier)
+
+
+def _line(entry: dict[str, float], num_epochs: int) -> str:
+    return (
+        f"epoch {entry['epoch'] + 1:.0f}/{num_epochs}: loss {entry['loss']:.4f}, validation "
+        f"{entry['val_average']:.1%}, worst group {entry['val_worst_group']:.1%}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stepper:
+    """What the steps of a fit have in common."""
+
+    model: torch.nn.Module
+    train: TrainingSet
+    config: LoopConfig
+    optimizer: torch.optim.Optimizer
+    loss_weights: LossWeights | AdaptiveWeights
+    worker: Worker
+
+    def step(self, positions: np.ndarray, rng: np.random.Generator) -> float:
+        """One step on a batch; gives back the whole batch's loss, or this worker's part of it times their number."""
+        train, worker = self.train, self.worker
+        label_B = train.label_N[positions]
+        images = train.images_NCHW(positions)
+        if self.config.augment == "flip_shift":
+            images = augment_flip_shift(images, rng)
+        share = slice(worker.rank, None, worker.world_size)
+        inputs = images[share].to(worker.device, memory_format=torch.channels_last)
+        target = torch.from_numpy(label_B[share]).to(worker.device)
+        logits = self.model(inputs)
+        losses = F.cross_entropy(logits, target, reduction="none")
+        if isinstance(self.loss_weights, AdaptiveWeights):
+            losses_B = _of_whole_batch(losses.detach(), share, len(positions), worker)
+            correct_B = _of_whole_batch(logits.argmax(1) == target, share, len(positions), worker) > 0
+            weight_B = self.loss_weights.weigh(positions, losses_B, correct_B)
+        else:
+            weight_B = self.loss_weights(label_B, train.generated_N[positions])
+        weight = torch.from_numpy(weight_B[share]).float().to(worker.device)
+        # Workers' gradients are averaged, so each worker's part counts world_size times.
+        loss = (losses * weight).sum() * worker.world_size
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
 
 
 def _of_whole_batch(values: torch.Tensor, share: slice, num: int, worker: Worker) -> np.ndarray:
@@ -255,11 +263,11 @@ class _Progress:
         classifier: Classifier,
         optimizer: Any,
         scheduler: Any,
-        adaptive: AdaptiveWeights | None,
+        loss_weights: LossWeights | AdaptiveWeights,
         worker: Worker,
     ) -> None:
         self._classifier, self._optimizer, self._scheduler = classifier, optimizer, scheduler
-        self._adaptive = adaptive
+        self._adaptive = loss_weights if isinstance(loss_weights, AdaptiveWeights) else None
         self._worker, self._path = worker, worker.folder / "checkpoint.pt"
         self.history: list[dict[str, float]] = []
         self.selected: dict[str, torch.Tensor] = {}

@@ -4,7 +4,7 @@ Sagawa et al. 2020 (arXiv 1911.08731) with `reweight_groups`: weights N / n_g, N
 needs the attributes of the training images, which raygen's recipes do not: a yardstick, not a rival.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,13 +25,20 @@ class ReweightedConfig(LoopConfig):
         init: Weights to start from.
     """
 
+    paper: ClassVar[str] = "group-reweighted ERM (Sagawa et al. 2020, arXiv 1911.08731)"
+    recipe_name: ClassVar[str | None] = "erm_reweighted"
+    needs_groups_of: ClassVar[Literal["train", "val"] | None] = "train"
+
     name: Literal["reweighted"] = "reweighted"
     epochs: int = Field(8, ge=1)
     learning_rate: float = Field(0.1, gt=0)
     init: Literal["scratch", "erm"] = "scratch"
 
 
-def fit_reweighted(
+Config = ReweightedConfig
+
+
+def fit(
     config: ReweightedConfig,
     classifier: Classifier,
     train: TrainingSet,

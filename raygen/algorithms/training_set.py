@@ -56,6 +56,7 @@ class TrainingSet:
         group_N: Groups, (N,) int64, -1 for extra pictures without an attribute; None where the dataset has none.
         generated_N: True for extra pictures, (N,) bool.
         num_attributes: Attributes that the dataset names.
+        error_N: Which of the pictures a fit before got wrong, (N,) bool; None where no algorithm asked for it.
 
     Raises:
         DataError: The split is empty, or too many of its pictures cannot be decoded.
@@ -65,6 +66,7 @@ class TrainingSet:
     group_N: np.ndarray | None
     generated_N: np.ndarray
     num_attributes: int
+    error_N: np.ndarray | None
 
     def __init__(
         self,
@@ -120,6 +122,12 @@ class TrainingSet:
         other._add(images, label_M, np.full(len(label_M), -1) if attribute_M is None else attribute_M)
         return other
 
+    def with_errors(self, error_N: np.ndarray) -> "TrainingSet":
+        """The same pictures, with the set of those that a fit before got wrong, (N,) bool."""
+        other = copy.copy(self)
+        other.error_N = error_N
+        return other
+
     def image_ids(self, positions: np.ndarray) -> list[str | None]:
         """Ids of the dataset's own images among these; None for extra pictures."""
         return [self._ids[i] if i < self._num_own else None for i in positions.tolist()]
@@ -128,7 +136,7 @@ class TrainingSet:
         self._extra = list(images)
         self.label_N = np.concatenate([self._own_label_N, label_M]).astype(np.int64)
         self.generated_N = np.arange(len(self.label_N)) >= self._num_own
-        self.group_N = None
+        self.group_N = self.error_N = None
         if self._own_group_N is not None:
             group_M = np.where(attribute_M < 0, -1, label_M * self.num_attributes + attribute_M)
             self.group_N = np.concatenate([self._own_group_N, group_M]).astype(np.int64)

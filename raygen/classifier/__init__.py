@@ -273,6 +273,15 @@ def load_classifier(folder: Path) -> Classifier:
     return classifier.eval()
 
 
+def load_frozen(folder: Path, device: str) -> Classifier:
+    """The classifier of a folder on a device, for inference: evaluation mode, no gradient for its parameters.
+
+    Raises:
+        ModelError: See `load_classifier`.
+    """
+    return load_classifier(folder).to(device).requires_grad_(False)
+
+
 def _load_backbone(classifier: Classifier, path: Path, *, head_name: str) -> None:
     """Starts from a state dict of the bare architecture or of one of our folders.
 

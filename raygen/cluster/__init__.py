@@ -1,4 +1,4 @@
-"""Joining the Ray cluster, and reaching an endpoint on it."""
+"""Joining the Ray cluster."""
 
 import contextlib
 import logging
@@ -10,16 +10,19 @@ from typing import Any
 
 import ray
 from ray._private import services
-from ray.exceptions import RayError, RayTaskError
 
 from raygen import ray_address
-from raygen.endpoint.edits import EditRequest, EditResult
-from raygen.errors import ConfigError, EndpointError, ResourceError
-from raygen.inpainters.served import Endpoint, connect_http
+from raygen.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RaygenError,
+    ResourceError,
+    RunFolderError,
+    StageError,
+)
 from raygen.program import interrupts
 
-# A model that was scaled to zero is loaded first.
-FACTS_TIMEOUT_S = 300.0
 # Of `ray.exceptions.OutOfMemoryError`, which arrives as text inside others.
 _OUT_OF_MEMORY = ("address the out of memory issue", "OutOfMemoryError", "running low on memory")
 # Letters of what Ray says; its advice can fill a page.
@@ -65,6 +68,30 @@ def reason(error: object) -> str:
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else repr(error)
+
+
+def own_error(error: BaseException, *, what: str) -> RaygenError:
+    """The error of raygen inside Ray's, or Ray's as a StageError.
+
+    Args:
+        error: As Ray Data or Ray Train raised it.
+        what: What failed, for the StageError: "a fit".
+    """
+    failures: list[BaseException] = [*getattr(error, "worker_failures", {}).values()] or [error]  # one a worker
+    for failure in failures:
+        seen: BaseException | None = failure
+        while seen is not None:
+            if isinstance(seen, RaygenError):
+                # Ray's copy of the class carries the whole traceback as text; only the message is for the user.
+                cause = getattr(seen, "cause", None)
+                return cause if isinstance(cause, RaygenError) else seen
+            seen = getattr(seen, "cause", None) or seen.__cause__
+    # An actor that dies while it starts leaves only the text of its traceback.
+    for kind in (ConfigError, DataError, ModelError, ResourceError, RunFolderError):
+        _, found, message = str(failures[0]).rpartition(f"raygen.errors.{kind.__name__}: ")
+        if found:
+            return kind(message.strip())
+    return StageError(f"{what} failed: {reason(failures[0])}")
 
 
 def describe() -> str:
@@ -115,66 +142,3 @@ def _init(**options: Any) -> None:
         for number, handler in handlers.items():
             if in_main_thread and handler not in {None, signal.SIG_DFL}:
                 signal.signal(number, handler)
-
-
-class HandleEndpoint:
-    """The endpoint through a Ray Serve handle: arrays instead of PNG. See `raygen.inpainters.served.Endpoint`.
-
-    Args:
-        url: "serve://application/deployment".
-
-    Raises:
-        ConfigError: There is no such deployment on this cluster.
-    """
-
-    def __init__(self, url: str) -> None:
-        # Here, not at the top: Ray Serve takes seconds to import, and a pool with a model of its own needs none of it.
-        from ray import serve
-        from ray.serve.exceptions import RayServeException
-
-        self._serve_error = RayServeException
-        application, _, deployment = url.removeprefix("serve://").partition("/")
-        try:
-            self._handle = serve.get_deployment_handle(deployment or "engine", application)
-            self._facts = dict(self._handle.facts.remote().result(timeout_s=FACTS_TIMEOUT_S))
-        except (RayError, RayServeException, KeyError, TimeoutError) as error:
-            raise ConfigError(
-                f"{url}: no such deployment answers on this cluster ({type(error).__name__}); "
-                "see `serve status` for the applications that run"
-            ) from error
-
-    def edit(self, request: EditRequest, model: str) -> EditResult:
-        """Paints. The seeds are in the request, so sending it again after a replica's death paints the same."""
-        try:
-            result = self._handle.edit.remote(request).result(timeout_s=request.timeout_s + 30)
-        except TimeoutError as error:
-            raise EndpointError("no replica answered in time", code="deadline_exceeded") from error
-        except RayTaskError as error:
-            raise EndpointError("the model failed", code="internal_error", retryable=True) from error
-        except (RayError, self._serve_error) as error:
-            raise EndpointError("a replica died", code="service_unavailable", retryable=True) from error
-        if isinstance(result, EndpointError):
-            raise result
-        return result
-
-    def facts(self, model: str) -> dict[str, Any]:
-        """The model's facts; a handle leads to one model."""
-        if model != self._facts["id"]:
-            raise EndpointError(
-                f"this deployment serves '{self._facts['id']}', not '{model}'", code="model_not_found", param="model"
-            )
-        return self._facts
-
-    def put_token(self, name: str, data: bytes, model: str) -> None:
-        """Stores a learned token in the folder that the model's replicas share; who is on the cluster needs no key."""
-        try:
-            error = self._handle.put_token.remote(name, data).result(timeout_s=FACTS_TIMEOUT_S)
-        except (RayError, self._serve_error, TimeoutError) as failure:
-            raise EndpointError("a replica died", code="service_unavailable", retryable=True) from failure
-        if error is not None:
-            raise error
-
-
-def connect_endpoint(url: str) -> Endpoint:
-    """The endpoint at "http(s)://…" or "serve://application/deployment"."""
-    return HandleEndpoint(url) if url.startswith("serve://") else connect_http(url)

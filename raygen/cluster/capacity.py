@@ -103,7 +103,7 @@ def require_free(needed: Mapping[str, float], *, what: str, patience_s: float = 
         time.sleep(0.5)
 
 
-def wait_until_free(needs: Sequence[Need], *, what: str, say: Say = quiet) -> None:
+def wait_until_free(needs: Sequence[Need], *, what: str, say: Say = quiet, told_after_s: float = TOLD_AFTER_S) -> None:
     """Waits until there is room for what runs at once, and says so where that takes long.
 
     Work that holds the room is waited for without end. Nodes that are not there, whether the cluster grows or has lost
@@ -112,7 +112,8 @@ def wait_until_free(needs: Sequence[Need], *, what: str, say: Say = quiet) -> No
     Args:
         needs: What is about to start.
         what: Who needs it, for the message: "a fit needs".
-        say: Called after half a minute with what is waited for and what is there, and then now and then.
+        say: Called with what is waited for and what is there, and then now and then.
+        told_after_s: How long a wait is before it is told of.
 
     Raises:
         ResourceError: The nodes did not come.
@@ -122,7 +123,7 @@ def wait_until_free(needs: Sequence[Need], *, what: str, say: Say = quiet) -> No
     bundles = [each for need in needs if (each := _positive(need.each)) for _ in range(need.count)]
     if not bundles:
         return
-    limit_s, start, next_line_s = node_timeout_s(), time.monotonic(), TOLD_AFTER_S
+    limit_s, start, next_line_s = node_timeout_s(), time.monotonic(), told_after_s
     group = placement_group(bundles, strategy="PACK")
     try:
         while not group.wait(timeout_seconds=1):

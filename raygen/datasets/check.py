@@ -9,7 +9,7 @@ from typing import Any
 
 from raygen.config import apply_overrides, validate
 from raygen.datasets.check_rows import RowFindings, check_row, picture_warnings
-from raygen.datasets.entries import Listing
+from raygen.datasets.entries import READ_BYTES, Listing
 from raygen.datasets.files import printable, read_file
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.known import KNOWN, differences, known_name
@@ -68,6 +68,7 @@ def check_dataset(
     expect: str | None = None,
     overrides: Sequence[str] = (),
     progress: Callable[[int, int], Any] = lambda done, total: None,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Findings:
     """Reads a dataset in any layout of `raygen.datasets.folder` and decodes every picture and mask.
 
@@ -77,6 +78,7 @@ def check_dataset(
             holds the name of one is compared with it, and differences are warnings.
         overrides: What a run would set of `FolderConfig`, such as "class_names=[cat, dog]".
         progress: Called now and then with the number of images read and of all of them.
+        chunk_bytes: Of pictures in memory at a time.
 
     Raises:
         ConfigError: `expect` is not known, or a wrong field.
@@ -96,8 +98,8 @@ def check_dataset(
     done, odd = 0, list[RowFindings]()
     # Pillow decodes outside Python's lock, so threads are enough.
     with ThreadPoolExecutor() as pool:
-        whole = (_with_file(row, listing) for row in listing.rows())
-        for rows in by_bytes(whole, picture_bytes, most=CHUNK, most_bytes=CHUNK_BYTES):
+        whole = (_with_file(row, listing) for row in listing.rows(read_bytes=min(chunk_bytes, READ_BYTES)))
+        for rows in by_bytes(whole, picture_bytes, most=CHUNK, most_bytes=chunk_bytes):
             readable = [row for row in rows if row["image_id"] not in listing.unread]
             for found in pool.map(check_row, readable):
                 findings.problems += found.problems

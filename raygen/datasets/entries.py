@@ -86,16 +86,19 @@ class Listing:
         there = {entry.split for entry in self.entries}
         return [f"no image in split {split}; every run needs some" for split in ("train", "val") if split not in there]
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self, *, read_bytes: int = READ_BYTES) -> Iterator[dict[str, Any]]:
         """SOURCE rows of the entries, with pictures; one row, or a few of a shard, in memory at a time.
 
         A file that cannot be read gives empty bytes, which no decoder takes, and its reason in `unread`.
+
+        Args:
+            read_bytes: Bytes of a shard's rows in memory at a time, if they are of its usual size.
 
         Raises:
             DataError: A shard is damaged.
         """
         if self.shards:
-            yield from self._rows_of_shards()
+            yield from self._rows_of_shards(read_bytes)
             return
         for entry in self.entries:
             yield {
@@ -108,11 +111,11 @@ class Listing:
                 "object_png": None if entry.object is None else self._bytes(entry, entry.object),
             }
 
-    def _rows_of_shards(self) -> Iterator[dict[str, Any]]:
+    def _rows_of_shards(self, read_bytes: int) -> Iterator[dict[str, Any]]:
         wanted, absent = {entry.image_id for entry in self.entries}, dict.fromkeys(SOURCE.names)
         for shard in self.shards:
             try:
-                for batch in _batches(pq.ParquetFile(shard)):
+                for batch in _batches(pq.ParquetFile(shard), read_bytes):
                     yield from ({**absent, **row} for row in batch.to_pylist() if row["image_id"] in wanted)
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise DataError(f"{printable(shard)} cannot be read as a shard of SOURCE rows: {error}") from error
@@ -157,9 +160,9 @@ def _unique(entries: Sequence[Entry]) -> list[Entry]:
     ]
 
 
-def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+def _batches(file: pq.ParquetFile, read_bytes: int) -> Iterator[pa.RecordBatch]:
     """The rows of a shard: READ_ROWS at a time, or fewer where their mean size is above the usual."""
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
-        num_rows = READ_BYTES * group.num_rows // max(1, group.total_byte_size)
+        num_rows = read_bytes * group.num_rows // max(1, group.total_byte_size)
         yield from file.iter_batches(max(1, min(READ_ROWS, num_rows)), row_groups=[number])

@@ -35,14 +35,18 @@ class Location(NamedTuple):
 class RowIndex:
     """Where each row of a dataset is; holds labels and positions, never pixels.
 
+    Args:
+        folder: The dataset's folder.
+        each_bytes: Bytes of pictures that `each` reads at a time.
+
     Attributes:
         folder: The dataset's folder.
         dataset: Its names.
         table: Labels, (N,) rows in order of image_id: image_id, path, label, attribute, split, role.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, each_bytes: int = EACH_BYTES) -> None:
+        self.folder, self._each_bytes = folder, each_bytes
         self.dataset: DatasetInfo = read_info(folder)
         files = sorted(folder.resolve().glob("part-*.parquet"))
         if not files:
@@ -67,13 +71,13 @@ class RowIndex:
             raise DataError(f"{folder}: {self.table.num_rows - len(self._place)} image_id(s) occur twice")
 
     @classmethod
-    def open(cls, folder: Path) -> "RowIndex":
+    def open(cls, folder: Path, *, each_bytes: int = EACH_BYTES) -> "RowIndex":
         """The index of a dataset folder.
 
         Raises:
             DataError: Not a dataset folder, a damaged shard, or repeated ids.
         """
-        return cls(folder)
+        return cls(folder, each_bytes=each_bytes)
 
     def split(self, name: str) -> pa.Table:
         """Labels of one split."""
@@ -106,15 +110,14 @@ class RowIndex:
     def each(self, image_ids: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
         """Rows as `fetch` gives them, a few at a time: at most EACH_ROWS that lie together.
 
-        Fewer where their pictures come to more than EACH_BYTES; those of one row group are never parted.
+        Fewer where their pictures come to more than `each_bytes`; those of one row group are never parted.
 
         Raises:
             DataError: An id that the dataset does not have.
         """
         runs = self._runs(self.locate(image_ids))
-        pieces = by_bytes(
-            runs, lambda run: self._bytes(run, columns), most=EACH_ROWS // ROWS_PER_GROUP, most_bytes=EACH_BYTES
-        )
+        most = EACH_ROWS // ROWS_PER_GROUP
+        pieces = by_bytes(runs, lambda run: self._bytes(run, columns), most=most, most_bytes=self._each_bytes)
         for piece in pieces:
             yield fetch_located([place for run in piece for place in run], columns)
 

@@ -63,27 +63,36 @@ def numbered(noun: str, count: int) -> tuple[str, ...]:
     return tuple(f"{noun} {i}" for i in range(count))
 
 
-def write_source(rows: Iterable[Mapping[str, Any]], info: DatasetInfo, folder: Path) -> dict[str, int]:
+def write_source(
+    rows: Iterable[Mapping[str, Any]],
+    info: DatasetInfo,
+    folder: Path,
+    *,
+    array_bytes: int = ARRAY_BYTES,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> dict[str, int]:
     """Writes rows, already sorted by image_id, as `part-*.parquet`, then `dataset.json`.
 
     Args:
         rows: Plain SOURCE rows; absent nullable fields become null.
         info: Names; labels and attributes are checked against them.
         folder: An existing folder.
+        array_bytes: Pictures of a row group have at most so many, but for a picture that has more by itself.
+        max_file_bytes: Most that a picture and its mask may have.
 
     Returns:
         Rows per split.
 
     Raises:
         DataError: Unsorted or repeated ids, a label or attribute outside the names, an unknown split, a picture of more
-            than MAX_FILE_BYTES, no row at all.
+            than `max_file_bytes`, no row at all.
     """
     counts: dict[str, int] = {}
 
     def checked() -> Iterator[Mapping[str, Any]]:
         last = None
         for row in rows:
-            _check_row(row, info, last)
+            _check_row(row, info, last, max_file_bytes)
             last = str(row["image_id"])
             counts[row["split"]] = counts.get(row["split"], 0) + 1
             yield row
@@ -91,7 +100,7 @@ def write_source(rows: Iterable[Mapping[str, Any]], info: DatasetInfo, folder: P
     waiting = checked()
     for number, first in enumerate(waiting):  # each turn takes the rows of one shard
         shard = itertools.chain([first], itertools.islice(waiting, ROWS_PER_SHARD - 1))
-        _write_shard(shard, folder / f"part-{number:05d}.parquet")
+        _write_shard(shard, folder / f"part-{number:05d}.parquet", array_bytes)
     if not counts:
         raise DataError(f"{info.name}: no image at all")
     write_json(folder / INFO_FILE, asdict(info))
@@ -140,7 +149,7 @@ def _words(names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_row(row: Mapping[str, Any], info: DatasetInfo, last: str | None) -> None:
+def _check_row(row: Mapping[str, Any], info: DatasetInfo, last: str | None, max_file_bytes: int) -> None:
     image_id, label, attribute = row["image_id"], row["label"], row.get("attribute")
     if last is not None and image_id <= last:
         kind = "occurs twice" if image_id == last else f"comes after '{last}'"
@@ -152,9 +161,9 @@ def _check_row(row: Mapping[str, Any], info: DatasetInfo, last: str | None) -> N
         )
     if attribute is not None and not 0 <= attribute < len(info.attribute_names):
         raise DataError(f"image '{image_id}' has attribute {attribute}; expected 0..{len(info.attribute_names) - 1}")
-    if (num_bytes := picture_bytes(row)) > MAX_FILE_BYTES:
+    if (num_bytes := picture_bytes(row)) > max_file_bytes:
         raise DataError(
-            f"image '{image_id}': picture and mask have {num_bytes:,} bytes; at most {MAX_FILE_BYTES:,} can be kept. "
+            f"image '{image_id}': picture and mask have {num_bytes:,} bytes; at most {max_file_bytes:,} can be kept. "
             "Make the picture smaller, or take it out"
         )
 
@@ -164,8 +173,8 @@ def picture_bytes(row: Mapping[str, Any]) -> int:
     return sum(len(row.get(name) or b"") for name in PICTURES)
 
 
-def _write_shard(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    groups = by_bytes(rows, picture_bytes, most=ROWS_PER_GROUP, most_bytes=ARRAY_BYTES)
+def _write_shard(rows: Iterable[Mapping[str, Any]], path: Path, array_bytes: int) -> None:
+    groups = by_bytes(rows, picture_bytes, most=ROWS_PER_GROUP, most_bytes=array_bytes)
     # Pictures are compressed already; dictionaries would hold whole pictures.
     with (
         atomic(path) as temporary,

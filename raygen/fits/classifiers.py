@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
 from raygen import algorithms
-from raygen.algorithms import AlgorithmConfig, AnyAlgorithm, jtt
+from raygen.algorithms import AlgorithmConfig
+from raygen.algorithms.base import FindErrors
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.datasets.rows import RowIndex
@@ -33,7 +33,7 @@ from raygen.worker import Worker
 
 # Training objects whose colours `control_flat` draws from, per class.
 COLOUR_SAMPLES = 400
-# JTT's error set, beside its identification classifier: position in the training set, image_id (null for a generated
+# An error set, beside the classifier that it is of: position in the training set, image_id (null for a generated
 # picture), label.
 ERRORS_FILE = "error_set.parquet"
 
@@ -62,24 +62,26 @@ class FitRequest:
     Attributes:
         data: Dataset folder.
         classifier: Fields of `ClassifierConfig`.
-        algorithm: Fields of an `AlgorithmConfig`.
+        algorithm: How. An object, not its fields: a worker that unpickles it has imported its module.
         seed: Seed of weights, order and augmentation.
         init: Folder of the ERM classifier, for algorithms that go on from it.
         extra: Pictures to add.
         max_failed_fraction: More unreadable pictures than this share are an error.
-        errors: Folder of JTT's error set, written by `find_errors`.
+        errors: Folder of the error set that the algorithm reads, written by a fit with `find_errors`.
+        find_errors: What fits in place of the algorithm's own `fit`, and finds an error set.
         without_fold: (number, of how many): leave out the training images of one fold.
         weights: The file that `classifier.weights` names, in full: workers have another working directory.
     """
 
     data: str
     classifier: dict[str, Any]
-    algorithm: dict[str, Any]
+    algorithm: AlgorithmConfig
     seed: int
     init: str | None
     extra: ExtraRows | None
     max_failed_fraction: float
     errors: str | None = None
+    find_errors: FindErrors | None = None
     without_fold: tuple[int, int] | None = None
     weights: str | None = None
 
@@ -90,25 +92,7 @@ def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str,
     Raises:
         RaygenError: See `raygen.fits.ray_train.run` and the algorithms.
     """
-    return _run(fit_job, request, folder, resources=resources, engine=engine, say=say)
-
-
-def find_errors(
-    request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet
-) -> dict[str, Any]:
-    """Fits JTT's identification classifier into a folder, with its error set beside it; gives back counts.
-
-    Raises:
-        DataError: The error set is empty.
-        RaygenError: See `raygen.fits.ray_train.run`.
-    """
-    return _run(errors_job, request, folder, resources=resources, engine=engine, say=say)
-
-
-def _run(
-    job: ray_train.Job, request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say
-) -> dict[str, Any]:
-    ray_train.run(job, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
+    ray_train.run(fit_job, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
     for leftover in (folder / "checkpoint.pt", *folder.glob(f".*{TEMPORARY_SUFFIX}")):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / ray_train.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps
@@ -118,43 +102,27 @@ def _run(
 
 def fit_job(worker: Worker, payload: dict[str, Any]) -> None:
     """What a worker does: loads, fits, and, if it leads, saves."""
-    request, config = _read(payload)
-    classifier, train, val = _prepare(request, config)
-    error_N = None if request.errors is None else _read_errors(Path(request.errors), num_images=len(train))
-    history = algorithms.fit(config, classifier, train, val, seed=request.seed, worker=worker, error_N=error_N)
-    if worker.leads:
-        _save(classifier, train, history, worker.folder)
-
-
-def errors_job(worker: Worker, payload: dict[str, Any]) -> None:
-    """What a worker does for JTT's error set: loads, fits, predicts, and, if it leads, saves."""
-    request, config = _read(payload)
-    classifier, train, val = _prepare(request, config)
-    error_N, history = jtt.find_errors(config, classifier, train, val, seed=request.seed, worker=worker)
-    if worker.leads:
-        rows = np.flatnonzero(error_N)
-        columns = {
-            "position": pa.array(rows, pa.int64()),
-            "image_id": pa.array(train.image_ids(rows), pa.string()),
-            "label": pa.array(train.label_N[rows], pa.int32()),
-        }
-        with atomic(worker.folder / ERRORS_FILE) as temporary:
-            pq.write_table(pa.table(columns), temporary)
-        _save(classifier, train, history, worker.folder, errors=len(rows))
-
-
-def _read(payload: dict[str, Any]) -> tuple[FitRequest, Any]:
     extra = payload["extra"]
     request = FitRequest(**{**payload, "extra": None if extra is None else ExtraRows(**extra)})
-    return request, TypeAdapter(AlgorithmConfig).validate_python(request.algorithm)
+    config, found = request.algorithm, {}
+    classifier, train, val = _prepare(request)
+    if request.find_errors is not None:
+        error_N, history = request.find_errors(config, classifier, train, val, seed=request.seed, worker=worker)
+        found["errors"] = int(error_N.sum())
+        if worker.leads:
+            _write_errors(error_N, train, worker.folder)
+    else:
+        history = algorithms.of(config).fit(config, classifier, train, val, seed=request.seed, worker=worker)
+    if worker.leads:
+        _save(classifier, train, history, worker.folder, **found)
 
 
-def _prepare(request: FitRequest, algorithm: AnyAlgorithm) -> tuple[Classifier, TrainingSet, TrainingSet]:
+def _prepare(request: FitRequest) -> tuple[Classifier, TrainingSet, TrainingSet]:
     """What the fit starts from, training set and validation set."""
     index = RowIndex.open(Path(request.data))
     classifier_config = ClassifierConfig.model_validate(request.classifier)
     classifier = first_classifier(
-        algorithm,
+        request.algorithm,
         classifier_config,
         num_classes=index.num_classes,
         seed=request.seed,
@@ -170,6 +138,8 @@ def _prepare(request: FitRequest, algorithm: AnyAlgorithm) -> tuple[Classifier, 
         keep_N = assign_folds(label_N, num_folds=num_folds, seed=request.seed) != number
     limit = request.max_failed_fraction
     train = TrainingSet(index, "train", size_px=size_px, extra=pictures, keep_N=keep_N, max_failed_fraction=limit)
+    if request.errors is not None:
+        train = train.with_errors(_read_errors(Path(request.errors), num_images=len(train)))
     return classifier, train, TrainingSet(index, "val", size_px=size_px, max_failed_fraction=limit)
 
 
@@ -181,15 +151,26 @@ def _save(
     write_json(folder / "history.json", {"counts": counts, "epochs": history})
 
 
+def _write_errors(error_N: np.ndarray, train: TrainingSet, folder: Path) -> None:
+    rows = np.flatnonzero(error_N)
+    columns = {
+        "position": pa.array(rows, pa.int64()),
+        "image_id": pa.array(train.image_ids(rows), pa.string()),
+        "label": pa.array(train.label_N[rows], pa.int32()),
+    }
+    with atomic(folder / ERRORS_FILE) as temporary:
+        pq.write_table(pa.table(columns), temporary)
+
+
 def _read_errors(folder: Path, *, num_images: int) -> np.ndarray:
-    """JTT's error set, (N,) bool; generated pictures, which come last, are not in one of the original images."""
+    """An error set, (N,) bool; generated pictures, which come last, are not in one of the original images."""
     error_N = np.zeros(num_images, dtype=bool)
     error_N[pq.read_table(folder / ERRORS_FILE)["position"].to_numpy()] = True
     return error_N
 
 
 def first_classifier(
-    algorithm: AnyAlgorithm,
+    algorithm: AlgorithmConfig,
     classifier: ClassifierConfig,
     *,
     num_classes: int,

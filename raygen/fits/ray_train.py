@@ -25,7 +25,6 @@ from raygen import cluster
 from raygen.cluster import capacity
 from raygen.cluster.placement import Need
 from raygen.config import PositiveInt, Strict
-from raygen.errors import RaygenError, StageError
 from raygen.program import interrupts
 from raygen.storage import progress
 from raygen.worker import Worker
@@ -69,6 +68,7 @@ def run(
     resources: FitConfig,
     engine: str,
     say: progress.Say = progress.quiet,
+    every_s: float = progress.EVERY_S,
 ) -> None:
     """Runs a job on its workers until it is done; what it gives back, it writes into the folder.
 
@@ -78,7 +78,8 @@ def run(
         folder: Existing folder that all workers reach; checkpoints and results.
         resources: Workers.
         engine: "ray" or "local".
-        say: Called now and then with how far a long fit is.
+        say: Called with how far a long fit is.
+        every_s: How often.
 
     Raises:
         ResourceError: The cluster has not the CPUs or GPUs.
@@ -87,7 +88,7 @@ def run(
     """
     folder = folder.resolve()
     try:
-        with progress.said(partial(progress.told, folder), say):
+        with progress.said(partial(progress.told, folder), say, every_s=every_s):
             if engine == "local":
                 torch.set_num_threads(resources.num_threads)
                 job(_worker(folder, resources.torch_device), payload)
@@ -130,7 +131,7 @@ def _run_ray(job: Job, payload: dict[str, Any], folder: Path, resources: FitConf
         with _own_interrupt(), progress.said(capacity.lasting_wait(), say):
             trainer.fit()
     except TrainingFailedError as error:
-        raise _unwrapped(error) from error
+        raise cluster.own_error(error, what="a fit") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -189,15 +190,3 @@ def _worker(folder: Path, device: str, *, rank: int = 0, world_size: int = 1) ->
         progress.tell(folder, line)
 
     return Worker(rank, world_size, device, folder, tell=tell)
-
-
-def _unwrapped(error: Any) -> RaygenError:
-    """The job's own error where it was one of raygen's, else a StageError with the worker's last line."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        seen: BaseException | None = failure
-        while seen is not None:
-            if isinstance(seen, RaygenError):
-                return seen
-            seen = getattr(seen, "cause", None) or seen.__cause__
-    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-    return StageError(f"a fit failed: {cluster.reason(failures[0])}")

@@ -6,47 +6,23 @@ squashing to the model's square and putting back what lies outside the mask is d
 
 # H height and W width of the picture, C colour channels
 
-import os
-import random
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-from urllib.parse import quote
 
-import httpx2
 import numpy as np
 
-from raygen.endpoint.edits import EditRequest, EditResult, LearnedToken
-from raygen.endpoint.urls import client_options, no_answer, no_endpoint, with_proxy_named
-from raygen.endpoint.wire import (
-    EDITS_PATH,
-    MODELS_PATH,
-    TOKENS_PATH,
-    clean_key,
-    error_of,
-    form_of,
-    headers_of,
-    json_of,
-    key_headers,
-    result_of,
-)
+from raygen.endpoint.edits import EditRequest, LearnedToken
+from raygen.endpoint.http import IN_FLIGHT, KEY_VARIABLE, Transport
+from raygen.endpoint.retry import ask_blocking
 from raygen.errors import ConfigError, EndpointError, RowError, StageError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.square import squash, unsquash
 from raygen.inpainters.token_files import read_tokens
 
-# Where the key is looked for: a config file is copied into run folders, so it must not hold one.
-KEY_VARIABLE = "RAYGEN_API_KEY"
-KEY_SOURCE = f"the environment variable {KEY_VARIABLE}"
-# Requests that one actor has under way; the endpoint's own queue orders those of all actors.
-IN_FLIGHT = 8
 # How long a batch job waits for an endpoint that is full, starting or gone.
 PATIENCE_S = 900.0
 TIMEOUT_S = 600.0
-MAX_PAUSE_S = 30.0
 # Errors that are about one row; any other stops the job.
 _ROW_CODES = {
     "content_policy_violation",
@@ -55,83 +31,6 @@ _ROW_CODES = {
     "non_finite_output",
     "prompt_too_long",
 }
-
-T = TypeVar("T")
-
-
-class Endpoint(Protocol):
-    """Where edits go: an address (`HttpEndpoint`), or a handle of the cluster (`raygen.cluster.HandleEndpoint`)."""
-
-    def edit(self, request: EditRequest, model: str) -> EditResult:
-        """Paints.
-
-        Raises:
-            EndpointError: See its `code`.
-        """
-        ...
-
-    def facts(self, model: str) -> dict[str, Any]:
-        """The model's entry of `/v1/models`."""
-        ...
-
-    def put_token(self, name: str, data: bytes, model: str) -> None:
-        """Stores a learned token, the bytes of its file; the same again changes nothing.
-
-        Raises:
-            EndpointError: See its `code`.
-        """
-        ...
-
-
-class HttpEndpoint:
-    """An endpoint at an address.
-
-    Args:
-        url: Such as "http://127.0.0.1:8000".
-        key: Bearer key; None where none is needed.
-
-    Raises:
-        EndpointError: The address is none, or the environment's proxy for it cannot be used.
-    """
-
-    def __init__(self, url: str, key: str | None) -> None:
-        self._url, self._key = url, key
-        limits = httpx2.Limits(max_connections=IN_FLIGHT)
-        timeout = httpx2.Timeout(TIMEOUT_S + 30, connect=10)
-        self._client = httpx2.Client(**client_options(url), timeout=timeout, limits=limits)
-
-    def edit(self, request: EditRequest, model: str) -> EditResult:
-        """Paints; see `Endpoint`."""
-        fields, files = form_of(request, model)
-        response = self._send("POST", EDITS_PATH, data=fields, files=files, headers=headers_of(request, self._key))
-        body = json_of(response)
-        try:
-            return result_of(body, response.headers, request)
-        except EndpointError as error:
-            raise with_proxy_named(error, self._url, body) from error
-
-    def facts(self, model: str) -> dict[str, Any]:
-        """The model's entry of `/v1/models`."""
-        path = f"{MODELS_PATH}/{quote(model, safe='')}"
-        body = json_of(self._send("GET", path, headers=key_headers(self._key)))
-        if not isinstance(body, dict) or not isinstance(body.get("digest"), str):
-            raise with_proxy_named(no_endpoint(self._url), self._url, body)
-        return body
-
-    def put_token(self, name: str, data: bytes, model: str) -> None:
-        """Stores a learned token; see `Endpoint`. Takes a key of scope "admin"."""
-        headers = {"content-type": "application/octet-stream", **key_headers(self._key)}
-        self._send("PUT", f"{TOKENS_PATH}/{quote(name)}", params={"model": model}, content=data, headers=headers)
-
-    def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        try:
-            response = self._client.request(method, path, **options)
-        except httpx2.RequestError as error:
-            raise no_answer(self._url, error) from error
-        if not response.is_success:
-            body = json_of(response)
-            raise with_proxy_named(error_of(response.status_code, body, response.headers), self._url, body)
-        return response
 
 
 class ServedInpainter:
@@ -149,11 +48,11 @@ class ServedInpainter:
     """
 
     def __init__(
-        self, config: InpainterConfig, endpoint: Endpoint, learned: Mapping[str, LearnedToken] | None = None
+        self, config: InpainterConfig, endpoint: Transport, learned: Mapping[str, LearnedToken] | None = None
     ) -> None:
         self._config, self._endpoint = config, endpoint
         self._served_names = {name: served_name(token) for name, token in (learned or {}).items()}
-        facts = retrying(lambda: endpoint.facts(config.model))
+        facts = ask_blocking(endpoint.facts, config.model, patience_s=PATIENCE_S)
         resolution_px, stride_px = config.resolution_px or facts.get("resolution_px"), facts.get("stride_px")
         if not resolution_px or not stride_px:
             raise ConfigError(
@@ -180,7 +79,7 @@ class ServedInpainter:
     def _paint(self, image_HWC: np.ndarray, repaint_HW: np.ndarray, prompt: str, seed: int) -> np.ndarray | RowError:
         try:
             request = self._request(image_HWC, repaint_HW, prompt, seed)
-            result = retrying(lambda: self._endpoint.edit(request, self._config.model))
+            result = ask_blocking(self._endpoint.edit, request, self._config.model, patience_s=PATIENCE_S)
         except RowError as error:
             return error
         except EndpointError as error:
@@ -227,7 +126,7 @@ def served_name(token: LearnedToken) -> str:
     return f"<{token.name[1:-1][:46]}.{digest}>"
 
 
-def store_tokens(endpoint: Endpoint, paths: Mapping[str, str], model: str) -> None:
+def store_tokens(endpoint: Transport, paths: Mapping[str, str], model: str) -> None:
     """Gives an endpoint the learned tokens that a run's prompts will name.
 
     Args:
@@ -241,40 +140,10 @@ def store_tokens(endpoint: Endpoint, paths: Mapping[str, str], model: str) -> No
     for name, token in read_tokens(paths).items():
         data = Path(paths[name]).read_bytes()
         try:
-            retrying(partial(endpoint.put_token, served_name(token), data, model))
+            ask_blocking(endpoint.put_token, served_name(token), data, model, patience_s=PATIENCE_S)
         except EndpointError as error:
             advice = {
                 "permission_denied": f"; the key in {KEY_VARIABLE} needs the scope admin (raygen key --admin NAME)",
                 "invalid_token": "; textual_inversion.model must have the text encoder of the served model",
             }.get(error.code, "")
             raise ConfigError(f"the endpoint does not take the learned token {name}: {error}{advice}") from error
-
-
-def connect_http(url: str) -> HttpEndpoint:
-    """The endpoint at an address, with the key of the environment variable RAYGEN_API_KEY if there is one.
-
-    Raises:
-        ConfigError: The variable holds no key.
-        EndpointError: See `HttpEndpoint`.
-    """
-    return HttpEndpoint(url, clean_key(os.environ.get(KEY_VARIABLE), source=KEY_SOURCE))
-
-
-def retrying(ask: Callable[[], T], *, patience_s: float = PATIENCE_S) -> T:
-    """What `ask` gives, asked again while its errors say that this may help.
-
-    Raises:
-        EndpointError: It does not help, or not for `patience_s` seconds.
-    """
-    give_up_s = time.monotonic() + patience_s
-    pause_s = 0.5
-    while True:
-        try:
-            return ask()
-        except EndpointError as error:
-            if not error.retryable or time.monotonic() > give_up_s:
-                raise
-            # Jitter: callers that were refused together must not come back together.
-            wait_s = (error.retry_after_s or pause_s) * random.uniform(0.5, 1.5)
-            time.sleep(min(wait_s, max(0.0, give_up_s - time.monotonic())))
-            pause_s = min(2 * pause_s, MAX_PAUSE_S)

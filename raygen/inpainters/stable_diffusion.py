@@ -49,6 +49,7 @@ class StableDiffusionInpainter:
         prompts: Tokenizer and text encoder.
         stride_px: Pixels of one latent cell.
         resolution_px: Side of the square that the model was made for.
+        pipe: The pipeline of diffusers whose parts are used.
     """
 
     config: InpainterConfig
@@ -67,16 +68,16 @@ class StableDiffusionInpainter:
             check_model_folder(Path(name), variant=self.config.variant, safety_checker=self.config.safety_checker)
         self.model_id = self.config.model
         self.model_revision = model_revision(Path(name)) if is_local else (self.config.revision or "main")
-        self._pipe = load_pipeline(name, self.config, self.device)
-        self._dtype = self._pipe.unet.dtype
-        self._channels = int(self._pipe.unet.config.in_channels)
+        self.pipe = load_pipeline(name, self.config, self.device)
+        self._dtype = self.pipe.unet.dtype
+        self._channels = int(self.pipe.unet.config.in_channels)
         if self._channels not in (4, 9):
             raise ModelError(f"{name}: the UNet takes {self._channels} input channels; an inpainting model has 9 or 4")
-        self.stride_px = int(self._pipe.vae_scale_factor)
-        self.resolution_px = self.config.resolution_px or int(self._pipe.unet.config.sample_size) * self.stride_px
+        self.stride_px = int(self.pipe.vae_scale_factor)
+        self.resolution_px = self.config.resolution_px or int(self.pipe.unet.config.sample_size) * self.stride_px
         self.prompts = PromptEncoder(
-            self._pipe.tokenizer,
-            self._pipe.text_encoder,
+            self.pipe.tokenizer,
+            self.pipe.text_encoder,
             device=self.device,
             dtype=self._dtype,
             learned={name: token.vectors for name, token in self.learned.items()},
@@ -125,7 +126,7 @@ class StableDiffusionInpainter:
             strength: Below 1, rows start from the picture and its latent is needed.
         """
         return encode_picture(
-            self._pipe.vae,
+            self.pipe.vae,
             canvas_HWC,
             repaint_HW,
             stride_px=self.stride_px,
@@ -153,7 +154,7 @@ class StableDiffusionInpainter:
         scheduler, timesteps = self._new_schedule(sampling)
         # diffusers' order of draws: the picture's latent (if it is needed), the noise, the masked picture's latent.
         image_latent = None if picture.image is None else self._draw(picture.image, generator)
-        shape = (1, int(self._pipe.vae.config.latent_channels), *picture.mask_11hw.shape[2:])
+        shape = (1, int(self.pipe.vae.config.latent_channels), *picture.mask_11hw.shape[2:])
         noise = torch.randn(shape, generator=generator, dtype=self._dtype).to(self.device)
         masked_latent = None if picture.masked is None else self._draw(picture.masked, generator)
         if sampling.strength == 1.0:
@@ -199,7 +200,7 @@ class StableDiffusionInpainter:
         if guided:
             inputs, times = torch.cat([inputs, inputs]), torch.cat([times, times])
             embeddings = torch.cat([*(row.negative_embedding_1TD for row in padded), embeddings])
-        predicted = self._pipe.unet(inputs, times, encoder_hidden_states=embeddings, return_dict=False)[0]
+        predicted = self.pipe.unet(inputs, times, encoder_hidden_states=embeddings, return_dict=False)[0]
         for i, row in enumerate(slots):
             if row is None:
                 continue
@@ -217,12 +218,12 @@ class StableDiffusionInpainter:
             NonFiniteError: Non-finite numbers.
             BlockedError: The model's safety checker blocked the picture.
         """
-        vae = self._pipe.vae
+        vae = self.pipe.vae
         latent_1Chw = (latent_1Chw / vae.config.scaling_factor).to(vae.dtype)
         decoded_1CHW = vae.decode(latent_1Chw, return_dict=False)[0]
         if not torch.isfinite(decoded_1CHW).all():
             raise NonFiniteError("the model gave non-finite numbers; try dtype float32")
-        _, blocked = self._pipe.run_safety_checker(decoded_1CHW, self.device, self._dtype)
+        _, blocked = self.pipe.run_safety_checker(decoded_1CHW, self.device, self._dtype)
         if blocked is not None and any(blocked):
             raise BlockedError("blocked by the model's safety checker")
         image_CHW = (decoded_1CHW[0].float() / 2 + 0.5).clamp(0, 1)
@@ -256,7 +257,7 @@ class StableDiffusionInpainter:
         return torch.cat([scaled, row.mask_11hw, row.masked_latent_1Chw], dim=1)
 
     def _new_schedule(self, sampling: Sampling) -> tuple[Any, torch.Tensor]:
-        scheduler = new_scheduler(self._pipe.scheduler, sampling.scheduler)
+        scheduler = new_scheduler(self.pipe.scheduler, sampling.scheduler)
         num_steps = sampling.num_inference_steps
         scheduler.set_timesteps(num_steps, device=self.device)
         first = max(num_steps - min(int(num_steps * sampling.strength), num_steps), 0) * scheduler.order
@@ -268,7 +269,7 @@ class StableDiffusionInpainter:
         return scheduler, timesteps
 
     def _draw(self, posterior: Any, generator: torch.Generator) -> torch.Tensor:
-        return draw_latent(self._pipe.vae, posterior, generator, dtype=self._dtype)
+        return draw_latent(self.pipe.vae, posterior, generator, dtype=self._dtype)
 
     def _embed(self, prompt: str) -> torch.Tensor:
         unknown = [name for name, _ in self.prompts.token_names(prompt) if name not in self.learned]

@@ -1,15 +1,17 @@
 """Maskers: which pixels of a picture are generated anew. Pure model code, no Ray."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Protocol, assert_never
 
 import numpy as np
 from pydantic import Field
 
+from raygen.classifier import load_frozen
 from raygen.errors import RowError
 from raygen.maskers.box import BoxConfig, BoxMasker
 from raygen.maskers.cam import CamConfig, CamMasker
-from raygen.maskers.language import LanguageConfig, LanguageMasker
+from raygen.maskers.language import LanguageConfig, LanguageMasker, load_finder
 from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import TruthConfig, TruthMasker
 from raygen.maskers.whole import WholeConfig, WholeMasker
@@ -60,10 +62,10 @@ def load_masker(config: AnyMasker, classifier_folder: str, *, device: str = "cpu
         case BoxConfig():
             return BoxMasker(config)
         case CamConfig():
-            return CamMasker(config, classifier_folder, device=device)
+            return CamMasker(config, load_frozen(Path(classifier_folder), device))
         case WholeConfig():
             return WholeMasker()
         case LanguageConfig():
-            return LanguageMasker(config, device=device)
+            return LanguageMasker(config, load_finder(config, device=device))
         case _:
             assert_never(config)

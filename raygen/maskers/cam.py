@@ -9,14 +9,13 @@ are pytorch-grad-cam's.
 # N images, H height, W width, C colour channels
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from raygen.classifier import Classifier, load_classifier, preprocess
+from raygen.classifier import Classifier, preprocess
 from raygen.config import Strict
 from raygen.errors import RowError
 from raygen.images import resize_mask
@@ -58,15 +57,13 @@ class CamMasker:
 
     Args:
         config: Which map, which side of it.
-        classifier_folder: The classifier whose attention is mapped.
-        device: "cpu" or "cuda".
+        classifier: Whose attention is mapped.
     """
 
-    def __init__(self, config: CamConfig, classifier_folder: str, *, device: str) -> None:
+    def __init__(self, config: CamConfig, classifier: Classifier) -> None:
         self.label_column = config.explain
-        self._config = config
-        self._classifier = load_classifier(Path(classifier_folder)).to(device).eval().requires_grad_(False)
-        self._explainer = _build_explainer(self._classifier, config.method)
+        self._config, self._classifier = config, classifier
+        self._explainer = _build_explainer(classifier, config.method)
 
     def __call__(
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]

@@ -60,6 +60,9 @@ class ClipsegFinder:
         texts: What to look for, per class.
         device: "cpu" or "cuda".
 
+    Attributes:
+        model: The loaded model.
+
     Raises:
         ModelError: The model is absent, incomplete or of another kind.
         ConfigError: A text is too long.
@@ -75,7 +78,7 @@ class ClipsegFinder:
         check_kind(found.model_type, name, kinds=KINDS, what=WHAT)
         self._config, self._texts, self._device = config, list(texts), device
         self._processor = load_processor(CLIPSegProcessor, name, revision=config.revision, what=WHAT)
-        self._model = load_model(
+        self.model = load_model(
             CLIPSegForImageSegmentation, name, revision=config.revision, dtype=config.dtype, device=device, what=WHAT
         )
         self._texts_CD = self._embed(self._processor.tokenizer)
@@ -87,8 +90,8 @@ class ClipsegFinder:
         # Copies: decoded pictures are read-only, which torch warns of.
         pictures = [image_HWC.copy() for image_HWC in images]
         images_NCHW = processor(pictures, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
-        logits_NHW = self._model(
-            pixel_values=images_NCHW.to(self._device, self._model.dtype), conditional_embeddings=self._texts_CD[labels]
+        logits_NHW = self.model(
+            pixel_values=images_NCHW.to(self._device, self.model.dtype), conditional_embeddings=self._texts_CD[labels]
         ).logits.float()
         found: list[np.ndarray | RowError] = []
         for image_HWC, logits_HW, label in zip(images, logits_NHW, labels, strict=True):
@@ -114,9 +117,9 @@ class ClipsegFinder:
     @torch.inference_mode()
     def _embed(self, tokenizer: Any) -> torch.Tensor:
         """Embedding of each class's text, (C, D)."""
-        _check_lengths(tokenizer, self._texts, self._model.config)
+        _check_lengths(tokenizer, self._texts, self.model.config)
         tokens_CT = tokenizer(self._texts, padding=True, return_tensors="pt").to(self._device)
-        embeddings_CD: torch.Tensor = self._model.clip.get_text_features(
+        embeddings_CD: torch.Tensor = self.model.clip.get_text_features(
             input_ids=tokens_CT["input_ids"], attention_mask=tokens_CT["attention_mask"]
         ).pooler_output
         return embeddings_CD

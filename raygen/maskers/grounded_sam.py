@@ -87,6 +87,10 @@ class GroundedSamFinder:
         texts: What to look for, per class.
         device: "cpu" or "cuda".
 
+    Attributes:
+        detector: The loaded detector.
+        segmenter: The loaded segmenter.
+
     Raises:
         ModelError: A model is absent, incomplete or of another kind.
         ConfigError: A text is too long.
@@ -94,8 +98,8 @@ class GroundedSamFinder:
 
     def __init__(self, config: GroundedSamConfig, texts: Sequence[str], *, device: str) -> None:
         self._config, self._texts, self._device = config, list(texts), device
-        self._detector, self._detector_processor = self._load_detector()
-        self._segmenter, self._segmenter_processor = self._load_segmenter()
+        self.detector, self._detector_processor = self._load_detector()
+        self.segmenter, self._segmenter_processor = self._load_segmenter()
         self._tokens_CT = self._tokenize(self._detector_processor.tokenizer)
         self._pad_size = _padded_size(self._detector_processor.image_processor)
 
@@ -103,7 +107,7 @@ class GroundedSamFinder:
     def __call__(self, images: Sequence[np.ndarray], labels: Sequence[int]) -> list[np.ndarray | RowError]:
         """Object masks in the pictures' frames, (H, W) bool each; a RowError where nothing is found."""
         images = [image_HWC.copy() for image_HWC in images]  # decoded pictures are read-only, which torch warns of
-        detections = self._detect(images, labels)
+        detections = self.detect(images, labels)
         unions = self._segment(images, [detection.boxes_B4 for detection in detections])
         found: list[np.ndarray | RowError] = []
         for detection, object_HW, label in zip(detections, unions, labels, strict=True):
@@ -122,13 +126,15 @@ class GroundedSamFinder:
                 found.append(object_HW)
         return found
 
-    def _detect(self, images: Sequence[np.ndarray], labels: Sequence[int]) -> list[Detection]:
+    @torch.inference_mode()
+    def detect(self, images: Sequence[np.ndarray], labels: Sequence[int]) -> list[Detection]:
+        """The boxes that count in each picture."""
         inputs = self._detector_processor.image_processor(
             images, return_tensors="pt", input_data_format="channels_last", pad_size=self._pad_size
         )
         tokens = {name: tokens_CT[list(labels)] for name, tokens_CT in self._tokens_CT.items()}
-        outputs = self._detector(
-            pixel_values=inputs["pixel_values"].to(self._device, self._detector.dtype),
+        outputs = self.detector(
+            pixel_values=inputs["pixel_values"].to(self._device, self.detector.dtype),
             pixel_mask=inputs["pixel_mask"].to(self._device),
             **tokens,
         )
@@ -160,19 +166,19 @@ class GroundedSamFinder:
             )
             for image_HWC, boxes_B4 in zip(images, boxes, strict=True)
         ]
-        images_NCHW = torch.cat([one["pixel_values"] for one in inputs]).to(self._device, self._segmenter.dtype)
+        images_NCHW = torch.cat([one["pixel_values"] for one in inputs]).to(self._device, self.segmenter.dtype)
         # The large half of the model sees all pictures at once; the small half one picture with its boxes at a time,
         # so that a picture's mask does not depend on how many boxes the others have.
-        embeddings = self._segmenter.get_image_embeddings(images_NCHW)
+        embeddings = self.segmenter.get_image_embeddings(images_NCHW)
         return [
             self._union(_row(embeddings, i), one) if len(boxes_B4) else None
             for i, (one, boxes_B4) in enumerate(zip(inputs, boxes, strict=True))
         ]
 
     def _union(self, embedding: Any, inputs: Any) -> np.ndarray:
-        outputs = self._segmenter(
+        outputs = self.segmenter(
             image_embeddings=embedding,
-            input_boxes=inputs["input_boxes"].to(self._device, self._segmenter.dtype),
+            input_boxes=inputs["input_boxes"].to(self._device, self.segmenter.dtype),
             multimask_output=False,
         )
         sizes = [inputs[name] for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
@@ -215,7 +221,7 @@ class GroundedSamFinder:
 
     def _tokenize(self, tokenizer: Any) -> dict[str, torch.Tensor]:
         """Tokens of each class's text, (C, T) each; padded alike, so that a row's do not depend on its companions."""
-        _check_lengths(tokenizer, self._texts, self._detector.config)
+        _check_lengths(tokenizer, self._texts, self.detector.config)
         phrases = [as_phrases(text) for text in self._texts]
         tokens = tokenizer(phrases, padding=True, return_tensors="pt", return_token_type_ids=True)
         return {name: tokens[name].to(self._device) for name in ("input_ids", "attention_mask", "token_type_ids")}

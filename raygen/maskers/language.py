@@ -52,19 +52,14 @@ class LanguageMasker:
     """Repaint = what a text names, grown.
 
     Args:
-        config: What to look for, and how.
-        device: "cpu" or "cuda".
-
-    Raises:
-        ModelError: A model is absent, incomplete or of another kind.
-        ConfigError: A text is too long.
+        config: How far the object is grown.
+        finder: Finds it.
     """
 
     label_column: ClassVar = "source_label"
 
-    def __init__(self, config: LanguageConfig, *, device: str) -> None:
-        self._dilation_px = config.dilation_px
-        self._finder = _load(config, device)
+    def __init__(self, config: LanguageConfig, finder: Finder) -> None:
+        self._dilation_px, self._finder = config.dilation_px, finder
 
     def __call__(
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]
@@ -151,7 +146,13 @@ def finder_revisions(config: AnyFinder) -> list[str]:
             assert_never(config)
 
 
-def _load(config: LanguageConfig, device: str) -> Finder:
+def load_finder(config: LanguageConfig, *, device: str) -> Finder:
+    """The models that look for what a config names.
+
+    Raises:
+        ModelError: A model is absent, incomplete or of another kind.
+        ConfigError: A text is too long.
+    """
     match config.finder:
         case ClipsegConfig():
             return ClipsegFinder(config.finder, config.texts, device=device)

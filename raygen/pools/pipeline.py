@@ -30,12 +30,7 @@ from raygen.cluster import capacity
 from raygen.cluster.placement import Need
 from raygen.config import PoolConfig, PoolsConfig
 from raygen.errors import (
-    ConfigError,
     DataError,
-    ModelError,
-    RaygenError,
-    ResourceError,
-    RunFolderError,
     StageError,
 )
 from raygen.pools.actors import ACTORS
@@ -57,13 +52,16 @@ NO_PROGRESS_TIMEOUT_S = 6 * 3600
 MAX_INIT_DEATHS = 3
 
 
-def run(job: Job, *, engine: Engine, say: progress.Say = progress.quiet) -> Counter[str]:
+def run(
+    job: Job, *, engine: Engine, say: progress.Say = progress.quiet, every_s: float = progress.EVERY_S
+) -> Counter[str]:
     """Runs what is not done yet of a job; gives back the number of rows by status.
 
     Args:
         job: What to do.
         engine: "ray" or "local".
-        say: Called now and then with how far a long pass is, unless Ray draws its own bars in a terminal.
+        say: Called with how far a long pass is, unless Ray draws its own bars in a terminal.
+        every_s: How often.
 
     Raises:
         TooManyFailedRowsError: More than `max_failed_fraction` of the rows failed; the parts stay.
@@ -81,11 +79,11 @@ def run(job: Job, *, engine: Engine, say: progress.Say = progress.quiet) -> Coun
     todo = [unit for unit in units if unit.number not in done]
     logger.info("%s: %d of %d units to do", folder.name, len(todo), len(units))
     if todo and engine == "local":
-        with progress.said(job.progress, say):
+        with progress.said(job.progress, say, every_s=every_s):
             run_local(job, todo)
     elif todo:
         shows_bars = sys.stderr.isatty()
-        with contextlib.nullcontext() if shows_bars else progress.said(job.progress, say):
+        with contextlib.nullcontext() if shows_bars else progress.said(job.progress, say, every_s=every_s):
             _run_ray(job, todo, shows_bars=shows_bars, say=say)
     return job.parts.close(unit.number for unit in units)
 
@@ -147,7 +145,7 @@ def _run_ray(job: Job, units: list[Unit], *, shows_bars: bool, say: progress.Say
         try:
             dataset.write_datasink(UnitSink(job.parts), ray_remote_args={"num_cpus": IO_CPUS}, concurrency=num_io)
         except RayError as error:
-            raise _unwrapped(error) from error
+            raise cluster.own_error(error, what="a worker") from error
         except ExecutionTimeoutError as error:
             raise StageError(
                 f"no unit of {job.unit_rows} rows went through a pool in {NO_PROGRESS_TIMEOUT_S / 3600:.0f} hours. Is "
@@ -187,25 +185,6 @@ class _Idle:
 
     def __init__(self, argument: None) -> None:
         pass
-
-
-def _unwrapped(error: BaseException) -> RaygenError:
-    """The error of raygen inside Ray's, or Ray's as a StageError."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, RaygenError):
-            # Ray's copy of the class carries the whole traceback as text; only the message is for the user.
-            cause = getattr(seen, "cause", None)
-            return cause if isinstance(cause, RaygenError) else seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    # An actor that dies while it starts leaves only the text of its traceback.
-    text = str(error)
-    kinds = {kind.__name__: kind for kind in (ConfigError, DataError, ModelError, ResourceError, RunFolderError)}
-    for name, kind in kinds.items():
-        _, found, message = text.rpartition(f"raygen.errors.{name}: ")
-        if found:
-            return kind(message.strip())
-    return StageError(f"a worker failed: {cluster.reason(error)}")
 
 
 class UnitSource(Datasource):

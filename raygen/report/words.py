@@ -54,26 +54,37 @@ REASONS = {
 }
 
 
-# What an algorithm, the last part of a recipe's name, needs beside images and labels.
+# What an algorithm needs beside images and labels, by the split whose groups it reads.
 NEEDS = {
-    "erm_reweighted": "; needs the group labels of training images",
-    "group_dro": "; needs the group labels of training images",
-    "dfr": "; needs the group labels of validation images, which it fits on: compare on test",
+    None: "",
+    "train": "; needs the group labels of training images",
+    "val": "; needs the group labels of validation images, which it fits on: compare on test",
 }
 
 
 def describe_result(name: str, recipe: str) -> str:
     """What a result is, in half a sentence; empty for names that are not of raygen's own making."""
     fixed = {
-        recipe: "the recipe" + NEEDS.get(recipe.rpartition("+")[2], ""),
+        recipe: "the recipe" + _needs(recipe),
         "erm": "plain training on the data as they are",
         f"{recipe}_unpruned": "the recipe without pruning: every generated picture",
-        "erm_reweighted": "plain training with all groups weighted alike; needs the group labels of training images",
+        "erm_reweighted": "plain training with all groups weighted alike" + NEEDS["train"],
         "control_duplicate": "control: plain copies instead of generated pictures",
         "control_hole": "control: repaint region left grey, target label",
         "control_flat": "control: repaint region in one random object colour, target label",
     }
     return fixed.get(name, "")
+
+
+def _needs(recipe: str) -> str:
+    from raygen.algorithms import ALGORITHMS
+    from raygen.run.names import find_recipe
+
+    try:
+        algorithm = find_recipe(recipe)[1].algorithm
+    except ValueError:  # of a paper that is not installed here
+        return ""
+    return NEEDS[ALGORITHMS[algorithm].Config.needs_groups_of]
 
 
 def describe_point(params: Mapping[str, Any]) -> str:

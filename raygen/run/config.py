@@ -22,19 +22,16 @@ from raygen.model_files import TINY
 from raygen.pools.pipeline import Engine
 from raygen.run.names import find_recipe
 from raygen.storage.run_folder import MARKER
-from raygen.synthesis import SynthesisConfig
+from raygen.synthesis import SYNTHESES, SynthesisConfig
 from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
 from raygen.textual_inversion.config import TextualInversionConfig
-
-# Default of `inpainter.strength` where the whole picture is repainted (synthesis.cam=none).
-IMG2IMG_STRENGTH = 0.75
 
 
 class RunConfig(Strict):
     """One run: a recipe on a dataset with one seed.
 
     Attributes:
-        recipe: One of `RECIPES`, or a synthesis and an algorithm, such as "scgs+jtt" (`raygen.run.names`).
+        recipe: A recipe, or a synthesis and an algorithm, such as "scgs+jtt" (`raygen.run.names`).
         seed: Seed of everything that is drawn: dataset, fits, selection, pictures; 0 to 2**64 - 1.
         engine: "ray" streams through actor pools; "local" does the same in one process, for debugging.
         dataset: What to debias on.
@@ -91,21 +88,9 @@ class RunConfig(Strict):
         return self
 
     @model_validator(mode="after")
-    def _something_of_the_picture_stays(self) -> "RunConfig":
-        if getattr(self.synthesis, "cam", None) == "none" and self.inpainter.strength == 1:
-            raise ValueError(
-                "synthesis.cam is none, which repaints the whole picture, but inpainter.strength is 1, which leaves "
-                f"nothing of it; set inpainter.strength below 1, such as {IMG2IMG_STRENGTH}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _attribution_is_of_the_mask(self) -> "RunConfig":
-        if getattr(self.synthesis, "attribution", None) == "exact" and not self.inpainter.composite:
-            raise ValueError(
-                "inpainter.composite is false, so pixels outside the mask change too, but synthesis.attribution is "
-                "exact, which counts every change; set synthesis.attribution=ig"
-            )
+    def _pictures_can_be_painted(self) -> "RunConfig":
+        if self.synthesis is not None:
+            self.synthesis.check_inpainter(self.inpainter)
         return self
 
     @model_validator(mode="after")
@@ -153,9 +138,10 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -
     data["algorithm"] = _with_defaults(data.get("algorithm"), name=recipe.algorithm)
     if recipe.synthesis is not None:
         data["synthesis"] = _with_defaults(data.get("synthesis"), name=recipe.synthesis)
-        if isinstance(data["synthesis"], dict) and data["synthesis"].get("cam") == "none":
-            # Stable Diffusion web UIs' default; at 1 nothing of the picture would be left.
-            data["inpainter"] = _with_defaults(data.get("inpainter"), strength=IMG2IMG_STRENGTH)
+        if isinstance(data["synthesis"], dict):
+            defaults = SYNTHESES[recipe.synthesis].Config.inpainter_defaults(data["synthesis"])
+            if defaults:
+                data["inpainter"] = _with_defaults(data.get("inpainter"), **defaults)
     if isinstance(data.get("dataset"), str):
         data["dataset"] = {"name": data["dataset"]}
     if isinstance(data.get("dataset"), dict):

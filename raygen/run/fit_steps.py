@@ -5,16 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raygen.algorithms import AnyAlgorithm
-from raygen.algorithms.dfr import DfrConfig
-from raygen.algorithms.jtt import JttConfig
+from raygen.algorithms import AlgorithmConfig
+from raygen.algorithms.base import FirstFit
 from raygen.classifier import weights_file
 from raygen.config import fingerprint
 from raygen.fits import classifiers
 from raygen.run.config import RunConfig
 from raygen.storage.progress import Say, labelled
 from raygen.storage.run_folder import RunFolder, Step, file_digest
-from raygen.synthesis import identification_epochs
 
 # (step, its name, what it is about to do) -> whether it has to be done
 Needed = Callable[[Step, str, str], bool]
@@ -40,7 +38,7 @@ class FitSteps:
     def identifier(self, data: Step, erm: Step) -> Step:
         """The classifier whose features a synthesis reads: ERM, or ERM stopped early, in identification/."""
         config = self._config
-        epochs = None if config.synthesis is None else identification_epochs(config.synthesis)
+        epochs = None if config.synthesis is None else config.synthesis.identification_epochs()
         if epochs is None:
             return erm
         early = config.erm.model_copy(update={"epochs": epochs, "select": "last"})
@@ -58,35 +56,32 @@ class FitSteps:
         """A classifier by the recipe's algorithm, in fit/<name>/, and before it what that algorithm needs."""
         algorithm = self._config.algorithm
         init, errors = erm, None
-        if isinstance(algorithm, DfrConfig) and extra is not None:
-            request = replace(self._request(self._config.erm, data), extra=extra)
-            init = self._fit(f"dfr_features/{name}", f"features of {name}", request, data)
-        if isinstance(algorithm, JttConfig):
-            errors = self._errors(name, algorithm, data, extra)
+        first = algorithm.first_fit(self._config.erm, has_extra=extra is not None)
+        if first is not None:
+            made = self._first(first, name, data, extra)
+            init, errors = (made, None) if first.find_errors is None else (erm, made)
         request = replace(self._request(algorithm, data), extra=extra)
         return self._fit(f"fit/{name}", name, request, data, init=init, errors=errors)
 
-    def original_errors(self, data: Step) -> None:
-        """JTT's error set of the original images, if that is what the recipe's algorithm reads."""
-        algorithm = self._config.algorithm
-        if isinstance(algorithm, JttConfig) and algorithm.identify_on == "original":
-            self._errors("original", algorithm, data, None)
+    def original_first(self, data: Step) -> None:
+        """What the recipe's algorithm has to be fitted first, if that is on the original images, for all fits."""
+        first = self._config.algorithm.first_fit(self._config.erm, has_extra=True)
+        if first is not None and first.of_original:
+            self._first(first, "", data, None)
 
-    def _errors(self, name: str, algorithm: JttConfig, data: Step, extra: classifiers.ExtraRows | None) -> Step:
-        """JTT's error set; of the original images, one for all fits, in jtt_errors/original/."""
-        if algorithm.identify_on == "original" or extra is None:
+    def _first(self, first: FirstFit, name: str, data: Step, extra: classifiers.ExtraRows | None) -> Step:
+        """What an algorithm needs to be fitted first; of the original images, one for all fits, in .../original/."""
+        if first.of_original:
             name, extra = "original", None
-        # What only the second fit reads must not make the first one again; both start from new weights.
-        second = {"epochs": 1, "select": "last", "up_weight": 0, "init": "scratch"}
-        request = replace(self._request(algorithm.model_copy(update=second), data), extra=extra)
-        return self._fit(f"jtt_errors/{name}", f"errors of {name}", request, data, run=classifiers.find_errors)
+        request = replace(self._request(first.config, data), extra=extra, find_errors=first.find_errors)
+        return self._fit(f"{first.folder}/{name}", f"{first.what} of {name}", request, data)
 
-    def _request(self, algorithm: AnyAlgorithm, data: Step) -> classifiers.FitRequest:
+    def _request(self, algorithm: AlgorithmConfig, data: Step) -> classifiers.FitRequest:
         config = self._config
         return classifiers.FitRequest(
             data=str(data.folder.resolve()),
             classifier=config.classifier.model_dump(mode="json"),
-            algorithm=algorithm.model_dump(mode="json"),
+            algorithm=algorithm,
             seed=config.seed,
             init=None,
             extra=None,
@@ -103,7 +98,6 @@ class FitSteps:
         *,
         init: Step | None = None,
         errors: Step | None = None,
-        run: Callable[..., dict[str, Any]] = classifiers.fit,
     ) -> Step:
         config, extra = self._config, request.extra
         request = replace(request, init=_place(init), errors=_place(errors))
@@ -111,7 +105,7 @@ class FitSteps:
             "data": data.digest,
             "init": None if init is None else init.digest,
             "classifier": request.classifier,
-            "algorithm": request.algorithm,
+            "algorithm": request.algorithm.model_dump(mode="json"),
             "seed": config.seed,
             "workers": config.fit.model_dump(mode="json", include={"num_workers", "num_threads"}),
             "device": config.fit.torch_device,
@@ -132,7 +126,7 @@ class FitSteps:
                 # A checkpoint of another training set or algorithm is not gone on from.
                 begun: Path = step.begin(keep_parts=step.is_begun)
                 say = labelled(f"fit {name}", self._say)
-                step.finish(run(request, begun, resources=config.fit, engine=config.engine, say=say))
+                step.finish(classifiers.fit(request, begun, resources=config.fit, engine=config.engine, say=say))
         return step
 
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from raygen.algorithms import ALGORITHMS
+from raygen.synthesis import SYNTHESES
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -18,21 +21,21 @@ class Recipe:
     paper: str
 
 
-RECIPES = {
-    "erm": Recipe(None, "erm", "empirical risk minimization"),
-    "erm_reweighted": Recipe(None, "reweighted", "group-reweighted ERM (Sagawa et al. 2020, arXiv 1911.08731)"),
-    "group_dro": Recipe(None, "group_dro", "group DRO (Sagawa et al. 2020, arXiv 1911.08731)"),
-    "jtt": Recipe(None, "jtt", "JTT (Liu et al. 2021, arXiv 2107.09044)"),
-    "dfr": Recipe(None, "dfr", "DFR (Kirichenko et al. 2022, arXiv 2204.02937)"),
-    "scgs": Recipe("scgs", "erm", "SCGS (Li et al., arXiv 2412.19457)"),
-    "dbb": Recipe("dbb", "balanced", "DBB (Yazdan Parast et al., arXiv 2503.17226)"),
-}
-# Name of an algorithm in a recipe's name -> its name in a config. `balanced` is no recipe of its own: without generated
-# pictures it is ERM.
-ALGORITHM_NAMES = {
-    **{name: recipe.algorithm for name, recipe in RECIPES.items() if recipe.synthesis is None},
-    "balanced": "balanced",
-}
+def known_recipes() -> dict[str, Recipe]:
+    """The recipes that have a name of their own: each algorithm that is one by itself, and each paper's synthesis."""
+    alone = {
+        recipe_name(name): Recipe(None, name, module.Config.paper)
+        for name, module in ALGORITHMS.items()
+        if module.Config.is_recipe
+    }
+    papers = {name: module.Config for name, module in SYNTHESES.items()}
+    return alone | {name: Recipe(name, config.algorithm, config.paper) for name, config in papers.items()}
+
+
+def recipe_name(algorithm: str) -> str:
+    """What an algorithm is called in a recipe's name; a name that is none stays as it is."""
+    module = ALGORITHMS.get(algorithm)
+    return algorithm if module is None else module.Config.recipe_name or algorithm
 
 
 def find_recipe(name: object) -> tuple[str, Recipe]:
@@ -44,20 +47,19 @@ def find_recipe(name: object) -> tuple[str, Recipe]:
     Raises:
         ValueError: There is no such recipe.
     """
+    recipes, algorithms = known_recipes(), {recipe_name(algorithm): algorithm for algorithm in ALGORITHMS}
     parts = [part.strip() for part in name.split("+")] if isinstance(name, str) else []
-    if len(parts) == 1 and parts[0] in RECIPES:
-        return parts[0], RECIPES[parts[0]]
+    if len(parts) == 1 and parts[0] in recipes:
+        return parts[0], recipes[parts[0]]
     if len(parts) == 2:
-        synthesis, algorithm = sorted(parts, key=lambda part: part in ALGORITHM_NAMES)
-        first = RECIPES.get(synthesis)
-        if first is not None and first.synthesis is not None and algorithm in ALGORITHM_NAMES:
-            second = ALGORITHM_NAMES[algorithm]
-            if second == first.algorithm:
-                return synthesis, first
-            papers = f"{first.paper} with {RECIPES['dbb' if second == 'balanced' else algorithm].paper}"
-            return f"{synthesis}+{algorithm}", Recipe(first.synthesis, second, papers)
-    syntheses = [known for known, recipe in RECIPES.items() if recipe.synthesis is not None]
+        synthesis, algorithm = sorted(parts, key=lambda part: part in algorithms)
+        if synthesis in SYNTHESES and algorithm in algorithms:
+            own, second = recipes[synthesis], algorithms[algorithm]
+            if second == own.algorithm:
+                return synthesis, own
+            papers = f"{own.paper} with {ALGORITHMS[second].Config.paper}"
+            return f"{synthesis}+{algorithm}", Recipe(synthesis, second, papers)
     raise ValueError(
-        f"recipe is {name!r}; known: {', '.join(sorted(RECIPES))}, and pairs SYNTHESIS+ALGORITHM of "
-        f"{' or '.join(sorted(syntheses))} with {', '.join(sorted(ALGORITHM_NAMES))}, such as scgs+jtt"
+        f"recipe is {name!r}; known: {', '.join(sorted(recipes))}, and pairs SYNTHESIS+ALGORITHM of "
+        f"{' or '.join(sorted(SYNTHESES))} with {', '.join(sorted(algorithms))}, such as scgs+jtt"
     )

@@ -8,10 +8,12 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen import cluster
+from raygen import synthesis
 from raygen.config import fingerprint
 from raygen.datasets import dataset_state, write_dataset
 from raygen.datasets.rows import RowIndex
+from raygen.endpoint.connect import connect_endpoint
+from raygen.endpoint.retry import ask_blocking
 from raygen.errors import DataError
 from raygen.fits import classifiers
 from raygen.fits import tokens as token_fits
@@ -31,7 +33,6 @@ from raygen.storage.parts import failure_reasons, read_parts
 from raygen.storage.progress import Say, labelled
 from raygen.storage.run_folder import RunFolder, Step, read_manifest
 from raygen.storage.writing import atomic, write_json
-from raygen.synthesis import attribution, finder, identification_folds, masker, select, thresholds, with_absolute_models
 from raygen.synthesis.controls import ControlKind
 from raygen.textual_inversion.class_tokens import trained_model
 
@@ -65,9 +66,9 @@ class Steps:
         """The classifier whose scores and features a synthesis selects by; see `FitSteps.identifier`."""
         return self._fits.identifier(data, erm)
 
-    def find_errors(self, data: Step) -> None:
-        """JTT's error set of the original images, where the recipe needs one: before hours of generation."""
-        self._fits.original_errors(data)
+    def fit_first(self, data: Step) -> None:
+        """What the algorithm needs fitted on the original images, such as JTT's: before hours of generation."""
+        self._fits.original_first(data)
 
     def fit(self, name: str, data: Step, erm: Step, *, extra: classifiers.ExtraRows | None) -> Step:
         """A classifier by the recipe's algorithm, in fit/<name>/."""
@@ -75,8 +76,8 @@ class Steps:
 
     def score(self, data: Step, identifier: Step) -> Step:
         """Logits, losses and features of the training images, in scores/; k-fold: with predictions out of fold."""
-        synthesis = self._config.synthesis
-        num_folds = None if synthesis is None else identification_folds(synthesis)
+        paper = self._config.synthesis
+        num_folds = None if paper is None else paper.identification_folds()
         if num_folds is None:
             return self._scores.of("train", data, identifier, name="scores")
         folds = self._fits.folds(data, num_folds=num_folds)
@@ -132,7 +133,9 @@ class Steps:
         if self._needed(step, "plan", f"choosing what to generate ({config.synthesis.name})"):
             with self._folder.timed("plan"):
                 table = read_parts(scores.folder)
-                plan = select(config.synthesis, table, dataset=info, run_seed=config.seed)
+                plan = synthesis.of(config.synthesis).select(
+                    config.synthesis, table, dataset=info, run_seed=config.seed
+                )
                 with atomic(step.begin() / "plan.parquet") as temporary:
                     pq.write_table(plan, temporary)
                 step.finish({"planned": plan.num_rows})
@@ -143,12 +146,13 @@ class Steps:
         config = self._config
         assert config.synthesis is not None
         index = RowIndex.open(data.folder)
-        method, num_steps = attribution(config.synthesis)
+        method, num_steps = config.synthesis.measure()
+        masker = synthesis.of(config.synthesis).masker
         depends = {
             "data": data.digest,
             "plan": plan.digest,
             "erm": erm.digest,
-            "masker": masker(config.synthesis, dataset=index.dataset),
+            "masker": masker(config.synthesis, index.dataset),
             "masker_revisions": _masker_revisions(config),
             "inpainter": config.inpainter.model_dump(mode="json", exclude={"on_out_of_memory", "url"}),
             "model_revision": _model_revision(config),
@@ -166,17 +170,17 @@ class Steps:
             table = pq.read_table(plan.folder / "plan.parquet")
             folder = step.begin(keep_parts=True)
             if files and config.inpainter.url is not None:
-                store_tokens(cluster.connect_endpoint(config.inpainter.url), files, config.inpainter.model)
+                store_tokens(connect_endpoint(config.inpainter.url), files, config.inpainter.model)
             specs = synthesis_specs(
                 config.pools,
-                masker=masker(with_absolute_models(config.synthesis), dataset=index.dataset),
+                masker=masker(config.synthesis.with_absolute_models(), index.dataset),
                 inpainter=config.inpainter.model_dump(mode="json"),
                 found_model=None if config.inpainter.url is not None else absolute_painter(config.inpainter.model),
                 classifier_folder=str(erm.folder.resolve()),
                 attribution=method,
                 num_steps=num_steps,
                 tokens=files,
-                connect=cluster.connect_endpoint,
+                connect=connect_endpoint,
             )
             job = job_of(config, table, index, ("image_png", "object_png"), specs, CANDIDATE, folder, step)
             step.finish(pipeline.run(job, engine=config.engine, say=labelled("candidates", self._say)))
@@ -187,7 +191,7 @@ class Steps:
         config = self._config
         assert config.synthesis is not None
         table = read_parts(candidates.folder, columns=SCORES_OF_CANDIDATES)
-        limits = thresholds(config.synthesis, read_parts(scores.folder), table)
+        limits = synthesis.of(config.synthesis).thresholds(config.synthesis, read_parts(scores.folder), table)
         (self._folder.path / "fit").mkdir(exist_ok=True)
         write_json(self._folder.path / "fit" / "thresholds.json", limits.model_dump(mode="json"))
         kept = _keys(table, limits)
@@ -251,14 +255,14 @@ def _keys(candidates: pa.Table, limits: PruneThresholds) -> list[str]:
 
 
 def _masker_revisions(config: RunConfig) -> list[str]:
-    models = None if config.synthesis is None else finder(config.synthesis)
+    models = None if config.synthesis is None else config.synthesis.finder()
     return [] if models is None else finder_revisions(models)
 
 
 def _model_revision(config: RunConfig) -> str | None:
     if config.inpainter.url is not None:
-        digest = str(cluster.connect_endpoint(config.inpainter.url).facts(config.inpainter.model)["digest"])
-        return digest.removeprefix("sha256:")
+        facts = ask_blocking(connect_endpoint(config.inpainter.url).facts, config.inpainter.model)
+        return str(facts["digest"]).removeprefix("sha256:")
     return _revision(config.inpainter)
 
 

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from raygen.endpoint.http import Transport, connect_http
 from raygen.errors import RowError
 from raygen.images import encode_image
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.fitting import FittingInpainter
-from raygen.inpainters.served import Endpoint, ServedInpainter, connect_http
+from raygen.inpainters.batch import BatchInpainter
+from raygen.inpainters.served import ServedInpainter
 from raygen.inpainters.token_files import read_tokens
 from raygen.stages.pictures import decode_masks, decode_pictures
 from raygen.stages.spec import Batch, fail_row, fill_slots, object_column, ok_rows, with_own_status
@@ -44,18 +45,18 @@ class InpaintStage:
         num_rows: int,
         device: str,
         tokens: Mapping[str, str] | None = None,
-        connect: Callable[[str], Endpoint] = connect_http,
+        connect: Callable[[str], Transport] = connect_http,
         found_model: str | None = None,
     ) -> None:
         config = InpainterConfig.model_validate(inpainter)
         self._model_id = config.model
         self._tokens = read_tokens(tokens or {})
-        self._inpainter: FittingInpainter | ServedInpainter
+        self._inpainter: BatchInpainter | ServedInpainter
         if config.url is not None:
             self._inpainter = ServedInpainter(config, connect(config.url), self._tokens)
         else:
             found = config if found_model is None else config.model_copy(update={"model": found_model})
-            self._inpainter = FittingInpainter(found, num_rows, device, self._tokens)
+            self._inpainter = BatchInpainter(found, num_rows, device, self._tokens)
 
     def __call__(self, batch: Batch) -> Batch:
         """The rows with generated pictures; a row that fails has none."""

@@ -11,8 +11,7 @@ from raygen.images import encode_mask
 from raygen.maskers import MaskerConfig, load_masker
 from raygen.maskers.regions import overlap
 from raygen.stages.pictures import decode_objects, decode_pictures
-from raygen.stages.score import empty_column
-from raygen.stages.spec import Batch, fail_row, fill_slots, ok_rows, with_own_status
+from raygen.stages.spec import Batch, empty_column, fail_row, fill_slots, ok_rows, with_own_status
 
 
 class MaskStage:

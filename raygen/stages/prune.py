@@ -2,18 +2,18 @@
 
 # N rows of a model call
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
-from raygen.classifier import preprocess
+from raygen.classifier import load_frozen, preprocess
 from raygen.images import resize_mask
 from raygen.pruners.attribution import integrated_gradients, logit_difference
 from raygen.pruners.confidence import label_probability
 from raygen.stages.pictures import decode_masks, decode_pictures
-from raygen.stages.score import NOT_FINITE, empty_column, load_frozen
-from raygen.stages.spec import Batch, fail_row, fill_slots, ok_rows, with_own_status
+from raygen.stages.spec import NOT_FINITE, Batch, empty_column, fail_row, fill_slots, ok_rows, with_own_status
 
 
 class PruneStage:
@@ -41,7 +41,7 @@ class PruneStage:
         num_steps: int = 200,
         device: str = "cpu",
     ) -> None:
-        self._classifier = load_frozen(classifier_folder, device)
+        self._classifier = load_frozen(Path(classifier_folder), device)
         self._attribution, self._num_steps, self._device = attribution, num_steps, device
 
     def __call__(self, batch: Batch) -> Batch:

@@ -9,12 +9,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from raygen.classifier import Classifier, load_classifier, preprocess
+from raygen.classifier import load_frozen, preprocess
 from raygen.pruners.confidence import cross_entropy
 from raygen.stages.pictures import decode_squashed
-from raygen.stages.spec import Batch, fail_row, fill_slots, ok_rows, with_own_status
-
-NOT_FINITE = "the classifier's output is not finite; did its training diverge?"
+from raygen.stages.spec import NOT_FINITE, Batch, empty_column, fail_row, fill_slots, ok_rows, with_own_status
 
 
 class ScoreStage:
@@ -29,7 +27,7 @@ class ScoreStage:
     writes: ClassVar = frozenset({"logits", "predicted_label", "loss", "confidence", "features"})
 
     def __init__(self, *, classifier_folder: str, device: str = "cpu") -> None:
-        self._classifier = load_frozen(classifier_folder, device)
+        self._classifier = load_frozen(Path(classifier_folder), device)
         self._device = device
 
     def __call__(self, batch: Batch) -> Batch:
@@ -72,7 +70,7 @@ class PredictStage:
     writes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *, classifier_folders: Mapping[str, str], device: str = "cpu") -> None:
-        self._classifiers = {name: load_frozen(folder, device) for name, folder in classifier_folders.items()}
+        self._classifiers = {name: load_frozen(Path(folder), device) for name, folder in classifier_folders.items()}
         self._device = device
 
     def __call__(self, batch: Batch) -> Batch:
@@ -100,22 +98,3 @@ class PredictStage:
             for column in columns.values():
                 column[i] = None
         return {**batch, **columns}
-
-
-def load_frozen(classifier_folder: str, device: str) -> Classifier:
-    """The classifier of a folder, for inference: evaluation mode, no gradient for its parameters.
-
-    Raises:
-        ModelError: The folder is absent, incomplete or of another kind.
-    """
-    return load_classifier(Path(classifier_folder)).to(device).eval().requires_grad_(False)
-
-
-def empty_column(num_rows: int) -> np.ndarray:
-    """A column of None, (N,) object.
-
-    Vectors go into it as lists of floats, cell by cell: numpy makes equally long ones into a 2-d array when
-    they are assigned together, and Ray Data makes arrays into a tensor type that other readers of Parquet do
-    not know.
-    """
-    return np.full(num_rows, None, dtype=object)

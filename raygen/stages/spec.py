@@ -19,6 +19,9 @@ from raygen.errors import RowError
 Batch = dict[str, np.ndarray]
 PoolName = Literal["scorer", "masker", "inpainter", "pruner"]
 
+# Why a row fails that a classifier was asked about.
+NOT_FINITE = "the classifier's output is not finite; did its training diverge?"
+
 
 class Stage(Protocol):
     """One step of the pipeline; an actor builds it once and calls it once per model call."""
@@ -76,6 +79,16 @@ def object_column(values: Sequence[Any] | np.ndarray) -> np.ndarray:
     column = np.empty(len(values), dtype=object)
     column[:] = list(values)
     return column
+
+
+def empty_column(num_rows: int) -> np.ndarray:
+    """A column of None, (B,) object.
+
+    Vectors go into it as lists of floats, cell by cell: numpy makes equally long ones into a 2-d array when
+    they are assigned together, and Ray Data makes arrays into a tensor type that other readers of Parquet do
+    not know.
+    """
+    return np.full(num_rows, None, dtype=object)
 
 
 def ok_rows(batch: Batch) -> list[int]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from raygen.config import PoolsConfig
-from raygen.inpainters.served import Endpoint
+from raygen.endpoint.http import Transport
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.mask import MaskStage
 from raygen.stages.prune import PruneStage
@@ -20,7 +20,7 @@ def synthesis_specs(
     attribution: Literal["exact", "ig"],
     num_steps: int,
     tokens: Mapping[str, str],
-    connect: Callable[[str], Endpoint],
+    connect: Callable[[str], Transport],
     found_model: str | None = None,
 ) -> list[StageSpec]:
     """Masker, inpainter and pruner.

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen.errors import DataError, RunFolderError, StageError, TooManyFailedRowsError, unreadable
-from raygen.schema import cast
+from raygen.schema import ARRAY_BYTES, cast
 from raygen.storage.writing import TEMPORARY_SUFFIX, atomic, disk_errors
 
 # Below a pass's folder, while it runs: what its workers tell each other. Gone when it is done.
@@ -60,6 +60,7 @@ class Parts:
         fingerprint: What the parts depend on, kept in each file; a part with another one is refused.
         num_rows: Rows of the whole pass.
         max_failed_fraction: More failed rows than this share of `num_rows` stop the pass.
+        array_bytes: Most that one array of a part holds; see `raygen.schema.cast`.
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class Parts:
     fingerprint: str
     num_rows: int
     max_failed_fraction: float
+    array_bytes: int = ARRAY_BYTES
 
     @property
     def attempts_folder(self) -> Path:
@@ -88,7 +90,8 @@ class Parts:
         metadata = {"fingerprint": self.fingerprint, "num_failed": str(num_failed)}
         if "unet_rows" in table.column_names:  # may be fewer than the config's: inpainter.on_out_of_memory
             metadata["unet_rows"] = str(table["unet_rows"][0].as_py())
-        result = cast(table, self.schema, what=path.name).replace_schema_metadata(metadata)
+        result = cast(table, self.schema, what=path.name, array_bytes=self.array_bytes)
+        result = result.replace_schema_metadata(metadata)
         with atomic(path) as temporary:
             pq.write_table(result, temporary, compression="zstd", use_dictionary=False)
         if num_failed:

@@ -14,7 +14,6 @@ from raygen.storage.writing import atomic
 Say = Callable[[str], Any]
 # The newest line of a fit, in its folder while it runs. Hidden, so that it is never taken for a part of the result.
 FILE = ".progress.txt"
-# A step that is done sooner says nothing.
 EVERY_S = 30.0
 
 
@@ -33,19 +32,20 @@ def told(folder: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def said(read: Callable[[], str | None], say: Say) -> Iterator[None]:
-    """Says what `read` gives, where it is new, every `EVERY_S` seconds as long as the block runs.
+def said(read: Callable[[], str | None], say: Say, *, every_s: float = EVERY_S) -> Iterator[None]:
+    """Says what `read` gives, where it is new, every `every_s` seconds as long as the block runs.
 
     Args:
         read: How far the step is; None for nothing to say yet. Called in a thread.
         say: Called with the line in that thread, never after the block's end.
+        every_s: A step that is done sooner says nothing.
     """
     ended = threading.Event()
     before = read()  # an interrupted step's last line is old news
 
     def follow() -> None:
         last = before
-        while not ended.wait(EVERY_S):
+        while not ended.wait(every_s):
             line = read()
             if line is not None and line != last:
                 try:

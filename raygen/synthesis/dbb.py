@@ -10,7 +10,7 @@ here.
 # N images, C classes
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -18,24 +18,21 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 from scipy.special import softmax
 
-from raygen.config import Strict
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
+from raygen.inpainters import InpainterConfig
 from raygen.maskers.clipseg import ClipsegConfig
-from raygen.maskers.language import FinderConfig, object_texts
+from raygen.maskers.language import AnyFinder, FinderConfig, absolute_finder, object_texts
 from raygen.pruners import PruneThresholds
 from raygen.pruners.confidence import mean_confidence
+from raygen.synthesis.base import SynthesisBase
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
-
-# A larger k only adds candidates to those of a smaller one; these decide which of them are kept, not how they look.
-AMOUNT_FIELD = "k"
-FILTER_FIELDS = frozenset({"prune", "source_probability_test", "attribution_test", "attribution_threshold"})
 
 # A whole number is a count, a fraction a share of the class; 1.0 is all of it, 1 is one image.
 Amount = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
 
 
-class DbbConfig(Strict):
+class DbbConfig(SynthesisBase):
     """What DBB generates and what it prunes.
 
     Attributes:
@@ -65,6 +62,21 @@ class DbbConfig(Strict):
         attribution_threshold: The quantile or P: a number, or a list with one per target class. Paper,
             absolute: Waterbirds [1, 1], MetaShift [0.3, 2], CelebA [2, 0.3]. Assumption: the quantile 0.25.
     """
+
+    paper: ClassVar[str] = "DBB (Yazdan Parast et al., arXiv 2503.17226)"
+    algorithm: ClassVar[str] = "balanced"
+    # A larger k only adds candidates to those of a smaller one; these decide which of them are kept, not how they look.
+    amount_field: ClassVar[str] = "k"
+    filter_fields: ClassVar[frozenset[str]] = frozenset(
+        {"prune", "source_probability_test", "attribution_test", "attribution_threshold"}
+    )
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # K in {0.1, ..., 1}: section 5.
+        "k": {"low": 0.1, "high": 1.0, "step": 0.1},
+        "source_probability_test": {"values": ("selected", "off")},
+        # P as a quantile of rho, because logits of one checkpoint mean nothing to another; 0 prunes next to nothing.
+        "attribution_threshold": {"low": 0.0, "high": 0.75, "step": 0.05, "per_class": True},
+    }
 
     name: Literal["dbb"] = "dbb"
     k: Amount | tuple[Amount, ...] = 0.5
@@ -96,6 +108,62 @@ class DbbConfig(Strict):
                 )
         return self
 
+    def check_inpainter(self, inpainter: InpainterConfig) -> None:
+        """Checks that rho is of the mask."""
+        if self.attribution == "exact" and not inpainter.composite:
+            raise ValueError(
+                "inpainter.composite is false, so pixels outside the mask change too, but synthesis.attribution is "
+                "exact, which counts every change; set synthesis.attribution=ig"
+            )
+
+    def check_classes(self, counts: Mapping[str, int]) -> None:
+        """Checks lists, that there is a class to repaint as, and that each has as many images as asked for."""
+        for (name, count), amount in zip(counts.items(), num_selected(self.k, list(counts.values())), strict=True):
+            if amount > count or not count:
+                raise DataError(
+                    f"class '{name}' has {count} training image(s) to choose from, but synthesis.k asks for {amount}; "
+                    "give a lower count, a fraction such as 0.5, or a list with one value per class"
+                )
+        num_classes, given = len(counts), self.attribution_threshold
+        if num_classes == 1:
+            raise DataError("the dataset has 1 class; repainting one class as another needs at least two")
+        if isinstance(given, tuple) and len(given) != num_classes:
+            raise ConfigError(
+                f"synthesis.attribution_threshold has {len(given)} entries, but the dataset has {num_classes} classes; "
+                "it takes one number, or one for each target class"
+            )
+        if isinstance(self.target, tuple):
+            valid = [0 <= target < num_classes and target != label for label, target in enumerate(self.target)]
+            if len(valid) != num_classes or not all(valid):
+                raise ConfigError(
+                    f"synthesis.target is {list(self.target)}; expected {num_classes} entries, each another class in "
+                    f"0..{num_classes - 1} than its position"
+                )
+
+    def num_sources(self, counts_C: np.ndarray) -> list[int]:
+        """Those of lowest loss: k."""
+        return num_selected(self.k, counts_C)
+
+    def measure(self) -> tuple[Literal["exact", "ig"], int]:
+        """As the config says."""
+        return self.attribution, self.num_steps
+
+    def finder(self) -> AnyFinder | None:
+        """Those of mask "language"."""
+        return self.language if self.mask == "language" else None
+
+    def with_absolute_models(self) -> Self:
+        """With these."""
+        models = self.finder()
+        return self if models is None else self.model_copy(update={"language": absolute_finder(models)})
+
+    def map_setting(self) -> str:
+        """The mask."""
+        return f"synthesis.mask={self.mask}"
+
+
+Config = DbbConfig
+
 
 def select(config: DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
     """PLAN rows sorted by key: the k lowest-loss images of each class, once for each of their targets.
@@ -113,7 +181,7 @@ def select(config: DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_see
     train = read_scores(scores)
     num_classes = len(dataset.class_names)
     counts_C = train.class_counts(num_classes)
-    check_classes(config, dict(zip(dataset.class_names, counts_C.tolist(), strict=True)))
+    config.check_classes(dict(zip(dataset.class_names, counts_C.tolist(), strict=True)))
     amounts_C = num_selected(config.k, counts_C)
     targets_C = target_labels(config, train, num_classes=num_classes)
     images = [
@@ -123,40 +191,6 @@ def select(config: DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_see
         for target in targets_C[label]
     ]
     return plan_table(images, train, prompts=dataset.prompts, run_seed=run_seed)
-
-
-def check_classes(config: DbbConfig, counts: Mapping[str, int]) -> None:
-    """Checks that the config fits a dataset's classes.
-
-    Args:
-        config: What to generate.
-        counts: Training images by class name, in order of label.
-
-    Raises:
-        ConfigError: A list in the config has another number of entries than there are classes.
-        DataError: A class has fewer images than asked for, or there is only one class.
-    """
-    for (name, count), amount in zip(counts.items(), num_selected(config.k, list(counts.values())), strict=True):
-        if amount > count or not count:
-            raise DataError(
-                f"class '{name}' has {count} training image(s) to choose from, but synthesis.k asks for {amount}; give "
-                "a lower count, a fraction such as 0.5, or a list with one value per class"
-            )
-    num_classes, given = len(counts), config.attribution_threshold
-    if num_classes == 1:
-        raise DataError("the dataset has 1 class; repainting one class as another needs at least two")
-    if isinstance(given, tuple) and len(given) != num_classes:
-        raise ConfigError(
-            f"synthesis.attribution_threshold has {len(given)} entries, but the dataset has {num_classes} classes; it "
-            "takes one number, or one for each target class"
-        )
-    if isinstance(config.target, tuple):
-        valid = [0 <= target < num_classes and target != label for label, target in enumerate(config.target)]
-        if len(valid) != num_classes or not all(valid):
-            raise ConfigError(
-                f"synthesis.target is {list(config.target)}; expected {num_classes} entries, each another class in "
-                f"0..{num_classes - 1} than its position"
-            )
 
 
 def num_selected(k: int | float | Sequence[int | float], counts_C: Sequence[int] | np.ndarray) -> list[int]:

@@ -9,33 +9,33 @@ assumption here.
 # N images of a class, D features, K clusters, C classes
 
 import logging
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from raygen.config import PositiveInt, Strict
+from raygen.config import PositiveInt
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
+from raygen.inpainters import InpainterConfig
 from raygen.pruners import PruneThresholds
+from raygen.synthesis.base import SynthesisBase
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
 
 logger = logging.getLogger(__name__)
-
-# A larger ratio only adds pictures to those of a smaller one: sources are taken in turn. Nothing is filtered.
-AMOUNT_FIELD = "gen_ratio"
-FILTER_FIELDS: frozenset[str] = frozenset()
 
 Covariance = Literal["pca", "ledoit_wolf", "uniform", "full"]
 
 # Fewer have no spread to cluster or to weigh by, and one image would be the source of every picture of its
 # class.
 MIN_MISCLASSIFIED = 2
+# Default of `inpainter.strength` where the whole picture is repainted: Stable Diffusion web UIs' for img2img.
+IMG2IMG_STRENGTH = 0.75
 
 
-class ScgsConfig(Strict):
+class ScgsConfig(SynthesisBase):
     """What SCGS generates.
 
     Attributes:
@@ -68,6 +68,16 @@ class ScgsConfig(Strict):
             ones.
     """
 
+    paper: ClassVar[str] = "SCGS (Li et al., arXiv 2412.19457)"
+    # A larger ratio only adds pictures to those of a smaller one: sources are taken in turn. Nothing is filtered.
+    amount_field: ClassVar[str] = "gen_ratio"
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # 2 and 4 clusters: the paper's. Every pair of clusters and tau is a pool of its own.
+        "num_clusters": {"values": (2, 4)},
+        "tau": {"values": (0.5, 0.7)},
+        "gen_ratio": {"low": 0.1, "high": 0.4, "step": 0.1},
+    }
+
     name: Literal["scgs"] = "scgs"
     mis_source: Literal["epoch", "kfold"] = "epoch"
     mis_epoch: int = Field(0, ge=0)
@@ -82,6 +92,38 @@ class ScgsConfig(Strict):
     top_q: float | None = Field(None, gt=0, lt=1)
     gen_ratio: float = Field(0.4, gt=0)
     gen_ratio_base: Literal["train_other", "mis_other"] = "train_other"
+
+    @classmethod
+    def inpainter_defaults(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """For the img2img baseline a strength that leaves something of the picture."""
+        return {"strength": IMG2IMG_STRENGTH} if fields.get("cam") == "none" else {}
+
+    def check_inpainter(self, inpainter: InpainterConfig) -> None:
+        """Checks that the img2img baseline leaves something of the picture."""
+        if self.cam == "none" and inpainter.strength == 1:
+            raise ValueError(
+                "synthesis.cam is none, which repaints the whole picture, but inpainter.strength is 1, which leaves "
+                f"nothing of it; set inpainter.strength below 1, such as {IMG2IMG_STRENGTH}"
+            )
+
+    def check_classes(self, counts: Mapping[str, int]) -> None:
+        """Checks the list of clusters."""
+        clusters_per_class(self.num_clusters, num_classes=len(counts))
+
+    def identification_epochs(self) -> int | None:
+        """With "epoch", up to `mis_epoch`."""
+        return self.mis_epoch + 1 if self.mis_source == "epoch" else None
+
+    def identification_folds(self) -> int | None:
+        """With "kfold"."""
+        return self.num_folds if self.mis_source == "kfold" else None
+
+    def map_setting(self) -> str:
+        """The map."""
+        return f"synthesis.cam={self.cam}"
+
+
+Config = ScgsConfig
 
 
 def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
@@ -137,7 +179,7 @@ def thresholds(config: ScgsConfig, scores: pa.Table, candidates: pa.Table) -> Pr
     return PruneThresholds()
 
 
-def masker(config: ScgsConfig) -> dict[str, Any]:
+def masker(config: ScgsConfig, dataset: DatasetInfo) -> dict[str, Any]:
     """Fields of the masker's config: keep what the wrong prediction rests on, repaint the rest.
 
     Not dilated: that would eat into the region to keep.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raygen.seeding import row_seed
 from raygen.tiny.pictures import save_grid, to_tensor_NCHW, to_uint8_NHWC
-from raygen.tiny.workers import Clock, Worker, load_state, save_state, warm_up_then_decay
+from raygen.tiny.processes import Clock, Process, load_state, save_state, warm_up_then_decay
 from raygen.tiny.world import World, open_world
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,11 @@ def build_autoencoder() -> AutoencoderKL:
     return autoencoder
 
 
-def train_autoencoder(worker: Worker, work: Path, *, minutes: float, seed: int) -> None:
+def train_autoencoder(process: Process, work: Path, *, minutes: float, seed: int) -> None:
     """Trains for `minutes`, folds the latents' statistics in, and saves the folder work/vae."""
     torch.manual_seed(seed)
     world = open_world(work / "world")
-    autoencoder = build_autoencoder().to(worker.device, memory_format=torch.channels_last)
+    autoencoder = build_autoencoder().to(process.device, memory_format=torch.channels_last)
     parameters = list(autoencoder.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0, betas=(0.9, 0.98), fused=True)
     checkpoint = work / "vae.pt"
@@ -76,26 +76,26 @@ def train_autoencoder(worker: Worker, work: Path, *, minutes: float, seed: int) 
         optimizer.load_state_dict(state["optimizer"])
         step, clock = state["step"], Clock(minutes * 60, spent_s=state["spent_s"])
     last_save_s, error = clock.spent_s, 0.01
-    while (fraction := worker.agree(clock.fraction)) < 1:
-        rng = np.random.default_rng(row_seed(seed, f"vae/{step}/{worker.rank}"))
+    while (fraction := process.agree(clock.fraction)) < 1:
+        rng = np.random.default_rng(row_seed(seed, f"vae/{step}/{process.rank}"))
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * warm_up_then_decay(fraction, warm_up=0.03, hold=0.3)
-        images_NCHW, weights_N1HW = _draw_batch(rng, world, cropped=fraction < CROPPED_FRACTION, device=worker.device)
-        torch.manual_seed(row_seed(seed, f"vae-noise/{step}/{worker.rank}"))
+        images_NCHW, weights_N1HW = _draw_batch(rng, world, cropped=fraction < CROPPED_FRACTION, device=process.device)
+        torch.manual_seed(row_seed(seed, f"vae-noise/{step}/{process.rank}"))
         loss, squared_error = _reconstruction_loss(autoencoder, images_NCHW, weights_N1HW)
         optimizer.zero_grad()
         loss.backward()
-        worker.average_gradients(parameters)
+        process.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step, error = step + 1, 0.97 * error + 0.03 * squared_error
-        if worker.leads and step % 50 == 0:
+        if process.leads and step % 50 == 0:
             logger.info("vae step %d (%.0f%%): %.2f dB", step, 100 * fraction, 10 * np.log10(4 / error))
-        if worker.leads and clock.spent_s - last_save_s > SAVE_EVERY_S:
+        if process.leads and clock.spent_s - last_save_s > SAVE_EVERY_S:
             last_save_s = clock.spent_s
             save_state(checkpoint, _state(autoencoder, optimizer, step, clock))
             save_reconstructions(autoencoder, world, work / "vae.png")
-    if worker.leads:
+    if process.leads:
         fold_latent_statistics(autoencoder, world)
         save_reconstructions(autoencoder, world, work / "vae.png")
         autoencoder.save_pretrained(work / "vae")

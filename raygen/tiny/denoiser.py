@@ -19,14 +19,14 @@ from raygen.tiny.latents import Batch, LatentBank
 from raygen.tiny.model import build_text_encoder, build_training_scheduler, build_unet, load_model, save_model
 from raygen.tiny.muon import Muon
 from raygen.tiny.pictures import save_grid
+from raygen.tiny.processes import Clock, Process, load_state, save_state, warm_up_then_decay
 from raygen.tiny.repaint import repaint
 from raygen.tiny.tokenizer import MAX_TOKENS, build_tokenizer
-from raygen.tiny.workers import Clock, Worker, load_state, save_state, warm_up_then_decay
 from raygen.tiny.world import TEMPLATES, World, dilate, open_world
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 32  # per worker
+BATCH_SIZE = 32  # per process
 MUON_LEARNING_RATE, ADAM_LEARNING_RATE = 2.5e-3, 1.5e-3
 WEIGHT_DECAY = 0.01
 # Every entry of the bank is used BATCH_SIZE / RENEWALS_PER_STEP = 4 times on average.
@@ -62,37 +62,37 @@ class Denoiser(nn.Module):
         return self._tokens[caption]
 
 
-def train_denoiser(worker: Worker, work: Path, *, minutes: float, seed: int) -> None:
+def train_denoiser(process: Process, work: Path, *, minutes: float, seed: int) -> None:
     """Trains for `minutes`, saves the averaged weights as the model work/export_latest, and marks work/unet.done."""
     torch.manual_seed(seed)
     tokenizer, world = build_tokenizer(), open_world(work / "world")
-    autoencoder = AutoencoderKL.from_pretrained(work / "vae").to(worker.device, memory_format=torch.channels_last)
+    autoencoder = AutoencoderKL.from_pretrained(work / "vae").to(process.device, memory_format=torch.channels_last)
     autoencoder.requires_grad_(False)
-    denoiser = Denoiser(tokenizer).to(worker.device).to(memory_format=torch.channels_last)
+    denoiser = Denoiser(tokenizer).to(process.device).to(memory_format=torch.channels_last)
     average = copy.deepcopy(denoiser).requires_grad_(False)
-    optimizers = build_optimizers(denoiser, worker)
+    optimizers = build_optimizers(denoiser, process)
     checkpoint = work / "unet.pt"
     step, clock = _resume(checkpoint, denoiser, average, optimizers, budget_s=minutes * 60)
-    bank_rng = np.random.default_rng(row_seed(seed, f"bank/{step}/{worker.rank}"))
+    bank_rng = np.random.default_rng(row_seed(seed, f"bank/{step}/{process.rank}"))
     bank = LatentBank(autoencoder, world, size=BANK_SIZE, rng=bank_rng)
-    if worker.leads:
+    if process.leads:
         logger.info("bank is filled; %.2f M parameters", sum(p.numel() for p in denoiser.parameters()) / 1e6)
     parameters, scheduler = list(denoiser.parameters()), build_training_scheduler()
     first_step, mean_loss, last_checkpoint_s, last_export_s = step, 0.0, clock.spent_s, clock.spent_s
-    while (fraction := worker.agree(clock.fraction)) < 1:
-        torch.manual_seed(row_seed(seed, f"unet/{step}/{worker.rank}"))
+    while (fraction := process.agree(clock.fraction)) < 1:
+        torch.manual_seed(row_seed(seed, f"unet/{step}/{process.rank}"))
         bank.renew(RENEWALS_PER_STEP)
         _set_learning_rate(optimizers, warm_up_then_decay(fraction, warm_up=0.02, hold=0.35))
         loss = velocity_loss(denoiser, scheduler, bank.draw(BATCH_SIZE))
         denoiser.zero_grad()
         loss.backward()
-        worker.average_gradients(parameters)
+        process.average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()
         step += 1
         _update_average(average, denoiser, decay=min(EMA_DECAY, (1 + step) / (10 + step)))
-        if not worker.leads:
+        if not process.leads:
             continue
         keep = min(0.98, (step - first_step - 1) / (step - first_step))
         mean_loss = keep * mean_loss + (1 - keep) * float(loss.detach())
@@ -104,7 +104,7 @@ def train_denoiser(worker: Worker, work: Path, *, minutes: float, seed: int) -> 
         if step == FIRST_EXPORT_STEP or clock.spent_s - last_export_s > EXPORT_EVERY_S:
             last_export_s = clock.spent_s
             _export(work, autoencoder, average, tokenizer, world)
-    if worker.leads:
+    if process.leads:
         save_state(checkpoint, _state(denoiser, average, optimizers, step=step, clock=clock))
         _export(work, autoencoder, average, tokenizer, world)
         (work / "unet.done").write_text(f"{step} steps\n")
@@ -130,14 +130,14 @@ def velocity_loss(denoiser: nn.Module, scheduler: DDPMScheduler, batch: Batch) -
     return error_BCHW.sum() / (weights_B1HW.sum() * latents_BCHW.shape[1])
 
 
-def build_optimizers(denoiser: Denoiser, worker: Worker) -> list[torch.optim.Optimizer]:
+def build_optimizers(denoiser: Denoiser, process: Process) -> list[torch.optim.Optimizer]:
     """Muon for the weights inside, AdamW for embeddings, norms, biases, the first and the last convolution."""
     outer = {id(p) for m in (denoiser.unet.conv_in, denoiser.unet.conv_out) for p in m.parameters()}
     outer |= {id(m.weight) for m in denoiser.modules() if isinstance(m, nn.Embedding)}
     inside = [p for p in denoiser.parameters() if p.ndim > 1 and id(p) not in outer]
     ids = {id(p) for p in inside}
     rest = [p for p in denoiser.parameters() if id(p) not in ids]
-    shared: dict[str, Any] = {"rank": worker.rank, "num_workers": worker.num_workers, "add_up": worker.add_up}
+    shared: dict[str, Any] = {"rank": process.rank, "num_processes": process.num_processes, "add_up": process.add_up}
     return [
         Muon(inside, lr=MUON_LEARNING_RATE, momentum=0.95, weight_decay=WEIGHT_DECAY, **shared),
         torch.optim.AdamW(rest, lr=ADAM_LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98), fused=True),

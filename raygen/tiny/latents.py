@@ -35,7 +35,7 @@ class Batch:
 
 
 class LatentBank:
-    """Encoded scenes of one worker."""
+    """Encoded scenes of one process."""
 
     def __init__(self, autoencoder: AutoencoderKL, world: World, *, size: int, rng: np.random.Generator) -> None:
         self._autoencoder, self._world, self._rng = autoencoder, world, rng

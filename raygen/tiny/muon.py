@@ -15,8 +15,8 @@ class Muon(torch.optim.Optimizer):
     torch.optim.Muon takes matrices only; most weights here are convolutions. The factor 0.2 * sqrt(larger side) makes
     the update as large as AdamW's, so that both can share a learning rate (Liu et al. 2025, arXiv 2502.16982, eq. 4).
 
-    Orthogonalising costs a third of a training step here. Workers whose gradients are equal can share it: each does
-    the weights of its `rank`, and `add_up`, the sum of a tensor over all workers, hands the updates round.
+    Orthogonalising costs a third of a training step here. Processes whose gradients are equal can share it: each does
+    the weights of its `rank`, and `add_up`, the sum of a tensor over all processes, hands the updates round.
     """
 
     def __init__(
@@ -27,11 +27,11 @@ class Muon(torch.optim.Optimizer):
         momentum: float,
         weight_decay: float,
         rank: int = 0,
-        num_workers: int = 1,
+        num_processes: int = 1,
         add_up: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self._rank, self._num_workers, self._add_up = rank, num_workers, add_up
+        self._rank, self._num_processes, self._add_up = rank, num_processes, add_up
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 state["momentum"].lerp_(p.grad, 1 - momentum)
-                if place % self._num_workers == self._rank:
+                if place % self._num_processes == self._rank:
                     updates.append(orthogonalise(p.grad.lerp(state["momentum"], momentum).flatten(1)).reshape(-1))
                 else:
                     updates.append(torch.zeros(p.numel(), device=p.device))

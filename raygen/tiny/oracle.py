@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from raygen.datasets.scene_rendering import CLASS_NAMES, Plumage
 from raygen.seeding import row_seed
 from raygen.tiny.pictures import to_tensor_NCHW
-from raygen.tiny.workers import Worker
+from raygen.tiny.processes import Process
 from raygen.tiny.world import World, open_world
 
 logger = logging.getLogger(__name__)
@@ -75,12 +75,12 @@ def held_out_scenes() -> range:
     return range(NUM_TRAINING_SCENES, NUM_TRAINING_SCENES + NUM_HELD_OUT_SCENES)
 
 
-def train_oracles(worker: Worker, work: Path, *, seed: int) -> None:
-    """Trains the oracles that are not there yet, one a worker at a time; saves work/oracle_{name}.safetensors."""
-    for name in list(ORACLES)[worker.rank :: worker.num_workers]:
+def train_oracles(process: Process, work: Path, *, seed: int) -> None:
+    """Trains the oracles that are not there yet, one a process at a time; saves work/oracle_{name}.safetensors."""
+    for name in list(ORACLES)[process.rank :: process.num_processes]:
         path = work / f"oracle_{name}.safetensors"
         if not path.exists():
-            oracle = _train(open_world(world_folder(work, name)), device=worker.device, seed=row_seed(seed, name))
+            oracle = _train(open_world(world_folder(work, name)), device=process.device, seed=row_seed(seed, name))
             save_file({key: tensor.contiguous() for key, tensor in oracle.state_dict().items()}, path)
 
 

@@ -16,6 +16,7 @@ from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 from raygen.seeding import row_seed
 from raygen.tiny.muon import Muon
 from raygen.tiny.pictures import save_grid, to_tensor_NCHW
+from raygen.tiny.processes import Clock, Process, load_state, save_state, warm_up_then_decay
 from raygen.tiny.segmenter import (
     GENERIC_WORDS,
     build_segmenter,
@@ -23,12 +24,11 @@ from raygen.tiny.segmenter import (
     draw_prompts,
     save_segmenter,
 )
-from raygen.tiny.workers import Clock, Worker, load_state, save_state, warm_up_then_decay
 from raygen.tiny.world import World, open_world
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 16  # scenes, per worker
+BATCH_SIZE = 16  # scenes, per process
 # Guesses that worked.
 MUON_LEARNING_RATE, ADAM_LEARNING_RATE = 5e-3, 2e-3
 WEIGHT_DECAY = 0.01
@@ -39,23 +39,23 @@ CHECKPOINT_EVERY_S, EXPORT_EVERY_S, FIRST_EXPORT_STEP = 120, 240, 100
 EXPORT_NAME = "segmenter_latest"
 
 
-def train_segmenter(worker: Worker, work: Path, *, minutes: float, seed: int) -> None:
+def train_segmenter(process: Process, work: Path, *, minutes: float, seed: int) -> None:
     """Trains for `minutes`, saves the averaged weights as work/segmenter_latest, and marks work/segmenter.done."""
     torch.manual_seed(seed)
-    training, world = Training(worker, work / "segmenter.pt", budget_s=minutes * 60), open_world(work / "world")
+    training, world = Training(process, work / "segmenter.pt", budget_s=minutes * 60), open_world(work / "world")
     parameters = list(training.segmenter.parameters())
-    if worker.leads:
+    if process.leads:
         logger.info("segmenter: %.2f M parameters", sum(p.numel() for p in parameters) / 1e6)
     mean_loss, first_step = 0.0, training.step
     last_checkpoint_s = last_export_s = training.clock.spent_s
-    while (fraction := worker.agree(training.clock.fraction)) < 1:
-        rng = np.random.default_rng(row_seed(seed, f"segmenter/{training.step}/{worker.rank}"))
+    while (fraction := process.agree(training.clock.fraction)) < 1:
+        rng = np.random.default_rng(row_seed(seed, f"segmenter/{training.step}/{process.rank}"))
         loss = mask_loss(training.segmenter, training.tokenizer, world, rng)
         training.segmenter.zero_grad()
         loss.backward()
-        worker.average_gradients(parameters)
+        process.average_gradients(parameters)
         training.update(warm_up_then_decay(fraction, warm_up=0.03, hold=0.4))
-        if not worker.leads:
+        if not process.leads:
             continue
         keep = min(0.98, (training.step - first_step - 1) / (training.step - first_step))
         mean_loss = keep * mean_loss + (1 - keep) * float(loss.detach())
@@ -67,7 +67,7 @@ def train_segmenter(worker: Worker, work: Path, *, minutes: float, seed: int) ->
         if training.step == FIRST_EXPORT_STEP or training.clock.spent_s - last_export_s > EXPORT_EVERY_S:
             last_export_s = training.clock.spent_s
             _export(work, training, world)
-    if worker.leads:
+    if process.leads:
         training.save()
         _export(work, training, world)
         (work / "segmenter.done").write_text(f"{training.step} steps\n")
@@ -77,17 +77,17 @@ class Training:
     """A training's state: the model, its averaged twin, optimizers, steps and time.
 
     Args:
-        worker: Whose it is.
+        process: Whose it is.
         checkpoint: Where it is saved, and taken from if it is there.
         budget_s: Processor time to spend.
     """
 
-    def __init__(self, worker: Worker, checkpoint: Path, *, budget_s: float) -> None:
+    def __init__(self, process: Process, checkpoint: Path, *, budget_s: float) -> None:
         self._checkpoint = checkpoint
         self.tokenizer = build_segmenter_tokenizer()
-        self.segmenter = build_segmenter(self.tokenizer).to(worker.device)
+        self.segmenter = build_segmenter(self.tokenizer).to(process.device)
         self.average = copy.deepcopy(self.segmenter).eval().requires_grad_(False)
-        self._optimizers = _build_optimizers(self.segmenter, worker)
+        self._optimizers = _build_optimizers(self.segmenter, process)
         self.step, self.clock = 0, Clock(budget_s, spent_s=0)
         if checkpoint.exists():
             state = load_state(checkpoint)
@@ -159,13 +159,13 @@ def prompt_logits(
     return logits_PHW
 
 
-def _build_optimizers(segmenter: CLIPSegForImageSegmentation, worker: Worker) -> list[torch.optim.Optimizer]:
+def _build_optimizers(segmenter: CLIPSegForImageSegmentation, process: Process) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside, AdamW for embeddings, norms, biases, the first and the last convolution."""
     outer = {id(m.weight) for m in segmenter.modules() if isinstance(m, nn.Embedding | nn.Conv2d | nn.ConvTranspose2d)}
     inside = [p for p in segmenter.parameters() if p.ndim > 1 and id(p) not in outer]
     ids = {id(p) for p in inside}
     rest = [p for p in segmenter.parameters() if id(p) not in ids]
-    shared: dict[str, Any] = {"rank": worker.rank, "num_workers": worker.num_workers, "add_up": worker.add_up}
+    shared: dict[str, Any] = {"rank": process.rank, "num_processes": process.num_processes, "add_up": process.add_up}
     optimizers: list[torch.optim.Optimizer] = [
         Muon(inside, lr=MUON_LEARNING_RATE, momentum=0.95, weight_decay=WEIGHT_DECAY, **shared),
         torch.optim.AdamW(rest, lr=ADAM_LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98), fused=True),

@@ -16,9 +16,9 @@ from raygen.tiny.autoencoder import train_autoencoder
 from raygen.tiny.card import write_card
 from raygen.tiny.denoiser import train_denoiser
 from raygen.tiny.oracle import NUM_HELD_OUT_SCENES, NUM_TRAINING_SCENES, ORACLES, train_oracles, world_folder
+from raygen.tiny.processes import Process, Start, run_processes
 from raygen.tiny.segmenter_card import write_segmenter_card
 from raygen.tiny.segmenter_training import EXPORT_NAME, train_segmenter
-from raygen.tiny.workers import Start, Worker, run_workers
 from raygen.tiny.world import create_world, finish_world, is_finished, render_part
 
 NUM_SCENES = 24_000
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = _parse()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    start = Start(work, num_workers=arguments.workers, device=arguments.device)
+    start = Start(work, num_processes=arguments.workers, device=arguments.device)
     if "segmenter" in arguments.models:
         _make_segmenter(arguments, start)
     if "inpainter" in arguments.models:
@@ -43,7 +43,7 @@ def _make_segmenter(arguments: argparse.Namespace, start: Start) -> None:
     if not arguments.card_only:
         _make_world(work / "world", start, name="tiny", plumage="hinted", num_scenes=NUM_SCENES, seed=seed)
         if not (work / "segmenter.done").exists():
-            run_workers(train_segmenter, start, minutes=arguments.segmenter_minutes, seed=seed)
+            run_processes(train_segmenter, start, minutes=arguments.segmenter_minutes, seed=seed)
         shutil.copytree(work / EXPORT_NAME, out, dirs_exist_ok=True)
     write_segmenter_card(out, seed=seed)
 
@@ -57,7 +57,7 @@ def _make_inpainter(arguments: argparse.Namespace, start: Start) -> None:
         folder, num_scenes = world_folder(work, name), NUM_TRAINING_SCENES + NUM_HELD_OUT_SCENES
         _make_world(folder, start, name=f"tiny-oracle/{name}", plumage=plumage, num_scenes=num_scenes, seed=seed)
     if not all((work / f"oracle_{name}.safetensors").exists() for name in ORACLES):
-        run_workers(train_oracles, start, seed=seed)
+        run_processes(train_oracles, start, seed=seed)
     write_card(out, work, seed=seed)
 
 
@@ -65,22 +65,22 @@ def _train(arguments: argparse.Namespace, start: Start) -> None:
     work, seed = arguments.work, arguments.seed
     _make_world(work / "world", start, name="tiny", plumage="hinted", num_scenes=NUM_SCENES, seed=seed)
     if not (work / "vae").exists():
-        run_workers(train_autoencoder, start, minutes=arguments.vae_minutes, seed=seed)
+        run_processes(train_autoencoder, start, minutes=arguments.vae_minutes, seed=seed)
     if not (work / "unet.done").exists():
-        run_workers(train_denoiser, start, minutes=arguments.unet_minutes, seed=seed)
+        run_processes(train_denoiser, start, minutes=arguments.unet_minutes, seed=seed)
 
 
 def _make_world(folder: Path, start: Start, *, name: str, plumage: Plumage, num_scenes: int, seed: int) -> None:
     if is_finished(folder):
         return
     create_world(folder, num_scenes=num_scenes)
-    run_workers(_render, start, folder=folder, name=name, plumage=plumage, seed=seed)
+    run_processes(_render, start, folder=folder, name=name, plumage=plumage, seed=seed)
     finish_world(folder)
 
 
-def _render(worker: Worker, work: Path, *, folder: Path, name: str, plumage: Plumage, seed: int) -> None:
+def _render(process: Process, work: Path, *, folder: Path, name: str, plumage: Plumage, seed: int) -> None:
     del work  # every job gets it; the world's folder is named in full
-    render_part(folder, name=name, plumage=plumage, seed=seed, rank=worker.rank, num_workers=worker.num_workers)
+    render_part(folder, name=name, plumage=plumage, seed=seed, rank=process.rank, num_processes=process.num_processes)
 
 
 def _parse() -> argparse.Namespace:
@@ -88,9 +88,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints; continued if it has any")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder above those of the models")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="which to make")
-    parser.add_argument("--segmenter-minutes", type=float, default=10, help="of processor time, per worker")
-    parser.add_argument("--vae-minutes", type=float, default=14, help="of processor time, per worker")
-    parser.add_argument("--unet-minutes", type=float, default=60, help="of processor time, per worker")
+    parser.add_argument("--segmenter-minutes", type=float, default=10, help="of processor time, per process")
+    parser.add_argument("--vae-minutes", type=float, default=14, help="of processor time, per process")
+    parser.add_argument("--unet-minutes", type=float, default=60, help="of processor time, per process")
     parser.add_argument("--card-only", action="store_true", help="measure the models in --out again; train none")
     parser.add_argument("--workers", type=int, default=2, help="processes; with --device cuda give 1")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -73,10 +73,10 @@ def create_world(folder: Path, *, num_scenes: int) -> None:
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
 
 
-def render_part(folder: Path, *, name: str, plumage: Plumage, seed: int, rank: int, num_workers: int) -> None:
-    """Renders every `num_workers`-th scene of a world, from `rank` on."""
+def render_part(folder: Path, *, name: str, plumage: Plumage, seed: int, rank: int, num_processes: int) -> None:
+    """Renders every `num_processes`-th scene of a world, from `rank` on."""
     world = open_world(folder, mode="r+")
-    for i in range(rank, len(world), num_workers):
+    for i in range(rank, len(world), num_processes):
         scene_seed = row_seed(seed, f"{name}/{i}")
         scene = render_scene(scene_seed, label=world.label(i), attribute=world.attribute(i), plumage=plumage)
         world.images_NHWC[i] = scene.image_HWC

@@ -30,7 +30,7 @@ from raygen.endpoint.edits import (
 from raygen.errors import EndpointError
 from serve.config import ServedModelConfig
 from serve.engine.painting import Painter, PreparedRequest, StepOutcome
-from serve.engine.scheduling import choose, rank
+from serve.engine.scheduling import PACE, Pace, choose, rank
 from serve.engine.tokens import TokenStore
 from serve.engine.under_way import PictureUnderWay, RequestUnderWay
 from serve.http.limits import number_text
@@ -41,9 +41,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_RETRY_AFTER_S = 60.0
-PROBE_TIMEOUT_S = 10.0
-# Age lifts a request in rank (`scheduling.py`), though nothing else happens: so often the order is looked at again.
-CHOICE_S = 1.0
 # Before the first step is timed, a guess for Retry-After: a small GPU's step of Stable Diffusion.
 FIRST_SECONDS_PER_STEP = 0.1
 # Weight of the newest step in the running mean: some ten steps decide, so that one slow step does not.
@@ -60,11 +57,21 @@ class Engine:
         config: The model.
         tokens: Its learned tokens.
         metrics: Where numbers go.
+        painter: The loaded model; by default it is loaded here.
+        pace: What goes by the clock.
     """
 
-    def __init__(self, config: ServedModelConfig, tokens: TokenStore, metrics: Metrics) -> None:
-        self._config, self._tokens, self._metrics = config, tokens, metrics
-        self._painter = Painter(config)
+    def __init__(
+        self,
+        config: ServedModelConfig,
+        tokens: TokenStore,
+        metrics: Metrics,
+        *,
+        painter: Painter | None = None,
+        pace: Pace = PACE,
+    ) -> None:
+        self._config, self._tokens, self._metrics, self._pace = config, tokens, metrics, pace
+        self._painter = painter or Painter(config)
         # One thread: torch calls never overlap, and the event loop never waits for them.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="painter")
         self._items: list[PictureUnderWay] = []
@@ -142,10 +149,10 @@ class Engine:
     async def probe(self) -> str | None:
         """Why the model does not paint now, or None: a picture of one step goes through the same queue, first in it."""
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
+            async with asyncio.timeout(self._pace.probe_timeout_s):
                 await self._probe()
         except TimeoutError:
-            return f"a one-step picture was not done within {number_text(PROBE_TIMEOUT_S)} seconds"
+            return f"a one-step picture was not done within {number_text(self._pace.probe_timeout_s)} seconds"
         except EndpointError as error:
             return error.code
         return None
@@ -186,12 +193,12 @@ class Engine:
             if self._preparing:
                 # The thread does these before any step that it is given now: whoever they are for can be in that step.
                 await asyncio.wait(self._preparing)
-            chosen = choose(self._items, num_rows=self._painter.bucket, now_s=time.monotonic())
+            now_s = time.monotonic()
+            chosen = choose(self._items, num_rows=self.bucket, now_s=now_s, ageing_s=self._pace.ageing_s)
             if not chosen:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            now_s = time.monotonic()
             for item in chosen:
                 self._start(item.owner, now_s)
             await self._in_thread(self._paint, chosen, asyncio.get_running_loop())
@@ -220,7 +227,7 @@ class Engine:
             if progress:
                 loop.call_soon_threadsafe(_tell, progress)
             is_through = any(picture.is_to_settle for picture in pictures)
-            if is_through or self._has_changed.is_set() or end_s - chosen_s > CHOICE_S:
+            if is_through or self._has_changed.is_set() or end_s - chosen_s > self._pace.choice_s:
                 return
 
     def _note_step(self, chosen: list[PictureUnderWay], outcome: StepOutcome, elapsed_s: float) -> None:
@@ -315,7 +322,7 @@ class Engine:
     def _tell_positions(self) -> None:
         """Tells those who wait how many go before them, and counts them."""
         now_s = time.monotonic()
-        ranked = sorted(self._items, key=lambda item: rank(item, now_s=now_s))
+        ranked = sorted(self._items, key=lambda item: rank(item, now_s=now_s, ageing_s=self._pace.ageing_s))
         waiting = [owner for owner in dict.fromkeys(item.owner for item in ranked) if owner.started_s is None]
         for position, owner in enumerate(waiting, start=1):
             if owner.position != position:
@@ -361,7 +368,7 @@ class Engine:
             num_inference_steps=1,
             strength=1.0,
             priority="interactive",
-            timeout_s=PROBE_TIMEOUT_S,
+            timeout_s=self._pace.probe_timeout_s,
         )
         prepared = await self._prepare(request, {})
         # Without the check for room: a full queue is no illness.

@@ -107,17 +107,23 @@ class Painter:
 
     Args:
         config: Which, and how many rows a call.
+
+    Attributes:
+        inpainter: The model itself.
+        bucket: Rows of a call.
+        determinism: "strict" where a picture's bits do not depend on its company, else "fast".
+        probe_side_px: Side of a probe's picture.
     """
 
     def __init__(self, config: ServedModelConfig) -> None:
         torch.set_num_threads(config.num_threads)
         self._config = config
-        self._inpainter = StableDiffusionInpainter(config.inpainter, 1, config.device)
+        self.inpainter = StableDiffusionInpainter(config.inpainter, 1, config.device)
         # Rows that memory was found to hold, by group; fewer than the bucket.
         self._fitting: dict[tuple[tuple[int, ...], bool], int] = {}
         self.bucket, self.determinism = self._choose_bucket()
         self._digest = model_facts(config.inpainter).digest
-        self.probe_side_px = self._inpainter.resolution_px
+        self.probe_side_px = self.inpainter.resolution_px
 
     def find_tokens(self, request: EditRequest, store: TokenStore) -> dict[str, LearnedToken]:
         """The learned tokens that a request's prompts name.
@@ -129,7 +135,7 @@ class Painter:
             return {}
         found: dict[str, LearnedToken] = {}
         for param in ("prompt", "negative_prompt"):
-            for name, pin in self._inpainter.prompts.token_names(getattr(request, param) or ""):
+            for name, pin in self.inpainter.prompts.token_names(getattr(request, param) or ""):
                 # What no token can be called is asked for like any other that is not there.
                 token = store.get(name) if NAME.fullmatch(name) else None
                 if token is None or (pin and not token.digest.removeprefix("sha256:").startswith(pin)):
@@ -166,8 +172,8 @@ class Painter:
             request=request,
             sampling=sampling,
             frame=frame,
-            prompt_embedding_1TD=self._inpainter.prompts.encode(prompt),
-            negative_embedding_1TD=self._inpainter.prompts.encode(negative),
+            prompt_embedding_1TD=self.inpainter.prompts.encode(prompt),
+            negative_embedding_1TD=self.inpainter.prompts.encode(negative),
             num_prompt_tokens=prompt.num_tokens,
             token_digests={name: token.digest for name, token in sorted(learned.items())},
             warnings=(*warnings, *more_warnings),
@@ -203,10 +209,10 @@ class Painter:
         wanted = self._config.bucket
         if wanted == "auto":
             wanted = self._config.auto_bucket if self._config.device == "cuda" else 1
-            if wanted > 1 and not rows_are_independent(self._inpainter, wanted):
+            if wanted > 1 and not rows_are_independent(self.inpainter, wanted):
                 wanted = 1
             return wanted, "strict"
-        is_strict = wanted == 1 or rows_are_independent(self._inpainter, wanted)
+        is_strict = wanted == 1 or rows_are_independent(self.inpainter, wanted)
         return wanted, "strict" if is_strict else "fast"
 
     def _frame(self, request: EditRequest) -> Frame:
@@ -229,7 +235,7 @@ class Painter:
             return frame_picture(
                 request.image_HWC,
                 request.repaint_HW,
-                stride_px=self._inpainter.stride_px,
+                stride_px=self.inpainter.stride_px,
                 mask_blur=request.mask_blur,
                 padding_mask_crop=request.padding_mask_crop,
             )
@@ -240,14 +246,14 @@ class Painter:
         self, param: str, text: str, request: EditRequest, learned: dict[str, LearnedToken]
     ) -> tuple[TokenizedPrompt, tuple[str, ...]]:
         vectors = {name: token.vectors for name, token in learned.items()}
-        width = self._inpainter.prompts.width
+        width = self.inpainter.prompts.width
         if any(table_VD.shape[1] != width for table_VD in vectors.values()):
             raise EndpointError(
                 f"a learned token was made for another text encoder than this model's, which is {width} wide",
                 code="invalid_token",
                 param=param,
             )
-        prompt = self._inpainter.prompts.tokenize(text, vectors)
+        prompt = self.inpainter.prompts.tokenize(text, vectors)
         if prompt.first_dropped is None:
             return prompt, ()
         told = f"{param} has {len(prompt.ids)} tokens with start and end; the model reads {prompt.max_length}"
@@ -272,10 +278,10 @@ class Painter:
         prepared = picture.request
         if prepared.encoded is None:
             frame = prepared.frame
-            prepared.encoded = self._inpainter.encode_picture(
+            prepared.encoded = self.inpainter.encode_picture(
                 frame.canvas_HWC, frame.canvas_repaint_HW, strength=prepared.sampling.strength
             )
-        picture.row = self._inpainter.start_row(
+        picture.row = self.inpainter.start_row(
             prepared.encoded,
             prepared.sampling,
             prompt_embedding_1TD=prepared.prompt_embedding_1TD,
@@ -291,7 +297,7 @@ class Painter:
         waiting, num_failures = list(pictures), 0
         while waiting:
             try:
-                self._inpainter.step([_row(picture) for picture in waiting[:num_rows]], num_rows=num_rows)
+                self.inpainter.step([_row(picture) for picture in waiting[:num_rows]], num_rows=num_rows)
             except torch.OutOfMemoryError:
                 num_failures += 1
                 if num_rows > 1:
@@ -306,7 +312,7 @@ class Painter:
         preserve = prepared.request.preserve_unmasked
         if row.is_done:
             try:
-                painted_HWC = self._inpainter.decode(row.latent_1Chw)
+                painted_HWC = self.inpainter.decode(row.latent_1Chw)
             except BlockedError:
                 picture.flagged = True
                 return
@@ -316,7 +322,7 @@ class Painter:
         if due > picture.num_previews and row.estimate_1Chw is not None:
             number, picture.num_previews = picture.num_previews, picture.num_previews + 1
             try:
-                painted_HWC = self._inpainter.decode(row.estimate_1Chw)
+                painted_HWC = self.inpainter.decode(row.estimate_1Chw)
             except BlockedError:
                 return  # nobody sees this preview; what the picture is in the end decides about the picture
             picture.preview = (number, prepared.frame.put_back(painted_HWC, preserve_unmasked=preserve))

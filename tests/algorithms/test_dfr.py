@@ -1,6 +1,8 @@
 """DFR against scikit-learn, on a toy with a spurious feature, and its head in a classifier."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +11,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 
-from raygen import algorithms
 from raygen.algorithms.dfr import (
     DfrConfig,
     average_head,
     balanced_rows,
     extract_features,
+    fit,
     logistic_head,
     penalty_scores,
     set_head,
@@ -38,7 +40,7 @@ def toy(counts: tuple[int, ...], *, seed: int) -> tuple[np.ndarray, np.ndarray, 
     return features_ND, label_N, group_N
 
 
-def average(features_ND, label_N, group_N, **changes):
+def average(features_ND: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, **changes: Any) -> Any:
     options = {"scaled_by_ND": features_ND, "c_value": 0.3, "num_retrains": 5, "seed": 0, **changes}
     return average_head(features_ND, label_N, group_N, **options)
 
@@ -112,7 +114,7 @@ def test_it_changes_the_head_alone_and_repeats(scenes_folder: Path, tmp_path: Pa
         classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
         before = {name: value.clone() for name, value in classifier.state_dict().items()}
         config = DfrConfig(num_retrains=2, c_values=(1.0, 0.1), scaler=scaler)
-        history = algorithms.fit(config, classifier, train, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
+        history = fit(config, classifier, train, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
         changed = {name for name, value in classifier.state_dict().items() if not torch.equal(value, before[name])}
         assert changed == {"head.weight", "head.bias"}
         assert [entry["c"] for entry in history] == [1.0, 0.1]
@@ -129,13 +131,13 @@ def test_what_validation_lacks_is_named(scenes_folder: Path, tmp_path: Path) -> 
     assert val.group_N is not None
     one_N = val.group_N.copy()
     one_N[np.flatnonzero(one_N == 2)[1:]] = 3
-    for changes, message in (
-        ({"group_N": None}, "needs the attribute of every validation image"),
-        ({"group_N": one_N}, "class 1 with attribute 0 has one image"),
-        ({"group_N": val.group_N % 2}, "no image of class 1"),
+    for group_N, message in (
+        (None, "needs the attribute of every validation image"),
+        (one_N, "class 1 with attribute 0 has one image"),
+        (val.group_N % 2, "no image of class 1"),
     ):
-        other = TrainingSet.__new__(TrainingSet)
-        other.__dict__.update({**val.__dict__, **changes})
+        other = copy.copy(val)
+        other.group_N = group_N
         classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
         with pytest.raises(DataError, match=message):
-            algorithms.fit(DfrConfig(), classifier, train, other, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
+            fit(DfrConfig(), classifier, train, other, seed=0, worker=Worker(0, 1, "cpu", tmp_path))

@@ -1,5 +1,6 @@
 """Group DRO against its closed forms, and its state through checkpoints."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,11 @@ def sets(scenes_folder: Path) -> tuple[TrainingSet, TrainingSet]:
     return TrainingSet(index, "train", size_px=64), TrainingSet(index, "val", size_px=64)
 
 
-def fit(config: algorithms.AnyAlgorithm, sets: tuple[TrainingSet, TrainingSet], folder: Path) -> Classifier:
+def fit(config: algorithms.AlgorithmConfig, sets: tuple[TrainingSet, TrainingSet], folder: Path) -> Classifier:
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
-    algorithms.fit(config, classifier, *sets, seed=0, worker=Worker(0, 1, "cpu", folder))
+    algorithms.of(config).fit(config, classifier, *sets, seed=0, worker=Worker(0, 1, "cpu", folder))
     return classifier
 
 
@@ -72,8 +73,8 @@ def test_huge_losses_do_not_overflow() -> None:
 
 def test_with_one_group_it_is_erm(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:
     train, val = sets
-    alone = TrainingSet.__new__(TrainingSet)
-    alone.__dict__.update({**train.__dict__, "group_N": np.zeros(len(train), dtype=np.int64)})
+    alone = copy.copy(train)
+    alone.group_N = np.zeros(len(train), dtype=np.int64)
     dro = fit(GroupDroConfig(epochs=2, sampler="uniform", select="last"), (alone, val), tmp_path / "dro")
     assert equal(dro, fit(ErmConfig(epochs=2, select="last"), (train, val), tmp_path / "erm"))
 
@@ -107,7 +108,7 @@ def test_a_picture_with_its_sources_attribute_has_a_group(scenes_folder: Path) -
 
 def test_without_attributes_it_is_refused(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:
     train, val = sets
-    without = TrainingSet.__new__(TrainingSet)
-    without.__dict__.update({**train.__dict__, "group_N": None})
+    without = copy.copy(train)
+    without.group_N = None
     with pytest.raises(DataError, match="algorithm group_dro needs the attribute"):
         fit(GroupDroConfig(), (without, val), tmp_path)

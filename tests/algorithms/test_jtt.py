@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from raygen import algorithms
-from raygen.algorithms.erm import ErmConfig
-from raygen.algorithms.jtt import JttConfig, OnlineErrors, find_errors, fit_jtt, num_copies, occurrences
+from raygen.algorithms import erm
+from raygen.algorithms.jtt import JttConfig, OnlineErrors, find_errors, fit, num_copies, occurrences
 from raygen.algorithms.loop import right_predictions
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
@@ -60,9 +59,9 @@ def test_minus_one_is_the_rule_of_the_authors_code(num_errors: int, expected: in
 def test_without_errors_it_is_erm(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:
     first, worker = new(tmp_path / "jtt")
     nothing_N = np.zeros(len(sets[0]), dtype=bool)
-    fit_jtt(JttConfig(epochs=2, up_weight=50), first, *sets, error_N=nothing_N, seed=0, worker=worker)
+    fit(JttConfig(epochs=2, up_weight=50), first, sets[0].with_errors(nothing_N), sets[1], seed=0, worker=worker)
     second, worker = new(tmp_path / "erm")
-    algorithms.fit(ErmConfig(epochs=2), second, *sets, seed=0, worker=worker)
+    erm.fit(erm.ErmConfig(epochs=2), second, *sets, seed=0, worker=worker)
     assert equal(first, second)
 
 
@@ -76,8 +75,8 @@ def test_the_error_set_is_what_the_first_classifier_gets_wrong_in_evaluation(
     assert np.array_equal(error_N, ~right_predictions(classifier, sets[0], "cpu"))
     # The same classifier as ERM's of as many epochs.
     other, worker = new(tmp_path / "erm")
-    erm = ErmConfig(epochs=2, learning_rate=0.02, select="last")
-    algorithms.fit(erm, other, *sets, seed=0, worker=worker)
+    same = erm.ErmConfig(epochs=2, learning_rate=0.02, select="last")
+    erm.fit(same, other, *sets, seed=0, worker=worker)
     assert equal(classifier, other)
 
 

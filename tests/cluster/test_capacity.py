@@ -17,7 +17,7 @@ Nodes = list[tuple[float, float]]
 
 def pretend(monkeypatch: pytest.MonkeyPatch, nodes: Nodes, *, grows_to: dict[tuple[float, float], int]) -> None:
     """A cluster of these nodes, which may get as many of each kind as `grows_to` says."""
-    alive = [{"Alive": True, "Resources": {"CPU": cpu, "GPU": gpu}} for cpu, gpu in nodes]
+    alive: list[dict[str, Any]] = [{"Alive": True, "Resources": {"CPU": cpu, "GPU": gpu}} for cpu, gpu in nodes]
     dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
     groups = [
         SimpleNamespace(resources={"CPU": cpu, "GPU": gpu}, max_count=num) for (cpu, gpu), num in grows_to.items()
@@ -125,15 +125,13 @@ def test_how_many_run_side_by_side(
 
 @pytest.mark.usefixtures("ray_session")
 def test_what_is_waited_for_is_said_and_the_wait_ends_with_the_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "TOLD_AFTER_S", 0.1)
     monkeypatch.setenv(capacity.LIMIT_VARIABLE, "0")  # the limit is for nodes that are not there, not for other work
 
-    @ray.remote(num_cpus=3)
     class Other:
         def ready(self) -> bool:
             return True
 
-    other = Other.remote()
+    other: Any = ray.remote(num_cpus=3)(Other).remote()
     assert ray.get(other.ready.remote())
     said: list[str] = []
 
@@ -142,7 +140,7 @@ def test_what_is_waited_for_is_said_and_the_wait_ends_with_the_other_work(monkey
         ray.kill(other)
 
     wanted = [Need("fit", {"CPU": 2.0, "GPU": 0.0}), Need("nothing", {"CPU": 0.0})]
-    capacity.wait_until_free(wanted, what="a fit needs", say=say)
+    capacity.wait_until_free(wanted, what="a fit needs", say=say, told_after_s=0.1)
     assert len(said) == 1
     assert said[0].startswith("waiting: a fit needs fit: 1 x (2 CPUs)")
     assert "other work holds the cluster's 1 node with 4 CPUs: free are 1 CPU" in said[0]
@@ -151,11 +149,11 @@ def test_what_is_waited_for_is_said_and_the_wait_ends_with_the_other_work(monkey
 
 @pytest.mark.usefixtures("ray_session")
 def test_nodes_that_do_not_come_are_waited_for_until_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "TOLD_AFTER_S", 0.1)
     monkeypatch.setenv(capacity.LIMIT_VARIABLE, "1.5")
     said: list[str] = []
+    need = Need("fit", {"CPU": 64.0})
     with pytest.raises(ResourceError, match=r"fit: 1 x \(64 CPUs\) .*only 1 node with 4 CPUs. No other node came in"):
-        capacity.wait_until_free([Need("fit", {"CPU": 64.0})], what="a fit needs", say=said.append)
+        capacity.wait_until_free([need], what="a fit needs", say=said.append, told_after_s=0.1)
     # On a busy machine the limit may have passed before the first line.
     assert all("the cluster has only 1 node with 4 CPUs" in line for line in said)
 

@@ -123,7 +123,10 @@ def test_a_table_of_numbers_takes_the_names_of_the_published_dataset_that_it_is_
     assert info.has_numbered_classes == (names == NUMBERED)
     if not fields:
         # Said, whether they are taken or not; of a folder that is called otherwise there is nothing to say.
-        said = {BIRDS: "classes are called as in waterbirds", HAIR: "classes are called as in celeba"}
+        said: dict[tuple[Any, ...], str] = {
+            BIRDS: "classes are called as in waterbirds",
+            HAIR: "classes are called as in celeba",
+        }
         expected = "" if name == "pets" else said.get(names[0], "its classes are not called as there")
         lines = dataset_lines(FolderConfig(path=folder))
         assert [expected in line for line in lines] == [True] * (name != "pets")
@@ -268,7 +271,12 @@ def test_the_published_numbers_are_no_difference() -> None:
     assert differences(KNOWN["waterbirds"], found) == []
     assert sum(found.values()) == 11_788
     assert sum(n for groups in KNOWN["celeba"].values() for n in groups.values()) == 202_599
-    by_class = {("train", 0, 0): 231, ("train", 0, 1): 380, ("train", 1, 2): 145, ("train", 1, 3): 367}
+    by_class: dict[tuple[str, int, int | None], int] = {
+        ("train", 0, 0): 231,
+        ("train", 0, 1): 380,
+        ("train", 1, 2): 145,
+        ("train", 1, 3): 367,
+    }
     assert not [line for line in differences(KNOWN["metashift"], by_class) if line.startswith("train")]
 
 

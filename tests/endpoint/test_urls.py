@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from raygen.config import validate
+from raygen.endpoint.http import connect_http
+from raygen.endpoint.retry import ask_blocking
 from raygen.endpoint.urls import proxy_for
 from raygen.errors import ConfigError, EndpointError
 from raygen.images import encode_image
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.served import connect_http
 from serve.client import Client
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -118,7 +119,7 @@ def test_the_scheme_has_its_own_variable_and_small_letters_go_first(monkeypatch:
 def ask(kind: str, url: str, **more: Any) -> None:
     """One request by the pool's client or the Python client."""
     if kind == "pool":
-        connect_http(url).facts("tiny")
+        ask_blocking(connect_http(url).facts, "tiny")
     else:
         image_HWC, mask_HW = np.zeros((64, 64, 3), np.uint8), np.ones((64, 64), bool)
         request = {"image": image_HWC, "mask": mask_HW, "prompt": "a", "seed": 1, **more}

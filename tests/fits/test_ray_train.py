@@ -32,7 +32,7 @@ def payload(data: Path, algorithm: LoopConfig) -> dict[str, Any]:
     request = FitRequest(
         data=str(data),
         classifier=ClassifierConfig(width=8).model_dump(mode="json"),
-        algorithm=algorithm.model_dump(mode="json"),
+        algorithm=algorithm,
         seed=0,
         init=None,
         extra=None,
@@ -58,7 +58,7 @@ def fit(
     """Weights of a fit."""
     folder.mkdir()
     config = FitConfig(num_cpus=0.5, num_threads=1, **resources)
-    ray_train.run(job, payload(data, algorithm), folder=folder, resources=config, engine="ray", say=say)
+    ray_train.run(job, payload(data, algorithm), folder=folder, resources=config, engine="ray", say=say, every_s=0.01)
     return (folder / "model.safetensors").read_bytes()
 
 
@@ -78,10 +78,7 @@ def die_once(worker: Worker, payload: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_fit_whose_worker_dies_ends_with_the_same_weights(
-    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "EVERY_S", 0.01)
+def test_a_fit_whose_worker_dies_ends_with_the_same_weights(scenes_folder: Path, tmp_path: Path) -> None:
     heard: list[str] = []
     disturbed = fit(die_once, scenes_folder, tmp_path / "disturbed", max_failures=2, say=heard.append)
     assert (tmp_path / "disturbed" / "died").exists()
@@ -114,7 +111,7 @@ def fit_a_linear_classifier(worker: Worker, payload: dict[str, Any]) -> None:
     config = GroupDroConfig(epochs=2, batch_size=33, eta=1.0, learning_rate=1e-3, augment="none", select="last")
     torch.default_generator.manual_seed(0)  # every worker starts alike
     classifier = Classifier(ClassifierConfig(image_size_px=16), nn.Flatten(), num_features=3 * 16 * 16, num_classes=2)
-    algorithms.fit(config, classifier, train, val, seed=0, worker=worker)
+    algorithms.of(config).fit(config, classifier, train, val, seed=0, worker=worker)
     if worker.leads:
         torch.save(classifier.state_dict(), worker.folder / "weights.pt")
 

@@ -90,7 +90,8 @@ def test_the_candidates_carry_the_token_of_their_target_class(finished: Path) ->
     assert prompts == {0: "a photo of a <landbird> landbird", 1: "a photo of a <waterbird> waterbird"}
     (part, *_) = sorted((finished / "candidates").glob("part-*.parquet"))
     (tmp := finished / "one.png").write_bytes(pq.read_table(part)["generated_png"][0].as_py())
-    text = Image.open(tmp).text
+    opened: Any = Image.open(tmp)
+    text = opened.text
     assert text["prompt"] == rows[0]["prompt"]
     name, _, digest = text["tokens"].partition("@sha256:")
     assert name in rows[0]["prompt"]

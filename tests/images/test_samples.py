@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,7 +231,8 @@ DARK_JPEG2000 = base64.b64decode(
 
 def test_colours_of_jpeg_2000_that_are_far_below_their_depth_are_refused() -> None:
     """Pillow gives their upper eight bits: a black picture."""
-    assert max(high for _, high in Image.open(io.BytesIO(DARK_JPEG2000)).getextrema()) < 16
+    bands: Any = Image.open(io.BytesIO(DARK_JPEG2000)).getextrema()
+    assert max(high for _, high in bands) < 16
     with pytest.raises(RowError, match=r"values go up to about [23]\d\d\d, far below 65535"):
         decode_image(DARK_JPEG2000)
     # Of eight bits, every value is meant.

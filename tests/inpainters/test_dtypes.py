@@ -93,8 +93,8 @@ def test_the_autoencoder_is_as_safe_as_its_config_wants(
         model = load(models[9], dtype)
     finally:
         path.write_text(before)
-    assert model._pipe.vae.dtype == expected
-    assert model._pipe.unet.dtype == model._pipe.text_encoder.dtype == getattr(torch, dtype)
+    assert model.pipe.vae.dtype == expected
+    assert model.pipe.unet.dtype == model.pipe.text_encoder.dtype == getattr(torch, dtype)
 
 
 def test_float16_on_a_cpu_is_warned_of(models: dict[int, Path], caplog: pytest.LogCaptureFixture) -> None:
@@ -106,5 +106,5 @@ def test_float16_on_a_cpu_is_warned_of(models: dict[int, Path], caplog: pytest.L
 
 
 def test_attention_is_not_sliced(half: StableDiffusionInpainter) -> None:
-    kinds = {type(processor).__name__ for processor in half._pipe.unet.attn_processors.values()}
+    kinds = {type(processor).__name__ for processor in half.pipe.unet.attn_processors.values()}
     assert kinds == {"AttnProcessor2_0"}

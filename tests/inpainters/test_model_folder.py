@@ -89,7 +89,7 @@ def test_without_the_safety_checker_its_parts_may_be_missing(model: Path) -> Non
         shutil.rmtree(model / part)
     check_model_folder(model, safety_checker=False)
     config = InpainterConfig(model=str(model), safety_checker=False)
-    assert StableDiffusionInpainter(config, 1, "cpu")._pipe.safety_checker is None
+    assert StableDiffusionInpainter(config, 1, "cpu").pipe.safety_checker is None
 
 
 def test_weights_that_only_pickle_reads_are_refused(model: Path) -> None:

@@ -121,7 +121,7 @@ def test_pixels_outside_the_mask_are_equal_to_the_bit(models: dict[str, Path], n
 def test_the_padding_of_version_two_is_read_from_its_special_tokens(models: dict[str, Path]) -> None:
     """Its tokenizer_config.json says another padding than it was trained with."""
     config = InpainterConfig(model=str(models["sd2_inpainting"]))
-    tokenizer = StableDiffusionInpainter(config, 1, "cpu")._pipe.tokenizer
+    tokenizer = StableDiffusionInpainter(config, 1, "cpu").pipe.tokenizer
     assert (tokenizer.pad_token, tokenizer.model_max_length) == ("!", 77)
 
 

@@ -44,6 +44,11 @@ def load(folder: Path, *, num_rows: int = 4, **options: object) -> StableDiffusi
     return StableDiffusionInpainter(config, num_rows, "cpu")
 
 
+def same(first: np.ndarray | RowError, second: np.ndarray | RowError) -> bool:
+    """Whether both are pictures, and equal to the bit."""
+    return isinstance(first, np.ndarray) and isinstance(second, np.ndarray) and np.array_equal(first, second)
+
+
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 @pytest.mark.parametrize("model", [(9, "ddim"), (4, "ddim"), (9, "dpm"), (9, "euler_ancestral")])
@@ -130,7 +135,7 @@ def test_a_whole_picture_with_nine_channels_is_diffusers_inpainting_of_a_white_m
         assert np.abs(result.astype(float) - reference * 255).max() <= 1.01
     # Something of the source is left: another one gives another picture.
     other = inpaint(ours, images[::-1], whole, prompts=["a bird", "cat"], seeds=[5, 6])
-    assert not np.array_equal(painted[0], other[0])
+    assert not same(painted[0], other[0])
 
 
 def test_pixels_outside_the_mask_are_equal_to_the_bit(models: dict[tuple[int, str], Path]) -> None:
@@ -160,7 +165,7 @@ def test_a_picture_does_not_depend_on_its_companions(models: dict[tuple[int, str
         (alone,) = inpaint(
             model, images[i : i + 1], masks[i : i + 1], prompts=prompts[i : i + 1], seeds=seeds[i : i + 1]
         )
-        assert np.array_equal(together[i], alone)
+        assert same(together[i], alone)
 
 
 def test_rows_at_different_steps_share_a_call(models: dict[tuple[int, str], Path]) -> None:
@@ -172,8 +177,8 @@ def test_rows_at_different_steps_share_a_call(models: dict[tuple[int, str], Path
     second = model.encode_row(images[1], masks[1], prompt="b", seed=2)
     while not second.is_done:
         model.step([row for row in (second, first) if not row.is_done])
-    assert np.array_equal(model.decode_row(first, images[0], masks[0]), expected[0])
-    assert np.array_equal(model.decode_row(second, images[1], masks[1]), expected[1])
+    assert same(model.decode_row(first, images[0], masks[0]), expected[0])
+    assert same(model.decode_row(second, images[1], masks[1]), expected[1])
 
 
 def test_the_seed_and_the_prompt_matter(models: dict[tuple[int, str], Path]) -> None:

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from raygen.errors import ConfigError, ModelError, NonFiniteError, RowError
 from raygen.maskers import load_masker
 from raygen.maskers.clipseg import ClipsegConfig, ClipsegFinder
 from raygen.maskers.language import LanguageConfig, check_finder, finder_revisions
+from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
 from raygen.model_files import find_model
 
@@ -19,7 +21,7 @@ SHIPPED = Path(find_model("tiny", tiny="segmenter_weights"))
 
 
 @pytest.fixture
-def copy(tmp_path) -> Path:
+def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(SHIPPED, tmp_path / "clipseg"))
 
 
@@ -32,33 +34,26 @@ def picture(seed: int, *, label: int = 0) -> np.ndarray:
     return render_scene(30_000 + seed, label=label, attribute=seed % 2).image_HWC
 
 
-class Stub:
-    """Gives every picture the same logits."""
-
-    dtype = torch.float32
-
-    def __init__(self, logits_HW: torch.Tensor) -> None:
-        self._logits_HW = logits_HW
-
-    def __call__(self, *, pixel_values, conditional_embeddings):
-        assert len(conditional_embeddings) == len(pixel_values)
-        return type("Output", (), {"logits": self._logits_HW.repeat(len(pixel_values), 1, 1)})
-
-
-def stubbed(logits_HW: torch.Tensor, **fields) -> ClipsegFinder:
+def stubbed(logits_HW: torch.Tensor, **fields: Any) -> ClipsegFinder:
+    """A finder whose model gives every picture the same logits."""
     finder = ClipsegFinder(ClipsegConfig(**fields), ["bird"], device="cpu")
-    finder._model = Stub(logits_HW)
+
+    def answer(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
+        output.logits = logits_HW.expand_as(output.logits)
+        return output
+
+    finder.model.register_forward_hook(answer)
     return finder
 
 
-def test_object_is_where_the_probability_reaches_the_threshold():
+def test_object_is_where_the_probability_reaches_the_threshold() -> None:
     probability_HW = torch.linspace(0.05, 0.95, 64 * 64, dtype=torch.float64).reshape(64, 64)
     for threshold in (0.2, 0.5, 0.9):
         (found_HW,) = stubbed(probability_HW.logit().float(), threshold=threshold)([picture(0)], [0])
         np.testing.assert_array_equal(found_HW, probability_HW.numpy() >= threshold)
 
 
-def test_logits_are_brought_to_the_pictures_own_size():
+def test_logits_are_brought_to_the_pictures_own_size() -> None:
     logits_HW = torch.full((64, 64), -9.0)
     logits_HW[:, 32:] = 9
     image_HWC = np.zeros((30, 100, 3), dtype=np.uint8)
@@ -68,58 +63,60 @@ def test_logits_are_brought_to_the_pictures_own_size():
     np.testing.assert_array_equal(found_HW, expected_HW)
 
 
-def test_nothing_above_the_threshold_is_a_row_error_with_the_best_probability():
+def test_nothing_above_the_threshold_is_a_row_error_with_the_best_probability() -> None:
     logits_HW = torch.full((64, 64), -3.0)
     logits_HW[3, 4] = torch.logit(torch.tensor(0.37))
     (found,) = stubbed(logits_HW)([picture(0)], [0])
-    with pytest.raises(RowError, match=r"CLIPSeg found no 'bird' \(highest probability 0.37 < 0.5\)"):
-        raise found
+    assert isinstance(found, RowError)
+    assert str(found) == "CLIPSeg found no 'bird' (highest probability 0.37 < 0.5)"
 
 
-def test_numbers_that_are_not_finite_are_a_row_error():
+def test_numbers_that_are_not_finite_are_a_row_error() -> None:
     (found,) = stubbed(torch.full((64, 64), torch.nan))([picture(0)], [0])
     assert isinstance(found, NonFiniteError)
 
 
-def test_each_class_has_its_own_text():
+def test_each_class_has_its_own_text() -> None:
     both = ClipsegFinder(ClipsegConfig(), ["zebra", "bird"], device="cpu")
     zebra, bird_HW, other_zebra = both([picture(0), picture(0), picture(1)], [0, 1, 0])
     assert isinstance(bird_HW, np.ndarray)
     for found in (zebra, other_zebra):
-        with pytest.raises(RowError, match="CLIPSeg found no 'zebra'"):
-            raise found
+        assert isinstance(found, RowError)
+        assert "CLIPSeg found no 'zebra'" in str(found)
 
 
-def test_a_pictures_mask_does_not_depend_on_its_companions(finder):
+def test_a_pictures_mask_does_not_depend_on_its_companions(finder: ClipsegFinder) -> None:
     first = finder([picture(0), picture(1), picture(2)], [0, 1, 1])
     second = finder([picture(0), picture(5), picture(0)], [0, 0, 0])
     np.testing.assert_array_equal(first[0], second[0])
 
 
-def test_masker_grows_the_object_and_keeps_it():
+def test_masker_grows_the_object_and_keeps_it() -> None:
     config = LanguageConfig(texts=("bird", "bird"), dilation_px=4)
     (repaint,) = load_masker(config, "")([picture(0)], [None], [0])
+    assert isinstance(repaint, Repaint)
+    assert repaint.object_HW is not None
     np.testing.assert_array_equal(repaint.mask_HW, dilate(repaint.object_HW, radius_px=4))
 
 
-def test_half_precision_finds_nearly_the_same(finder):
+def test_half_precision_finds_nearly_the_same(finder: ClipsegFinder) -> None:
     half = ClipsegFinder(ClipsegConfig(dtype="bfloat16"), ["bird"], device="cpu")
     images = [picture(n) for n in range(4)]
     for found_HW, expected_HW in zip(half(images, [0] * 4), finder(images, [0] * 4), strict=True):
-        assert (found_HW == expected_HW).mean() > 0.97
+        assert np.mean(found_HW == expected_HW) > 0.97
 
 
-def test_a_text_that_the_model_would_cut_is_refused():
+def test_a_text_that_the_model_would_cut_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"the object text 'bird bird .* is 32 tokens long, but the model reads 24"):
         ClipsegFinder(ClipsegConfig(), [" ".join(["bird"] * 30)], device="cpu")
 
 
-def test_an_unknown_model_is_named():
+def test_an_unknown_model_is_named() -> None:
     with pytest.raises(ModelError, match=r"'/no/such/folder' is neither a folder nor a hub id .* nor 'tiny'"):
         check_finder(ClipsegConfig(model="/no/such/folder"))
 
 
-def test_a_model_of_another_architecture_is_named(copy):
+def test_a_model_of_another_architecture_is_named(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "clip"}))
     with pytest.raises(
@@ -136,14 +133,14 @@ def test_a_model_of_another_architecture_is_named(copy):
         ("processor_config.json", "neither preprocessor_config.json nor processor_config.json"),
     ],
 )
-def test_an_incomplete_folder_is_named_before_any_work(copy, missing, reason):
+def test_an_incomplete_folder_is_named_before_any_work(copy: Path, missing: str, reason: str) -> None:
     check_finder(ClipsegConfig(model=str(copy)))
     (copy / missing).unlink()
     with pytest.raises(ModelError, match=reason):
         check_finder(ClipsegConfig(model=str(copy)))
 
 
-def test_weights_that_are_not_there_do_not_stay_random(copy):
+def test_weights_that_are_not_there_do_not_stay_random(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
     del weights["decoder.film_mul.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
@@ -151,21 +148,21 @@ def test_weights_that_are_not_there_do_not_stay_random(copy):
         ClipsegFinder(ClipsegConfig(model=str(copy)), ["bird"], device="cpu")
 
 
-def test_weights_that_are_cut_off_are_found_before_any_work(copy):
+def test_weights_that_are_cut_off_are_found_before_any_work(copy: Path) -> None:
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ModelError, match=r"model\.safetensors is cut off or damaged: 5,000 bytes"):
         check_finder(ClipsegConfig(model=str(copy)))
 
 
-def test_damaged_weights_are_an_error_of_the_model(copy):
+def test_damaged_weights_are_an_error_of_the_model(copy: Path) -> None:
     data = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(ModelError, match="cut off or damaged"):
         ClipsegFinder(ClipsegConfig(model=str(copy)), ["bird"], device="cpu")
 
 
-def test_the_revision_is_the_folders_hash_or_the_hubs_revision(copy):
+def test_the_revision_is_the_folders_hash_or_the_hubs_revision(copy: Path) -> None:
     assert finder_revisions(ClipsegConfig()) == finder_revisions(ClipsegConfig(model=str(copy)))
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
     assert finder_revisions(ClipsegConfig()) != finder_revisions(ClipsegConfig(model=str(copy)))

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import oracles
 import pytest
@@ -18,18 +20,19 @@ def blob(*pixels: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("radius_px", [0, 1, 2, 3, 5])
-def test_dilation_reaches_every_pixel_within_the_radius(radius_px):
+def test_dilation_reaches_every_pixel_within_the_radius(radius_px: int) -> None:
     mask_HW = blob((0, 0), (6, 7), (6, 8), (11, 3))
     np.testing.assert_array_equal(dilate(mask_HW, radius_px=radius_px), oracles.dilate(mask_HW, radius_px))
 
 
-def test_dilation_by_the_default_equals_the_distance_transform():
+def test_dilation_by_the_default_equals_the_distance_transform() -> None:
     mask_HW = np.random.default_rng(0).random((64, 50)) > 0.995
     np.testing.assert_array_equal(dilate(mask_HW, radius_px=8), distance_transform_edt(~mask_HW) <= 8)
 
 
-def test_repaint_mask_is_the_dilated_object():
+def test_repaint_mask_is_the_dilated_object() -> None:
     (repaint,) = TruthMasker(TruthConfig(dilation_px=2))([IMAGE], [blob((6, 7))], [0])
+    assert isinstance(repaint, Repaint)
     np.testing.assert_array_equal(repaint.mask_HW, oracles.dilate(blob((6, 7)), 2))
     np.testing.assert_array_equal(repaint.object_HW, blob((6, 7)))
 
@@ -42,7 +45,7 @@ def test_repaint_mask_is_the_dilated_object():
         (np.ones((14, 12), dtype=bool), "14 x 12 but the picture is 12 x 14"),
     ],
 )
-def test_row_without_a_usable_object_mask_says_why_and_leaves_its_neighbours_alone(object_HW, reason):
+def test_row_without_a_usable_object_mask_says_why_and_leaves_its_neighbours_alone(object_HW: Any, reason: str) -> None:
     good = blob((6, 7))
     masks = TruthMasker(TruthConfig())([IMAGE, IMAGE, IMAGE], [good, object_HW, good], [0, 0, 0])
     assert isinstance(masks[1], RowError)

@@ -28,7 +28,6 @@ from raygen.images import decode_image
 from raygen.pools import pipeline
 from raygen.pools.units import Job
 from raygen.stages.spec import Batch, StageSpec, fail_row, object_column, ok_rows, with_own_status
-from raygen.storage import progress
 from raygen.storage.parts import Parts, read_parts
 
 RESULT = pa.schema(
@@ -115,10 +114,9 @@ def test_local_engine_writes_every_row_once(scenes_folder: Path, tmp_path: Path)
 def test_how_many_rows_are_done_is_said(
     scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Literal["local", "ray"]
 ) -> None:
-    monkeypatch.setattr(progress, "EVERY_S", 0.001)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)  # in a terminal Ray draws bars instead
     heard: list[str] = []
-    pipeline.run(make_job(scenes_folder, tmp_path / "out"), engine=engine, say=heard.append)
+    pipeline.run(make_job(scenes_folder, tmp_path / "out"), engine=engine, say=heard.append, every_s=0.001)
     done = [int(line.removesuffix(" of 160 rows")) for line in heard]
     assert done
     assert done == sorted({*done})

@@ -1,5 +1,6 @@
 import itertools
 import re
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +20,8 @@ def candidates(*rows: tuple[str, int, int, float | None, float | None]) -> pa.Ta
 @pytest.mark.parametrize(("psi_above", "rho_above"), list(itertools.product([-1, 0, 1], repeat=2)))
 @pytest.mark.parametrize(("source", "target"), [(0, 1), (1, 0)])
 def test_kept_only_strictly_below_psi_of_the_source_and_strictly_above_p_of_the_target(
-    source, target, psi_above, rho_above
-):
+    source: Any, target: int, psi_above: bool, rho_above: bool
+) -> None:
     psi = THRESHOLDS.source_probability_below[source] + 0.125 * psi_above
     rho = THRESHOLDS.attribution_above[target] + 0.125 * rho_above
     kept_N, reasons = verdicts(candidates(("ok", source, target, psi, rho)), THRESHOLDS)
@@ -34,19 +35,19 @@ def test_kept_only_strictly_below_psi_of_the_source_and_strictly_above_p_of_the_
     assert kept_N.tolist() == [expected is None]
 
 
-def test_failed_candidate_is_never_kept_and_needs_no_scores():
+def test_failed_candidate_is_never_kept_and_needs_no_scores() -> None:
     kept_N, reasons = verdicts(candidates(("failed", 0, 1, None, None), ("ok", 0, 1, 0.0, 9.0)), THRESHOLDS)
     assert kept_N.tolist() == [False, True]
     assert reasons == ["failed", None]
 
 
-def test_without_thresholds_every_candidate_that_did_not_fail_is_kept():
+def test_without_thresholds_every_candidate_that_did_not_fail_is_kept() -> None:
     kept_N, reasons = verdicts(candidates(("ok", 0, 1, 1.0, None), ("failed", 0, 1, None, None)), PruneThresholds())
     assert kept_N.tolist() == [True, False]
     assert reasons == [None, "failed"]
 
 
-def test_one_empty_mapping_switches_off_its_test_only():
+def test_one_empty_mapping_switches_off_its_test_only() -> None:
     rows = candidates(("ok", 0, 1, 0.9, 9.0), ("ok", 0, 1, 0.1, 0.0))
     only_rho = PruneThresholds(attribution_above=THRESHOLDS.attribution_above)
     assert verdicts(rows, only_rho)[1] == [None, "attribution_inside"]
@@ -54,14 +55,14 @@ def test_one_empty_mapping_switches_off_its_test_only():
     assert verdicts(rows, only_psi)[1] == ["source_probability", None]
 
 
-def test_label_without_a_threshold_and_row_without_a_score_are_errors():
+def test_label_without_a_threshold_and_row_without_a_score_are_errors() -> None:
     with pytest.raises(DataError, match="source_label 2"):
         verdicts(candidates(("ok", 2, 1, 0.1, 9.0)), THRESHOLDS)
     with pytest.raises(DataError, match="no attribution_inside"):
         verdicts(candidates(("ok", 0, 1, 0.1, None)), THRESHOLDS)
 
 
-def test_no_candidates_no_verdicts():
+def test_no_candidates_no_verdicts() -> None:
     empty = candidates(("ok", 0, 1, 0.1, 9.0)).slice(0, 0)
     kept_N, reasons = verdicts(empty, THRESHOLDS)
     assert kept_N.dtype == bool
@@ -69,7 +70,7 @@ def test_no_candidates_no_verdicts():
     assert reasons == []
 
 
-def test_thresholds_survive_json_to_the_bit():
+def test_thresholds_survive_json_to_the_bit() -> None:
     psi = float(np.random.default_rng(0).random())
     thresholds = PruneThresholds(source_probability_below={0: psi}, attribution_above={1: -psi / 3})
     assert PruneThresholds.model_validate_json(thresholds.model_dump_json()) == thresholds
@@ -93,7 +94,9 @@ def test_thresholds_survive_json_to_the_bit():
         ),
     ],
 )
-def test_where_nothing_is_kept_the_message_says_why(statuses, reasons, expected, absent):
+def test_where_nothing_is_kept_the_message_says_why(
+    statuses: list[str], reasons: Any, expected: Any, absent: Any
+) -> None:
     errors = [
         error if status == "failed" else None
         for status, error in zip(statuses, ["no object", "black", "no object"], strict=True)

@@ -1,5 +1,7 @@
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +18,7 @@ from raygen.report.html import write_report
 
 @pytest.mark.parametrize("name", ["erm", "dbb", "control_flat"])
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_accuracies_are_those_of_the_invented_predictions(finished_run, name, split):
+def test_accuracies_are_those_of_the_invented_predictions(finished_run: Path, name: str, split: str) -> None:
     correct, num = CORRECT[name][split], EVALUATION[split]
     accuracy = [c / n for c, n in zip(correct, num, strict=True)]
     found = summarize(finished_run)["results"][name][split]
@@ -32,7 +34,7 @@ def test_accuracies_are_those_of_the_invented_predictions(finished_run, name, sp
     assert found["worst_group_ci"] == list(wilson_interval(correct[worst], num[worst]))
 
 
-def test_summary_has_the_agreed_names(finished_run):
+def test_summary_has_the_agreed_names(finished_run: Path) -> None:
     summary = summarize(finished_run)
     assert list(summary) == ["recipe", "dataset", "seed", "versions", "seconds", "synthesis", "failures", "results"]
     assert (summary["recipe"], summary["dataset"], summary["seed"]) == ("dbb", "scenes", 0)
@@ -41,7 +43,7 @@ def test_summary_has_the_agreed_names(finished_run):
     assert list(summary["results"]) == ["erm", "dbb", "control_flat"]
 
 
-def test_synthesis_counts_follow_the_thresholds(finished_run):
+def test_synthesis_counts_follow_the_thresholds(finished_run: Path) -> None:
     verdicts = [verdict for _, _, verdict in SCORES_OF_LANDBIRDS]
     counts = summarize(finished_run)["synthesis"]
     assert counts == {
@@ -58,7 +60,7 @@ def test_synthesis_counts_follow_the_thresholds(finished_run):
 
 
 @pytest.mark.parametrize("text", [None, "null"])
-def test_without_thresholds_nothing_is_pruned(finished_run, tmp_path, text):
+def test_without_thresholds_nothing_is_pruned(finished_run: Path, tmp_path: Path, text: str) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
     (run / "fit" / "thresholds.json").unlink()
     if text is not None:
@@ -67,7 +69,7 @@ def test_without_thresholds_nothing_is_pruned(finished_run, tmp_path, text):
     assert (counts["kept"], counts["pruned"], counts["failed"]) == (6, {}, 1)
 
 
-def test_without_object_masks_there_is_no_iou(finished_run, tmp_path):
+def test_without_object_masks_there_is_no_iou(finished_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
     for part in (run / "candidates").glob("part-*.parquet"):
         table = pq.read_table(part)
@@ -77,12 +79,13 @@ def test_without_object_masks_there_is_no_iou(finished_run, tmp_path):
     assert "mean IoU" not in write_report(run).read_text(encoding="utf-8")
 
 
-def test_pictures_are_not_read(finished_run):
-    columns = collect.load_candidates(finished_run).column_names
-    assert not [name for name in columns if name.endswith("_png")]
+def test_pictures_are_not_read(finished_run: Path) -> None:
+    candidates = collect.load_candidates(finished_run)
+    assert candidates is not None
+    assert not [name for name in candidates.column_names if name.endswith("_png")]
 
 
-def test_without_attributes_the_groups_are_the_classes(erm_run):
+def test_without_attributes_the_groups_are_the_classes(erm_run: Path) -> None:
     summary = summarize(erm_run)
     assert summary["synthesis"] is None
     found = summary["results"]["erm"]["test"]
@@ -95,7 +98,7 @@ def test_without_attributes_the_groups_are_the_classes(erm_run):
     assert found["adjusted_average"] is None
 
 
-def test_row_without_attribute_counts_in_the_average_only(finished_run, tmp_path):
+def test_row_without_attribute_counts_in_the_average_only(finished_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
     path = run / "evaluation" / "predictions.parquet"
     table = pq.read_table(path)
@@ -108,7 +111,7 @@ def test_row_without_attribute_counts_in_the_average_only(finished_run, tmp_path
     assert found["adjusted_average"] is None  # a training group is not evaluated
 
 
-def test_image_without_a_prediction_is_left_out(finished_run, tmp_path):
+def test_image_without_a_prediction_is_left_out(finished_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
     path = run / "evaluation" / "predictions.parquet"
     table = pq.read_table(path)
@@ -122,7 +125,7 @@ def test_image_without_a_prediction_is_left_out(finished_run, tmp_path):
     assert summarize(run)["results"]["dbb"]["test"]["groups"][0]["n"] == EVALUATION["test"][0]
 
 
-def test_split_without_images_is_absent(finished_run, tmp_path):
+def test_split_without_images_is_absent(finished_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
     path = run / "evaluation" / "predictions.parquet"
     table = pq.read_table(path)
@@ -130,7 +133,7 @@ def test_split_without_images_is_absent(finished_run, tmp_path):
     assert all(list(by_split) == ["val"] for by_split in summarize(run)["results"].values())
 
 
-def test_results_are_ordered_for_comparison():
+def test_results_are_ordered_for_comparison() -> None:
     names = ["zeta", "control_hole", "erm_reweighted", "control_flat", "scgs", "erm", "alpha", "scgs_unpruned"]
     assert order_results(names, "scgs") == [
         "erm",
@@ -145,7 +148,7 @@ def test_results_are_ordered_for_comparison():
     assert order_results(["erm"], "erm") == ["erm"]
 
 
-def test_summary_is_written_as_it_is_returned(finished_run, tmp_path):
+def test_summary_is_written_as_it_is_returned(finished_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
     assert write_summary(run) == json.loads((run / "summary.json").read_text(encoding="utf-8"))
 
@@ -161,7 +164,7 @@ def test_summary_is_written_as_it_is_returned(finished_run, tmp_path):
         ("fit/thresholds.json", b'{"attribution_above": {"x": 1}}', "damaged"),
     ],
 )
-def test_absent_or_damaged_file_is_named(tmp_path, name, content, message):
+def test_absent_or_damaged_file_is_named(tmp_path: Path, name: str, content: Any, message: str) -> None:
     run = write_run(tmp_path / "run")
     path = run / name
     path.unlink() if content is None else path.write_bytes(content)

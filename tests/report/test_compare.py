@@ -1,4 +1,6 @@
 import statistics
+from pathlib import Path
+from typing import Any
 
 import pytest
 from report_runs import CORRECT, EVALUATION, write_run
@@ -10,12 +12,12 @@ WORSE = {name: {**splits, "test": tuple(max(c - 1, 0) for c in splits["test"])} 
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, finished_run, erm_run):
+def runs(tmp_path_factory: pytest.TempPathFactory, finished_run: Path, erm_run: Path) -> Any:
     second = write_run(tmp_path_factory.mktemp("runs") / "dbb-1", seed=1, correct=WORSE)
     return [finished_run, second, erm_run]
 
 
-def test_means_and_spread_are_over_seeds(runs):
+def test_means_and_spread_are_over_seeds(runs: list[Path]) -> None:
     rows = compare(runs)
     (row,) = [r for r in rows if (r["recipe"], r["split"], r["result"]) == ("dbb", "test", "dbb")]
     worst = [
@@ -31,20 +33,20 @@ def test_means_and_spread_are_over_seeds(runs):
     }
 
 
-def test_one_run_has_no_spread(runs):
+def test_one_run_has_no_spread(runs: list[Path]) -> None:
     (row,) = [r for r in compare(runs) if r["recipe"] == "erm" and r["split"] == "test"]
     assert row["num_runs"] == 1
     assert row["average"]["std"] is None
     assert row["average"]["min"] == row["average"]["mean"] == row["average"]["max"]
 
 
-def test_test_comes_before_val_and_results_in_order(runs):
+def test_test_comes_before_val_and_results_in_order(runs: list[Path]) -> None:
     places = [(row["split"], row["result"]) for row in compare(runs) if row["recipe"] == "dbb"]
     names = ["erm", "dbb", "control_flat"]
     assert places == [("test", name) for name in names] + [("val", name) for name in names]
 
 
-def test_comparison_page_has_every_row(runs, tmp_path):
+def test_comparison_page_has_every_row(runs: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "new" / "comparison.html"
     rows = write_comparison(runs, path)
     text = path.read_text(encoding="utf-8")
@@ -53,7 +55,7 @@ def test_comparison_page_has_every_row(runs, tmp_path):
     assert "<script" not in text
 
 
-def test_wrong_lists_of_runs_are_errors(runs, tmp_path):
+def test_wrong_lists_of_runs_are_errors(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="no run"):
         compare([])
     with pytest.raises(RunFolderError, match="twice"):

@@ -2,6 +2,7 @@ import html.parser
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from report_runs import SCORES_OF_LANDBIRDS, write_run
@@ -24,18 +25,18 @@ class Page(html.parser.HTMLParser):
         self.feed(text)
         assert self.open == []
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attrs):
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         self.words.append(data)
 
     @property
@@ -43,20 +44,20 @@ class Page(html.parser.HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words))
 
     def attributes(self, name: str) -> list[str]:
-        return [attributes[name] for _, attributes in self.tags if attributes.get(name) is not None]
+        return [value for _, attributes in self.tags if (value := attributes.get(name)) is not None]
 
 
 @pytest.fixture(scope="module")
-def page(finished_run) -> Page:
+def page(finished_run: Path) -> Page:
     return Page(write_report(finished_run).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def erm_page(erm_run) -> Page:
+def erm_page(erm_run: Path) -> Page:
     return Page(write_report(erm_run).read_text(encoding="utf-8"))
 
 
-def test_page_is_self_contained(page):
+def test_page_is_self_contained(page: Page) -> None:
     assert [tag for tag, _ in page.tags if tag in ("script", "iframe", "object")] == []
     for reference in page.attributes("src") + page.attributes("href"):
         assert reference.startswith(("data:", "#"))
@@ -65,7 +66,7 @@ def test_page_is_self_contained(page):
     assert "url(" not in style
 
 
-def test_page_can_be_read_without_seeing_it(page):
+def test_page_can_be_read_without_seeing_it(page: Page) -> None:
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
     assert all(
         attributes.get("aria-label") or attributes.get("aria-hidden") for tag, attributes in page.tags if tag == "svg"
@@ -78,7 +79,7 @@ def test_page_can_be_read_without_seeing_it(page):
     assert set(targets) | set(page.attributes("for")) <= set(ids)
 
 
-def test_headline_numbers(page):
+def test_headline_numbers(page: Page) -> None:
     # Worst group before: 1 of 6; after: 6 of 8.
     assert "16.7% → 75.0%" in page.text
     assert "+58.3 points" in page.text
@@ -86,7 +87,7 @@ def test_headline_numbers(page):
     assert "control_flat: worst group 50.0%" in page.text
 
 
-def test_every_verdict_is_shown_with_its_reason(page):
+def test_every_verdict_is_shown_with_its_reason(page: Page) -> None:
     classes = [attributes.get("class", "") for tag, attributes in page.tags if tag == "li"]
     for verdict, count in (("kept", 2), ("pruned", 4), ("failed", 1)):
         assert classes.count(f"tile {verdict}") == count
@@ -98,12 +99,12 @@ def test_every_verdict_is_shown_with_its_reason(page):
     assert "mean IoU 0.55 with the dataset's own, before they are grown (6 candidates)" in page.text
 
 
-def test_attention_counts_what_changed(page):
+def test_attention_counts_what_changed(page: Page) -> None:
     # ERM errs on 5 + 3 test images, those with the highest numbers of groups 1 and 2; see CORRECT.
     assert "erm gets 8 of 28 test images wrong. dbb gets 5 of these right, and 1 wrong that erm had right" in page.text
 
 
-def test_command_config_and_date_are_there(page, finished_run):
+def test_command_config_and_date_are_there(page: Page, finished_run: Path) -> None:
     assert "raygen run dbb --set seed=0" in page.text
     assert f"raygen run --config {finished_run}/config.yaml --out {finished_run}-again" in page.text
     assert "recipe: dbb" in page.text
@@ -111,7 +112,7 @@ def test_command_config_and_date_are_there(page, finished_run):
     assert "2 min 05 s" in page.text
 
 
-def test_sections_vanish_without_a_synthesis(erm_page):
+def test_sections_vanish_without_a_synthesis(erm_page: Page) -> None:
     ids = set(erm_page.attributes("id"))
     assert {"results", "again", "words"} <= ids
     assert not {"pictures", "attention", "pruning"} & ids
@@ -119,12 +120,12 @@ def test_sections_vanish_without_a_synthesis(erm_page):
     assert "group" not in {word.lower() for word in re.findall(r"\w+", " ".join(erm_page.attributes("aria-label")))}
 
 
-def test_same_run_gives_the_same_bytes(finished_run):
+def test_same_run_gives_the_same_bytes(finished_run: Path) -> None:
     first = write_report(finished_run).read_bytes()
     assert write_report(finished_run).read_bytes() == first
 
 
-def test_everything_from_the_data_is_escaped(tmp_path):
+def test_everything_from_the_data_is_escaped(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", error=EVIL)
     info = json.loads((run / "data" / "dataset.json").read_text())
     info["class_names"] = [f"{EVIL}0", f"{EVIL}1"]
@@ -140,7 +141,7 @@ def test_everything_from_the_data_is_escaped(tmp_path):
     assert page.text.count("<script>alert('x')</script>") > 10
 
 
-def test_run_without_saved_classifiers_has_no_heat_maps(finished_run, tmp_path):
+def test_run_without_saved_classifiers_has_no_heat_maps(finished_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
     shutil.rmtree(run / "fit" / "dbb")
     page = Page(write_report(run).read_text(encoding="utf-8"))
@@ -148,7 +149,7 @@ def test_run_without_saved_classifiers_has_no_heat_maps(finished_run, tmp_path):
     assert "pictures" in page.attributes("id")
 
 
-def test_run_in_which_every_candidate_failed(tmp_path, finished_run):
+def test_run_in_which_every_candidate_failed(tmp_path: Path, finished_run: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -176,12 +177,12 @@ def test_run_in_which_every_candidate_failed(tmp_path, finished_run):
         (8040, "2 h 14 min"),
     ],
 )
-def test_durations(seconds, text):
+def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_run_without_an_error_of_erm_has_a_page(tmp_path):
-    right = {split: (100, 100, 100, 100) for split in ("val", "test")}
+def test_a_run_without_an_error_of_erm_has_a_page(tmp_path: Path) -> None:
+    right: dict[str, tuple[int, ...]] = {split: (100, 100, 100, 100) for split in ("val", "test")}
     run = write_run(tmp_path / "run", correct={"erm": right, "dbb": right})
     page = Page(write_report(run).read_text(encoding="utf-8"))
     assert "attention" not in page.attributes("id")  # there is nothing to look at

@@ -1,5 +1,7 @@
 import base64
 import io
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from raygen.report.pictures import (
 )
 
 
-def pixels(shown) -> np.ndarray:
+def pixels(shown: Any) -> np.ndarray:
     data = base64.b64decode(shown.uri.partition(",")[2])
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
@@ -29,7 +31,7 @@ def noise(side: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("num", "count"), [(0, 5), (3, 5), (5, 5), (6, 5), (1000, 7)])
-def test_choice_is_even_and_without_repeats(num, count):
+def test_choice_is_even_and_without_repeats(num: int, count: int) -> None:
     for seed in range(5):
         chosen = choose(num, count, seed=seed)
         assert chosen == choose(num, count, seed=seed)
@@ -39,11 +41,11 @@ def test_choice_is_even_and_without_repeats(num, count):
         assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
 
 
-def test_seed_moves_the_choice():
+def test_seed_moves_the_choice() -> None:
     assert len({tuple(choose(1000, 7, seed=seed)) for seed in range(6)}) > 1
 
 
-def test_small_picture_is_stored_without_loss():
+def test_small_picture_is_stored_without_loss() -> None:
     image_HWC = noise(64)
     shown = picture(image_HWC)
     assert shown.is_small
@@ -51,14 +53,14 @@ def test_small_picture_is_stored_without_loss():
     np.testing.assert_array_equal(pixels(shown), image_HWC)
 
 
-def test_large_picture_is_reduced():
+def test_large_picture_is_reduced() -> None:
     shown = picture(np.repeat(noise(64), 8, axis=0).repeat(4, axis=1))
     assert not shown.is_small
     assert (shown.width, shown.height) == (SHOWN_PX // 2, SHOWN_PX)
     assert pixels(shown).shape == (SHOWN_PX, SHOWN_PX // 2, 3)
 
 
-def test_outline_of_a_square():
+def test_outline_of_a_square() -> None:
     region_HW = np.zeros((5, 5), dtype=bool)
     region_HW[1:4, 1:4] = True
     expected = region_HW.copy()
@@ -68,7 +70,7 @@ def test_outline_of_a_square():
     assert not outline(np.zeros((4, 4), dtype=bool)).any()
 
 
-def test_repaint_overlay_tints_inside_and_greys_outside():
+def test_repaint_overlay_tints_inside_and_greys_outside() -> None:
     image_HWC = noise(16)
     repaint_HW = np.zeros((16, 16), dtype=bool)
     repaint_HW[4:12, 4:12] = True
@@ -79,7 +81,7 @@ def test_repaint_overlay_tints_inside_and_greys_outside():
     assert (inside[:, 0] >= 140).all()  # 55% of the tint's red
 
 
-def test_heat_overlay_is_brighter_where_it_is_hot():
+def test_heat_overlay_is_brighter_where_it_is_hot() -> None:
     image_HWC = np.full((16, 16, 3), 100, dtype=np.uint8)
     heat_HW = np.zeros((4, 4), dtype=np.float32)
     heat_HW[0, 0] = 1
@@ -87,7 +89,7 @@ def test_heat_overlay_is_brighter_where_it_is_hot():
     assert shown[0, 0] == shown.max() > shown[15, 15] == shown.min()
 
 
-def test_heat_inside_is_a_share_of_the_heat():
+def test_heat_inside_is_a_share_of_the_heat() -> None:
     object_HW = np.zeros((8, 8), dtype=bool)
     object_HW[:, :4] = True
     assert heat_inside(np.ones((4, 4)), object_HW) == pytest.approx(0.5)
@@ -95,9 +97,10 @@ def test_heat_inside_is_a_share_of_the_heat():
     assert heat_inside(np.zeros((4, 4)), object_HW) is None
 
 
-def test_candidates_get_their_own_pictures(finished_run):
+def test_candidates_get_their_own_pictures(finished_run: Path) -> None:
     rows = RowIndex.open(finished_run / "data")
     candidates = collect.load_candidates(finished_run)
+    assert candidates is not None
     backwards = candidates.take(list(range(candidates.num_rows))[::-1])
     shown = candidate_pictures(finished_run, backwards, rows)
     for row, pictures in zip(backwards.to_pylist(), shown, strict=True):
@@ -105,4 +108,8 @@ def test_candidates_get_their_own_pictures(finished_run):
         np.testing.assert_array_equal(pixels(pictures.source), np.asarray(Image.open(io.BytesIO(source))))
         assert (pictures.generated is None) == (row["status"] == "failed") == (pictures.repaint is None)
     first = candidate_pictures(finished_run, candidates.slice(0, 1), rows)[0]
-    assert first.generated.uri == shown[-1].generated.uri != shown[-2].generated.uri
+    own, same, other = (pictures.generated for pictures in (first, shown[-1], shown[-2]))
+    assert own is not None
+    assert same is not None
+    assert other is not None
+    assert own.uri == same.uri != other.uri

@@ -1,8 +1,14 @@
+from pathlib import Path
+
+import pytest
+
 from raygen.report import compare, summarize
 from raygen.report.tables import print_checks, print_comparison, print_results
 
 
-def test_results_are_printed_with_their_numbers(finished_run, capsys, monkeypatch):
+def test_results_are_printed_with_their_numbers(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     print_results(summarize(finished_run))
     text = capsys.readouterr().out
@@ -13,7 +19,9 @@ def test_results_are_printed_with_their_numbers(finished_run, capsys, monkeypatc
     assert "7 planned, 6 generated, 2 kept" in text
 
 
-def test_comparison_is_printed_with_one_line_per_test_row(finished_run, erm_run, capsys, monkeypatch):
+def test_comparison_is_printed_with_one_line_per_test_row(
+    finished_run: Path, erm_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     rows = compare([finished_run, erm_run])
     print_comparison(rows)
@@ -24,7 +32,9 @@ def test_comparison_is_printed_with_one_line_per_test_row(finished_run, erm_run,
         assert found == (row["split"] == "test")
 
 
-def test_failed_rows_are_printed_by_step_and_reason(finished_run, capsys, monkeypatch):
+def test_failed_rows_are_printed_by_step_and_reason(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     summary = summarize(finished_run)
     (failure,) = summary["failures"]
@@ -40,7 +50,9 @@ def test_failed_rows_are_printed_by_step_and_reason(finished_run, capsys, monkey
     assert "55" in line.split()
 
 
-def test_a_name_is_printed_as_it_is(finished_run, capsys, monkeypatch):
+def test_a_name_is_printed_as_it_is(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Brackets, colons and long paths too: they are no markup, and are of use as a whole."""
     monkeypatch.setenv("COLUMNS", "60")
     name = "a[/b]:bird:[red]" + "/folder" * 20

@@ -3,8 +3,11 @@
 import pytest
 
 from raygen import recipes
+from raygen.algorithms import ALGORITHMS
 from raygen.errors import ConfigError
-from raygen.run.names import ALGORITHM_NAMES, RECIPES, find_recipe
+from raygen.run.names import find_recipe, known_recipes, recipe_name
+
+RECIPES = known_recipes()
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -16,13 +19,14 @@ def test_every_recipe_has_a_config_of_its_synthesis_and_algorithm(name: str) -> 
 
 
 @pytest.mark.parametrize("synthesis", ["scgs", "dbb"])
-@pytest.mark.parametrize("algorithm", sorted(ALGORITHM_NAMES))
-def test_any_algorithm_goes_with_any_synthesis_in_either_order(synthesis: str, algorithm: str) -> None:
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_any_algorithm_goes_with_any_synthesis_in_either_order(synthesis: str, name: str) -> None:
+    algorithm = recipe_name(name)
     config = recipes.make_config({"recipe": f"{algorithm} + {synthesis}"}, [], where="test")
-    own = RECIPES[synthesis].algorithm == ALGORITHM_NAMES[algorithm]
+    own = RECIPES[synthesis].algorithm == name
     assert config.recipe == (synthesis if own else f"{synthesis}+{algorithm}")
     assert config.synthesis is not None
-    assert (config.synthesis.name, config.algorithm.name) == (synthesis, ALGORITHM_NAMES[algorithm])
+    assert (config.synthesis.name, config.algorithm.name) == (synthesis, name)
     assert recipes.make_config({"recipe": f"{synthesis}+{algorithm}"}, [], where="test") == config
 
 

@@ -27,7 +27,8 @@ from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER
 from tiny_pipelines import save_pipeline
 
 from raygen import recipes
-from raygen.cluster import connect_endpoint
+from raygen.endpoint.connect import connect_endpoint
+from raygen.endpoint.retry import ask_blocking
 from raygen.errors import ConfigError, EndpointError
 from raygen.images import encode_image, encode_mask
 from raygen.stages.inpaint import InpaintStage
@@ -146,7 +147,7 @@ def test_map_stops_at_the_first_error_and_leaves_nothing_behind(url: str, handle
         list(Client(handle).map(requests, in_flight=1, ordered=True))
     results = Client(handle).map((arguments(i) for i in range(100)), in_flight=2)
     next(results)
-    results.close()
+    results.close()  # type: ignore[attr-defined]  # a generator
     assert not [thread for thread in threading.enumerate() if thread.name == "raygen-map"]
 
 
@@ -245,7 +246,7 @@ def test_a_pool_that_asks_the_endpoint_paints_what_its_own_model_would(url: str,
 
 def test_an_endpoint_that_is_not_there_is_named(ray_session: None) -> None:
     with pytest.raises(EndpointError, match="does not answer"):
-        connect_endpoint("http://127.0.0.1:9").facts("m")
+        ask_blocking(connect_endpoint("http://127.0.0.1:9").facts, "m")
     with pytest.raises(ConfigError, match="serve://raygen/nothing: no such deployment"):
         connect_endpoint("serve://raygen/nothing")
 
@@ -374,7 +375,7 @@ def test_a_model_that_nobody_asks_for_is_unloaded_and_loaded_again(
             images.append(asyncio.run(Client(f"{url}/zero").edit(**arguments(5))).images)
             assert num_replicas() == 1
             wait_for(lambda: num_replicas() == 0, timeout_s=150)
-        assert np.array_equal(*images)
+        assert np.array_equal(images[0], images[1])
     finally:
         ray_serve.delete("zero")
 

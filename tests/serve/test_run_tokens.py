@@ -10,9 +10,10 @@ from paint_backend import Running
 
 from raygen import recipes
 from raygen.endpoint.edits import EditedImage, EditRequest, EditResult
+from raygen.endpoint.http import HttpTransport
 from raygen.errors import ConfigError
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.served import HttpEndpoint, ServedInpainter, served_name, store_tokens
+from raygen.inpainters.served import ServedInpainter, served_name, store_tokens
 from raygen.inpainters.token_files import read_tokens, token_bytes
 
 WIDTH = 4  # of the painting back end's facts; its own store takes any
@@ -35,7 +36,7 @@ def model_of(endpoint: Running, headers: dict[str, str] | None = None) -> str:
 
 
 def test_runs_with_other_vectors_under_one_name_do_not_meet(endpoint: Running, tmp_path: Path) -> None:
-    http, model = HttpEndpoint(endpoint.url, None), model_of(endpoint)
+    http, model = HttpTransport(endpoint.url, None), model_of(endpoint)
     files = [token_file(tmp_path / str(seed), seed=seed) for seed in (1, 2)]
     for paths in [*files, files[0]]:  # the same again changes nothing
         store_tokens(http, paths, model)
@@ -47,7 +48,7 @@ def test_runs_with_other_vectors_under_one_name_do_not_meet(endpoint: Running, t
 def test_a_key_that_may_not_store_is_told_what_to_do(keyed: Running, tmp_path: Path, edit_key: dict[str, str]) -> None:
     key = edit_key["authorization"].removeprefix("Bearer ")
     with pytest.raises(ConfigError, match=r"<landbird>: .*RAYGEN_API_KEY needs the scope admin"):
-        store_tokens(HttpEndpoint(keyed.url, key), token_file(tmp_path / "one"), model_of(keyed, edit_key))
+        store_tokens(HttpTransport(keyed.url, key), token_file(tmp_path / "one"), model_of(keyed, edit_key))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_a_run_that_learns_no_tokens_names_none_even_if_one_is_stored(
     endpoint: Running, tmp_path: Path, override: str, field: str
 ) -> None:
     model = model_of(endpoint)
-    store_tokens(HttpEndpoint(endpoint.url, None), token_file(tmp_path / "one"), model)
+    store_tokens(HttpTransport(endpoint.url, None), token_file(tmp_path / "one"), model)
     data = {
         "recipe": "dbb",
         "engine": "local",
@@ -79,15 +80,15 @@ class Listening:
     def __init__(self) -> None:
         self.asked: list[EditRequest] = []
 
-    def edit(self, request: EditRequest, model: str) -> EditResult:
+    async def edit(self, request: EditRequest, model: str | None) -> EditResult:
         self.asked.append(request)
         image = EditedImage(index=0, seed=request.seeds[0], image_HWC=request.image_HWC)
         return EditResult(images=(image,), num_inference_steps=1, num_prompt_tokens=1, provenance={"bucket": 1})
 
-    def facts(self, model: str) -> dict[str, Any]:
+    async def facts(self, model: str | None) -> dict[str, Any]:
         return {"digest": "sha256:0", "resolution_px": 32, "stride_px": 4}
 
-    def put_token(self, name: str, data: bytes, model: str) -> None:
+    async def put_token(self, name: str, data: bytes, model: str) -> None:
         raise AssertionError("actors store nothing")
 
 

@@ -1,12 +1,16 @@
 """The inpainter's stage when memory does not hold the configured rows. The model is real, the shortage is made."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from tiny_pipelines import save_pipeline
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from raygen.errors import ResourceError
 from raygen.images import encode_image, encode_mask
@@ -38,33 +42,34 @@ def batch() -> Batch:
     }
 
 
-def short_of_memory(model: Path, *, most_rows: int, **options: Any) -> InpaintStage:
+@contextmanager
+def short_of_memory(model: Path, *, most_rows: int, **options: Any) -> Iterator[InpaintStage]:
     """A stage whose UNet takes at most `most_rows` rows, as on a GPU that is too small."""
     config = {"model": str(model), "num_inference_steps": 2, "guidance_scale": 1.0, **options}
-    stage = InpaintStage(inpainter=config, num_rows=ROWS, device="cpu")
 
     def refuse(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if len(inputs[0]) > most_rows:
+        if isinstance(module, UNet2DConditionModel) and len(inputs[0]) > most_rows:
             raise torch.OutOfMemoryError("CUDA out of memory (made by a test)")
 
-    stage._inpainter._inpainter._pipe.unet.register_forward_pre_hook(refuse)
-    return stage
+    with register_module_forward_pre_hook(refuse):
+        yield InpaintStage(inpainter=config, num_rows=ROWS, device="cpu")
 
 
 @pytest.mark.parametrize("most_rows", [1, 2, 3, 5])
 def test_the_largest_row_count_that_fits_is_the_advice(model: Path, most_rows: int) -> None:
-    with pytest.raises(ResourceError, match=rf"6 rows per UNet call; {most_rows} fit\. .*batch_size={most_rows}"):
-        short_of_memory(model, most_rows=most_rows)(batch())
+    advice = rf"6 rows per UNet call; {most_rows} fit\. .*batch_size={most_rows}"
+    with short_of_memory(model, most_rows=most_rows) as stage, pytest.raises(ResourceError, match=advice):
+        stage(batch())
 
 
 def test_not_even_one_row_is_its_own_advice(model: Path) -> None:
-    with pytest.raises(ResourceError, match="even with one row"):
-        short_of_memory(model, most_rows=0)(batch())
+    with short_of_memory(model, most_rows=0) as stage, pytest.raises(ResourceError, match="even with one row"):
+        stage(batch())
 
 
 def test_reduce_goes_on_with_what_fits_and_says_so(model: Path) -> None:
-    stage = short_of_memory(model, most_rows=4, on_out_of_memory="reduce")
-    result = stage(batch())
+    with short_of_memory(model, most_rows=4, on_out_of_memory="reduce") as stage:
+        result = stage(batch())
     assert set(result["unet_rows"].tolist()) == {4}
     assert all(picture is not None for picture in result["generated_png"])
     config = {"model": str(model), "num_inference_steps": 2, "guidance_scale": 1.0}
@@ -74,4 +79,5 @@ def test_reduce_goes_on_with_what_fits_and_says_so(model: Path) -> None:
 
 
 def test_enough_memory_changes_nothing(model: Path) -> None:
-    assert set(short_of_memory(model, most_rows=ROWS)(batch())["unet_rows"].tolist()) == {ROWS}
+    with short_of_memory(model, most_rows=ROWS) as stage:
+        assert set(stage(batch())["unet_rows"].tolist()) == {ROWS}

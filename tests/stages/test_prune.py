@@ -1,12 +1,15 @@
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import toy_classifiers
 
-from raygen.classifier import preprocess, save_classifier
+from raygen.classifier import Classifier, preprocess, save_classifier
 from raygen.images import encode_image, encode_mask
 from raygen.stages.prune import PruneStage
-from raygen.stages.spec import object_column
+from raygen.stages.spec import Batch, object_column
 
 SIZE = toy_classifiers.SIZE_PX
 
@@ -21,7 +24,7 @@ ORIGINALS = [picture(n) for n in range(5)]
 COMPOSITES = [np.where(REPAINT[..., None], picture(n + 100), ORIGINALS[n]) for n in range(5)]
 
 
-def unit(generated, originals=None):
+def unit(generated: Sequence[bytes | None], originals: Sequence[bytes | None] | None = None) -> Batch:
     num = len(generated)
     return {
         "image_png": object_column(originals or [encode_image(image) for image in ORIGINALS[:num]]),
@@ -35,18 +38,20 @@ def unit(generated, originals=None):
 
 
 @pytest.fixture(scope="module")
-def classifier():
+def classifier() -> Classifier:
     return toy_classifiers.small_resnet(seed=5)
 
 
 @pytest.fixture(scope="module")
-def folder(classifier, tmp_path_factory):
+def folder(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("classifier")
     save_classifier(classifier, path)
     return str(path)
 
 
-def test_scores_are_softmax_of_the_source_and_difference_of_the_target_logit(classifier, folder):
+def test_scores_are_softmax_of_the_source_and_difference_of_the_target_logit(
+    classifier: Classifier, folder: str
+) -> None:
     stage = PruneStage(classifier_folder=folder, attribution="exact")
     scored = stage(unit([encode_image(image) for image in COMPOSITES]))
     with torch.inference_mode():
@@ -59,7 +64,7 @@ def test_scores_are_softmax_of_the_source_and_difference_of_the_target_logit(cla
         assert scored["convergence_delta"][n] == 0
 
 
-def test_integrated_gradients_and_the_exact_difference_agree_on_composites(folder):
+def test_integrated_gradients_and_the_exact_difference_agree_on_composites(folder: str) -> None:
     """For pictures that differ inside the mask only, up to the path integral's own error."""
     batch = unit([encode_image(image) for image in COMPOSITES])
     exact = PruneStage(classifier_folder=folder, attribution="exact")(batch)
@@ -71,13 +76,13 @@ def test_integrated_gradients_and_the_exact_difference_agree_on_composites(folde
     assert gradients["source_probability"].tolist() == exact["source_probability"].tolist()
 
 
-def test_integrated_gradients_leave_out_what_changed_outside_the_mask(folder):
+def test_integrated_gradients_leave_out_what_changed_outside_the_mask(folder: str) -> None:
     generated = [encode_image(np.where(REPAINT[..., None], ORIGINALS[n], picture(n + 100))) for n in range(2)]
     scored = PruneStage(classifier_folder=folder, attribution="ig", num_steps=20)(unit(generated))
     assert scored["attribution_inside"].tolist() == [0, 0]
 
 
-def test_rows_that_cannot_be_scored_keep_their_place_and_say_why(folder):
+def test_rows_that_cannot_be_scored_keep_their_place_and_say_why(folder: str) -> None:
     good = encode_image(COMPOSITES[0])
     batch = unit([good, b"damaged", None], [encode_image(ORIGINALS[0])] * 3)
     batch["repaint_png"] = object_column([encode_mask(REPAINT)] * 3)
@@ -89,7 +94,7 @@ def test_rows_that_cannot_be_scored_keep_their_place_and_say_why(folder):
         assert scored[name].tolist()[1:] == [None, None]
 
 
-def test_classifier_that_diverged_fails_its_rows(tmp_path):
+def test_classifier_that_diverged_fails_its_rows(tmp_path: Path) -> None:
     classifier = toy_classifiers.small_resnet()
     classifier.head.weight.data.fill_(float("nan"))
     save_classifier(classifier, tmp_path)

@@ -1,4 +1,6 @@
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -7,10 +9,10 @@ import torch
 import toy_classifiers
 
 from raygen import schema
-from raygen.classifier import preprocess, save_classifier
+from raygen.classifier import Classifier, preprocess, save_classifier
 from raygen.images import encode_image
 from raygen.stages.score import PredictStage, ScoreStage
-from raygen.stages.spec import object_column
+from raygen.stages.spec import Batch, object_column
 
 COLUMNS = ("logits", "predicted_label", "loss", "confidence", "features")
 
@@ -19,7 +21,7 @@ def picture(seed: int, *, size_px: int = 20) -> np.ndarray:
     return np.random.default_rng(seed).integers(256, size=(size_px, size_px, 3), dtype=np.uint8)
 
 
-def unit(pngs, statuses=None):
+def unit(pngs: Sequence[bytes | None], statuses: list[str] | None = None) -> Batch:
     num = len(pngs)
     return {
         "image_id": object_column([f"i{n}" for n in range(num)]),
@@ -31,18 +33,18 @@ def unit(pngs, statuses=None):
 
 
 @pytest.fixture(scope="module")
-def classifier():
+def classifier() -> Classifier:
     return toy_classifiers.small_resnet(seed=5)
 
 
 @pytest.fixture(scope="module")
-def folder(classifier, tmp_path_factory):
+def folder(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("classifier")
     save_classifier(classifier, path)
     return str(path)
 
 
-def test_scores_are_those_of_one_forward_pass_per_picture(classifier, folder):
+def test_scores_are_those_of_one_forward_pass_per_picture(classifier: Classifier, folder: str) -> None:
     images = [picture(n) for n in range(5)]
     scored = ScoreStage(classifier_folder=folder)(unit([encode_image(image) for image in images]))
     for n, image in enumerate(images):
@@ -58,7 +60,7 @@ def test_scores_are_those_of_one_forward_pass_per_picture(classifier, folder):
         assert scored["confidence"][n] == pytest.approx(math.exp(-scored["loss"][n]))
 
 
-def test_rows_that_cannot_be_scored_keep_their_place_and_say_why(folder):
+def test_rows_that_cannot_be_scored_keep_their_place_and_say_why(folder: str) -> None:
     good = encode_image(picture(0))
     batch = unit([good, b"no picture", None, good, good], ["ok", "ok", "ok", "failed", "padding"])
     scored = ScoreStage(classifier_folder=folder)(batch)
@@ -71,7 +73,7 @@ def test_rows_that_cannot_be_scored_keep_their_place_and_say_why(folder):
     assert batch["status"].tolist() == ["ok", "ok", "ok", "failed", "padding"], "the caller's columns are its own"
 
 
-def test_failed_neighbours_do_not_change_a_rows_bits(folder):
+def test_failed_neighbours_do_not_change_a_rows_bits(folder: str) -> None:
     stage = ScoreStage(classifier_folder=folder)
     pngs = [encode_image(picture(n)) for n in range(4)]
     together = stage(unit(pngs))
@@ -79,13 +81,13 @@ def test_failed_neighbours_do_not_change_a_rows_bits(folder):
     assert together["logits"][0] == alone["logits"][0]
 
 
-def test_a_unit_of_scores_fits_the_score_schema(folder):
+def test_a_unit_of_scores_fits_the_score_schema(folder: str) -> None:
     scored = ScoreStage(classifier_folder=folder)(unit([encode_image(picture(0)), None]))
     table = pa.table({name: pa.array(column.tolist()) for name, column in scored.items() if name != "image_png"})
     assert schema.cast(table, schema.SCORE, what="scores").schema == schema.SCORE
 
 
-def test_classifier_that_diverged_fails_its_rows(tmp_path):
+def test_classifier_that_diverged_fails_its_rows(tmp_path: Path) -> None:
     classifier = toy_classifiers.small_resnet()
     classifier.head.weight.data.fill_(float("nan"))
     save_classifier(classifier, tmp_path)
@@ -99,7 +101,9 @@ def test_classifier_that_diverged_fails_its_rows(tmp_path):
     assert "erm" in predicted["error"][0]
 
 
-def test_predictions_of_several_classifiers_stand_in_columns_of_their_names(classifier, folder, tmp_path):
+def test_predictions_of_several_classifiers_stand_in_columns_of_their_names(
+    classifier: Classifier, folder: str, tmp_path: Path
+) -> None:
     save_classifier(toy_classifiers.small_resnet(num_classes=3, seed=9), tmp_path)
     images = [picture(n) for n in range(5)]
     stage = PredictStage(classifier_folders={"erm": folder, "dbb": str(tmp_path)})

@@ -2,16 +2,12 @@
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from raygen.storage import progress
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "EVERY_S", 0.01)
 
 
 def test_each_new_line_is_said_once_and_none_after_the_end(tmp_path: Path) -> None:
@@ -23,7 +19,8 @@ def test_each_new_line_is_said_once_and_none_after_the_end(tmp_path: Path) -> No
         heard.append(line)
         has_heard.set()
 
-    with progress.said(lambda: progress.told(tmp_path), progress.labelled("fit erm", say)):
+    read = partial(progress.told, tmp_path)
+    with progress.said(read, progress.labelled("fit erm", say), every_s=0.01):
         for number in (1, 2):
             has_heard.clear()
             progress.tell(tmp_path, f"epoch {number}/2")
@@ -35,6 +32,7 @@ def test_each_new_line_is_said_once_and_none_after_the_end(tmp_path: Path) -> No
 
 
 def test_an_error_of_the_step_is_not_hidden(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="of the step"), progress.said(lambda: progress.told(tmp_path), progress.quiet):
+    read = partial(progress.told, tmp_path)
+    with pytest.raises(ValueError, match="of the step"), progress.said(read, progress.quiet, every_s=0.01):
         raise ValueError("of the step")
     assert not [thread for thread in threading.enumerate() if thread.name == "progress"]

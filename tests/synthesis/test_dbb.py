@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,18 +41,18 @@ def candidates(*rows: tuple[int, float | None, str]) -> pa.Table:
         ((0.25, 3), [10, 3]),
     ],
 )
-def test_amount_is_a_count_a_fraction_or_one_of_them_per_class(k, expected):
+def test_amount_is_a_count_a_fraction_or_one_of_them_per_class(k: Any, expected: Any) -> None:
     config = DbbConfig(k=k)
     assert num_selected(config.k, [40, 25]) == expected
     plan = select(config, random_scores((40, 25)), dataset=dataset(), run_seed=0)
     assert Counter(plan["source_label"].to_pylist()) == dict(enumerate(expected))
 
 
-def test_the_papers_counts_follow_from_its_fractions():
+def test_the_papers_counts_follow_from_its_fractions() -> None:
     assert num_selected([1300, 1.0], [3682, 1113]) == [1300, 1113]  # Waterbirds
 
 
-def test_selected_are_the_lowest_losses_of_each_class_and_become_the_other_class():
+def test_selected_are_the_lowest_losses_of_each_class_and_become_the_other_class() -> None:
     scores = random_scores((40, 25))
     plan = select(DbbConfig(k=10), scores, dataset=dataset(), run_seed=0).to_pylist()
     for label in (0, 1):
@@ -64,20 +65,20 @@ def test_selected_are_the_lowest_losses_of_each_class_and_become_the_other_class
         assert row["cluster"] is None
 
 
-def test_equal_losses_are_taken_in_order_of_id():
+def test_equal_losses_are_taken_in_order_of_id() -> None:
     scores = score_table([0, 0, 0, 1], np.zeros((4, 2)), image_ids=["c", "a", "b", "d"])
     plan = select(DbbConfig(k=(2, 1)), scores, dataset=dataset(), run_seed=0)
     assert plan["image_id"].to_pylist() == ["a", "b", "d"]
 
 
-def test_plan_does_not_depend_on_the_order_of_rows_or_on_failed_ones():
+def test_plan_does_not_depend_on_the_order_of_rows_or_on_failed_ones() -> None:
     scores = random_scores((40, 25))
     plan = select(DbbConfig(), scores, dataset=dataset(), run_seed=0)
     other = with_failed_rows(shuffled(scores, seed=1), ["a", "zz"])
     assert select(DbbConfig(), other, dataset=dataset(), run_seed=0).equals(plan)
 
 
-def test_a_smaller_k_is_the_start_of_a_larger_one():
+def test_a_smaller_k_is_the_start_of_a_larger_one() -> None:
     """So that one pool, generated for the largest k, serves every k."""
     scores = random_scores((40, 25))
     large = select(DbbConfig(k=20), scores, dataset=dataset(), run_seed=0).to_pylist()
@@ -85,19 +86,19 @@ def test_a_smaller_k_is_the_start_of_a_larger_one():
     assert [row for row in large if row["loss_rank"] < 5] == small
 
 
-def test_class_with_too_few_images_is_named():
+def test_class_with_too_few_images_is_named() -> None:
     with pytest.raises(DataError, match=r"'dog' has 25 training .* asks for 30"):
         select(DbbConfig(k=30), random_scores((40, 25)), dataset=dataset(), run_seed=0)
     with pytest.raises(DataError, match="'cow' has 0 training"):
         select(DbbConfig(k=0.5), random_scores((4, 4)), dataset=dataset(3), run_seed=0)
 
 
-def test_list_that_does_not_fit_the_classes_is_an_error():
+def test_list_that_does_not_fit_the_classes_is_an_error() -> None:
     with pytest.raises(ConfigError, match="3 entries, but the dataset has 2 classes"):
         select(DbbConfig(k=(1, 1, 1)), random_scores((4, 4)), dataset=dataset(), run_seed=0)
 
 
-def test_most_confused_class_has_the_highest_mean_softmax():
+def test_most_confused_class_has_the_highest_mean_softmax() -> None:
     """Class 0 is never predicted as 1, though 1 has the larger mean logit outside class 0."""
     logits_NC = np.array([[9.0, 5.0, -90.0], [9.0, 0.0, 8.9], [0.0, 9.0, 1.0], [0.0, 1.0, 9.0]])
     plan = select(DbbConfig(k=1.0), score_table([0, 0, 1, 2], logits_NC), dataset=dataset(3), run_seed=0)
@@ -105,7 +106,7 @@ def test_most_confused_class_has_the_highest_mean_softmax():
     assert targets == {0: 2, 1: 2, 2: 1}
 
 
-def test_targets_can_be_given_and_must_be_other_classes():
+def test_targets_can_be_given_and_must_be_other_classes() -> None:
     scores = random_scores((4, 4, 4))
     plan = select(DbbConfig(k=2, target=(1, 2, 0)), scores, dataset=dataset(3), run_seed=0).to_pylist()
     assert {(row["source_label"], row["target_label"]) for row in plan} == {(0, 1), (1, 2), (2, 0)}
@@ -115,19 +116,19 @@ def test_targets_can_be_given_and_must_be_other_classes():
 
 
 @pytest.mark.parametrize("bad", [{"k": 0}, {"k": 1.5}, {"attribution_threshold": 1.0}, {"attribution_threshold": -1}])
-def test_values_out_of_range_are_refused(bad):
+def test_values_out_of_range_are_refused(bad: Any) -> None:
     with pytest.raises(ValidationError):
         DbbConfig(**bad)
 
 
-def test_resolved_config_can_be_given_back():
+def test_resolved_config_can_be_given_back() -> None:
     for config in (DbbConfig(k=(3, 0.5), target=(1, 0)), DbbConfig(k=1.0), DbbConfig(k=1)):
         again = DbbConfig.model_validate(config.model_dump(mode="json"))
         assert num_selected(again.k, [10, 10]) == num_selected(config.k, [10, 10])
         assert again == config
 
 
-def test_psi_is_the_mean_confidence_of_all_or_of_the_selected_images():
+def test_psi_is_the_mean_confidence_of_all_or_of_the_selected_images() -> None:
     scores = random_scores((40, 25))
     rows = scores.to_pylist()
     for scope, num in (("train", None), ("selected", 10)):
@@ -140,7 +141,7 @@ def test_psi_is_the_mean_confidence_of_all_or_of_the_selected_images():
         assert found.attribution_above == {}
 
 
-def test_quantile_threshold_prunes_that_share_of_each_target_class():
+def test_quantile_threshold_prunes_that_share_of_each_target_class() -> None:
     rows = [(target, target * 100 + rho, "ok") for target in (0, 1) for rho in range(8)]
     table = candidates(*rows, (0, None, "failed"))
     config = DbbConfig(source_probability_test="off", attribution_threshold=(0.25, 0.5))
@@ -149,7 +150,7 @@ def test_quantile_threshold_prunes_that_share_of_each_target_class():
     assert Counter(reasons) == {None: 10, "attribution_inside": 6, "failed": 1}
 
 
-def test_absolute_thresholds_are_per_target_class():
+def test_absolute_thresholds_are_per_target_class() -> None:
     scores = random_scores((4, 4))
     config = DbbConfig(attribution_test="absolute", attribution_threshold=(0.3, 2.0))
     assert thresholds(config, scores, candidates()).attribution_above == {0: 0.3, 1: 2.0}
@@ -157,19 +158,19 @@ def test_absolute_thresholds_are_per_target_class():
     assert thresholds(config, scores, candidates()).attribution_above == {0: 1.0, 1: 1.0}
 
 
-def test_tests_can_be_switched_off():
+def test_tests_can_be_switched_off() -> None:
     scores, table = random_scores((4, 4)), candidates((0, 1.0, "ok"))
     assert thresholds(DbbConfig(prune=False), scores, table) == PruneThresholds()
     both_off = DbbConfig(source_probability_test="off", attribution_test="off")
     assert thresholds(both_off, scores, table) == PruneThresholds()
 
 
-def test_candidate_without_attribution_is_an_error_not_a_test_that_passes():
+def test_candidate_without_attribution_is_an_error_not_a_test_that_passes() -> None:
     with pytest.raises(DataError, match="no attribution_inside"):
         thresholds(DbbConfig(), random_scores((4, 4)), candidates((0, None, "ok")))
 
 
-def test_every_other_class_is_a_target_once():
+def test_every_other_class_is_a_target_once() -> None:
     plan = select(
         DbbConfig(k=(2, 3, 1), target="every_other"), random_scores((6, 6, 6)), dataset=dataset(3), run_seed=0
     )
@@ -181,7 +182,7 @@ def test_every_other_class_is_a_target_once():
         assert row["prompt"] == dataset(3).prompts[row["target_label"]]
 
 
-def test_with_two_classes_every_other_is_the_confused_one():
+def test_with_two_classes_every_other_is_the_confused_one() -> None:
     scores = random_scores((10, 8))
     plans = [
         select(DbbConfig(k=4, target=target), scores, dataset=dataset(), run_seed=0)
@@ -206,7 +207,7 @@ def three_class_candidates() -> pa.Table:
 
 @pytest.mark.parametrize("scope", ["train", "selected"])
 @pytest.mark.parametrize("k", [(2, 0.5, 1.0), 3, 0.4])
-def test_three_classes_have_their_own_psi_by_source_and_quantile_by_target(scope, k):
+def test_three_classes_have_their_own_psi_by_source_and_quantile_by_target(scope: str, k: Any) -> None:
     scores, table = random_scores((10, 8, 6)), three_class_candidates()
     config = DbbConfig(k=k, target="every_other", source_probability_test=scope, attribution_threshold=(0.0, 0.25, 0.5))
     limits = thresholds(config, scores, table)
@@ -227,14 +228,14 @@ def test_three_classes_have_their_own_psi_by_source_and_quantile_by_target(scope
     assert 0 < sum(expected) < len(expected)
 
 
-def test_three_classes_have_their_own_absolute_threshold():
+def test_three_classes_have_their_own_absolute_threshold() -> None:
     config = DbbConfig(attribution_test="absolute", attribution_threshold=(0.3, 2.0, -1.0))
     found = thresholds(config, random_scores((4, 4, 4)), three_class_candidates())
     assert found.attribution_above == {0: 0.3, 1: 2.0, 2: -1.0}
 
 
 @pytest.mark.parametrize("test", ["absolute", "quantile"])
-def test_thresholds_for_another_number_of_classes_are_refused_before_generating(test):
+def test_thresholds_for_another_number_of_classes_are_refused_before_generating(test: Any) -> None:
     config = DbbConfig(k=2, attribution_test=test, attribution_threshold=(0.3, 0.2))
     with pytest.raises(ConfigError, match="attribution_threshold has 2 entries, but the dataset has 3 classes"):
         select(config, random_scores((4, 4, 4)), dataset=dataset(3), run_seed=0)

@@ -7,7 +7,7 @@ from raygen.seeding import row_seed
 from raygen.synthesis.plan import PlannedImage, loss_ranks, plan_table, read_scores
 
 
-def test_loss_rank_counts_the_images_of_the_class_with_less_loss_or_equal_loss_and_an_earlier_place():
+def test_loss_rank_counts_the_images_of_the_class_with_less_loss_or_equal_loss_and_an_earlier_place() -> None:
     rng = np.random.default_rng(0)
     loss_N, label_N = rng.integers(6, size=60) / 4, rng.integers(3, size=60)
     expected_N = [
@@ -20,7 +20,7 @@ def test_loss_rank_counts_the_images_of_the_class_with_less_loss_or_equal_loss_a
     assert loss_ranks(loss_N, label_N).tolist() == expected_N
 
 
-def test_failed_rows_are_left_out_and_the_rest_is_in_order_of_id():
+def test_failed_rows_are_left_out_and_the_rest_is_in_order_of_id() -> None:
     scores = score_table([0, 1, 0], np.eye(3), image_ids=["c", "a", "b"])
     train = read_scores(with_failed_rows(scores, ["aa"]))
     assert train.image_ids == ["a", "b", "c"]
@@ -29,14 +29,14 @@ def test_failed_rows_are_left_out_and_the_rest_is_in_order_of_id():
     np.testing.assert_array_equal(train.vectors("logits", np.array([2, 0])), np.eye(3)[[0, 1]])
 
 
-def test_scores_without_a_usable_row_or_with_repeated_ids_are_refused():
+def test_scores_without_a_usable_row_or_with_repeated_ids_are_refused() -> None:
     with pytest.raises(DataError, match=r"none of 2 training images could be scored(.|\n)*  2 x damaged"):
         read_scores(with_failed_rows(score_table([0], np.eye(1)).slice(0, 0), ["a", "b"]))
     with pytest.raises(DataError, match="occur twice"):
         read_scores(score_table([0, 0], np.zeros((2, 2)), image_ids=["a", "a"]))
 
 
-def test_plan_is_sorted_by_key_and_seeded_by_it():
+def test_plan_is_sorted_by_key_and_seeded_by_it() -> None:
     train = read_scores(score_table([0, 1], [[2, 0], [3, 0]], image_ids=["b", "a"]))
     images = [PlannedImage(1, sample=1, target_label=1), PlannedImage(1, sample=0, target_label=1)]
     plan = plan_table([*images, PlannedImage(0, 0, 0, cluster=4)], train, prompts=["p0", "p1"], run_seed=7)

@@ -1,15 +1,18 @@
 import itertools
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import oracles
 import pytest
 import scipy.stats
+from numpy.typing import ArrayLike
 from score_tables import dataset, score_table, shuffled, with_failed_rows
 
 from raygen.errors import ConfigError, DataError
 from raygen.pruners import PruneThresholds
 from raygen.synthesis.scgs import (
+    Covariance,
     ScgsConfig,
     clusters_per_class,
     gaussian_log_weights,
@@ -21,10 +24,12 @@ from raygen.synthesis.scgs import (
     thresholds,
 )
 
-TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
+TOLERANCE: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 
 
-def weights(features_ND, covariance="full", *, max_components=8, temperature=1.0):
+def weights(
+    features_ND: ArrayLike, covariance: Covariance = "full", *, max_components: int = 8, temperature: float = 1.0
+) -> Any:
     features_ND = np.asarray(features_ND, dtype=float)
     return np.exp(
         gaussian_log_weights(features_ND, covariance=covariance, max_components=max_components, temperature=temperature)
@@ -36,13 +41,13 @@ def points(num: int, dims: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("covariance", ["full", "pca"])
-def test_three_points_on_a_line_have_the_weights_worked_out_by_hand(covariance):
+def test_three_points_on_a_line_have_the_weights_worked_out_by_hand(covariance: Covariance) -> None:
     """Unbiased variance 1, so m^2 is 1, 0, 1 and the weights are exp(-1/2) : 1 : exp(-1/2)."""
     found = weights([[-1], [0], [1]], covariance)
     np.testing.assert_allclose(found, [0.274069, 0.451863, 0.274069], atol=5e-7)
 
 
-def test_full_covariance_is_equation_3_normalised():
+def test_full_covariance_is_equation_3_normalised() -> None:
     features_ND = points(30, 4)
     np.testing.assert_allclose(weights(features_ND), oracles.gaussian_weights(features_ND), **TOLERANCE)
     log_density_N = scipy.stats.multivariate_normal.logpdf(
@@ -51,13 +56,13 @@ def test_full_covariance_is_equation_3_normalised():
     np.testing.assert_allclose(weights(features_ND), scipy.special.softmax(log_density_N), **TOLERANCE)
 
 
-def test_full_covariance_does_not_change_under_invertible_affine_maps():
+def test_full_covariance_does_not_change_under_invertible_affine_maps() -> None:
     features_ND = points(30, 4)
     matrix = np.random.default_rng(1).normal(size=(4, 4)) + 3 * np.eye(4)
     np.testing.assert_allclose(weights(features_ND @ matrix + 5), weights(features_ND), rtol=1e-9)
 
 
-def test_squared_distances_sum_to_points_minus_one_times_dimensions():
+def test_squared_distances_sum_to_points_minus_one_times_dimensions() -> None:
     log_weight_N = gaussian_log_weights(points(30, 4), covariance="full", max_components=8, temperature=1)
     features_ND = points(30, 4)
     centred_ND = features_ND - features_ND.mean(axis=0)
@@ -68,7 +73,7 @@ def test_squared_distances_sum_to_points_minus_one_times_dimensions():
     np.testing.assert_allclose(np.ptp(log_weight_N + 0.5 * distance_N), 0, atol=1e-9)
 
 
-def test_with_more_features_than_images_the_pseudo_inverse_weighs_all_alike():
+def test_with_more_features_than_images_the_pseudo_inverse_weighs_all_alike() -> None:
     """Every in-sample squared distance is then (N - 1)^2 / N: why eq. (3) needs a repair."""
     features_ND = points(12, 50)
     np.testing.assert_allclose(weights(features_ND), 1 / 12, rtol=1e-9)
@@ -78,7 +83,7 @@ def test_with_more_features_than_images_the_pseudo_inverse_weighs_all_alike():
     np.testing.assert_allclose(scipy.special.softmax(log_density_N), 1 / 12, rtol=1e-6)
 
 
-def test_principal_components_give_the_weights_of_the_projected_points():
+def test_principal_components_give_the_weights_of_the_projected_points() -> None:
     """Projection, then eq. (3) there: without the shortcut through the left singular vectors."""
     features_ND = points(41, 60)
     centred_ND = features_ND - features_ND.mean(axis=0)
@@ -88,7 +93,7 @@ def test_principal_components_give_the_weights_of_the_projected_points():
     np.testing.assert_allclose(weights(features_ND, "pca"), expected_N, rtol=1e-8)
 
 
-def test_all_principal_components_weigh_all_alike():
+def test_all_principal_components_weigh_all_alike() -> None:
     """At d = N - 1 the repair is no repair, hence the cap at a quarter of the images."""
     features_ND = points(9, 30)
     log_weight_N = gaussian_log_weights(features_ND, covariance="full", max_components=8, temperature=1)
@@ -97,13 +102,13 @@ def test_all_principal_components_weigh_all_alike():
 
 
 @pytest.mark.parametrize("covariance", ["pca", "full", "ledoit_wolf", "uniform"])
-def test_one_point_has_all_the_weight_and_duplicates_share_it(covariance):
+def test_one_point_has_all_the_weight_and_duplicates_share_it(covariance: Covariance) -> None:
     np.testing.assert_allclose(weights([[3.0, 4.0]], covariance), [1])
     np.testing.assert_allclose(weights([[3.0, 4.0]] * 5, covariance), [0.2] * 5)
 
 
 @pytest.mark.parametrize("covariance", ["pca", "full", "ledoit_wolf"])
-def test_weights_sum_to_one_favour_the_centre_and_flatten_with_temperature(covariance):
+def test_weights_sum_to_one_favour_the_centre_and_flatten_with_temperature(covariance: Covariance) -> None:
     features_ND = points(40, 3)
     cold, warm = (weights(features_ND, covariance, temperature=t) for t in (1.0, 4.0))
     assert cold.sum() == pytest.approx(1)
@@ -112,7 +117,7 @@ def test_weights_sum_to_one_favour_the_centre_and_flatten_with_temperature(covar
     assert scipy.stats.spearmanr(cold, -distance_N).statistic > 0.7
 
 
-def test_draws_follow_the_probabilities_of_drawing_one_by_one():
+def test_draws_follow_the_probabilities_of_drawing_one_by_one() -> None:
     """40,000 repetitions; five standard errors of a frequency."""
     weight_N = [0.5, 0.3, 0.15, 0.05]
     rng = np.random.default_rng(0)
@@ -122,13 +127,13 @@ def test_draws_follow_the_probabilities_of_drawing_one_by_one():
         assert counts[drawn] / 40_000 == pytest.approx(expected, abs=5 * (expected / 40_000) ** 0.5)
 
 
-def test_draws_are_distinct_even_when_weights_vanish():
+def test_draws_are_distinct_even_when_weights_vanish() -> None:
     drawn = sample_without_replacement(np.array([0.0, -1e4, -1e5, -1e6]), 4, np.random.default_rng(0))
     assert sorted(drawn.tolist()) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_largest_remainder_sums_up_and_is_within_one_of_the_share(seed):
+def test_largest_remainder_sums_up_and_is_within_one_of_the_share(seed: int) -> None:
     rng = np.random.default_rng(seed)
     sizes_K = rng.integers(1, 50, size=4)
     total = int(rng.integers(1, sizes_K.sum() + 1))
@@ -139,7 +144,7 @@ def test_largest_remainder_sums_up_and_is_within_one_of_the_share(seed):
         assert part <= size
 
 
-def test_equal_remainders_go_to_the_first_cluster():
+def test_equal_remainders_go_to_the_first_cluster() -> None:
     assert largest_remainder(3, [5, 5]) == [2, 1]
 
 
@@ -151,11 +156,11 @@ def test_equal_remainders_go_to_the_first_cluster():
         ((138503, 24267), 0.2, [4853, 27701]),  # CelebA
     ],
 )
-def test_numbers_to_generate_on_the_papers_datasets(counts_C, ratio, expected):
+def test_numbers_to_generate_on_the_papers_datasets(counts_C: Any, ratio: Any, expected: Any) -> None:
     assert num_to_generate(counts_C, ratio=ratio) == expected
 
 
-def wrong_and_right(num_wrong: tuple[int, ...], num_right: tuple[int, ...], *, dims: int = 6, seed: int = 0):
+def wrong_and_right(num_wrong: tuple[int, ...], num_right: tuple[int, ...], *, dims: int = 6, seed: int = 0) -> Any:
     """Scores in which so many images of each class are misclassified as the next class."""
     labels, logits = [], []
     for label, (wrong, right) in enumerate(zip(num_wrong, num_right, strict=True)):
@@ -167,7 +172,7 @@ def wrong_and_right(num_wrong: tuple[int, ...], num_right: tuple[int, ...], *, d
 
 
 @pytest.mark.parametrize("covariance", ["pca", "full", "ledoit_wolf", "uniform"])
-def test_plan_spreads_the_numbers_over_a_fifth_of_the_misclassified_images(covariance):
+def test_plan_spreads_the_numbers_over_a_fifth_of_the_misclassified_images(covariance: Covariance) -> None:
     """With the epoch-0 numbers of MetaShift: 43 cats and 82 dogs wrong give 9 and 16 sources."""
     scores = wrong_and_right((43, 82), (568, 430))
     config = ScgsConfig(num_clusters=4, covariance=covariance)
@@ -186,7 +191,7 @@ def test_plan_spreads_the_numbers_over_a_fifth_of_the_misclassified_images(covar
     assert len({row["seed"] for row in plan}) == len(plan)
 
 
-def test_sources_come_from_every_cluster_in_proportion():
+def test_sources_come_from_every_cluster_in_proportion() -> None:
     """Two far clumps of 30 and 10 wrong images: k-means finds them, 20% of 40 is 8 = 6 + 2."""
     rng = np.random.default_rng(0)
     features_ND = rng.normal(size=(100, 5))
@@ -200,7 +205,7 @@ def test_sources_come_from_every_cluster_in_proportion():
     assert len({(clusters[i], clump[i]) for i in clusters}) == 2
 
 
-def test_plan_does_not_depend_on_the_order_of_rows_or_on_failed_ones_but_on_the_seed():
+def test_plan_does_not_depend_on_the_order_of_rows_or_on_failed_ones_but_on_the_seed() -> None:
     scores = wrong_and_right((20, 30), (60, 40))
     plan = select(ScgsConfig(), scores, dataset=dataset(), run_seed=1)
     for seed in range(3):
@@ -209,7 +214,7 @@ def test_plan_does_not_depend_on_the_order_of_rows_or_on_failed_ones_but_on_the_
     assert not select(ScgsConfig(), scores, dataset=dataset(), run_seed=2).equals(plan)
 
 
-def test_ratio_can_count_misclassified_images_instead():
+def test_ratio_can_count_misclassified_images_instead() -> None:
     scores = wrong_and_right((20, 30, 10), (60, 40, 50))
     config = ScgsConfig(gen_ratio=0.5, gen_ratio_base="mis_other")
     plan = select(config, scores, dataset=dataset(3), run_seed=0)
@@ -217,51 +222,51 @@ def test_ratio_can_count_misclassified_images_instead():
 
 
 @pytest.mark.parametrize("num_wrong", [0, 1])
-def test_class_with_fewer_than_two_misclassified_images_is_named_with_a_way_out(num_wrong):
+def test_class_with_fewer_than_two_misclassified_images_is_named_with_a_way_out(num_wrong: int) -> None:
     scores = wrong_and_right((20, num_wrong), (10, 10))
     with pytest.raises(DataError, match=rf"'dog'\) has {num_wrong} misclassified.*mis_epoch"):
         select(ScgsConfig(), scores, dataset=dataset(), run_seed=0)
 
 
-def test_two_identical_misclassified_images_are_enough():
+def test_two_identical_misclassified_images_are_enough() -> None:
     scores = score_table([0, 0, 1, 1], [[0, 1], [0, 1], [1, 0], [1, 0]], features_ND=np.ones((4, 3)))
     plan = select(ScgsConfig(gen_ratio=1), scores, dataset=dataset(), run_seed=0)
     assert Counter(plan["target_label"].to_pylist()) == {0: 2, 1: 2}
 
 
-def test_a_ratio_that_rounds_to_no_picture_is_named():
+def test_a_ratio_that_rounds_to_no_picture_is_named() -> None:
     with pytest.raises(DataError, match=r"gen_ratio 0\.005 of 70 images .*nothing to generate\. Raise it"):
         select(ScgsConfig(gen_ratio=0.005), wrong_and_right((20, 30), (10, 40)), dataset=dataset(), run_seed=0)
 
 
-def test_nothing_is_pruned():
+def test_nothing_is_pruned() -> None:
     empty = wrong_and_right((2, 2), (1, 1))
     assert thresholds(ScgsConfig(), empty, empty) == PruneThresholds()
 
 
-def test_clusters_are_a_number_or_one_for_each_class():
+def test_clusters_are_a_number_or_one_for_each_class() -> None:
     assert clusters_per_class(3, num_classes=2) == [3, 3]
     assert clusters_per_class((1, 4), num_classes=2) == [1, 4]
     with pytest.raises(ConfigError, match="num_clusters has 3 entries, but the dataset has 2 classes"):
         select(ScgsConfig(num_clusters=(1, 2, 3)), wrong_scores(), dataset=dataset(), run_seed=0)
 
 
-def test_each_class_is_cut_into_its_own_number_of_clusters():
+def test_each_class_is_cut_into_its_own_number_of_clusters() -> None:
     plan = select(ScgsConfig(num_clusters=(1, 4), sample_fraction=1.0), wrong_scores(), dataset=dataset(), run_seed=0)
-    found = {label: set() for label in (0, 1)}
+    found: dict[int, set[int]] = {label: set() for label in (0, 1)}
     for row in plan.to_pylist():
         found[row["source_label"]].add(row["cluster"])
     assert found == {0: {0}, 1: {0, 1, 2, 3}}
 
 
 @pytest.mark.parametrize(("source", "advice"), [("epoch", "synthesis.mis_source=kfold"), ("kfold", "fewer epochs")])
-def test_too_few_mistakes_say_what_to_try(source, advice):
+def test_too_few_mistakes_say_what_to_try(source: Any, advice: str) -> None:
     right = score_table([0, 0, 1, 1], [[1, 0], [1, 0], [0, 1], [0, 1]])
     with pytest.raises(DataError, match=advice):
         select(ScgsConfig(mis_source=source), right, dataset=dataset(), run_seed=0)
 
 
-def wrong_scores():
+def wrong_scores() -> Any:
     """Twenty images of each class, all wrong, with features in four corners."""
     corners = np.array([[0, 0], [9, 0], [0, 9], [9, 9]], dtype=float)
     features_ND = np.tile(corners, (10, 1)) + np.random.default_rng(0).normal(size=(40, 2))

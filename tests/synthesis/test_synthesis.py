@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from pydantic import TypeAdapter
 from score_tables import dataset, score_table
@@ -13,11 +15,15 @@ from raygen.maskers.language import LanguageConfig
 from raygen.maskers.truth import TruthConfig
 from raygen.maskers.whole import WholeConfig
 from raygen.schema import PLAN
-from raygen.synthesis import SynthesisConfig, masker, select
+from raygen.synthesis import SYNTHESES, SynthesisConfig, of
 
 
-def config(**fields):
+def config(**fields: Any) -> Any:
     return TypeAdapter(SynthesisConfig).validate_python(fields)
+
+
+def masker(found: Any, dataset: DatasetInfo) -> dict[str, Any]:
+    return of(found).masker(found, dataset)
 
 
 @pytest.mark.parametrize(
@@ -54,29 +60,29 @@ def config(**fields):
         ),
     ],
 )
-def test_each_synthesis_asks_for_a_masker_that_exists(fields, expected):
+def test_each_synthesis_asks_for_a_masker_that_exists(fields: Any, expected: Any) -> None:
     assert TypeAdapter(MaskerConfig).validate_python(masker(config(**fields), dataset=dataset())) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "reason"), [(["a cat"], "1 entries, but the dataset has 2 classes"), (" ", "names nothing")]
 )
-def test_texts_that_do_not_fit_the_classes_are_refused(text, reason):
+def test_texts_that_do_not_fit_the_classes_are_refused(text: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         masker(config(name="dbb", language={"text": text}), dataset=dataset())
 
 
-def test_the_shipped_model_looks_for_birds_in_scenes_and_refuses_other_pictures():
+def test_the_shipped_model_looks_for_birds_in_scenes_and_refuses_other_pictures() -> None:
     scenes = DatasetInfo("scenes", ("landbird", "waterbird"), (), ("", ""), ("bird", "bird"))
     assert masker(config(name="dbb"), dataset=scenes)["texts"] == ("bird", "bird")
     with pytest.raises(ConfigError, match="knows only the birds of 'scenes', but the dataset is 'animals'"):
         masker(config(name="dbb"), dataset=dataset())
 
 
-@pytest.mark.parametrize("name", ["scgs", "dbb"])
-def test_each_synthesis_plans_rows_of_the_schema_sorted_by_key(name):
+@pytest.mark.parametrize("name", sorted(SYNTHESES))
+def test_each_synthesis_plans_rows_of_the_schema_sorted_by_key(name: str) -> None:
     scores = score_table([0, 0, 0, 1, 1, 1], [[0, 1], [0, 2], [1, 0], [1, 0], [2, 0], [0, 1]])
-    plan = select(config(name=name), scores, dataset=dataset(), run_seed=0)
+    plan = SYNTHESES[name].select(config(name=name), scores, dataset=dataset(), run_seed=0)
     assert plan.schema == PLAN
     assert plan.num_rows
     keys = plan["key"].to_pylist()

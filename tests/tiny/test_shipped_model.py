@@ -29,7 +29,8 @@ def painted() -> dict[str, np.ndarray]:
     result = {"source": np.stack(images), "mask": np.stack(masks)}
     for name in CLASS_NAMES:
         prompts = [f"a photo of a {name}"] * NUM_SCENES
-        result[name] = np.stack(inpaint(inpainter, images, masks, prompts=prompts, seeds=list(range(NUM_SCENES))))
+        found = inpaint(inpainter, images, masks, prompts=prompts, seeds=list(range(NUM_SCENES)))
+        result[name] = np.stack([picture for picture in found if isinstance(picture, np.ndarray)])
     result["silhouettes"] = np.stack(
         [[s.object_HW, s.counterpart_HW][:: 1 if i % 2 == 0 else -1] for i, s in enumerate(scenes)]
     )

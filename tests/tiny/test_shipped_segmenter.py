@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ MAX_BYTES = 4_000_000
 SEED = 1
 
 
-def test_it_is_small_and_complete():
+def test_it_is_small_and_complete() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     names = {path.name for path in files}
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "README.md"} <= names
@@ -29,21 +30,21 @@ def test_it_is_small_and_complete():
     ("distribution", "texts"),
     [("biased", OBJECT_WORDS), ("balanced", OBJECT_WORDS), ("balanced", tuple(words[1] for words in CLASS_WORDS))],
 )
-def test_it_finds_the_bird_of_scenes_that_it_never_saw(distribution, texts):
+def test_it_finds_the_bird_of_scenes_that_it_never_saw(distribution: str, texts: Any) -> None:
     scenes = held_out(distribution, 100, seed=SEED)
     found = measure(scenes, find(FOLDER, scenes, texts))
     assert found.iou >= 0.75
     assert found.found_fraction == 1
 
 
-def test_it_finds_nothing_that_is_not_there():
+def test_it_finds_nothing_that_is_not_there() -> None:
     scenes = held_out("balanced", 48, seed=SEED)
     for word in ("cat", "zebra"):  # the second was never in a prompt
         assert measure(scenes, find(FOLDER, scenes, (word, word))).found_fraction < 0.05
 
 
 @pytest.mark.slow
-def test_a_training_that_was_stopped_goes_on_and_ends_as_a_model_with_a_card(tmp_path):
+def test_a_training_that_was_stopped_goes_on_and_ends_as_a_model_with_a_card(tmp_path: Path) -> None:
     command = [sys.executable, "-c", TRAIN, str(tmp_path / "work"), str(tmp_path / "out")]
     for minutes in ("0.05", "0.1"):
         subprocess.run([*command, minutes], check=True, timeout=500)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +14,12 @@ from score_tables import dataset, score_table
 from small_sweeps import ONLY_K, small_sweep
 from tiny_pipelines import save_pipeline
 
-from raygen import synthesis
 from raygen.config import Strict
 from raygen.errors import ConfigError
-from raygen.synthesis import SynthesisConfig
+from raygen.synthesis import SYNTHESES, SynthesisConfig
 from raygen.synthesis.dbb import DbbConfig
-from raygen.synthesis.scgs import ScgsConfig
 from tune.pools import plan_pools, pool_configs, pool_name
-from tune.spaces import DEFAULT_SPACES, config_at
+from tune.spaces import config_at
 from tune.sweep_config import make_sweep
 
 # The shipped CLIPSeg, which is DBB's default, looks for nothing in other pictures.
@@ -65,7 +64,7 @@ def scores() -> pa.Table:
     return score_table(labels, logits_NC, features_ND=rng.normal(size=(40, 6)))
 
 
-def config(**fields: object) -> DbbConfig | ScgsConfig:
+def config(**fields: object) -> Any:
     return TypeAdapter(SynthesisConfig).validate_python(fields)
 
 
@@ -73,23 +72,22 @@ def config(**fields: object) -> DbbConfig | ScgsConfig:
 def test_the_fields_of_a_synthesis_are_all_known(name: str) -> None:
     """A new field must be told apart: does it change pictures, or only which are kept?"""
     kind: type[Strict] = type(config(name=name))
-    amount = synthesis.amount_field(config(name=name))
-    assert set(kind.model_fields) == {*OTHERS[name], "name", amount}
-    assert synthesis.filter_fields(config(name=name)) <= set(OTHERS[name])
+    assert set(kind.model_fields) == {*OTHERS[name], "name", config(name=name).amount_field}
+    assert config(name=name).filter_fields <= set(OTHERS[name])
 
 
 @pytest.mark.parametrize(("name", "field"), [(name, field) for name, fields in OTHERS.items() for field in fields])
 def test_a_filter_leaves_the_pictures_as_they_are_and_shares_the_pool(name: str, field: str) -> None:
     run = make_sweep({"recipe": name, "dataset": {"name": "scenes"}}, [], where="test").run
     first, other = config(name=name), config(name=name, **{field: OTHERS[name][field]})
-    is_filter = field in synthesis.filter_fields(first)
+    is_filter, paper = field in first.filter_fields, SYNTHESES[name]
     if is_filter:
-        plans = [synthesis.select(c, scores(), dataset=dataset(), run_seed=0) for c in (first, other)]
+        plans = [paper.select(c, scores(), dataset=dataset(), run_seed=0) for c in (first, other)]
         assert plans[0].equals(plans[1])
-        assert synthesis.masker(first, dataset=SCENES) == synthesis.masker(other, dataset=SCENES)
-        assert synthesis.attribution(first) == synthesis.attribution(other)
-        assert synthesis.identification_epochs(first) == synthesis.identification_epochs(other)
-        assert synthesis.identification_folds(first) == synthesis.identification_folds(other)
+        assert paper.masker(first, SCENES) == paper.masker(other, SCENES)
+        assert first.measure() == other.measure()
+        assert first.identification_epochs() == other.identification_epochs()
+        assert first.identification_folds() == other.identification_folds()
     names = {pool_name(run.model_copy(update={"synthesis": c})) for c in (first, other)}
     assert len(names) == (1 if is_filter else 2)
 
@@ -99,9 +97,9 @@ def test_a_filter_leaves_the_pictures_as_they_are_and_shares_the_pool(name: str,
     [("dbb", [0.1, 0.3, 0.7, 1.0]), ("dbb", [1, 4, 15]), ("scgs", [0.1, 0.4, 1.0, 3.0])],
 )
 def test_pictures_of_a_smaller_amount_are_among_those_of_a_larger_one(name: str, amounts: list[float]) -> None:
-    field = synthesis.amount_field(config(name=name))
+    field = config(name=name).amount_field
     plans = [
-        synthesis.select(config(name=name, **{field: amount}), scores(), dataset=dataset(), run_seed=0)
+        SYNTHESES[name].select(config(name=name, **{field: amount}), scores(), dataset=dataset(), run_seed=0)
         for amount in amounts
     ]
     assert plans[0].num_rows < plans[-1].num_rows
@@ -131,7 +129,7 @@ def test_the_default_scgs_space_needs_four_pools_of_the_largest_ratio() -> None:
     pools = pool_configs(sweep.run, sweep.space, num_classes=2, max_pools=sweep.search.max_pools)
     made = {(c.synthesis.num_clusters, c.synthesis.tau, c.synthesis.gen_ratio) for c in pools.values()}  # type: ignore[union-attr]
     assert made == {(2, 0.5, 0.4), (2, 0.7, 0.4), (4, 0.5, 0.4), (4, 0.7, 0.4)}
-    assert "synthesis.num_clusters" in DEFAULT_SPACES["scgs"]
+    assert "synthesis.num_clusters" in sweep.space
 
 
 def test_more_pools_than_the_limit_are_refused_with_their_number() -> None:

@@ -82,7 +82,11 @@ def test_importance_goes_to_the_parameter_that_decides() -> None:
     rng = np.random.default_rng(0)
     ranked = []
     for _ in range(60):
-        params = {"decides": rng.random(), "does_not": int(rng.integers(1, 11)), "nor": str(rng.choice(["a", "b"]))}
+        params: dict[str, Any] = {
+            "decides": rng.random(),
+            "does_not": int(rng.integers(1, 11)),
+            "nor": str(rng.choice(["a", "b"])),
+        }
         ranked.append({"params": params, "worst_group": params["decides"] ** 2})
     shares = importances(ranked, domains, metric="worst_group", seed=0)
     assert sum(shares.values()) == pytest.approx(1)

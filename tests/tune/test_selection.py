@@ -21,7 +21,7 @@ def scores() -> pa.Table:
 def generated(config: RunConfig, *, seed: int = 0) -> pa.Table:
     """Candidates of a config's plan whose scores depend on the key only, as if painted; every ninth failed."""
     assert config.synthesis is not None
-    plan = synthesis.select(config.synthesis, scores(), dataset=dataset(), run_seed=seed)
+    plan = synthesis.of(config.synthesis).select(config.synthesis, scores(), dataset=dataset(), run_seed=seed)
     numbers = [int(key[3:8]) for key in plan["key"].to_pylist()]
     status = ["failed" if number % 9 == 0 else "ok" for number in numbers]
     psi = [None if s == "failed" else (number * 0.37) % 1 for number, s in zip(numbers, status, strict=True)]
@@ -54,7 +54,9 @@ def test_the_filtered_pool_is_what_a_run_keeps(fields: dict[str, object]) -> Non
     found = select_candidates(config(**fields), scores=scores(), candidates=pool, dataset=dataset())
     own = generated(config(**fields))
     assert pool.take(found.rows).equals(own)
-    limits = synthesis.thresholds(config(**fields).synthesis, scores(), own)
+    chosen = config(**fields).synthesis
+    assert chosen is not None
+    limits = synthesis.of(chosen).thresholds(chosen, scores(), own)
     kept_N, reasons = verdicts(own, limits)
     assert found.thresholds == limits
     assert found.reasons == reasons

@@ -2,18 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_sweeps import small_sweep, toy_task
 
+from raygen.algorithms.balanced import BalancedConfig
 from raygen.config import load_yaml
 from raygen.datasets import class_counts
 from raygen.errors import ConfigError
+from raygen.synthesis import SYNTHESES
 from raygen.synthesis.dbb import DbbConfig
 from tune.pools import pool_configs
 from tune.search import check
-from tune.spaces import DEFAULT_SPACES, check_amount, check_space, config_at, expand, point_of
+from tune.spaces import check_amount, check_space, config_at, default_space, expand, point_of
 from tune.sweep_config import make_sweep
 from tune.trials import check_sampler
 
@@ -21,7 +24,7 @@ CONFIG = Path(__file__).parents[2] / "tune" / "config.yaml"
 DBB = {"recipe": "dbb", "dataset": {"name": "scenes"}}
 
 
-@pytest.mark.parametrize("recipe", sorted(DEFAULT_SPACES))
+@pytest.mark.parametrize("recipe", sorted(SYNTHESES))
 def test_every_point_of_a_default_space_is_a_config(recipe: str) -> None:
     sweep = make_sweep({**DBB, "recipe": recipe}, [], where="test")
     domains = expand(sweep.space, num_classes=2)
@@ -50,9 +53,10 @@ def test_a_point_sets_its_fields_per_class_and_nothing_else() -> None:
     sweep = small_sweep()
     point = {"synthesis.k": 0.3, "synthesis.attribution_threshold.0": 0.1, "synthesis.attribution_threshold.1": 0.4}
     config = config_at(sweep.run, {**point, "algorithm.gamma.0": 2, "algorithm.gamma.1": 7}, space=sweep.space)
-    assert config.algorithm.gamma == (2, 7)  # type: ignore[union-attr]
+    assert isinstance(config.algorithm, BalancedConfig)
     assert isinstance(config.synthesis, DbbConfig)
-    assert (config.synthesis.k, config.synthesis.attribution_threshold) == (0.3, (0.1, 0.4))
+    found: Any = (config.algorithm.gamma, config.synthesis.k, config.synthesis.attribution_threshold)
+    assert found == ((2, 7), 0.3, (0.1, 0.4))
     synthesis = config.synthesis.model_copy(update={"k": 0.5, "attribution_threshold": 0.25})
     algorithm = config.algorithm.model_copy(update={"gamma": 1.0})
     assert config.model_copy(update={"synthesis": synthesis, "algorithm": algorithm}) == sweep.run
@@ -83,7 +87,7 @@ def test_the_default_config_file_says_what_the_defaults_are() -> None:
 
 def test_a_sweep_survives_its_saved_config() -> None:
     sweep = make_sweep(DBB, ["tune.space.synthesis.k=[0.2, 0.4]", "tune.space.algorithm.gamma=null"], where="test")
-    assert set(sweep.space) == set(DEFAULT_SPACES["dbb"]) - {"algorithm.gamma"}
+    assert set(sweep.space) == set(default_space("dbb", where="test")) - {"algorithm.gamma"}
     assert make_sweep(json.loads(json.dumps(sweep.dump())), [], where="saved") == sweep
 
 
@@ -120,7 +124,7 @@ def test_a_space_that_cannot_be_is_refused_by_the_key(override: str, key: str, w
 
 
 def test_a_space_without_parameters_is_refused() -> None:
-    overrides = [f"tune.space.{path}=null" for path in DEFAULT_SPACES["dbb"]]
+    overrides = [f"tune.space.{path}=null" for path in default_space("dbb", where="test")]
     with pytest.raises(ConfigError, match="nothing to search"):
         check(small_sweep("tiny", *overrides))
 
@@ -167,7 +171,7 @@ def test_amounts_per_class_make_one_pool_of_the_largest_of_each() -> None:
 def test_a_pair_is_searched_over_its_synthesis() -> None:
     sweep = make_sweep({**DBB, "recipe": "group_dro+dbb"}, [], where="test")
     assert sweep.run.recipe == "dbb+group_dro"
-    assert set(sweep.space) == {path for path in DEFAULT_SPACES["dbb"] if path.startswith("synthesis.")}
+    assert set(sweep.space) == {path for path in default_space("dbb", where="test") if path.startswith("synthesis.")}
 
 
 @pytest.mark.parametrize(

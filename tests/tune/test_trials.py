@@ -98,14 +98,13 @@ def test_resources_that_no_node_has_are_refused(override: str) -> None:
 def test_what_other_work_holds_is_not_waited_for_without_end() -> None:
     """As when the sweep's own entrypoint took a CPU of the cluster that its trials ask for whole."""
 
-    @ray.remote(num_cpus=1)
     class Holder:
         def ready(self) -> None:
             return None
 
     needed = {"CPU": 4.0, "GPU": 0.0}
     capacity.require_free(needed, what="a trial takes")
-    holder = Holder.remote()
+    holder: Any = ray.remote(num_cpus=1)(Holder).remote()
     ray.get(holder.ready.remote())
     with pytest.raises(ResourceError, match=r"a trial takes 4 CPUs, and of the cluster's 4 only 3 are free"):
         capacity.require_free(needed, what="a trial takes", patience_s=1)

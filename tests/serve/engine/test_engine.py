@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,8 @@ from raygen.inpainters.self_test import rows_are_independent
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 from serve.config import ServedModelConfig
 from serve.engine.engine import Engine
+from serve.engine.painting import Painter, Picture, StepOutcome
+from serve.engine.scheduling import Pace
 from serve.engine.tokens import TokenStore
 
 SIDE = 32
@@ -43,8 +45,10 @@ def served(model: Path) -> ServedModelConfig:
 
 
 @asynccontextmanager
-async def running(config: ServedModelConfig, folder: Path = Path("/nonexistent")) -> AsyncIterator[Engine]:
-    engine = Engine(config, TokenStore(folder, config.id), MemoryMetrics())
+async def running(
+    config: ServedModelConfig, folder: Path = Path("/nonexistent"), **options: Any
+) -> AsyncIterator[Engine]:
+    engine = Engine(config, TokenStore(folder, config.id), MemoryMetrics(), **options)
     try:
         yield engine
     finally:
@@ -64,18 +68,21 @@ def pixels(result: EditResult) -> list[bytes]:
     return [image.image_HWC.tobytes() for image in result.images if image.image_HWC is not None]
 
 
-def slowed(engine: Engine, *, step_s: float) -> list[list[tuple[int, int]]]:
-    """Makes every step take a fixed time; gives back the calls: (request's first seed, picture) of their rows."""
-    calls: list[list[tuple[int, int]]] = []
-    advance = engine._painter.advance
+class SlowPainter(Painter):
+    """Takes a time for every step, and notes the calls: (request's first seed, picture) of their rows."""
 
-    def slow(pictures: Any) -> Any:
-        calls.append([(picture.request.request.seeds[0], picture.index) for picture in pictures])
-        time.sleep(step_s)
-        return advance(pictures)
+    step_s = 0.0
 
-    engine._painter.advance = slow  # type: ignore[method-assign]
-    return calls
+    def slow(self, *, step_s: float) -> list[list[tuple[int, int]]]:
+        """From now on, every step takes so long; gives back the calls from now on."""
+        self.step_s, self.calls = step_s, list[list[tuple[int, int]]]()
+        return self.calls
+
+    def advance(self, pictures: Sequence[Picture]) -> StepOutcome:
+        if self.step_s:
+            self.calls.append([(picture.request.request.seeds[0], picture.index) for picture in pictures])
+            time.sleep(self.step_s)
+        return super().advance(pictures)
 
 
 def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -157,8 +164,9 @@ def test_several_seeds_are_as_many_single_requests(served: ServedModelConfig) ->
 
 def test_a_short_request_does_not_wait_for_a_long_one(served: ServedModelConfig) -> None:
     async def body() -> None:
-        async with running(served) as engine:
-            calls = slowed(engine, step_s=0.1)
+        painter = SlowPainter(served)
+        async with running(served, painter=painter) as engine:
+            calls = painter.slow(step_s=0.1)
             long = asyncio.create_task(engine.edit(request(1, num_inference_steps=20)))
             while len(calls) < 3:
                 await asyncio.sleep(0.005)
@@ -173,9 +181,10 @@ def test_a_short_request_does_not_wait_for_a_long_one(served: ServedModelConfig)
 
 def test_interactive_overtakes_batch_between_two_steps_and_batch_goes_on(served: ServedModelConfig) -> None:
     async def body() -> None:
-        async with running(served) as engine:
+        painter = SlowPainter(served)
+        async with running(served, painter=painter) as engine:
             expected = await engine.edit(request(1, num_inference_steps=20))
-            calls = slowed(engine, step_s=0.01)
+            calls = painter.slow(step_s=0.01)
             batch = asyncio.create_task(engine.edit(request(1, num_inference_steps=20)))
             await asyncio.sleep(0.05)
             await engine.edit(request(2, num_inference_steps=20, priority="interactive"))
@@ -188,15 +197,11 @@ def test_interactive_overtakes_batch_between_two_steps_and_batch_goes_on(served:
     run(body)
 
 
-def test_a_request_that_was_overtaken_comes_back_by_its_age_alone(
-    served: ServedModelConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("serve.engine.scheduling.AGEING_S", 1.0)
-    monkeypatch.setattr("serve.engine.engine.CHOICE_S", 0.1)
-
+def test_a_request_that_was_overtaken_comes_back_by_its_age_alone(served: ServedModelConfig) -> None:
     async def body() -> None:
-        async with running(served) as engine:
-            calls = slowed(engine, step_s=0.02)
+        painter = SlowPainter(served)
+        async with running(served, painter=painter, pace=Pace(ageing_s=1.0, choice_s=0.1)) as engine:
+            calls = painter.slow(step_s=0.02)
             old = asyncio.create_task(engine.edit(request(1, num_inference_steps=100)))
             while len(calls) < 2:
                 await asyncio.sleep(0.005)
@@ -211,8 +216,9 @@ def test_a_request_that_was_overtaken_comes_back_by_its_age_alone(
 
 def test_cancelling_frees_the_row_before_the_next_step(served: ServedModelConfig) -> None:
     async def body() -> None:
-        async with running(served) as engine:
-            calls = slowed(engine, step_s=0.02)
+        painter = SlowPainter(served)
+        async with running(served, painter=painter) as engine:
+            calls = painter.slow(step_s=0.02)
             task = asyncio.create_task(engine.edit(request(1, num_inference_steps=100)))
             await asyncio.sleep(0.1)
             task.cancel()
@@ -227,8 +233,9 @@ def test_cancelling_frees_the_row_before_the_next_step(served: ServedModelConfig
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(served: ServedModelConfig) -> None:
     async def body() -> None:
-        async with running(served.model_copy(update={"max_queue": 2})) as engine:
-            slowed(engine, step_s=0.05)
+        painter = SlowPainter(served)
+        async with running(served.model_copy(update={"max_queue": 2}), painter=painter) as engine:
+            painter.slow(step_s=0.05)
             tasks = [asyncio.create_task(engine.edit(request(i))) for i in range(3)]
             await asyncio.sleep(0.3)
             tasks += [asyncio.create_task(engine.edit(request(i))) for i in range(3, 8)]
@@ -244,12 +251,13 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(served: ServedModelCon
 
 def test_the_deadline_ends_a_request_and_frees_its_row(served: ServedModelConfig) -> None:
     async def body() -> None:
-        async with running(served) as engine:
-            slowed(engine, step_s=0.05)
+        painter = SlowPainter(served)
+        async with running(served, painter=painter) as engine:
+            painter.slow(step_s=0.05)
             with pytest.raises(EndpointError, match="deadline") as error:
                 await engine.edit(request(1, num_inference_steps=100, timeout_s=0.3))
             assert error.value.code == "deadline_exceeded"
-            assert not engine._items
+            assert engine.num_requests == 0
 
     run(body)
 
@@ -314,7 +322,7 @@ def test_a_learned_token_changes_the_picture_and_only_its_own(served: ServedMode
     async def body() -> None:
         async with running(served, tmp_path) as engine:
             before = await engine.edit(request(1))
-            token = engine._tokens.put("<t>", save({"<t>": np.full((2, 32), 3, np.float32)}), width=32)
+            token = TokenStore(tmp_path, served.id).put("<t>", save({"<t>": np.full((2, 32), 3, np.float32)}), width=32)
             with_token = await engine.edit(request(1, prompt="a <t>"))
             literal = await engine.edit(request(1, prompt="a <t>", literal_tokens=True))
             assert with_token.provenance["tokens"] == {"<t>": token.digest}
@@ -332,14 +340,16 @@ def test_a_learned_token_changes_the_picture_and_only_its_own(served: ServedMode
 
 def test_short_memory_halves_the_call_and_only_what_never_fits_fails(served: ServedModelConfig) -> None:
     async def body() -> None:
-        async with running(served.model_copy(update={"bucket": 4})) as engine:
+        config = served.model_copy(update={"bucket": 4})
+        painter = Painter(config)
+        async with running(config, painter=painter) as engine:
             most_rows = 2
 
             def refuse(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
                 if len(inputs[0]) > most_rows:
                     raise torch.OutOfMemoryError("CUDA out of memory (made by a test)")
 
-            engine._painter._inpainter._pipe.unet.register_forward_pre_hook(refuse)
+            painter.inpainter.pipe.unet.register_forward_pre_hook(refuse)
             asked = [request(i, guidance_scale=1.0) for i in range(4)]
             results = await asyncio.gather(*(engine.edit(one) for one in asked))
             assert {result.provenance["bucket"] for result in results} == {2}
@@ -354,8 +364,9 @@ def test_short_memory_halves_the_call_and_only_what_never_fits_fails(served: Ser
 
 def test_non_finite_numbers_are_an_error_of_their_own(served: ServedModelConfig) -> None:
     async def body() -> None:
-        async with running(served) as engine:
-            unet = engine._painter._inpainter._pipe.unet
+        painter = Painter(served)
+        async with running(served, painter=painter) as engine:
+            unet = painter.inpainter.pipe.unet
             handle = unet.register_forward_hook(lambda module, inputs, output: (output[0] * float("nan"),))
             with pytest.raises(EndpointError) as error:
                 await engine.edit(request(1))
@@ -368,8 +379,9 @@ def test_non_finite_numbers_are_an_error_of_their_own(served: ServedModelConfig)
 
 def test_a_bug_in_a_step_fails_its_request_and_not_the_next(served: ServedModelConfig) -> None:
     async def body() -> None:
-        async with running(served) as engine:
-            unet = engine._painter._inpainter._pipe.unet
+        painter = Painter(served)
+        async with running(served, painter=painter) as engine:
+            unet = painter.inpainter.pipe.unet
 
             def break_down(module: Any, inputs: Any) -> None:
                 raise ZeroDivisionError("made by a test")
@@ -384,22 +396,20 @@ def test_a_bug_in_a_step_fails_its_request_and_not_the_next(served: ServedModelC
     run(body)
 
 
-def test_a_probe_paints_and_a_stuck_model_is_found_out(
-    served: ServedModelConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("serve.engine.engine.PROBE_TIMEOUT_S", 0.5)
-
+def test_a_probe_paints_and_a_stuck_model_is_found_out(served: ServedModelConfig) -> None:
     async def body() -> None:
-        async with running(served.model_copy(update={"stall_s": 0.6})) as engine:
+        config = served.model_copy(update={"stall_s": 0.6})
+        painter = SlowPainter(config)
+        async with running(config, painter=painter, pace=Pace(probe_timeout_s=0.5)) as engine:
             assert await engine.probe() is None
             engine.check_alive()
-            slowed(engine, step_s=0.05)
+            painter.slow(step_s=0.05)
             long = asyncio.create_task(engine.edit(request(1, num_inference_steps=24)))
             for _ in range(20):  # in all longer than it may be stuck, but no single step is
                 await asyncio.sleep(0.05)
                 engine.check_alive()
             await long
-            slowed(engine, step_s=2.0)
+            painter.slow(step_s=2.0)
             stuck = asyncio.create_task(engine.edit(request(1, num_inference_steps=1)))
             await asyncio.sleep(0.9)
             with pytest.raises(RuntimeError, match="has not answered"):
@@ -417,5 +427,5 @@ def test_rows_of_a_call_are_independent_here_and_the_test_can_tell(model: Path) 
     def mix(module: Any, inputs: Any, output: Any) -> Any:
         return (output[0] + 1e-3 * output[0].mean(0, keepdim=True),)
 
-    inpainter._pipe.unet.register_forward_hook(mix)
+    inpainter.pipe.unet.register_forward_hook(mix)
     assert not rows_are_independent(inpainter, 4)

@@ -4,7 +4,9 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from serve.engine.scheduling import AGEING_S, choose
+from serve.engine.scheduling import PACE, choose
+
+AGEING_S = PACE.ageing_s
 
 
 @dataclass(frozen=True)

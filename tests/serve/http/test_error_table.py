@@ -192,7 +192,8 @@ PICTURES: list[tuple[Callable[[], bytes], str]] = [
 @pytest.mark.parametrize("param", ["image", "mask"])
 @pytest.mark.parametrize(("make", "code"), PICTURES, ids=[f"{i}-{code}" for i, (_, code) in enumerate(PICTURES)])
 def test_picture(endpoint: Running, make: Callable[[], bytes], code: str, param: str) -> None:
-    expect(post(endpoint.url, prompt=PROMPT, **{param: make()}), 400, code, param)
+    file: dict[str, Any] = {param: make()}
+    expect(post(endpoint.url, prompt=PROMPT, **file), 400, code, param)
     assert not endpoint.backend.requests
 
 
@@ -382,7 +383,8 @@ def test_json_form(endpoint: Running, fields: dict[str, Any], status: int, code:
 
 def test_a_file_above_the_limit(endpoint: Running) -> None:
     for name in ("image", "mask"):
-        response = post(endpoint.url, **{name: PNG + b"\0" * (MAX_FILE_BYTES - len(PNG) + 1)})
+        file: dict[str, Any] = {name: PNG + b"\0" * (MAX_FILE_BYTES - len(PNG) + 1)}
+        response = post(endpoint.url, **file)
         expect(response, 413, "file_too_large", name)
 
 

@@ -196,7 +196,10 @@ def messages(*pieces: bytes, ends: bool = True, pause_s: float = 0.0) -> Callabl
 
 def cut() -> Callable[[], object]:
     """An ASGI `receive` of a client that goes."""
-    waiting = [{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}]
+    waiting: list[dict[str, object]] = [
+        {"type": "http.request", "body": b"x", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
 
     async def receive() -> dict[str, object]:
         return waiting.pop(0)

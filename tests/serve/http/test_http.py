@@ -142,10 +142,12 @@ def listener() -> Iterator[tuple[str, list[Any]]]:
 def test_no_url_is_ever_fetched(endpoint: Running, listener: tuple[str, list[Any]]) -> None:
     url, hits = listener
     for name in FIELDS:
-        assert post(endpoint.url, **{name: url}).status_code in {200, 400, 404}
+        field: dict[str, Any] = {name: url}
+        assert post(endpoint.url, **field).status_code in {200, 400, 404}
     for name in ("image", "mask"):
-        assert post(endpoint.url, **{name: url}).status_code == 400
-        assert post(endpoint.url, **{name: url.encode()}).status_code == 400
+        for sent in (url, url.encode()):
+            field = {name: sent}
+            assert post(endpoint.url, **field).status_code == 400
     for fields in ({"images": [{"image_url": url}]}, {"mask": {"image_url": url}}):
         assert post_json(endpoint.url, json_form(**fields)).status_code == 400
     assert post_json(endpoint.url, json_form(images=[{"image_url": f"data:{url};base64,"}])).status_code == 400
@@ -159,13 +161,20 @@ def test_no_url_is_ever_fetched(endpoint: Running, listener: tuple[str, list[Any
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "a\\b", "x" * 4000, "%00", "ü"])
 def test_file_names_mean_nothing(endpoint: Running, name: str) -> None:
-    files = {"image": (name, encoded(picture()), "text/html"), "mask": (name, alpha_mask(hole()))}
+    files: Any = {"image": (name, encoded(picture()), "text/html"), "mask": (name, alpha_mask(hole()))}
     response = httpx2.post(endpoint.url + EDITS, data={"prompt": "x"}, files=files, timeout=30)
     assert response.status_code == 200, response.text
 
 
 def test_json_and_form_are_the_same_request(endpoint: Running) -> None:
-    fields = {"n": 2, "seed": 5, "guidance_scale": 2.5, "strength": 1, "mask_blur": 3, "preserve_unmasked": False}
+    fields: dict[str, Any] = {
+        "n": 2,
+        "seed": 5,
+        "guidance_scale": 2.5,
+        "strength": 1,
+        "mask_blur": 3,
+        "preserve_unmasked": False,
+    }
     first = post_json(endpoint.url, json_form(**fields, size="64x64"))
     second = post(endpoint.url, **{**fields, "preserve_unmasked": "false"}, size="64x64")
     assert first.json()["data"] == second.json()["data"]
@@ -379,9 +388,10 @@ def test_a_proxy_of_our_own_hides_the_header_from_ray_serve() -> None:
 
     assert f"{middlewares.__module__}:{middlewares.__name__}" == CALLBACK
     (middleware,) = middlewares()
+    wrap: Any = middleware.cls
     sent = [(b"x-request-timeout-seconds", b"5"), (b"accept", b"*/*")]
     ignored: Any = None
-    asyncio.run(middleware.cls(app)({"type": "http", "headers": sent}, ignored, ignored))
+    asyncio.run(wrap(app)({"type": "http", "headers": sent}, ignored, ignored))
     assert sorted(scopes[0]["headers"]) == [(b"accept", b"*/*"), (b"x-raygen-timeout-seconds", b"5")]
 
 
@@ -463,7 +473,8 @@ def test_a_random_seed_with_a_key_is_drawn_once(endpoint: Running) -> None:
 
 def test_a_key_with_another_body(endpoint: Running) -> None:
     assert post(endpoint.url, headers={"idempotency-key": "other"}, seed=1).status_code == 200
-    for change in ({"seed": 2}, {"image": encoded(picture(5))}, {"seed": 1, "n": 1}):
+    changes: list[dict[str, Any]] = [{"seed": 2}, {"image": encoded(picture(5))}, {"seed": 1, "n": 1}]
+    for change in changes:
         response = post(endpoint.url, headers={"idempotency-key": "other"}, **{"seed": 1, **change})
         assert (response.status_code, response.json()["error"]["code"]) == (422, "idempotency_key_reused")
 
@@ -630,7 +641,12 @@ def test_the_log_holds_neither_prompt_nor_user_nor_key(
     keyed: Running, edit_key: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    fields = {"prompt": "zebrafinch", "negative_prompt": "ostrich", "user": "alice@example.com", "seed": 4711}
+    fields: dict[str, Any] = {
+        "prompt": "zebrafinch",
+        "negative_prompt": "ostrich",
+        "user": "alice@example.com",
+        "seed": 4711,
+    }
     response = post(keyed.url, headers=edit_key, **fields)
     line = wait_for(lambda: [r.getMessage() for r in caplog.records if r.name == "serve.access"])[0]
     for part in (response.headers["x-request-id"], EDITS, " 200 ", "4711", '"user"'):

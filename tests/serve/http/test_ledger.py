@@ -10,11 +10,12 @@ import pytest
 
 from raygen.endpoint.edits import EditedImage, EditEvent, EditRequest, EditResult, Progress
 from raygen.errors import EndpointError
-from serve.http.backend import Job, Rendering
+from serve.http.backend import Job, MaskFacts, Rendering
 from serve.http.ledger import Ledger
 
 SIDE = 64
-RENDERING = Rendering(output_format="png", output_compression=100, size=(SIDE, SIDE), mask={"mode": "full"})
+MASK: MaskFacts = {"mode": "full", "edited_fraction": 1.0, "bbox": [0, 0, SIDE, SIDE]}
+RENDERING = Rendering(output_format="png", output_compression=100, size=(SIDE, SIDE), mask=MASK)
 PROVENANCE = {
     "model": "m",
     "digest": "sha256:0",
@@ -146,11 +147,13 @@ def test_a_failure_is_kept_as_its_error_object() -> None:
         job = await submit(ledger)
         job = await ledger.job(job.id, owner="me", wait_s=10)
         assert (job.status, job.error_status) == ("failed", 400)
-        assert (job.error or {})["code"] == "prompt_too_long"
+        assert job.error is not None
+        assert job.error["code"] == "prompt_too_long"
         painter.error = ZeroDivisionError("a secret of ours")
         job = await submit(ledger)
         job = await ledger.job(job.id, owner="me", wait_s=10)
-        assert (job.error or {})["code"] == "internal_error"
+        assert job.error is not None
+        assert job.error["code"] == "internal_error"
         assert "secret" not in str(job.error)
 
     run(body)
@@ -180,23 +183,24 @@ def test_what_is_old_or_too_much_is_gone_and_said_so() -> None:
         assert await code_of(ledger.job(job.id, owner="other", wait_s=0)) == "job_not_found"
         assert (await submit(ledger, key="k")).id != job.id
 
-    done: list[Job] = []
+    sizes: list[int] = []
 
-    async def three(ledger: Ledger, painter: Painter) -> None:
+    async def alone(ledger: Ledger, painter: Painter) -> None:
         painter.go.set()
-        done.clear()
-        for _ in range(3):
-            job = await submit(ledger)
-            done.append(await ledger.job(job.id, owner="me", wait_s=10))
+        job = await submit(ledger)
+        sizes.append(len((await ledger.job(job.id, owner="me", wait_s=10)).body or b""))
 
     async def large(ledger: Ledger, painter: Painter) -> None:
-        await three(ledger, painter)
-        assert await code_of(ledger.job(done[0].id, owner="me", wait_s=0)) == "job_expired"
-        assert [(await ledger.job(job.id, owner="me", wait_s=0)).status for job in done[1:]] == ["succeeded"] * 2
+        painter.go.set()
+        jobs = [await submit(ledger) for _ in range(3)]
+        for job in jobs:
+            await ledger.job(job.id, owner="me", wait_s=10)
+        assert await code_of(ledger.job(jobs[0].id, owner="me", wait_s=0)) == "job_expired"
+        assert (await ledger.job(jobs[2].id, owner="me", wait_s=0)).status == "succeeded"
 
     run(old, ttl_s=0.1)
-    run(three)
-    run(large, max_stored_bytes=2 * len(done[0].body or b""))
+    run(alone)
+    run(large, max_stored_bytes=2 * sizes[0])
 
 
 def test_an_allowance_runs_out_and_fills_again() -> None:

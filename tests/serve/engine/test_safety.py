@@ -11,10 +11,11 @@ from paint_backend import Running
 from real_architectures import SD15_INPAINTING, narrowed, save_architecture, set_threshold
 
 from raygen.endpoint.edits import EditedImage, EditEvent, EditRequest, EditResult, PartialImage
+from raygen.endpoint.http import Transport, connect_http
 from raygen.endpoint.wire import error_of
 from raygen.errors import RowError
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.served import Endpoint, ServedInpainter, connect_http
+from raygen.inpainters.served import ServedInpainter
 from serve.config import ServedModelConfig
 from serve.engine.engine import Engine
 from serve.engine.tokens import TokenStore
@@ -69,7 +70,7 @@ def test_a_model_served_without_its_checker_gives_them(model: Path) -> None:
     assert sum(isinstance(event, PartialImage) for event in found) == 2
 
 
-def served(endpoint: Endpoint) -> list[np.ndarray | RowError]:
+def served(endpoint: Transport) -> list[np.ndarray | RowError]:
     config = InpainterConfig(kind="served", url="http://127.0.0.1:1", model="tiny", resolution_px=SIDE)
     asked = request()
     return ServedInpainter(config, endpoint).inpaint(
@@ -80,14 +81,17 @@ def served(endpoint: Endpoint) -> list[np.ndarray | RowError]:
 class Fixed:
     """An endpoint whose facts are given, in front of another that paints."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Transport) -> None:
         self._endpoint = endpoint
 
-    def edit(self, request: EditRequest, model: str) -> EditResult:
-        return self._endpoint.edit(replace(request), model)
+    async def edit(self, request: EditRequest, model: str | None) -> EditResult:
+        return await self._endpoint.edit(replace(request), model)
 
-    def facts(self, model: str) -> dict[str, object]:
+    async def facts(self, model: str | None) -> dict[str, object]:
         return {"digest": "sha256:0", "stride_px": 8, "resolution_px": SIDE}
+
+    async def put_token(self, name: str, data: bytes, model: str) -> None:
+        await self._endpoint.put_token(name, data, model)
 
 
 def test_over_http_a_blocked_row_fails_alone(endpoint: Running) -> None:

@@ -7,7 +7,7 @@ import base64
 import io
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import openai
@@ -87,7 +87,7 @@ def test_a_failure_in_the_middle_of_a_stream_is_raised(endpoint: Running) -> Non
     endpoint.backend.failure = EndpointError("too late", code="deadline_exceeded")
     endpoint.backend.failure_after = 1
     stream = client(endpoint).images.edit(image=IMAGE, mask=MASK, prompt="a bird", stream=True, n=2)
-    seen = []
+    seen: list[Any] = []
     with pytest.raises(openai.APIError) as error:
         seen.extend(stream)
     assert len(seen) == 1
@@ -160,7 +160,9 @@ def test_the_clients_own_timeout_bounds_the_work(endpoint: Running) -> None:
 
 
 def test_formats(endpoint: Running) -> None:
-    for kind in ("jpeg", "webp", "png"):
-        result = client(endpoint).images.edit(image=IMAGE, mask=MASK, prompt="a bird", output_format=kind)  # type: ignore[call-overload]
-        data = base64.b64decode(result.data[0].b64_json)
+    kinds: tuple[Literal["jpeg", "webp", "png"], ...] = ("jpeg", "webp", "png")
+    for kind in kinds:
+        result = client(endpoint).images.edit(image=IMAGE, mask=MASK, prompt="a bird", output_format=kind)
+        assert result.data is not None
+        data = base64.b64decode(result.data[0].b64_json or "")
         assert Image.open(io.BytesIO(data)).format == kind.upper()

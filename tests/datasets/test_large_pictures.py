@@ -11,10 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raygen import schema
 from raygen.algorithms.training_set import TrainingSet
 from raygen.config import PoolConfig, PoolsConfig
-from raygen.datasets import entries, rows, table
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.rows import RowIndex
@@ -31,9 +29,9 @@ from raygen.storage.parts import Parts, each_part
 INFO = DatasetInfo("d", ("a", "b"), ("x", "y"), ("", ""))
 
 
-def source_rows(sizes: list[int], *, seed: int = 0) -> Iterator[dict[str, Any]]:
+def source_rows(sizes: list[int]) -> Iterator[dict[str, Any]]:
     """Rows whose pictures have so many random bytes; every fifth has no attribute, every third an object mask."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     for i, size in enumerate(sizes):
         yield {
             "image_id": f"{i:06d}",
@@ -48,8 +46,8 @@ def source_rows(sizes: list[int], *, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 def make(folder: Path, sizes: list[int], **options: Any) -> list[dict[str, Any]]:
     folder.mkdir()
-    write_source(source_rows(sizes, **options), INFO, folder)
-    return list(source_rows(sizes, **options))
+    write_source(source_rows(sizes), INFO, folder, **options)
+    return list(source_rows(sizes))
 
 
 def group_rows(shard: Path) -> list[int]:
@@ -67,12 +65,9 @@ def test_shards_of_usual_pictures_are_the_bytes_that_a_whole_table_gives(tmp_pat
     assert len(list((tmp_path / "data").iterdir())) == 3  # and dataset.json
 
 
-def test_a_row_group_ends_before_its_pictures_are_too_many_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(table, "ARRAY_BYTES", 1000)
+def test_a_row_group_ends_before_its_pictures_are_too_many_bytes(tmp_path: Path) -> None:
     # A mask of 7 bytes is in rows 0, 3, 6, ...: 407 + 400, 700, 2007 alone, 993 + 0, 8 + 1 + 900, 99 + 5.
-    make(tmp_path / "data", [400, 400, 700, 2000, 993, 0, 1, 1, 900, 92, 5])
+    make(tmp_path / "data", [400, 400, 700, 2000, 993, 0, 1, 1, 900, 92, 5], array_bytes=1000)
     assert group_rows(tmp_path / "data" / "part-00000.parquet") == [2, 1, 1, 2, 3, 2]
 
 
@@ -86,10 +81,9 @@ def test_only_the_pictures_of_one_row_group_are_held_while_a_shard_is_written(tm
     assert peak < 8_000_000  # 32 pictures are 3.2 MB
 
 
-def test_a_file_that_no_shard_can_hold_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "MAX_FILE_BYTES", 1000)
+def test_a_file_that_no_shard_can_hold_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"image '000002': picture and mask have 1,001 bytes; at most 1,000"):
-        make(tmp_path / "data", [1000 - 7, 1000, 1001])
+        make(tmp_path / "data", [1000 - 7, 1000, 1001], max_file_bytes=1000)
     assert not list((tmp_path / "data").iterdir())
 
 
@@ -109,12 +103,12 @@ def test_lists_end_by_number_and_by_bytes(
     assert list(by_bytes(sizes, lambda size: size, most=most, most_bytes=most_bytes)) == expected
 
 
-def test_rows_come_a_few_at_a_time_whatever_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_come_a_few_at_a_time_whatever_their_order(tmp_path: Path) -> None:
     expected = make(tmp_path / "data", [1000] * 200)  # row groups of 32,000 bytes
     index = RowIndex.open(tmp_path / "data")
     ids = [row["image_id"] for row in expected]
     assert [t.num_rows for t in index.each(ids, ["image_png"])] == [200]
-    monkeypatch.setattr(rows, "EACH_BYTES", 70_000)
+    index = RowIndex.open(tmp_path / "data", each_bytes=70_000)
     assert [t.num_rows for t in index.each(ids, ["image_png"])] == [64, 64, 64, 8]
     mixed = [ids[i] for i in (150, 3, 3, 4, 151, 199, 70)]
     tables = list(index.each(mixed, ["image_id", "image_png"]))
@@ -124,7 +118,7 @@ def test_rows_come_a_few_at_a_time_whatever_their_order(tmp_path: Path, monkeypa
     assert found == [(image_id, pictures[image_id]) for image_id in mixed]
 
 
-def test_pictures_in_files_of_their_own_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_in_files_of_their_own_count_too(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for i in range(6):
         (tmp_path / f"{i}.png").write_bytes(bytes([i]) * 1000)
@@ -139,19 +133,14 @@ def test_pictures_in_files_of_their_own_count_too(tmp_path: Path, monkeypatch: p
     assert index.mean_bytes(ids) == pytest.approx(5000 / 6, rel=0.1)
 
 
-def test_a_training_set_and_a_check_are_the_same_in_small_pieces(
-    scenes_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def images() -> bytes:
-        train = TrainingSet(RowIndex.open(scenes_folder), "train", size_px=16)
+def test_a_training_set_and_a_check_are_the_same_in_small_pieces(scenes_folder: Path) -> None:
+    def images(**options: int) -> bytes:
+        train = TrainingSet(RowIndex.open(scenes_folder, **options), "train", size_px=16)
         return train.images_NCHW(np.arange(len(train))).numpy().tobytes()
 
     whole, lines = images(), check_dataset(scenes_folder).lines()
-    monkeypatch.setattr(rows, "EACH_BYTES", 1)
-    monkeypatch.setattr(entries, "READ_BYTES", 20_000)
-    monkeypatch.setattr("raygen.datasets.check.CHUNK_BYTES", 20_000)
-    assert images() == whole
-    assert check_dataset(scenes_folder).lines() == lines
+    assert images(each_bytes=1) == whole
+    assert check_dataset(scenes_folder, chunk_bytes=20_000).lines() == lines
 
 
 @pytest.mark.parametrize(
@@ -177,7 +166,7 @@ class Copy:
 RESULT = pa.schema([("key", pa.int32()), ("image_id", pa.string()), ("generated_png", pa.binary())])
 
 
-def copy_job(data: Path, out: Path, image_ids: list[str], *, unit_rows: int) -> Job:
+def copy_job(data: Path, out: Path, image_ids: list[str], **options: Any) -> Job:
     out.mkdir()
     own = pa.table({"key": pa.array(range(len(image_ids)), pa.int32()), "image_id": image_ids})
     return Job(
@@ -186,16 +175,16 @@ def copy_job(data: Path, out: Path, image_ids: list[str], *, unit_rows: int) -> 
         ("image_png",),
         [StageSpec(Copy, "pruner")],
         PoolsConfig(pruner=PoolConfig(batch_size=2)),
-        unit_rows,
-        Parts(out, RESULT, "abc", own.num_rows, 0.05),
+        8,
+        Parts(out, RESULT, "abc", own.num_rows, 0.05, **options),
     )
 
 
-def test_a_part_is_written_in_arrays_that_arrow_can_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "ARRAY_BYTES", 1000)
+def test_a_part_is_written_in_arrays_that_arrow_can_join(tmp_path: Path) -> None:
     expected = make(tmp_path / "data", [300, 900, 5000, 100, 100, 20])
     ids = [row["image_id"] for row in expected]
-    assert pipeline.run(copy_job(tmp_path / "data", tmp_path / "out", ids, unit_rows=8), engine="local")["ok"] == 6
+    job = copy_job(tmp_path / "data", tmp_path / "out", ids, array_bytes=1000)
+    assert pipeline.run(job, engine="local")["ok"] == 6
     (part,) = each_part(tmp_path / "out")
     assert part["generated_png"].to_pylist() == [row["image_png"] for row in expected]
     assert part.schema.field("generated_png").type == pa.binary()
@@ -211,7 +200,7 @@ def test_more_than_two_gibibytes_of_pictures_are_fetched_and_written(tmp_path: P
     assert fetched["image_png"].nbytes > 2 << 30
     assert hashlib.blake2b(fetched["image_png"][7].as_py()).digest() == digest
     del fetched
-    assert pipeline.run(copy_job(tmp_path / "data", tmp_path / "out", ids, unit_rows=8), engine="local")["ok"] == 8
+    assert pipeline.run(copy_job(tmp_path / "data", tmp_path / "out", ids), engine="local")["ok"] == 8
     (part,) = each_part(tmp_path / "out")
     kept = part.filter(pa.array([True] * 8))
     assert {hashlib.blake2b(data.as_py()).digest() for data in kept["generated_png"]} == {digest}
@@ -228,9 +217,8 @@ def test_listings_of_shards_read_few_large_rows_at_a_time(tmp_path: Path, monkey
             yield batch
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
-    monkeypatch.setattr(entries, "READ_BYTES", 10_000)
     listed = open_folder(FolderConfig(path=tmp_path / "data"))
-    assert [row["image_png"] for row in listed.rows()] == [row["image_png"] for row in expected]
+    assert [row["image_png"] for row in listed.rows(read_bytes=10_000)] == [row["image_png"] for row in expected]
     assert max(sizes) < 10
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from raw_pictures import TURNS
 
 from raygen.images import resize_image, resize_mask
+from serve.http.backend import OutputFormat
 from serve.http.pictures import encode_picture
 
 
@@ -176,7 +177,7 @@ BOMB = zlib.compress(bytes(80 << 20), 9)
     [(b"zTXt", b"note\0\0" + BOMB), (b"iCCP", b"icc\0\0" + BOMB), (b"eXIf", b"notatiff"), (b"pHYs", b"\0")],
 )
 def test_metadata_decides_nothing(endpoint: Running, kind: bytes, body: bytes) -> None:
-    files = {
+    files: dict[str, Any] = {
         name: with_chunk(data, kind, body)
         for name, data in (("image", encoded(picture())), ("mask", alpha_mask(hole())))
     }
@@ -199,7 +200,7 @@ def test_a_bare_picture_is_the_one_of_the_json(endpoint: Running) -> None:
 
 
 @pytest.mark.parametrize("output_format", ["jpeg", "webp"])
-def test_less_compression_quality_is_fewer_bytes(output_format: str) -> None:
+def test_less_compression_quality_is_fewer_bytes(output_format: OutputFormat) -> None:
     sizes = [
         len(encode_picture(picture(), output_format=output_format, output_compression=quality))
         for quality in (0, 20, 60, 100)

@@ -1,6 +1,6 @@
 """One training process per core: start them, keep their gradients equal, and stop them in time.
 
-With one worker nothing is exchanged. On a CPU, two one-thread workers waste less than one worker with two threads.
+With one process nothing is exchanged. On a CPU, two one-thread processes waste less than one process with two threads.
 """
 
 import logging
@@ -20,38 +20,38 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
-    """One of `num_workers` training processes; rank 0 writes files and logs."""
+class Process:
+    """One of `num_processes` training processes; rank 0 writes files and logs."""
 
     rank: int
-    num_workers: int
+    num_processes: int
     device: torch.device
 
     @property
     def leads(self) -> bool:
-        """Whether this worker logs and saves."""
+        """Whether this process logs and saves."""
         return self.rank == 0
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Replaces every gradient by its mean over the workers; a missing one counts as zero."""
-        if self.num_workers == 1:
+        """Replaces every gradient by its mean over the processes; a missing one counts as zero."""
+        if self.num_processes == 1:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([g.reshape(-1) for g in gradients])
-        flat = self.add_up(flat) / self.num_workers
+        flat = self.add_up(flat) / self.num_processes
         for p, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
             if p.grad is not None:
                 p.grad.copy_(part.view_as(p))
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over the workers, in place."""
-        if self.num_workers > 1:
+        """The sum of a tensor over the processes, in place."""
+        if self.num_processes > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def agree(self, value: float) -> float:
-        """Rank 0's value, on every worker."""
-        if self.num_workers == 1:
+        """Rank 0's value, on every process."""
+        if self.num_processes == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64)
         dist.broadcast(shared, 0)
@@ -85,32 +85,32 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How jobs are started: the folder they work in, the number of processes, and "cpu" or "cuda"."""
+    """How processes are started: the folder they work in, the number of processes, and "cpu" or "cuda"."""
 
     work: Path
-    num_workers: int
+    num_processes: int
     device: str
 
 
-def run_workers(job: Callable[..., None], start: Start, **arguments: Any) -> None:
-    """Runs job(worker, work, **arguments) in new processes and waits for all of them."""
-    rendezvous = start.work / f"rendezvous-{job.__name__}"
+def run_processes(body: Callable[..., None], start: Start, **arguments: Any) -> None:
+    """Runs body(process, work, **arguments) in new processes and waits for all of them."""
+    rendezvous = start.work / f"rendezvous-{body.__name__}"
     rendezvous.unlink(missing_ok=True)
     mp.spawn(  # type: ignore[attr-defined]
-        _run_one, args=(job, start, rendezvous, arguments), nprocs=start.num_workers
+        _run_one, args=(body, start, rendezvous, arguments), nprocs=start.num_processes
     )
     rendezvous.unlink(missing_ok=True)
 
 
-def _run_one(rank: int, job: Callable[..., None], start: Start, rendezvous: Path, arguments: dict[str, Any]) -> None:
+def _run_one(rank: int, body: Callable[..., None], start: Start, rendezvous: Path, arguments: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if start.device == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // start.num_workers))
-    if start.num_workers > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // start.num_processes))
+    if start.num_processes > 1:
         address = rendezvous.resolve().as_uri()
-        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=start.num_workers)
-    job(Worker(rank, start.num_workers, torch.device(start.device)), start.work, **arguments)
-    if start.num_workers > 1:
+        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=start.num_processes)
+    body(Process(rank, start.num_processes, torch.device(start.device)), start.work, **arguments)
+    if start.num_processes > 1:
         dist.destroy_process_group()
 
 

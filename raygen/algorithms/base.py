@@ -1,0 +1,93 @@
+"""What raygen asks an algorithm's config, with the answer that holds for most: a paper overrides what is its own."""
+
+# N images, C classes, A attributes
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+
+from raygen.algorithms.training_set import TrainingSet
+from raygen.classifier import Classifier
+from raygen.config import Strict
+from raygen.worker import Worker
+
+
+class AlgorithmBase(Strict):
+    """Base of every algorithm's config.
+
+    Attributes:
+        paper: Where it comes from.
+        recipe_name: What it is called in a recipe's name; by default as in the registry.
+        is_recipe: Whether it is a recipe by itself too, without a synthesis.
+        needs_groups_of: The split whose images must all have an attribute; None: neither.
+        space: What of its fields a sweep of its synthesis's own recipe searches by default: fields of a
+            `tune.domains.Domain` by the field's name.
+    """
+
+    paper: ClassVar[str]
+    recipe_name: ClassVar[str | None] = None
+    is_recipe: ClassVar[bool] = True
+    needs_groups_of: ClassVar[Literal["train", "val"] | None] = None
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    if TYPE_CHECKING:  # fields that each declares itself, and so at a place of its own in a config's file
+        name: str  # that of the registry
+        init: Literal["scratch", "erm"]  # weights to start from: new ones, or the first fit's
+
+    def check_classes(self, num_classes: int) -> None:
+        """Checks before any work that the config fits a dataset's classes.
+
+        Raises:
+            ConfigError: A list in it does not.
+        """
+
+    def check_groups(self, counts_CA: np.ndarray) -> None:
+        """Checks before any work that the groups of the split `needs_groups_of` are large enough.
+
+        Args:
+            counts_CA: Images of each class with each attribute, (C, A) int.
+
+        Raises:
+            DataError: They are not.
+        """
+
+    def first_fit(self, erm: "AlgorithmBase", *, has_extra: bool) -> "FirstFit | None":
+        """The fit that has to come before this algorithm's own; None: there is none.
+
+        Args:
+            erm: How the run fits "as usual".
+            has_extra: Whether its own has pictures beside the dataset's.
+        """
+        return None
+
+
+class FindErrors(Protocol):
+    """Fits in place, as an algorithm's `fit` does, and finds what is still wrong."""
+
+    def __call__(
+        self, config: Any, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
+    ) -> tuple[np.ndarray, list[dict[str, float]]]:
+        """The error set, (N,) bool, and the history."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFit:
+    """A fit that comes before an algorithm's own.
+
+    Attributes:
+        config: How; all of it decides the result.
+        folder: Where such fits stand in a run's folder.
+        what: What is got from it, for messages.
+        of_original: Whether it takes the dataset's own images only, and is one for all fits of a run.
+        find_errors: For an error set (`TrainingSet.error_N`): what fits and finds it. None: the algorithm starts from
+            the weights of this fit, which is an ordinary one.
+    """
+
+    config: AlgorithmBase
+    folder: str
+    what: str
+    of_original: bool = False
+    find_errors: FindErrors | None = None

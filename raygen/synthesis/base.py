@@ -1,0 +1,95 @@
+"""What raygen asks a synthesis's config, with the answer that holds for most: a paper overrides what is its own."""
+
+# C classes
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from raygen.config import Strict
+from raygen.inpainters import InpainterConfig
+from raygen.maskers.language import AnyFinder
+
+
+class SynthesisBase(Strict):
+    """Base of every synthesis's config.
+
+    Attributes:
+        paper: Where it comes from.
+        algorithm: Name of the algorithm of the paper's own recipe.
+        amount_field: Field that says how many pictures: those of a smaller amount are among those of a larger one.
+        filter_fields: Fields that only decide which candidates are kept; all others but the amount change pictures.
+        space: What of its fields a sweep searches by default: fields of a `tune.domains.Domain` by the field's name.
+        name: That of the registry, and of the paper's own recipe.
+    """
+
+    paper: ClassVar[str]
+    algorithm: ClassVar[str] = "erm"
+    amount_field: ClassVar[str]
+    filter_fields: ClassVar[frozenset[str]] = frozenset()
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    name: str
+
+    @classmethod
+    def inpainter_defaults(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults of the inpainter's config that differ from its own.
+
+        Args:
+            fields: The config as it was given, not checked yet.
+        """
+        return {}
+
+    def check_inpainter(self, inpainter: InpainterConfig) -> None:
+        """Checks that the pictures can be painted as the inpainter's config says.
+
+        Raises:
+            ValueError: They cannot.
+        """
+
+    def check_classes(self, counts: Mapping[str, int]) -> None:
+        """Checks before any work that the config fits a dataset's classes.
+
+        Args:
+            counts: Training images by class name, in order of label.
+
+        Raises:
+            ConfigError: A list in the config does not fit the classes.
+            DataError: A class has fewer images than asked for.
+        """
+
+    def num_sources(self, counts_C: np.ndarray) -> list[int] | None:
+        """Training images of each class that are taken, whether or not there are as many; None: not known before.
+
+        Raises:
+            ConfigError: The config has another number of classes.
+        """
+        return None
+
+    def identification_epochs(self) -> int | None:
+        """Epochs of the ERM classifier whose scores are selected by; None: all of them."""
+        return None
+
+    def identification_folds(self) -> int | None:
+        """Folds by whose out-of-fold predictions is selected; None: by those of the one identification classifier."""
+        return None
+
+    def measure(self) -> tuple[Literal["exact", "ig"], int]:
+        """How rho is computed, and the steps of integrated gradients.
+
+        Where nothing is pruned by it two forward passes are cheap enough for the report.
+        """
+        return "exact", 1
+
+    def finder(self) -> AnyFinder | None:
+        """The models that find objects by name, where the masker uses any."""
+        return None
+
+    def with_absolute_models(self) -> Self:
+        """The config with the folders of these models in full, for workers."""
+        return self
+
+    def map_setting(self) -> str:
+        """The setting that asks for class activation maps, for messages."""
+        return f"synthesis.name={self.name}"

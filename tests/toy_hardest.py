@@ -1,0 +1,44 @@
+"""A synthesis as short as one can be: repaints the objects that the classifier finds hardest as what they are."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from raygen.datasets.table import DatasetInfo
+from raygen.pruners import PruneThresholds
+from raygen.synthesis.base import SynthesisBase
+from raygen.synthesis.plan import PlannedImage, plan_table, read_scores
+
+
+class HardestConfig(SynthesisBase):
+    paper: ClassVar[str] = "nobody's"
+    algorithm: ClassVar[str] = "weighted"
+    amount_field: ClassVar[str] = "share"
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {"share": {"values": (0.1, 0.2)}}
+
+    name: Literal["hardest"] = "hardest"
+    share: float = Field(0.1, gt=0, le=1)
+    dilation_px: int = Field(8, ge=0)
+
+
+Config = HardestConfig
+
+
+def select(config: HardestConfig, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
+    train = read_scores(scores)
+    counts_C = train.class_counts(len(dataset.class_names))
+    easier_C = counts_C - np.round(config.share * counts_C).astype(int)
+    rows = np.flatnonzero(train.loss_rank_N >= easier_C[train.label_N])
+    images = [PlannedImage(int(row), sample=0, target_label=int(train.label_N[row])) for row in rows]
+    return plan_table(images, train, prompts=dataset.prompts, run_seed=run_seed)
+
+
+def masker(config: HardestConfig, dataset: DatasetInfo) -> dict[str, Any]:
+    return {"name": "truth", "dilation_px": config.dilation_px}
+
+
+def thresholds(config: HardestConfig, scores: pa.Table, candidates: pa.Table) -> PruneThresholds:
+    return PruneThresholds()
