@@ -119,7 +119,7 @@ class RayBackend:
     async def _ask_ledger(self, method: str, *arguments: Any, **options: Any) -> Any:
         for attempt in range(LEDGER_ATTEMPTS):
             try:
-                answer = await getattr(self._ledger, method).remote(*arguments, **options)
+                answer = await self._ledger.ask.remote(method, *arguments, **options)
             except RayActorError as error:
                 logger.warning("the ledger died (%s); asking its successor", type(error).__name__)
                 await asyncio.sleep(LEDGER_PAUSE_S * (attempt + 1))

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from raygen.errors import EndpointError
+from raygen.errors import EndpointError, number_text
 from serve.config import ServedModelConfig
 from serve.http.fields import MAX_FORM_SEED, EditFields
-from serve.http.limits import number_text
 
 QUALITY_STEPS = {"low": 15, "medium": 30, "standard": 30, "high": 50}
 

@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from raygen.endpoint.edits import MAX_HTTP_GUIDANCE, MAX_HTTP_STEPS
-from raygen.errors import EndpointError
+from raygen.errors import EndpointError, number_text
 from raygen.inpainters.schedulers import Scheduler
 from serve.http.backend import OutputFormat
 from serve.http.body import Form
 from serve.http.field_types import Seeds, Size, Text, kind_of
 from serve.http.json_schema import FieldsJsonSchema, Schema
-from serve.http.limits import MAX_NUM_IMAGES, MAX_PROMPT_LENGTH, MAX_USER_LENGTH, number_text
+from serve.http.limits import MAX_NUM_IMAGES, MAX_PROMPT_LENGTH, MAX_USER_LENGTH
 
 MAX_FORM_SEED = 2**32 - 1
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -111,22 +111,13 @@ def answer(description: str, content: str | Mapping[str, Schema] | None, *, head
     return {"description": description, "headers": named, **bodies}
 
 
-def header(name: str, schema: Schema) -> Schema:
-    """A header that may be sent."""
-    return {"name": name, "in": "header", "required": False, "schema": schema}
+def parameter(place: Literal["path", "query", "header"], name: str, schema: Schema) -> Schema:
+    """A parameter of an operation; those of the path are required."""
+    return {"name": name, "in": place, "required": place == "path", "schema": schema}
 
 
-def query(name: str, schema: Schema) -> Schema:
-    """A query parameter."""
-    return {"name": name, "in": "query", "required": False, "schema": schema}
-
-
-def path(name: str, **more: str) -> Schema:
-    """A part of the path."""
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1, **more}}
-
-
-REQUEST_ID = header(
+REQUEST_ID = parameter(
+    "header",
     "x-request-id",
     {"type": "string", "description": f"Comes back if it has 1 to {MAX_REQUEST_ID_LENGTH} of A-Z a-z 0-9 . _ : -"},
 )
@@ -136,7 +127,11 @@ def _documented(operation: Operation, *, has_keys: bool) -> Schema:
     errors = {*(OPEN_ERRORS if operation.scope is None else KEYED_ERRORS), *operation.errors}
     answers = {status: answer(REASONS[status], "Error") for status in sorted(errors)} | {**operation.answers}
     described = {parameter["name"] for parameter in operation.parameters}
-    in_path = [path(name) for name in re.findall(r"{(\w+)}", operation.path) if name not in described]
+    in_path = [
+        parameter("path", name, {"type": "string", "minLength": 1})
+        for name in re.findall(r"{(\w+)}", operation.path)
+        if name not in described
+    ]
     documented: Schema = {
         "operationId": operation.name,
         "summary": operation.summary,

@@ -1,20 +1,23 @@
 """All routes: who answers, who may ask, and what the OpenAPI document says of each."""
 
+from raygen.endpoint.wire import TIMEOUT_HEADER
 from raygen.inpainters.token_files import MAX_FILE_BYTES, MAX_VECTORS, NAME
 from serve.http.handlers import Handlers
-from serve.http.headers import KEY, RAY_TIMEOUT_HEADER, TIMEOUT_HEADER
+from serve.http.headers import KEY, RAY_TIMEOUT_HEADER
 from serve.http.limits import MAX_TIMEOUT_S, MAX_WAIT_S, MIN_TIMEOUT_S
-from serve.http.openapi import Operation, answer, header, path, query
+from serve.http.openapi import Operation, answer, parameter
 from serve.http.schemas import ref
 
 _TIMEOUT = {"type": "number", "minimum": MIN_TIMEOUT_S, "maximum": MAX_TIMEOUT_S}
 _EDIT_HEADERS = (
-    header("Idempotency-Key", {"type": "string", "pattern": f"^{KEY.pattern}$"}),
-    header("x-raygen-priority", {"type": "string", "enum": ["interactive", "batch"], "default": "interactive"}),
-    header(TIMEOUT_HEADER, _TIMEOUT),
-    header(RAY_TIMEOUT_HEADER, _TIMEOUT),
+    parameter("header", "Idempotency-Key", {"type": "string", "pattern": f"^{KEY.pattern}$"}),
+    parameter(
+        "header", "x-raygen-priority", {"type": "string", "enum": ["interactive", "batch"], "default": "interactive"}
+    ),
+    parameter("header", TIMEOUT_HEADER, _TIMEOUT),
+    parameter("header", RAY_TIMEOUT_HEADER, _TIMEOUT),
     # No enumeration: RFC 7240 has servers pass over preferences that they do not know.
-    header("Prefer", {"type": "string", "examples": ["respond-async"]}),
+    parameter("header", "Prefer", {"type": "string", "examples": ["respond-async"]}),
 )
 _PICTURE_TYPES = ("image/png", "image/jpeg", "image/webp")
 _EVENT = {
@@ -43,8 +46,8 @@ _EDIT_BODY = {
 }
 
 _WORD = NAME.pattern.strip("<>")
-_TOKEN_NAME = path("name", pattern=f"^(<{_WORD}>|{_WORD})$")
-_MODEL = query("model", {"type": "string"})
+_TOKEN_NAME = parameter("path", "name", {"type": "string", "minLength": 1, "pattern": f"^(<{_WORD}>|{_WORD})$"})
+_MODEL = parameter("query", "model", {"type": "string"})
 _TOKEN_FILE = {
     "type": "string",
     "format": "safetensors",
@@ -55,7 +58,7 @@ _TOKEN_FILE = {
     f"{MAX_VECTORS}, D the width of the model's text encoder.",
 }
 _TOKEN_BODY = {"application/octet-stream": {"schema": _TOKEN_FILE}}
-_WAIT = query("wait", {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0})
+_WAIT = parameter("query", "wait", {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0})
 _JOB = {200: answer("The job", "Job")}
 _LIVE = {200: answer("Yes", "Health")}
 _READY = {200: answer("Yes", "Health"), 503: answer("No; `reason` says why", "NotReady")}
