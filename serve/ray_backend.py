@@ -83,26 +83,9 @@ class RayBackend:
         """See `serve.http.backend.Backend`."""
         return await asyncio.to_thread(self._stores[model_id].delete, name)
 
-    async def submit(
-        self,
-        model_id: str,
-        request: EditRequest,
-        rendering: Rendering,
-        *,
-        owner: str,
-        idempotency_key: str | None,
-        body_digest: str,
-    ) -> Job:
+    async def submit(self, model_id: str, request: EditRequest, rendering: Rendering, **options: Any) -> Job:
         """See `serve.http.backend.Backend`."""
-        return await self._ask_ledger(
-            "submit",
-            model_id,
-            request,
-            rendering,
-            owner=owner,
-            idempotency_key=idempotency_key,
-            body_digest=body_digest,
-        )
+        return await self._ask_ledger("submit", model_id, request, rendering, **options)
 
     async def job(self, job_id: str, *, owner: str, wait_s: float) -> Job:
         """See `serve.http.backend.Backend`."""

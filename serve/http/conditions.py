@@ -11,12 +11,7 @@ QUALITY_STEPS = {"low": 15, "medium": 30, "standard": 30, "high": 50}
 # Not in here, as JSON Schema has no arithmetic: int(steps * strength) >= 1, seed + n - 1 <= MAX_FORM_SEED (schemathesis
 # gives up on it as a list of cases), as many seeds as n, and the pixels.
 CONDITIONS: list[dict[str, Any]] = [
-    {
-        "not": {
-            "required": ["quality", "num_inference_steps"],
-            "properties": {"quality": {"enum": [*QUALITY_STEPS]}},
-        }
-    },
+    {"not": {"required": ["quality", "num_inference_steps"], "properties": {"quality": {"enum": [*QUALITY_STEPS]}}}},
     {"not": {"required": ["seed", "seeds"]}},
     {"not": {"required": ["n", "seeds"]}},
     {
@@ -32,12 +27,7 @@ CONDITIONS: list[dict[str, Any]] = [
         ]
     },
     {"not": {"required": ["mask", "mask_mode"], "properties": {"mask_mode": {"const": "full"}}}},
-    {
-        "anyOf": [
-            {"properties": {"mask_mode": {"enum": ["auto", "alpha", "full"]}}},
-            {"required": ["mask"]},
-        ]
-    },
+    {"anyOf": [{"properties": {"mask_mode": {"enum": ["auto", "alpha", "full"]}}}, {"required": ["mask"]}]},
 ]
 
 

@@ -22,8 +22,8 @@ from serve.http.events import event_stream
 from serve.http.fields import FIELDS, LISTS, MAX_FORM_SEED, EditFields, read_fields
 from serve.http.headers import RAW_TYPES, Wishes, read_wishes
 from serve.http.limits import MAX_BODIES_AT_ONCE, MAX_WAIT_S
-from serve.http.pictures import MaskedPicture, encode_picture, read_pictures
-from serve.http.responses import check_flagged, job_body, json_body, result_headers
+from serve.http.pictures import MaskedPicture, read_pictures
+from serve.http.responses import check_flagged, job_body, json_body, picture_bytes, result_headers
 from serve.metrics import Metrics
 
 # The back end keeps the deadline itself; should it fail to, this much later somebody else does.
@@ -41,20 +41,18 @@ class Asked:
         request: For the engine.
         rendering: For the response.
         steps: Denoising steps.
-        stream: Whether events are wanted.
+        sent: What was asked for.
         raw_type: Media type, if the bare picture is wanted.
         body_digest: Of everything that was sent, for idempotency.
-        user: Hash of who the caller says it is for, for the log.
     """
 
     model: ServedModelConfig
     request: EditRequest
     rendering: Rendering
     steps: int
-    stream: bool
+    sent: EditFields
     raw_type: str | None
     body_digest: str
-    user: dict[str, str]
 
 
 class EditRoute:
@@ -80,18 +78,19 @@ class EditRoute:
             asked = _ending_by(asked, state["answer_by_s"])
         state["model"] = asked.model.id
         height, width = asked.request.repaint_HW.shape
-        state["log"] = {"size": [width, height], "seeds": asked.request.seeds, "steps": asked.steps, **asked.user}
+        state["log"] = {
+            "size": [width, height],
+            "seeds": asked.request.seeds,
+            "steps": asked.steps,
+            **_user_hash(asked.sent),
+        }
         state["headers"]["x-raygen-seed"] = ",".join(map(str, asked.request.seeds))
         if wishes.is_job:
             return await self._as_job(request, asked, wishes, owner=owner)
-        if asked.stream:
+        if asked.sent.stream:
             events = aiter(self._backend.stream(asked.model.id, asked.request))
             return await event_stream(
-                request,
-                events,
-                asked.rendering,
-                num_inference_steps=asked.steps,
-                give_up_s=give_up_s,
+                request, events, asked.rendering, num_inference_steps=asked.steps, give_up_s=give_up_s
             )
         result = await while_connected(request.receive, self._paint(asked, give_up_s))
         state["log"] |= {"queue_s": round(result.queue_s, 3), "generation_s": round(result.generation_s, 3)}
@@ -140,10 +139,9 @@ class EditRoute:
             request=_edit_request(wishes, sent, picture, steps=steps, request_id=request_id),
             rendering=_rendering(sent, picture, raw_type),
             steps=steps,
-            stream=sent.stream,
+            sent=sent,
             raw_type=raw_type,
             body_digest=_digest(form),
-            user=_user_hash(sent),
         )
 
     async def _as_body(self, asked: Asked, result: EditResult) -> Response:
@@ -154,12 +152,7 @@ class EditRoute:
             check_flagged(result.images)
             (image,) = result.images
             assert image.image_HWC is not None
-            content = await asyncio.to_thread(
-                encode_picture,
-                image.image_HWC,
-                output_format=asked.rendering.output_format,
-                output_compression=asked.rendering.output_compression,
-            )
+            content = await asyncio.to_thread(picture_bytes, image.image_HWC, asked.rendering)
             media_type = asked.raw_type
         self._metrics.observe(
             "raygen_encode_seconds", time.perf_counter() - start_s, format=asked.rendering.output_format

@@ -85,8 +85,7 @@ def _seeds(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if len(parts) > MAX_NUM_IMAGES or not all(_INT.fullmatch(part) and part[0] != "-" for part in parts):
         raise PydanticCustomError(
-            "invalid_type",
-            f"{{name}} is not a list of 1 to {MAX_NUM_IMAGES} whole numbers with commas between",
+            "invalid_type", f"{{name}} is not a list of 1 to {MAX_NUM_IMAGES} whole numbers with commas between"
         )
     seeds = tuple(int(part) for part in parts)
     if max(seeds) > MAX_SEED:

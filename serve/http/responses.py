@@ -5,6 +5,8 @@ import json
 import time
 from typing import Any, Literal
 
+import numpy as np
+
 from raygen.endpoint.edits import EditedImage, EditResult, PartialImage
 from raygen.errors import EndpointError
 from serve.http import schemas
@@ -21,7 +23,8 @@ def json_body(result: EditResult, rendering: Rendering) -> bytes:
     """
     check_flagged(result.images)
     data: list[schemas.Picture] = [
-        {"b64_json": _base64(image, rendering), "seed": image.seed, "flagged": image.flagged} for image in result.images
+        {"b64_json": _base64(image.image_HWC, rendering), "seed": image.seed, "flagged": image.flagged}
+        for image in result.images
     ]
     body: schemas.EditResult = {
         **_common(result.num_inference_steps, rendering),
@@ -74,13 +77,10 @@ def job_body(job: Job) -> bytes:
 
 def partial_event(partial: PartialImage, rendering: Rendering, *, num_inference_steps: int) -> bytes:
     """A preview, as a server-sent event."""
-    picture = encode_picture(
-        partial.image_HWC, output_format=rendering.output_format, output_compression=rendering.output_compression
-    )
     return _event(
         {
             "type": "image_edit.partial_image",
-            "b64_json": base64.b64encode(picture).decode(),
+            "b64_json": _base64(partial.image_HWC, rendering),
             "partial_image_index": partial.number,
             "image_index": partial.index,
             **_event_common(num_inference_steps, rendering),
@@ -93,7 +93,7 @@ def completed_event(image: EditedImage, rendering: Rendering, *, num_inference_s
     return _event(
         {
             "type": "image_edit.completed",
-            "b64_json": _base64(image, rendering) or "",
+            "b64_json": _base64(image.image_HWC, rendering) or "",
             "image_index": image.index,
             "seed": image.seed,
             "flagged": image.flagged,
@@ -142,13 +142,15 @@ def _event_common(num_inference_steps: int, rendering: Rendering) -> dict[str, A
     return {"created_at": common.pop("created"), **common}
 
 
-def _base64(image: EditedImage, rendering: Rendering) -> str | None:
-    if image.image_HWC is None:
-        return None
-    picture = encode_picture(
-        image.image_HWC, output_format=rendering.output_format, output_compression=rendering.output_compression
+def picture_bytes(image_HWC: np.ndarray, rendering: Rendering) -> bytes:
+    """A picture as its request wants it written."""
+    return encode_picture(
+        image_HWC, output_format=rendering.output_format, output_compression=rendering.output_compression
     )
-    return base64.b64encode(picture).decode()
+
+
+def _base64(image_HWC: np.ndarray | None, rendering: Rendering) -> str | None:
+    return None if image_HWC is None else base64.b64encode(picture_bytes(image_HWC, rendering)).decode()
 
 
 def _event(data: dict[str, Any]) -> bytes:
