@@ -72,7 +72,7 @@ class Operation:
     @property
     def query(self) -> set[str]:
         """Names of its query parameters."""
-        return {parameter["name"] for parameter in self.parameters if parameter["in"] == "query"}
+        return {given["name"] for given in self.parameters if given["in"] == "query"}
 
 
 def document(operations: Iterable[Operation], *, has_keys: bool) -> dict[str, Any]:
@@ -125,8 +125,8 @@ REQUEST_ID = parameter(
 
 def _documented(operation: Operation, *, has_keys: bool) -> Schema:
     errors = {*(OPEN_ERRORS if operation.scope is None else KEYED_ERRORS), *operation.errors}
-    answers = {status: answer(REASONS[status], "Error") for status in sorted(errors)} | {**operation.answers}
-    described = {parameter["name"] for parameter in operation.parameters}
+    answers = {status: answer(REASONS[status], "Error") for status in errors} | {**operation.answers}
+    described = {given["name"] for given in operation.parameters}
     in_path = [
         parameter("path", name, {"type": "string", "minLength": 1})
         for name in re.findall(r"{(\w+)}", operation.path)
