@@ -20,6 +20,7 @@ What a programmer can get wrong (a stage that reads a column nobody writes) is a
 
 import errno
 import os
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,8 @@ def unreadable(path: Path, error: Exception, way_out: str) -> str:
     if isinstance(error, PermissionError):
         return f"{path} cannot be read ({os.strerror(errno.EACCES)}). Make it readable for this user."
     return f"{path} is damaged ({error}). {way_out}"
+
+
+def number_text(value: float) -> str:
+    """A number as people write it, to six digits where it is not whole: 4294967295, 0.5, never 4.29497e+09."""
+    return str(int(value)) if float(value).is_integer() else f"{Decimal(f'{value:.6g}'):f}"

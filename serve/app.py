@@ -9,7 +9,7 @@ Jobs of the same cluster may skip HTTP: `serve.client.Client(get_deployment_hand
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,12 @@ from raygen.endpoint.edits import EditEvent, EditRequest, EditResult
 from raygen.errors import EndpointError
 from raygen.inpainters.model_folder import check_model, find_painter, model_facts
 from serve.address import check_host
-from serve.backend import Allowance, Job
 from serve.config import ServeConfig, ServedModelConfig
 from serve.engine.engine import Engine
 from serve.engine.tokens import TokenStore
 from serve.http.api import make_api
+from serve.http.ledger import Ledger
 from serve.instance import proxy_host
-from serve.ledger import Ledger
 from serve.ray_backend import RayBackend, replicas_of
 from serve.ray_metrics import RayMetrics
 
@@ -109,7 +108,7 @@ class EngineDeployment:
 
 
 class LedgerDeployment:
-    """The one ledger of the endpoint. Its methods give an EndpointError back instead of raising it."""
+    """The one ledger of the endpoint. It gives an EndpointError back instead of raising it."""
 
     def __init__(self, config: dict[str, Any], engines: Mapping[str, Any]) -> None:
         settings = ServeConfig.model_validate(config)
@@ -120,21 +119,12 @@ class LedgerDeployment:
             max_stored_bytes=settings.max_stored_bytes,
         )
 
-    async def submit(self, *arguments: Any, **options: Any) -> Job | EndpointError:
-        """See `serve.ledger.Ledger`."""
-        return await _as_value(self._ledger.submit(*arguments, **options))
-
-    async def job(self, job_id: str, *, owner: str, wait_s: float) -> Job | EndpointError:
-        """See `serve.ledger.Ledger`."""
-        return await _as_value(self._ledger.job(job_id, owner=owner, wait_s=wait_s))
-
-    async def cancel_job(self, job_id: str, *, owner: str) -> Job | EndpointError:
-        """See `serve.ledger.Ledger`."""
-        return await _as_value(self._ledger.cancel_job(job_id, owner=owner))
-
-    async def spend(self, key_name: str, *, requests_per_minute: int) -> Allowance:
-        """See `serve.ledger.Ledger`."""
-        return await self._ledger.spend(key_name, requests_per_minute=requests_per_minute)
+    async def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """What a method of `serve.http.ledger.Ledger` gives."""
+        try:
+            return await getattr(self._ledger, method)(*arguments, **options)
+        except EndpointError as error:
+            return error
 
 
 class Ingress:
@@ -229,10 +219,3 @@ async def _with_pixels(request: EditRequest) -> EditRequest:
     if isinstance(request.image_HWC, ObjectRef):
         return replace(request, image_HWC=await request.image_HWC)
     return request
-
-
-async def _as_value(answer: Awaitable[Any]) -> Any:
-    try:
-        return await answer
-    except EndpointError as error:
-        return error

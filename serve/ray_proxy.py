@@ -8,7 +8,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.http.headers import RAY_TIMEOUT_HEADER, TIMEOUT_HEADER
+from raygen.endpoint.wire import TIMEOUT_HEADER
+from serve.http.headers import RAY_TIMEOUT_HEADER
 
 CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 CALLBACK = "serve.ray_proxy:middlewares"

@@ -25,11 +25,11 @@ from raygen.endpoint.edits import (
     Progress,
 )
 from raygen.inpainters.model_folder import ModelFacts
-from serve.backend import Allowance
 from serve.config import ServeConfig
 from serve.engine.tokens import TokenStore
 from serve.http.api import make_api
-from serve.ledger import Ledger
+from serve.http.backend import Allowance
+from serve.http.ledger import Ledger
 
 TEXT_WIDTH = 4
 
@@ -40,7 +40,7 @@ def colour_of(seed: int) -> np.ndarray:
 
 
 class PaintBackend:
-    """`serve.backend.Backend` without a model: the repaint region becomes `colour_of(seed)`. Jobs and tokens are real.
+    """The back end without a model: the repaint region becomes `colour_of(seed)`. Jobs and tokens are real.
 
     Attributes:
         delay_s: Seconds that a picture takes.

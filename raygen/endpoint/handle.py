@@ -21,7 +21,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from raygen.endpoint.edits import EditedImage, EditEvent, EditRequest, EditResult, PartialImage
 from raygen.endpoint.http import ANSWER_TIMEOUT_S
 from raygen.endpoint.retry import ask_blocking
-from raygen.errors import ConfigError, EndpointError
+from raygen.errors import ConfigError, EndpointError, number_text
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +218,8 @@ def _is_repeated(event: EditEvent, given: set[tuple[str, int, int]]) -> bool:
 
 def _too_late(request: EditRequest) -> EndpointError:
     return EndpointError(
-        f"the deadline of {request.timeout_s:g} seconds passed before the pictures were done", code="deadline_exceeded"
+        f"the deadline of {number_text(request.timeout_s)} seconds passed before the pictures were done",
+        code="deadline_exceeded",
     )
 
 

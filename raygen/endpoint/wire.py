@@ -8,7 +8,8 @@ import base64
 import binascii
 import unicodedata
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_origin
 
 import httpx2
 
@@ -20,6 +21,8 @@ EDITS_PATH = "/v1/images/edits"
 MODELS_PATH = "/v1/models"
 TOKENS_PATH = "/v1/tokens"
 TIMEOUT_HEADER = "x-raygen-timeout-seconds"
+# Of a request, what is no field of the form: pictures are files, previews are for streams, the rest are headers.
+_NOT_IN_FORM = {"image_HWC", "repaint_HW", "num_partial_images", "priority", "timeout_s", "request_id"}
 # Statuses after which the same request may succeed: conflicts, limits, and every failure of a server or a gateway.
 _RETRYABLE = {408, 409, 425, 429, 500, 502, 503}
 
@@ -31,27 +34,16 @@ def form_of(request: EditRequest, model: str | None) -> tuple[dict[str, str], di
         request: The edit.
         model: Id of the served model; None for the endpoint's default.
     """
-    fields: dict[str, Any] = {
-        "prompt": request.prompt,
-        "mask_mode": "luminance",
-        "seeds": ",".join(map(str, request.seeds)),
-        "preserve_unmasked": str(request.preserve_unmasked).lower(),
-        "mask_blur": request.mask_blur,
-        "prompt_overflow": request.prompt_overflow,
-        "literal_tokens": str(request.literal_tokens).lower(),
-        "model": model,
-        "num_inference_steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
-        "strength": request.strength,
-        "negative_prompt": request.negative_prompt,
-        "scheduler": request.scheduler,
-        "padding_mask_crop": request.padding_mask_crop,
+    texts = {"mask_mode": "luminance", "model": model} | {
+        field.name: _text_of(field.type, getattr(request, field.name))
+        for field in fields(request)
+        if field.name not in _NOT_IN_FORM
     }
     files = {
         "image": ("image.png", encode_image(request.image_HWC), "image/png"),
         "mask": ("mask.png", encode_mask(request.repaint_HW), "image/png"),
     }
-    return {name: str(value) for name, value in fields.items() if value is not None}, files
+    return {name: text for name, text in texts.items() if text is not None}, files
 
 
 def key_headers(key: str | None) -> dict[str, str]:
@@ -152,6 +144,15 @@ def error_of(status: int, body: Any, headers: Mapping[str, str]) -> EndpointErro
         retryable=status in _RETRYABLE and headers.get("x-should-retry") != "false",
         retry_after_s=float(wait) if wait.isascii() and wait.replace(".", "", 1).isdecimal() else None,
     )
+
+
+def _text_of(kind: Any, value: Any) -> str | None:
+    """A field's text; None: the endpoint's default."""
+    if kind is bool:
+        return str(value).lower()
+    if get_origin(kind) is tuple:
+        return ",".join(map(str, value))
+    return None if value is None else str(value)
 
 
 def _check_images(images: tuple[EditedImage, ...], request: EditRequest) -> None:

@@ -1,8 +1,8 @@
 """The samplers that a request may ask for by the name of their diffusers class."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
-SCHEDULERS: tuple[str, ...] = (
+Scheduler = Literal[
     "DDIMScheduler",
     "DPMSolverMultistepScheduler",
     "EulerAncestralDiscreteScheduler",
@@ -10,7 +10,8 @@ SCHEDULERS: tuple[str, ...] = (
     "HeunDiscreteScheduler",
     "PNDMScheduler",
     "UniPCMultistepScheduler",
-)
+]
+SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 
 
 def new_scheduler(own: Any, name: str | None) -> Any:

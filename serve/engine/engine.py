@@ -27,13 +27,12 @@ from raygen.endpoint.edits import (
     PartialImage,
     Progress,
 )
-from raygen.errors import EndpointError
+from raygen.errors import EndpointError, number_text
 from serve.config import ServedModelConfig
 from serve.engine.painting import Painter, PreparedRequest, StepOutcome
 from serve.engine.scheduling import PACE, Pace, choose, rank
 from serve.engine.tokens import TokenStore
 from serve.engine.under_way import PictureUnderWay, RequestUnderWay
-from serve.http.limits import number_text
 from serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from raygen.endpoint.edits import EditRequest, LearnedToken
-from raygen.errors import BlockedError, EndpointError, NonFiniteError, RowError
+from raygen.errors import BlockedError, EndpointError, NonFiniteError, RowError, number_text
 from raygen.inpainters.frame import Frame, frame_picture
 from raygen.inpainters.model_folder import model_facts
 from raygen.inpainters.prompts import TokenizedPrompt
@@ -25,7 +25,6 @@ from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 from raygen.inpainters.token_files import NAME
 from serve.config import ServedModelConfig
 from serve.engine.tokens import TokenStore
-from serve.http.limits import number_text
 
 _LIKE_A_NAME = re.compile(r"<[\w.:@ -]{1,63}>")
 

@@ -42,13 +42,14 @@ class Form:
     json_kinds: dict[str, type] = field(default_factory=dict)
 
 
-async def read_form(headers: Headers, receive: Receive, *, known: Container[str]) -> Form:
+async def read_form(headers: Headers, receive: Receive, *, known: Container[str], lists: Container[str] = ()) -> Form:
     """The body of an edit.
 
     Args:
         headers: The request's.
         receive: The connection.
         known: Names of the text fields.
+        lists: Those whose JSON value may be a list of whole numbers.
 
     Raises:
         EndpointError: unsupported_media_type, request_too_large, request_body_timeout, file_too_large,
@@ -62,7 +63,7 @@ async def read_form(headers: Headers, receive: Receive, *, known: Container[str]
     if kind == "application/json":
         body = await whole_body(receive, max_bytes=MAX_BODY_BYTES)
         # 48 MiB of JSON and base64 take half a second: not on the event loop.
-        return await asyncio.to_thread(_from_json, body, known)
+        return await asyncio.to_thread(_from_json, body, known, lists)
     raise EndpointError("send the body as a multipart form, or as JSON with data URLs", code="unsupported_media_type")
 
 
@@ -205,7 +206,7 @@ def _no_constant(text: str) -> Any:
     raise ValueError("NaN and Infinity are no JSON")
 
 
-def _from_json(body: bytes, known: Container[str]) -> Form:
+def _from_json(body: bytes, known: Container[str], lists: Container[str]) -> Form:
     try:
         data = json.loads(body.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant, parse_float=_number)
     except (ValueError, RecursionError) as error:
@@ -225,7 +226,7 @@ def _from_json(body: bytes, known: Container[str]) -> Form:
     for name, value in data.items():
         if name not in known:
             raise _unknown(name)
-        form.texts[name], form.json_kinds[name] = _as_text(name, value), type(value)
+        form.texts[name], form.json_kinds[name] = _as_text(name, value, lists), type(value)
     return form
 
 
@@ -254,7 +255,7 @@ def _data_url(value: Any, param: str) -> bytes:
     return data
 
 
-def _as_text(name: str, value: Any) -> str:
+def _as_text(name: str, value: Any, lists: Container[str]) -> str:
     """A JSON value in the form's own spelling, so that both forms are checked by the same rules."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -265,6 +266,6 @@ def _as_text(name: str, value: Any) -> str:
         return value
     if isinstance(value, int | float):
         return json.dumps(value)
-    if name == "seeds" and isinstance(value, list) and all(type(seed) is int for seed in value):
+    if name in lists and isinstance(value, list) and all(type(seed) is int for seed in value):
         return ",".join(map(str, value))
     raise EndpointError(f"{name} is neither text nor a number", code="invalid_type", param=name)

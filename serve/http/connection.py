@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
-from raygen.errors import EndpointError
-from serve.http.limits import BODY_SILENCE_S, BODY_TOTAL_S, number_text
+from raygen.errors import EndpointError, number_text
+from serve.http.limits import BODY_SILENCE_S, BODY_TOTAL_S
 
 T = TypeVar("T")
 

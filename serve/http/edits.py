@@ -5,7 +5,7 @@ import hashlib
 import json
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -13,20 +13,23 @@ from starlette.responses import Response
 
 from raygen.endpoint.edits import EditRequest, EditResult
 from raygen.errors import EndpointError
-from serve.backend import Backend, Job, Rendering
 from serve.config import ServeConfig, ServedModelConfig
+from serve.http.backend import Backend, Job, Rendering
 from serve.http.body import Form, read_form
+from serve.http.conditions import check_together, steps_of
 from serve.http.connection import while_connected
 from serve.http.events import event_stream
-from serve.http.fields import FIELDS, MAX_FORM_SEED, check_fields, read_fields, steps_of, warnings_of
+from serve.http.fields import FIELDS, LISTS, MAX_FORM_SEED, EditFields, read_fields
 from serve.http.headers import RAW_TYPES, Wishes, read_wishes
 from serve.http.limits import MAX_BODIES_AT_ONCE, MAX_WAIT_S
-from serve.http.pictures import MaskedPicture, encode_picture, read_pictures
-from serve.http.responses import check_flagged, job_body, json_body, result_headers
+from serve.http.pictures import MaskedPicture, read_pictures
+from serve.http.responses import check_flagged, job_body, json_body, picture_bytes, result_headers
 from serve.metrics import Metrics
 
 # The back end keeps the deadline itself; should it fail to, this much later somebody else does.
 DEADLINE_GRACE_S = 10.0
+# What HTTP and the engine call by the same name goes over as it is, but for what is worked out first.
+_SAME = {field.name for field in fields(EditRequest)} & {*FIELDS} - {"seeds", "num_inference_steps"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +41,18 @@ class Asked:
         request: For the engine.
         rendering: For the response.
         steps: Denoising steps.
-        stream: Whether events are wanted.
+        sent: What was asked for.
         raw_type: Media type, if the bare picture is wanted.
         body_digest: Of everything that was sent, for idempotency.
-        user: Hash of who the caller says it is for, for the log.
     """
 
     model: ServedModelConfig
     request: EditRequest
     rendering: Rendering
     steps: int
-    stream: bool
+    sent: EditFields
     raw_type: str | None
     body_digest: str
-    user: dict[str, str]
 
 
 class EditRoute:
@@ -77,18 +78,19 @@ class EditRoute:
             asked = _ending_by(asked, state["answer_by_s"])
         state["model"] = asked.model.id
         height, width = asked.request.repaint_HW.shape
-        state["log"] = {"size": [width, height], "seeds": asked.request.seeds, "steps": asked.steps, **asked.user}
+        state["log"] = {
+            "size": [width, height],
+            "seeds": asked.request.seeds,
+            "steps": asked.steps,
+            **_user_hash(asked.sent),
+        }
         state["headers"]["x-raygen-seed"] = ",".join(map(str, asked.request.seeds))
         if wishes.is_job:
             return await self._as_job(request, asked, wishes, owner=owner)
-        if asked.stream:
+        if asked.sent.stream:
             events = aiter(self._backend.stream(asked.model.id, asked.request))
             return await event_stream(
-                request,
-                events,
-                asked.rendering,
-                num_inference_steps=asked.steps,
-                give_up_s=give_up_s,
+                request, events, asked.rendering, num_inference_steps=asked.steps, give_up_s=give_up_s
             )
         result = await while_connected(request.receive, self._paint(asked, give_up_s))
         state["log"] |= {"queue_s": round(result.queue_s, 3), "generation_s": round(result.generation_s, 3)}
@@ -108,39 +110,38 @@ class EditRoute:
             )
         self._num_bodies += 1
         try:
-            form = await read_form(request.headers, request.receive, known=FIELDS)
+            form = await read_form(request.headers, request.receive, known=FIELDS, lists=LISTS)
             return await self._check(form, wishes, request.scope["state"]["request_id"])
         finally:
             self._num_bodies -= 1
 
     async def _check(self, form: Form, wishes: Wishes, request_id: str) -> Asked:
-        values = read_fields(form)
-        model = self._config.model_named(values["model"])
+        sent = read_fields(form)
+        model = self._config.model_named(sent.model)
         if model is None:
             raise EndpointError(
                 "there is no such model; the list of models has all", code="model_not_found", param="model"
             )
-        check_fields(form.texts, values, model)
-        raw_type = _raw_type(wishes, values, form)
-        if values["stream"] and wishes.is_job:
+        check_together(sent, model)
+        raw_type = _raw_type(wishes, sent)
+        if sent.stream and wishes.is_job:
             raise EndpointError(
                 "jobs and idempotency keys have one answer; leave stream away",
                 code="conflicting_parameters",
                 param="stream",
             )
         picture = await asyncio.to_thread(
-            read_pictures, form, mask_mode=values["mask_mode"], size=values["size"], max_pixels=model.max_pixels
+            read_pictures, form, mask_mode=sent.mask_mode, size=sent.size, max_pixels=model.max_pixels
         )
-        steps = steps_of(values, model)
+        steps = steps_of(sent, model)
         return Asked(
             model=model,
-            request=_edit_request(wishes, values, picture, steps, request_id),
-            rendering=_rendering(values, picture, raw_type),
+            request=_edit_request(wishes, sent, picture, steps=steps, request_id=request_id),
+            rendering=_rendering(sent, picture, raw_type),
             steps=steps,
-            stream=values["stream"],
+            sent=sent,
             raw_type=raw_type,
             body_digest=_digest(form),
-            user=_user_hash(values),
         )
 
     async def _as_body(self, asked: Asked, result: EditResult) -> Response:
@@ -151,12 +152,7 @@ class EditRoute:
             check_flagged(result.images)
             (image,) = result.images
             assert image.image_HWC is not None
-            content = await asyncio.to_thread(
-                encode_picture,
-                image.image_HWC,
-                output_format=asked.rendering.output_format,
-                output_compression=asked.rendering.output_compression,
-            )
+            content = await asyncio.to_thread(picture_bytes, image.image_HWC, asked.rendering)
             media_type = asked.raw_type
         self._metrics.observe(
             "raygen_encode_seconds", time.perf_counter() - start_s, format=asked.rendering.output_format
@@ -184,8 +180,9 @@ class EditRoute:
 
         job = await while_connected(request.receive, finished())
         if job.body is None:
-            error = job.error or {"message": "the job was cancelled", "code": "job_cancelled", "param": None}
-            raise EndpointError(error["message"], code=error["code"], param=error["param"])
+            if job.error is None:
+                raise EndpointError("the job was cancelled", code="job_cancelled")
+            raise EndpointError(job.error["message"], code=job.error["code"], param=job.error["param"])
         return Response(job.body, media_type="application/json", headers=job.headers)
 
 
@@ -202,64 +199,55 @@ def _ending_by(asked: Asked, moment_s: float) -> Asked:
 
 
 def _edit_request(
-    wishes: Wishes, values: dict[str, Any], picture: MaskedPicture, steps: int, request_id: str
+    wishes: Wishes, sent: EditFields, picture: MaskedPicture, *, steps: int, request_id: str
 ) -> EditRequest:
+    same: dict[str, Any] = {name: getattr(sent, name) for name in _SAME}
     return EditRequest(
+        **same,
         image_HWC=picture.image_HWC,
         repaint_HW=picture.repaint_HW,
-        prompt=values["prompt"],
         # Fixed here, before anything is sent on: a second send paints the same.
-        seeds=_seeds(values),
+        seeds=sent.seeds or _seeds_from(sent.seed, sent.n),
         num_inference_steps=steps,
-        guidance_scale=values["guidance_scale"],
-        strength=values["strength"],
-        negative_prompt=values["negative_prompt"],
-        scheduler=values["scheduler"],
-        preserve_unmasked=values["preserve_unmasked"],
-        mask_blur=values["mask_blur"],
-        padding_mask_crop=values["padding_mask_crop"],
-        prompt_overflow=values["prompt_overflow"],
-        literal_tokens=values["literal_tokens"],
-        num_partial_images=values["partial_images"],
+        num_partial_images=sent.partial_images,
         priority=wishes.priority,
         timeout_s=wishes.timeout_s,
         request_id=request_id,
     )
 
 
-def _rendering(values: dict[str, Any], picture: MaskedPicture, raw_type: str | None) -> Rendering:
+def _rendering(sent: EditFields, picture: MaskedPicture, raw_type: str | None) -> Rendering:
     height, width = picture.repaint_HW.shape
+    warnings = picture.warnings
+    if sent.input_fidelity is not None:
+        warnings = ("input_fidelity has no effect: pixels outside the mask are kept anyway", *warnings)
     return Rendering(
-        output_format=values["output_format"] if raw_type is None else RAW_TYPES[raw_type],
-        output_compression=values["output_compression"],
+        output_format=sent.output_format if raw_type is None else RAW_TYPES[raw_type],
+        output_compression=sent.output_compression,
         size=(width, height),
         mask=picture.mask,
-        warnings=(*warnings_of(values), *picture.warnings),
+        warnings=warnings,
     )
 
 
-def _seeds(values: dict[str, Any]) -> tuple[int, ...]:
-    if values["seeds"] is not None:
-        return tuple(values["seeds"])
-    first = values["seed"]
+def _seeds_from(first: int, num_pictures: int) -> tuple[int, ...]:
     if first == -1:
-        first = random.SystemRandom().randint(0, MAX_FORM_SEED + 1 - values["n"])
-    return tuple(first + i for i in range(values["n"]))
+        first = random.SystemRandom().randint(0, MAX_FORM_SEED + 1 - num_pictures)
+    return tuple(first + i for i in range(num_pictures))
 
 
-def _raw_type(wishes: Wishes, values: dict[str, Any], form: Form) -> str | None:
+def _raw_type(wishes: Wishes, sent: EditFields) -> str | None:
     """Media type of the bare picture, if one is wanted."""
     if not wishes.raw_types:
         return None
-    wanted = f"image/{values['output_format']}"
-    if "output_format" not in form.texts:
+    wanted = f"image/{sent.output_format}"
+    if "output_format" not in sent.model_fields_set:
         wanted = next((kind for kind in wishes.raw_types if kind in RAW_TYPES), wanted)
     if wanted not in wishes.raw_types and "image/*" not in wishes.raw_types:
         raise EndpointError(
             "output_format and the Accept header name different formats", code="not_acceptable", param="output_format"
         )
-    num_pictures = len(values["seeds"]) if values["seeds"] is not None else values["n"]
-    if num_pictures != 1 or values["stream"] or wishes.is_job:
+    if (len(sent.seeds) or sent.n) != 1 or sent.stream or wishes.is_job:
         raise EndpointError(
             "a bare picture is the answer to n=1 without stream, job and idempotency key; else accept JSON",
             code="not_acceptable",
@@ -267,8 +255,8 @@ def _raw_type(wishes: Wishes, values: dict[str, Any], form: Form) -> str | None:
     return wanted
 
 
-def _user_hash(values: dict[str, Any]) -> dict[str, str]:
-    user = values["safety_identifier"] or values["user"]
+def _user_hash(sent: EditFields) -> dict[str, str]:
+    user = sent.safety_identifier or sent.user
     return {"user": hashlib.sha256(user.encode()).hexdigest()[:16]} if user else {}
 
 

@@ -7,7 +7,10 @@ everything from 500 on three times, from repeating what cannot succeed.
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
+
+from pydantic import WithJsonSchema
+from typing_extensions import TypedDict
 
 from raygen.errors import EndpointError
 
@@ -99,7 +102,22 @@ ERRORS: dict[str, ErrorKind] = {
 }
 
 
-def response_parts(error: EndpointError) -> tuple[int, dict[str, Any], dict[str, str]]:
+class ErrorObject(TypedDict):
+    """OpenAI's error object."""
+
+    message: str
+    type: Annotated[str, WithJsonSchema({"type": "string", "enum": sorted({kind.type for kind in ERRORS.values()})})]
+    param: str | None
+    code: Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(ERRORS)})]
+
+
+class Error(TypedDict):
+    """The body of every answer that is not 2xx."""
+
+    error: ErrorObject
+
+
+def response_parts(error: EndpointError) -> tuple[int, Error, dict[str, str]]:
     """Status, body and headers of an error's response.
 
     A code that is not in the table is a mistake of ours: the client gets `internal_error`, the log the code.
@@ -108,7 +126,7 @@ def response_parts(error: EndpointError) -> tuple[int, dict[str, Any], dict[str,
     if kind is None:
         logger.error("an error has the code %r, which has no row in the table", code)
         kind, code, message = ERRORS["internal_error"], "internal_error", "the endpoint failed"
-    body = {"error": {"message": message, "type": kind.type, "param": error.param, "code": code}}
+    body: Error = {"error": {"message": message, "type": kind.type, "param": error.param, "code": code}}
     headers = {}
     retry_after_s = error.retry_after_s if error.retry_after_s is not None else kind.retry_after_s
     if retry_after_s is not None:

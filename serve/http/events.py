@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from raygen.endpoint.edits import EditedImage, EditEvent, PartialImage, Progress
 from raygen.errors import EndpointError
-from serve.backend import Rendering
+from serve.http.backend import Rendering
 from serve.http.connection import while_connected
 from serve.http.envelope import log_bug
 from serve.http.responses import all_blocked, completed_event, error_event, partial_event

@@ -1,256 +1,166 @@
-"""The fields of an edit: names, types, limits and defaults, one table; from texts to checked values.
+"""The fields of an edit as HTTP sends them: one model, of which types, limits, defaults, errors and schema follow.
 
-What a field means for pixels is for `pictures.py` and the engine. Nothing is ignored: a field that is not in the
-table is refused, and one that is accepted without effect is told in `warnings`.
+What fields say together is in `conditions.py`; what they mean for pixels is for `pictures.py` and the engine. Nothing
+is ignored: a field that is not here is refused, and one that is accepted without effect is told in `warnings`.
 """
 
-import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from raygen.endpoint.edits import MAX_HTTP_GUIDANCE, MAX_HTTP_STEPS, MAX_SEED
-from raygen.errors import EndpointError
-from raygen.inpainters.schedulers import SCHEDULERS
-from serve.config import ServedModelConfig
-from serve.http.body import Form
-from serve.http.limits import MAX_NUM_IMAGES, MAX_PROMPT_LENGTH, MAX_USER_LENGTH, number_text
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-QUALITY_STEPS = {"low": 15, "medium": 30, "standard": 30, "high": 50}
+from raygen.endpoint.edits import MAX_HTTP_GUIDANCE, MAX_HTTP_STEPS
+from raygen.errors import EndpointError, number_text
+from raygen.inpainters.schedulers import Scheduler
+from serve.http.backend import OutputFormat
+from serve.http.body import Form
+from serve.http.field_types import Seeds, Size, Text, kind_of
+from serve.http.json_schema import FieldsJsonSchema, Schema
+from serve.http.limits import MAX_NUM_IMAGES, MAX_PROMPT_LENGTH, MAX_USER_LENGTH
+
 MAX_FORM_SEED = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field.
+class EditFields(BaseModel):
+    """The fields of one edit, OpenAI's first. What is None is the model's own, or none.
 
-    Attributes:
-        kind: How its text is read.
-        default: Its value when it is not sent; None: the model's, or none.
-        low: Least value.
-        high: Greatest value, or length of a text.
-        choices: All values of an enumeration.
-        is_exclusive: `low` itself is not allowed.
+    What `raygen.endpoint.edits.EditRequest` has under the same name goes to the engine as it is.
     """
 
-    kind: Literal["text", "int", "number", "bool", "enum", "seeds", "size"]
-    default: Any = None
-    low: float = 0
-    high: float = 0
-    choices: tuple[str, ...] = ()
-    is_exclusive: bool = False
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    prompt: Text = Field(min_length=1, max_length=MAX_PROMPT_LENGTH)
+    """What to paint; at most 77 tokens with start and end, after learned tokens are expanded."""
+    model: Text | None = Field(None, min_length=1, max_length=128)
+    """Id of a served model; the first of /v1/models by default."""
+    n: int = Field(1, ge=1, le=MAX_NUM_IMAGES)
+    """Pictures; picture i has the seed `seed` + i, which must be in range too."""
+    size: Size = "auto"
+    """Width and height of the result, multiples of 8; auto: those of the image, whatever they are."""
+    response_format: Literal["b64_json"] = "b64_json"
+    """URLs are not offered."""
+    output_format: OutputFormat = "png"
+    """Only png and webp at 100 keep the pixels outside the mask equal to the bit."""
+    output_compression: int = Field(100, ge=0, le=100)
+    """Quality of jpeg and webp; webp at 100 is lossless. Below 100 not with png."""
+    stream: bool = False
+    """Server-sent events instead of one body."""
+    partial_images: int = Field(0, ge=0, le=3)
+    """Previews of each picture; needs stream=true."""
+    quality: Literal["auto", "low", "medium", "standard", "high"] = "auto"
+    """Steps: low 15, medium and standard 30, high 50, auto the model's. Not with num_inference_steps."""
+    background: Literal["auto", "opaque"] = "auto"
+    """Results are opaque."""
+    input_fidelity: Literal["low", "high"] | None = None
+    """Has no effect, which `warnings` says."""
+    user: Text | None = Field(None, max_length=MAX_USER_LENGTH)
+    """Has no effect but a hash in the log."""
+    safety_identifier: Text | None = Field(None, max_length=MAX_USER_LENGTH)
+    """As user."""
+    seed: int = Field(-1, ge=-1, le=MAX_FORM_SEED)
+    """-1: drawn. Picture i has seed + i, at most 4294967295. Same model, request, seed: same bytes."""
+    seeds: Seeds = ()
+    """The seeds themselves, 0 to 2^63 - 1, with commas between; instead of seed, and of n or as many as n."""
+    num_inference_steps: int | None = Field(None, ge=1, le=MAX_HTTP_STEPS)
+    """Denoising steps at strength 1; the model's by default."""
+    guidance_scale: float | None = Field(None, ge=0, le=MAX_HTTP_GUIDANCE)
+    """Classifier-free guidance, 1 or less: off; the model's by default."""
+    strength: float | None = Field(None, gt=0, le=1)
+    """1 paints from pure noise; the integer part of steps * strength must be 1 or more."""
+    negative_prompt: Text | None = Field(None, max_length=MAX_PROMPT_LENGTH)
+    """What guidance steers away from; the model's by default."""
+    mask_mode: Literal["auto", "alpha", "luminance", "luminance_inverted", "full"] = "auto"
+    """auto: alpha if the mask has it (transparent = painted anew), else luminance (white = painted anew); \
+without a mask the image's own alpha. full: everything, without a mask."""
+    mask_blur: int = Field(0, ge=0, le=64)
+    """Radius in pixels of the soft edge of what is pasted."""
+    preserve_unmasked: bool = True
+    """Put the pixels outside the mask back, equal to the bit."""
+    padding_mask_crop: int | None = Field(None, ge=0, le=256)
+    """Paint only the mask's box with so many pixels around it, at full resolution."""
+    scheduler: Scheduler | None = None
+    """The model's by default."""
+    prompt_overflow: Literal["error", "truncate"] = "error"
+    """truncate: a prompt that is too long is cut, and `warnings` says so."""
+    literal_tokens: bool = False
+    """Read <x> as plain text, not as a learned token."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read(cls, text: str, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        assert info.context is not None
+        kind = KINDS[info.field_name]
+        if info.context.get(info.field_name, kind.json_types[0]) not in kind.json_types:
+            raise PydanticCustomError("invalid_type", "{name} is of the wrong JSON type")
+        return kind.read(text)
 
 
-FIELDS: dict[str, Field] = {
-    # OpenAI's
-    "prompt": Field("text", high=MAX_PROMPT_LENGTH),
-    "model": Field("text", high=128),
-    "n": Field("int", 1, low=1, high=MAX_NUM_IMAGES),
-    "size": Field("size", "auto"),
-    "response_format": Field("enum", "b64_json", choices=("b64_json",)),
-    "output_format": Field("enum", "png", choices=("png", "jpeg", "webp")),
-    "output_compression": Field("int", 100, low=0, high=100),
-    "stream": Field("bool", False),
-    "partial_images": Field("int", 0, low=0, high=3),
-    "quality": Field("enum", "auto", choices=("auto", *QUALITY_STEPS)),
-    "background": Field("enum", "auto", choices=("auto", "opaque")),
-    "input_fidelity": Field("enum", choices=("low", "high")),
-    "user": Field("text", high=MAX_USER_LENGTH),
-    "safety_identifier": Field("text", high=MAX_USER_LENGTH),
-    # raygen's
-    "seed": Field("int", -1, low=-1, high=MAX_FORM_SEED),
-    "seeds": Field("seeds"),
-    "num_inference_steps": Field("int", low=1, high=MAX_HTTP_STEPS),
-    "guidance_scale": Field("number", low=0, high=MAX_HTTP_GUIDANCE),
-    "strength": Field("number", low=0, high=1, is_exclusive=True),
-    "negative_prompt": Field("text", high=MAX_PROMPT_LENGTH),
-    "mask_mode": Field("enum", "auto", choices=("auto", "alpha", "luminance", "luminance_inverted", "full")),
-    "mask_blur": Field("int", 0, low=0, high=64),
-    "preserve_unmasked": Field("bool", True),
-    "padding_mask_crop": Field("int", low=0, high=256),
-    "scheduler": Field("enum", choices=SCHEDULERS),
-    "prompt_overflow": Field("enum", "error", choices=("error", "truncate")),
-    "literal_tokens": Field("bool", False),
+FIELDS = EditFields.model_fields
+KINDS = {name: kind_of(field.annotation) for name, field in FIELDS.items()}
+# Those whose JSON value may be a list.
+LISTS = {name for name, kind in KINDS.items() if list in kind.json_types}
+SCHEMAS: dict[str, Schema] = EditFields.model_json_schema(schema_generator=FieldsJsonSchema)["properties"]
+
+_RANGE = ("out_of_range", "{name} is out of range: {least} {low} to {high}")
+# From pydantic's own errors to the interface's code and message; those of `field_types` bring both.
+_ERRORS = {
+    "missing": ("missing_required_parameter", "there is no {name}"),
+    "literal_error": ("invalid_value", "{name} is none of {choices}"),
+    "string_too_short": ("invalid_value", "{name} is empty"),
+    "string_too_long": ("out_of_range", "{name} has {length} characters; at most {high}"),
+    "string_pattern_mismatch": ("invalid_value", "{name} holds a NUL character"),
+    "greater_than": _RANGE,
+    "greater_than_equal": _RANGE,
+    "less_than_equal": _RANGE,
 }
-# Texts that may be empty.
-MAY_BE_EMPTY = {"negative_prompt", "user", "safety_identifier"}
-# An int, as JSON and every client writes it: no sign but minus, no spaces, no leading zeros.
-_INT = re.compile(r"-?(0|[1-9][0-9]{0,19})")
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,19})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
-_SIZE = re.compile(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})")
-_JSON_KINDS: dict[str, tuple[type, ...]] = {
-    "text": (str,),
-    "enum": (str,),
-    "size": (str,),
-    "int": (int,),
-    "number": (int, float),
-    "bool": (bool,),
-    "seeds": (str, list),
-}
 
 
-def read_fields(form: Form) -> dict[str, Any]:
-    """Every field's value, by name; defaults where nothing was sent.
+def read_fields(form: Form) -> EditFields:
+    """Every field's value; defaults where nothing was sent.
 
     Raises:
-        EndpointError: missing_required_parameter, invalid_type, invalid_value, out_of_range,
-            invalid_size.
+        EndpointError: missing_required_parameter, invalid_type, invalid_value, out_of_range, prompt_too_long,
+            invalid_size: of the first field with which something is wrong.
     """
-    if "prompt" not in form.texts:
-        raise EndpointError("there is no prompt", code="missing_required_parameter", param="prompt")
-    values = {}
-    for name, spec in FIELDS.items():
-        text = form.texts.get(name)
-        kind = form.json_kinds.get(name)
-        if kind is not None and kind not in _JSON_KINDS[spec.kind]:
-            raise EndpointError(f"{name} is of the wrong JSON type", code="invalid_type", param=name)
-        values[name] = spec.default if text is None else _READERS[spec.kind](name, text, spec)
-    return values
+    try:
+        return EditFields.model_validate(form.texts, context=form.json_kinds)
+    except ValidationError as error:
+        # Of the error itself nothing goes further: it quotes what was sent.
+        raise _refusal(error.errors(include_url=False)[0]) from None
 
 
-def check_fields(sent: Mapping[str, str], values: Mapping[str, Any], model: ServedModelConfig) -> None:
-    """Checks what fields say together.
-
-    Args:
-        sent: The fields that were sent.
-        values: Their values and the defaults of the rest.
-        model: Whose defaults hold for what is None.
-
-    Raises:
-        EndpointError: conflicting_parameters, out_of_range, invalid_value.
-    """
-    if values["quality"] != "auto" and "num_inference_steps" in sent:
-        raise _conflict("quality", "quality and num_inference_steps both say how many steps; send one")
-    if "seeds" in sent and "seed" in sent:
-        raise _conflict("seeds", "seed and seeds both say the seeds; send one")
-    if values["seed"] + values["n"] - 1 > MAX_FORM_SEED:
-        raise EndpointError(
-            f"the last of {values['n']} pictures would have the seed {values['seed'] + values['n'] - 1}; "
-            f"seed + n - 1 is at most {MAX_FORM_SEED}",
-            code="out_of_range",
-            param="seed",
-        )
-    if "seeds" in sent and "n" in sent and values["n"] != len(values["seeds"]):
-        raise _conflict("n", f"n is {values['n']}, and there are {len(values['seeds'])} seeds")
-    if values["partial_images"] and not values["stream"]:
-        raise _conflict("partial_images", "partial_images needs stream=true")
-    if values["output_format"] == "png" and values["output_compression"] < 100:
-        raise _conflict("output_compression", "PNG is lossless; output_compression is for jpeg and webp")
-    steps = steps_of(values, model)
-    strength = values["strength"] if values["strength"] is not None else model.inpainter.strength
-    if int(steps * strength) < 1:
-        raise EndpointError(
-            f"strength {number_text(strength)} leaves none of {steps} steps; raise either",
-            code="out_of_range",
-            param="strength",
-        )
+def _refusal(error: ErrorDetails) -> EndpointError:
+    kind, name, sent = error["type"], str(error["loc"][0]), error["input"]
+    code, message = _ERRORS.get(kind, (kind, error["msg"]))
+    if kind == "string_too_long" and name.endswith("prompt"):
+        code = "prompt_too_long"
+    low, high, is_exclusive = _bounds(SCHEMAS[name])
+    text = message.format(
+        name=name,
+        least="above" if is_exclusive else "from",
+        low=number_text(low),
+        high=number_text(high),
+        choices=", ".join(SCHEMAS[name].get("enum", ())),
+        length=len(sent) if isinstance(sent, str) else 0,
+    )
+    return EndpointError(text, code=code, param=name)
 
 
-def steps_of(values: Mapping[str, Any], model: ServedModelConfig) -> int:
-    """Denoising steps that were asked for, or the model's own number."""
-    if values["num_inference_steps"] is not None:
-        return int(values["num_inference_steps"])
-    return QUALITY_STEPS.get(values["quality"], model.inpainter.num_inference_steps)
+def _bounds(schema: Schema) -> tuple[float, float, bool]:
+    """Least and greatest value, or length of a text, and whether the least itself is not allowed."""
+    is_exclusive = "exclusiveMinimum" in schema
+    low = schema["exclusiveMinimum"] if is_exclusive else schema.get("minimum", 0)
+    return low, schema.get("maximum") or schema.get("maxLength") or 0, is_exclusive
 
 
-def warnings_of(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is accepted and has no effect, in words."""
-    if values["input_fidelity"] is not None:
-        return ("input_fidelity has no effect: pixels outside the mask are kept anyway",)
-    return ()
+def capabilities() -> dict[str, Schema]:
+    """What `GET /v1/capabilities` tells of each field."""
+    return {name: _capability(KINDS[name].name, schema) for name, schema in SCHEMAS.items()}
 
 
-def _text(name: str, text: str, spec: Field) -> str:
-    if not text and name not in MAY_BE_EMPTY:
-        raise EndpointError(f"{name} is empty", code="invalid_value", param=name)
-    if len(text) > spec.high:
-        code = "prompt_too_long" if name.endswith("prompt") else "out_of_range"
-        raise EndpointError(
-            f"{name} has {len(text)} characters; at most {number_text(spec.high)}", code=code, param=name
-        )
-    if "\0" in text:
-        raise EndpointError(f"{name} holds a NUL character", code="invalid_value", param=name)
-    return text
-
-
-def _int(name: str, text: str, spec: Field) -> int:
-    if not _INT.fullmatch(text) or text == "-0":
-        raise EndpointError(f"{name} is not a whole number", code="invalid_type", param=name)
-    return int(_in_range(name, int(text), spec))
-
-
-def _number(name: str, text: str, spec: Field) -> float:
-    if not _NUMBER.fullmatch(text):
-        raise EndpointError(f"{name} is not a finite number", code="invalid_type", param=name)
-    return _in_range(name, float(text), spec)
-
-
-def _in_range(name: str, value: float, spec: Field) -> float:
-    too_low = value <= spec.low if spec.is_exclusive else value < spec.low
-    if too_low or value > spec.high or not math.isfinite(value):
-        least = "above" if spec.is_exclusive else "from"
-        raise EndpointError(
-            f"{name} is out of range: {least} {number_text(spec.low)} to {number_text(spec.high)}",
-            code="out_of_range",
-            param=name,
-        )
-    return value
-
-
-def _bool(name: str, text: str, spec: Field) -> bool:
-    if text not in {"true", "false"}:
-        raise EndpointError(f"{name} is neither true nor false", code="invalid_type", param=name)
-    return text == "true"
-
-
-def _enum(name: str, text: str, spec: Field) -> str:
-    if text not in spec.choices:
-        raise EndpointError(f"{name} is none of {', '.join(spec.choices)}", code="invalid_value", param=name)
-    return text
-
-
-def _seeds(name: str, text: str, spec: Field) -> tuple[int, ...]:
-    parts = text.split(",")
-    if len(parts) > MAX_NUM_IMAGES or not all(_INT.fullmatch(part) and part[0] != "-" for part in parts):
-        raise EndpointError(
-            f"{name} is not a list of 1 to {MAX_NUM_IMAGES} whole numbers with commas between",
-            code="invalid_type",
-            param=name,
-        )
-    seeds = tuple(int(part) for part in parts)
-    if max(seeds) > MAX_SEED:
-        raise EndpointError(f"{name}: a seed is at most {MAX_SEED}", code="out_of_range", param=name)
-    return seeds
-
-
-def _size(name: str, text: str, spec: Field) -> tuple[int, int] | str:
-    if text == "auto":
-        return text
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise EndpointError("size is neither auto nor WIDTHxHEIGHT, such as 512x512", code="invalid_size", param="size")
-    width, height = int(match[1]), int(match[2])
-    nearest = [min(2048, max(64, 8 * round(side / 8))) for side in (width, height)]
-    if [width, height] != nearest:
-        raise EndpointError(
-            f"sides of size are multiples of 8 from 64 to 2048; the nearest is {nearest[0]}x{nearest[1]}",
-            code="invalid_size",
-            param="size",
-        )
-    return width, height
-
-
-def _conflict(param: str, message: str) -> EndpointError:
-    return EndpointError(message, code="conflicting_parameters", param=param)
-
-
-_READERS: dict[str, Any] = {
-    "text": _text,
-    "int": _int,
-    "number": _number,
-    "bool": _bool,
-    "enum": _enum,
-    "seeds": _seeds,
-    "size": _size,
-}
+def _capability(kind: str, schema: Schema) -> Schema:
+    told = {"kind": kind, "default": schema.get("default"), "choices": schema.get("enum")}
+    if kind in {"int", "number", "text"}:
+        told |= zip(("low", "high", "is_exclusive"), _bounds(schema), strict=True)
+    return {name: value for name, value in told.items() if value is not None}

@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 
 from raygen.endpoint.edits import Priority
-from raygen.errors import EndpointError
+from raygen.endpoint.wire import TIMEOUT_HEADER
+from raygen.errors import EndpointError, number_text
 from serve.config import ServeConfig
-from serve.http.limits import MAX_IDEMPOTENCY_KEY_LENGTH, MAX_TIMEOUT_S, MIN_TIMEOUT_S, number_text
+from serve.http.backend import OutputFormat
+from serve.http.limits import MAX_IDEMPOTENCY_KEY_LENGTH, MAX_TIMEOUT_S, MIN_TIMEOUT_S
 
-TIMEOUT_HEADER, READ_TIMEOUT_HEADER = "x-raygen-timeout-seconds", "x-stainless-read-timeout"
-RAY_TIMEOUT_HEADER = "x-request-timeout-seconds"
+READ_TIMEOUT_HEADER, RAY_TIMEOUT_HEADER = "x-stainless-read-timeout", "x-request-timeout-seconds"
 # So much earlier than Ray Serve the endpoint answers, a tenth of the time within these bounds and at most half of it:
 # what a busy machine takes to bring an answer to the proxy.
 MIN_HEAD_START_S, MAX_HEAD_START_S = 0.5, 2.0
-RAW_TYPES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
+RAW_TYPES: dict[str, OutputFormat] = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 KEY = re.compile(rf"[\x21-\x7e]([\x20-\x7e]{{0,{MAX_IDEMPOTENCY_KEY_LENGTH - 2}}}[\x21-\x7e])?")
 

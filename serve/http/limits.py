@@ -1,7 +1,5 @@
 """What a request may be at most, and why. Everything is checked before the work that it bounds."""
 
-import numpy as np
-
 # Bytes. Two files of the largest size fit, less what no picture needs: a 4,194,304-pixel RGBA PNG is 16 MiB at worst.
 MAX_BODY_BYTES = 48 << 20
 MAX_FILE_BYTES = 20 << 20
@@ -68,10 +66,3 @@ PUBLISHED: dict[str, float] = {
     "max_key_length": MAX_KEY_LENGTH,
     "max_num_images": MAX_NUM_IMAGES,
 }
-
-
-def number_text(value: float) -> str:
-    """A number as people write it, to six digits where it is not whole: 4294967295, 0.5, never 4.29497e+09."""
-    if float(value).is_integer():
-        return str(int(value))
-    return np.format_float_positional(float(f"{value:.6g}"), trim="-")

@@ -18,6 +18,7 @@ from raygen.images import encode_image, resize_image, resize_mask, upright, upri
 from raygen.images.mask_values import WHITE, eight_bit_mask, read_mask
 from raygen.images.picture_files import PictureFile, read_file
 from raygen.images.samples import eight_bit
+from serve.http.backend import MaskFacts, OutputFormat
 from serve.http.body import Form
 from serve.http.limits import MAX_PIXELS, MAX_SIDE_PX, MIN_SIDE_PX
 
@@ -35,13 +36,13 @@ class MaskedPicture:
     Attributes:
         image_HWC: (H, W, 3) uint8 RGB.
         repaint_HW: True = paint anew, (H, W) bool.
-        mask: What was understood: {"mode", "edited_fraction", "bbox": [left, top, right, bottom]}.
+        mask: What was understood of it.
         warnings: What was left out, in words.
     """
 
     image_HWC: np.ndarray
     repaint_HW: np.ndarray
-    mask: dict[str, Any]
+    mask: MaskFacts
     warnings: tuple[str, ...] = ()
 
 
@@ -79,7 +80,7 @@ def read_pictures(form: Form, *, mask_mode: str, size: tuple[int, int] | str, ma
         code, param = ("image_too_large", "image") if size == "auto" else ("invalid_size", "size")
         raise EndpointError(f"this model paints at most {max_pixels} pixels", code=code, param=param)
     rows, columns = np.flatnonzero(repaint_HW.any(1)), np.flatnonzero(repaint_HW.any(0))
-    understood = {
+    understood: MaskFacts = {
         "mode": mode,
         "edited_fraction": round(float(repaint_HW.mean()), 6),
         "bbox": [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1],
@@ -90,12 +91,12 @@ def read_pictures(form: Form, *, mask_mode: str, size: tuple[int, int] | str, ma
     return MaskedPicture(image_HWC, repaint_HW, understood, warnings)
 
 
-def encode_picture(image_HWC: np.ndarray, *, output_format: str, output_compression: int) -> bytes:
+def encode_picture(image_HWC: np.ndarray, *, output_format: OutputFormat, output_compression: int) -> bytes:
     """Bytes of a picture.
 
     Args:
         image_HWC: (H, W, 3) uint8 RGB.
-        output_format: "png", "jpeg" or "webp".
+        output_format: Of the file.
         output_compression: 0 to 100; the quality of JPEG and WebP, where 100 is lossless WebP.
     """
     if output_format == "png":

@@ -5,7 +5,7 @@ import math
 import time
 from collections import defaultdict
 
-from serve.backend import Backend
+from serve.http.backend import Backend
 
 # Whoever asks, and however often: at most one step in so many seconds.
 KEPT_S = 5.0

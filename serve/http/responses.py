@@ -3,11 +3,14 @@
 import base64
 import json
 import time
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from raygen.endpoint.edits import EditedImage, EditResult, PartialImage
 from raygen.errors import EndpointError
-from serve.backend import Job, Rendering
+from serve.http import schemas
+from serve.http.backend import Job, Rendering
 from serve.http.errors import response_parts
 from serve.http.pictures import encode_picture
 
@@ -19,10 +22,11 @@ def json_body(result: EditResult, rendering: Rendering) -> bytes:
         EndpointError: content_policy_violation: every picture was blocked.
     """
     check_flagged(result.images)
-    data = [
-        {"b64_json": _base64(image, rendering), "seed": image.seed, "flagged": image.flagged} for image in result.images
+    data: list[schemas.Picture] = [
+        {"b64_json": _base64(image.image_HWC, rendering), "seed": image.seed, "flagged": image.flagged}
+        for image in result.images
     ]
-    body = {
+    body: schemas.EditResult = {
         **_common(result.num_inference_steps, rendering),
         "data": data,
         "mask": rendering.mask,
@@ -56,7 +60,7 @@ def result_headers(result: EditResult) -> dict[str, str]:
 
 def job_body(job: Job) -> bytes:
     """A job as JSON; the stored result, which may be large, is put in as it is."""
-    body = {
+    body: schemas.Job = {
         "id": job.id,
         "object": "image.edit.job",
         "status": job.status,
@@ -66,19 +70,17 @@ def job_body(job: Job) -> bytes:
         "created_at": job.created_at,
         "deadline_at": job.deadline_at,
         "error": job.error,
+        "result": None,
     }
-    return json.dumps(body).encode()[:-1] + b', "result": ' + (job.body or b"null") + b"}"
+    return json.dumps(body).encode().removesuffix(b"null}") + (job.body or b"null") + b"}"
 
 
 def partial_event(partial: PartialImage, rendering: Rendering, *, num_inference_steps: int) -> bytes:
     """A preview, as a server-sent event."""
-    picture = encode_picture(
-        partial.image_HWC, output_format=rendering.output_format, output_compression=rendering.output_compression
-    )
     return _event(
         {
             "type": "image_edit.partial_image",
-            "b64_json": base64.b64encode(picture).decode(),
+            "b64_json": _base64(partial.image_HWC, rendering),
             "partial_image_index": partial.number,
             "image_index": partial.index,
             **_event_common(num_inference_steps, rendering),
@@ -91,7 +93,7 @@ def completed_event(image: EditedImage, rendering: Rendering, *, num_inference_s
     return _event(
         {
             "type": "image_edit.completed",
-            "b64_json": _base64(image, rendering) or "",
+            "b64_json": _base64(image.image_HWC, rendering) or "",
             "image_index": image.index,
             "seed": image.seed,
             "flagged": image.flagged,
@@ -110,7 +112,7 @@ def error_event(error: EndpointError) -> bytes:
     return b"event: error\ndata: " + json.dumps(body).encode() + b"\n\n"
 
 
-def usage(num_prompt_tokens: int, num_images: int) -> dict[str, Any]:
+def usage(num_prompt_tokens: int, num_images: int) -> schemas.Usage:
     """OpenAI's usage object: a picture counts as one token, since nothing is billed."""
     return {
         "input_tokens": num_prompt_tokens,
@@ -121,9 +123,11 @@ def usage(num_prompt_tokens: int, num_images: int) -> dict[str, Any]:
     }
 
 
-def _common(num_inference_steps: int, rendering: Rendering) -> dict[str, Any]:
+def _common(num_inference_steps: int, rendering: Rendering) -> schemas.Rendered:
     # OpenAI's clients know three qualities; here they are numbers of steps.
-    quality = "low" if num_inference_steps <= 15 else "medium" if num_inference_steps <= 30 else "high"
+    quality: Literal["low", "medium", "high"] = (
+        "low" if num_inference_steps <= 15 else "medium" if num_inference_steps <= 30 else "high"
+    )
     return {
         "created": int(time.time()),
         "size": f"{rendering.size[0]}x{rendering.size[1]}",
@@ -134,17 +138,19 @@ def _common(num_inference_steps: int, rendering: Rendering) -> dict[str, Any]:
 
 
 def _event_common(num_inference_steps: int, rendering: Rendering) -> dict[str, Any]:
-    common = _common(num_inference_steps, rendering)
+    common: dict[str, Any] = {**_common(num_inference_steps, rendering)}
     return {"created_at": common.pop("created"), **common}
 
 
-def _base64(image: EditedImage, rendering: Rendering) -> str | None:
-    if image.image_HWC is None:
-        return None
-    picture = encode_picture(
-        image.image_HWC, output_format=rendering.output_format, output_compression=rendering.output_compression
+def picture_bytes(image_HWC: np.ndarray, rendering: Rendering) -> bytes:
+    """A picture as its request wants it written."""
+    return encode_picture(
+        image_HWC, output_format=rendering.output_format, output_compression=rendering.output_compression
     )
-    return base64.b64encode(picture).decode()
+
+
+def _base64(image_HWC: np.ndarray | None, rendering: Rendering) -> str | None:
+    return None if image_HWC is None else base64.b64encode(picture_bytes(image_HWC, rendering)).decode()
 
 
 def _event(data: dict[str, Any]) -> bytes:

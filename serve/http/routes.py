@@ -1,301 +1,106 @@
-"""Every route but the edit itself: models, limits, learned tokens, jobs, health."""
+"""All routes: who answers, who may ask, and what the OpenAPI document says of each."""
 
-import json
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from raygen.endpoint.wire import TIMEOUT_HEADER
+from raygen.inpainters.token_files import MAX_FILE_BYTES, MAX_VECTORS, NAME
+from serve.http.handlers import Handlers
+from serve.http.headers import KEY, RAY_TIMEOUT_HEADER
+from serve.http.limits import MAX_TIMEOUT_S, MAX_WAIT_S, MIN_TIMEOUT_S
+from serve.http.openapi import Operation, answer, parameter
+from serve.http.schemas import ref
 
-from starlette.requests import Request
-from starlette.responses import Response
+_TIMEOUT = {"type": "number", "minimum": MIN_TIMEOUT_S, "maximum": MAX_TIMEOUT_S}
+_EDIT_HEADERS = (
+    parameter("header", "Idempotency-Key", {"type": "string", "pattern": f"^{KEY.pattern}$"}),
+    parameter(
+        "header", "x-raygen-priority", {"type": "string", "enum": ["interactive", "batch"], "default": "interactive"}
+    ),
+    parameter("header", TIMEOUT_HEADER, _TIMEOUT),
+    parameter("header", RAY_TIMEOUT_HEADER, _TIMEOUT),
+    # No enumeration: RFC 7240 has servers pass over preferences that they do not know.
+    parameter("header", "Prefer", {"type": "string", "examples": ["respond-async"]}),
+)
+_PICTURE_TYPES = ("image/png", "image/jpeg", "image/webp")
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string"},
+        "data": {"type": "string", "description": "JSON; `type` says which event."},
+    },
+    "required": ["data"],
+}
+_EDITED = answer(
+    "The pictures: one JSON body; events with stream=true; the bare picture where Accept names a picture's type.",
+    {
+        "application/json": ref("EditResult"),
+        "text/event-stream": _EVENT,
+        **{kind: {"type": "string", "format": "binary"} for kind in _PICTURE_TYPES},
+    },
+    headers=["x-raygen-seed"],
+)
+_EDIT_BODY = {
+    "multipart/form-data": {
+        "schema": ref("EditForm"),
+        "encoding": {name: {"contentType": ", ".join(_PICTURE_TYPES)} for name in ("image", "mask")},
+    },
+    "application/json": {"schema": ref("EditJson")},
+}
 
-from raygen.endpoint.edits import LearnedToken
-from raygen.errors import EndpointError
-from raygen.inpainters.schedulers import SCHEDULERS
-from raygen.inpainters.token_files import MAX_FILE_BYTES, MAX_VECTORS
-from serve.backend import Backend, Job
-from serve.config import Scope, ServeConfig, ServedModelConfig
-from serve.http import limits
-from serve.http.connection import check_body_headers, while_connected, whole_body
-from serve.http.edits import EditRoute
-from serve.http.errors import response_parts
-from serve.http.fields import FIELDS, QUALITY_STEPS
-from serve.http.keys import Caller
-from serve.http.openapi import document
-from serve.http.readiness import Readiness
-from serve.http.responses import job_body
-from serve.metrics import Metrics
+_WORD = NAME.pattern.strip("<>")
+_TOKEN_NAME = parameter("path", "name", {"type": "string", "minLength": 1, "pattern": f"^(<{_WORD}>|{_WORD})$"})
+_MODEL = parameter("query", "model", {"type": "string"})
+_TOKEN_FILE = {
+    "type": "string",
+    "format": "safetensors",
+    # The length of a safetensors file's header, and the shortest header that names a tensor.
+    "minLength": 8 + len('{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}'),
+    "maxLength": MAX_FILE_BYTES,
+    "description": f"A safetensors file with one tensor, (D,) or (V, D), F16, BF16, F32 or F64, finite, V at most "
+    f"{MAX_VECTORS}, D the width of the model's text encoder.",
+}
+_TOKEN_BODY = {"application/octet-stream": {"schema": _TOKEN_FILE}}
+_WAIT = parameter("query", "wait", {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0})
+_JOB = {200: answer("The job", "Job")}
+_LIVE = {200: answer("Yes", "Health")}
+_READY = {200: answer("Yes", "Health"), 503: answer("No; `reason` says why", "NotReady")}
 
-_BYTES = "application/octet-stream"
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What a method of a path does.
-
-    Attributes:
-        method: "GET" answers HEAD too.
-        path: With parameters in braces.
-        handler: Answers.
-        scope: What the caller's key must allow; None: no key is needed.
-        query: Names of its query parameters.
-    """
-
-    method: str
-    path: str
-    handler: Callable[[Request, Caller], Awaitable[Response]]
-    scope: Scope | None = None
-    query: tuple[str, ...] = ()
-
-
-class Routes:
-    """The routes' handlers.
-
-    Args:
-        config: Models, keys, limits.
-        backend: Who paints.
-        metrics: Where numbers go.
-    """
-
-    def __init__(self, config: ServeConfig, backend: Backend, metrics: Metrics) -> None:
-        self._config, self._backend = config, backend
-        self._edit = EditRoute(config, backend, metrics)
-        self._readiness = Readiness(backend)
-        self._started_at = int(time.time())
-
-    def operations(self) -> list[Operation]:
-        """All of them."""
-        return [
-            Operation("POST", "/v1/images/edits", self.edits, "edit"),
-            Operation("POST", "/v1/images/generations", self.unsupported, "edit"),
-            Operation("POST", "/v1/images/variations", self.unsupported, "edit"),
-            Operation("GET", "/v1/models", self.models, "edit"),
-            Operation("GET", "/v1/models/{model}", self.model, "edit"),
-            Operation("GET", "/v1/capabilities", self.capabilities, "edit"),
-            Operation("GET", "/v1/tokens", self.tokens, "edit", ("model",)),
-            Operation("GET", "/v1/tokens/{name}", self.token, "edit", ("model",)),
-            Operation("PUT", "/v1/tokens/{name}", self.put_token, "admin", ("model",)),
-            Operation("DELETE", "/v1/tokens/{name}", self.delete_token, "admin", ("model",)),
-            Operation("GET", "/v1/jobs/{job}", self.job, "edit", ("wait",)),
-            Operation("POST", "/v1/jobs/{job}/cancel", self.cancel_job, "edit"),
-            Operation("GET", "/health/live", self.live),
-            Operation("GET", "/health/ready", self.ready),
-            Operation("GET", "/v2/health/live", self.live),
-            Operation("GET", "/v2/health/ready", self.ready),
-            Operation("GET", "/v2/models/{model}/ready", self.model_ready),
-            Operation("GET", "/openapi.json", self.openapi),
-        ]
-
-    async def edits(self, request: Request, caller: Caller) -> Response:
-        """Paints."""
-        await self._spend(request, caller)
-        return await self._edit.answer(request, owner=caller.name)
-
-    async def unsupported(self, request: Request, caller: Caller) -> Response:
-        """What an inpainting model cannot do."""
-        raise EndpointError(
-            "an inpainting model edits pictures; use the edits, with mask_mode=full to paint a whole one",
-            code="unsupported_endpoint",
-        )
-
-    async def models(self, request: Request, caller: Caller) -> Response:
-        """Every model."""
-        data = [await self._model_object(model) for model in self._config.models]
-        return _json({"object": "list", "data": data})
-
-    async def model(self, request: Request, caller: Caller) -> Response:
-        """One model."""
-        return _json(await self._model_object(self._model_of(request.path_params["model"])))
-
-    async def capabilities(self, request: Request, caller: Caller) -> Response:
-        """All limits and defaults, for a client to check before it uploads."""
-        models = {
-            model.id: {
-                "max_pixels": model.max_pixels,
-                "max_queue": model.max_queue,
-                "defaults": {
-                    "num_inference_steps": model.inpainter.num_inference_steps,
-                    "guidance_scale": model.inpainter.guidance_scale,
-                    "strength": model.inpainter.strength,
-                    "negative_prompt": model.inpainter.negative_prompt,
-                },
-            }
-            for model in self._config.models
-        }
-        return _json(
-            {
-                "object": "capabilities",
-                "default_model": self._config.models[0].id,
-                "models": models,
-                "fields": {name: _without_empty(asdict(spec)) for name, spec in FIELDS.items()},
-                "quality_steps": QUALITY_STEPS,
-                "schedulers": SCHEDULERS,
-                "limits": limits.PUBLISHED,
-                "default_timeout_s": self._config.default_timeout_s,
-                "max_timeout_s": self._config.max_timeout_s,
-                "max_token_vectors": MAX_VECTORS,
-            }
-        )
-
-    async def tokens(self, request: Request, caller: Caller) -> Response:
-        """The stored learned tokens of a model."""
-        model = self._model_asked(request)
-        data = [_token_object(token, model) for token in await self._backend.tokens(model.id)]
-        return _json({"object": "list", "data": data})
-
-    async def token(self, request: Request, caller: Caller) -> Response:
-        """One learned token."""
-        model = self._model_asked(request)
-        name = _token_name(request)
-        for token in await self._backend.tokens(model.id):
-            if token.name == name:
-                return _json(_token_object(token, model))
-        raise _no_token()
-
-    async def put_token(self, request: Request, caller: Caller) -> Response:
-        """Stores a learned token."""
-        model = self._model_asked(request)
-        check_body_headers(request.headers, max_bytes=MAX_FILE_BYTES)
-        if request.headers.get("content-type", _BYTES).split(";")[0].strip().lower() != _BYTES:
-            raise EndpointError("send the safetensors file as an octet stream", code="unsupported_media_type")
-        data = await whole_body(request.receive, max_bytes=MAX_FILE_BYTES)
-        token = await self._backend.put_token(model.id, _token_name(request), data)
-        return _json(_token_object(token, model), status=201)
-
-    async def delete_token(self, request: Request, caller: Caller) -> Response:
-        """Deletes a learned token; requests under way keep it."""
-        model = self._model_asked(request)
-        try:
-            found = await self._backend.delete_token(model.id, _token_name(request))
-        except EndpointError as error:
-            if error.code != "invalid_token":
-                raise
-            found = False  # what cannot be a name is not there
-        if not found:
-            raise _no_token()
-        return Response(status_code=204)
-
-    async def job(self, request: Request, caller: Caller) -> Response:
-        """A job, perhaps after waiting for it."""
-        text = request.query_params.get("wait", "0")
-        if not text.isascii() or not text.isdecimal() or len(text) > 2 or int(text) > limits.MAX_WAIT_S:
-            raise EndpointError(
-                f"wait is no whole number of seconds from 0 to {limits.MAX_WAIT_S}", code="out_of_range", param="wait"
-            )
-
-        async def waited() -> Job:
-            return await self._backend.job(request.path_params["job"], owner=caller.name, wait_s=int(text))
-
-        return _job(await while_connected(request.receive, waited()))
-
-    async def cancel_job(self, request: Request, caller: Caller) -> Response:
-        """Stops a job."""
-        return _job(await self._backend.cancel_job(request.path_params["job"], owner=caller.name))
-
-    async def live(self, request: Request, caller: Caller) -> Response:
-        """That this process answers."""
-        return _json({"status": "live", "reason": None})
-
-    async def ready(self, request: Request, caller: Caller) -> Response:
-        """That every model paints."""
-        for model in self._config.models:
-            reason = await self._readiness.why_not(model.id)
-            if reason is not None:
-                return _not_ready(f"{model.id}: {reason}")
-        return _json({"status": "ready", "reason": None})
-
-    async def model_ready(self, request: Request, caller: Caller) -> Response:
-        """That one model paints."""
-        reason = await self._readiness.why_not(self._model_of(request.path_params["model"]).id)
-        return _json({"status": "ready", "reason": None}) if reason is None else _not_ready(reason)
-
-    async def openapi(self, request: Request, caller: Caller) -> Response:
-        """This interface as an OpenAPI document."""
-        return _json(document(has_keys=bool(self._config.keys)))
-
-    async def _spend(self, request: Request, caller: Caller) -> None:
-        if caller.requests_per_minute is None:
-            return
-        allowance = await self._backend.spend(caller.name, requests_per_minute=caller.requests_per_minute)
-        request.scope["state"]["headers"] |= {
-            "x-ratelimit-limit-requests": str(allowance.limit),
-            "x-ratelimit-remaining-requests": str(max(0, allowance.remaining)),
-            "x-ratelimit-reset-requests": f"{allowance.reset_s:.3f}s",
-        }
-        if allowance.remaining < 0:
-            raise EndpointError(
-                f"the key may send {allowance.limit} requests a minute",
-                code="rate_limit_exceeded",
-                retryable=True,
-                retry_after_s=allowance.reset_s,
-            )
-
-    def _model_of(self, model_id: str) -> ServedModelConfig:
-        model = self._config.model_named(model_id)
-        if model is None:
-            raise EndpointError("there is no such model", code="model_not_found", param="model")
-        return model
-
-    def _model_asked(self, request: Request) -> ServedModelConfig:
-        asked = request.query_params.get("model")
-        return self._config.models[0] if asked is None else self._model_of(asked)
-
-    async def _model_object(self, model: ServedModelConfig) -> dict[str, Any]:
-        facts = await self._backend.facts(model.id)
-        return {
-            "id": model.id,
-            "object": "model",
-            "created": self._started_at,
-            "owned_by": "raygen",
-            "capabilities": ["edit"],
-            "digest": facts.digest,
-            "resolution_px": facts.resolution_px,
-            "stride_px": facts.stride_px,
-            "max_replicas": model.max_replicas,
-            "bucket": model.bucket if model.bucket != "auto" else None,
-        }
-
-
-def _json(data: Any, *, status: int = 200) -> Response:
-    return Response(json.dumps(data), status, media_type="application/json")
-
-
-def _job(job: Job) -> Response:
-    return Response(job_body(job), media_type="application/json")
-
-
-def _not_ready(reason: str) -> Response:
-    """What probes read (status, reason), and the error object that every failure has."""
-    error = EndpointError("a model does not paint now; see reason", code="service_unavailable")
-    status, body, headers = response_parts(error)
-    content = json.dumps({"status": "not_ready", "reason": reason, **body})
-    return Response(content, status, headers=headers, media_type="application/json")
-
-
-def _token_object(token: LearnedToken, model: ServedModelConfig) -> dict[str, Any]:
-    return {
-        "name": token.name,
-        "object": "learned_token",
-        "vectors": token.vectors.shape[0],
-        "dim": token.vectors.shape[1],
-        "model": model.id,
-        "digest": token.digest,
-        "loaded_at": token.loaded_at,
-    }
-
-
-def _token_name(request: Request) -> str:
-    name = str(request.path_params["name"])
-    return name if name.startswith("<") else f"<{name}>"
-
-
-def _no_token() -> EndpointError:
-    return EndpointError("there is no such learned token", code="token_not_found", param="name")
-
-
-def _without_empty(spec: dict[str, Any]) -> dict[str, Any]:
-    is_bounded = spec["kind"] in {"int", "number", "text"}
-    bounds = {"low", "high", "is_exclusive"}
-    return {
-        name: value for name, value in spec.items() if value not in ((), None) and (is_bounded or name not in bounds)
-    }
+# A table: a row a route, in the order of `Operation`.
+# fmt: off
+OPERATIONS = (
+    Operation("POST", "/v1/images/edits", Handlers.edits, "editImage", "Repaint what the mask selects",
+              {200: _EDITED, 202: answer("A job, with Prefer: respond-async.", "Job", headers=["location"])},
+              scope="edit", errors=(404, 406, 408, 410, 413, 415, 422, 429, 504),
+              parameters=_EDIT_HEADERS, body=_EDIT_BODY),
+    Operation("POST", "/v1/images/generations", Handlers.unsupported, "generationsNotOffered", "Not offered",
+              {}, scope="edit", errors=(404,)),
+    Operation("POST", "/v1/images/variations", Handlers.unsupported, "variationsNotOffered", "Not offered",
+              {}, scope="edit", errors=(404,)),
+    Operation("GET", "/v1/models", Handlers.models, "listModels", "The models",
+              {200: answer("All", "ModelList")}, scope="edit"),
+    Operation("GET", "/v1/models/{model}", Handlers.model, "getModel", "A model",
+              {200: answer("The model", "Model")}, scope="edit", errors=(404,)),
+    Operation("GET", "/v1/capabilities", Handlers.capabilities, "getCapabilities", "Limits and defaults",
+              {200: answer("All of them", "Capabilities")}, scope="edit"),
+    Operation("GET", "/v1/tokens", Handlers.tokens, "listTokens", "The learned tokens",
+              {200: answer("All of a model", "TokenList")}, scope="edit", errors=(404,), parameters=(_MODEL,)),
+    Operation("GET", "/v1/tokens/{name}", Handlers.token, "getToken", "A learned token",
+              {200: answer("The token", "Token")}, scope="edit", errors=(404,), parameters=(_TOKEN_NAME, _MODEL)),
+    Operation("PUT", "/v1/tokens/{name}", Handlers.put_token, "putToken", "Store a learned token (scope admin)",
+              {201: answer("Stored", "Token")}, scope="admin", errors=(404, 408, 413, 415),
+              parameters=(_TOKEN_NAME, _MODEL), body=_TOKEN_BODY),
+    Operation("DELETE", "/v1/tokens/{name}", Handlers.delete_token, "deleteToken",
+              "Delete a learned token (scope admin)",
+              {204: answer("Deleted", None)}, scope="admin", errors=(404,), parameters=(_TOKEN_NAME, _MODEL)),
+    Operation("GET", "/v1/jobs/{job}", Handlers.job, "getJob", "A job",
+              _JOB, scope="edit", errors=(404, 410), parameters=(_WAIT,)),
+    Operation("POST", "/v1/jobs/{job}/cancel", Handlers.cancel_job, "cancelJob", "Stop a job",
+              _JOB, scope="edit", errors=(404, 410)),
+    Operation("GET", "/health/live", Handlers.live, "live", "Whether the process answers", _LIVE),
+    Operation("GET", "/health/ready", Handlers.ready, "ready", "Whether every model paints", _READY),
+    Operation("GET", "/v2/health/live", Handlers.live, "liveAlias", "Whether the process answers", _LIVE),
+    Operation("GET", "/v2/health/ready", Handlers.ready, "readyAlias", "Whether every model paints", _READY),
+    Operation("GET", "/v2/models/{model}/ready", Handlers.model_ready, "modelReady", "Whether a model paints",
+              _READY, errors=(404,)),
+    Operation("GET", "/openapi.json", Handlers.openapi, "getDocument", "This document",
+              {200: answer("OpenAPI 3.1", {"application/json": {"type": "object"}})}),
+)
+# fmt: on

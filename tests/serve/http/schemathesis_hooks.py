@@ -11,9 +11,9 @@ import schemathesis
 from edit_forms import encoded, token_file
 from hypothesis import strategies as st
 
+from serve.http.conditions import CONDITIONS
 from serve.http.fields import MAX_FORM_SEED
 from serve.http.limits import MAX_NUM_IMAGES
-from serve.http.openapi_schemas import CONDITIONS
 
 SIDE = 64
 

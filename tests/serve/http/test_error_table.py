@@ -138,6 +138,33 @@ def test_field(endpoint: Running, fields: dict[str, Any], status: int, code: str
     assert not endpoint.backend.requests
 
 
+MESSAGES = [
+    ({"prompt": None}, "there is no prompt"),
+    ({"model": ""}, "model is empty"),
+    ({"user": "x" * 513}, "user has 513 characters; at most 512"),
+    ({"prompt": "\N{BIRD}" * 32_001}, "prompt has 32001 characters; at most 32000"),
+    ({"user": "\0"}, "user holds a NUL character"),
+    ({"n": 11}, "n is out of range: from 1 to 10"),
+    ({"seed": 2**32}, "seed is out of range: from -1 to 4294967295"),
+    ({"strength": "0"}, "strength is out of range: above 0 to 1"),
+    ({"n": "2.0"}, "n is not a whole number"),
+    ({"strength": "nan"}, "strength is not a finite number"),
+    ({"stream": "yes"}, "stream is neither true nor false"),
+    ({"mask_mode": "white"}, "mask_mode is none of auto, alpha, luminance, luminance_inverted, full"),
+    ({"seeds": "1,"}, "seeds is not a list of 1 to 10 whole numbers with commas between"),
+    ({"seeds": 2**63}, "seeds: a seed is at most 9223372036854775807"),
+    ({"size": "64"}, "size is neither auto nor WIDTHxHEIGHT, such as 512x512"),
+    ({"size": "65x64"}, "sides of size are multiples of 8 from 64 to 2048; the nearest is 64x64"),
+    # Of several the first, in the order of the capabilities.
+    ({"strength": "x", "n": 0, "size": "64", "seeds": ""}, "n is out of range: from 1 to 10"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), MESSAGES, ids=[message[:40] for _, message in MESSAGES])
+def test_a_message_says_what_would_be_right(endpoint: Running, fields: dict[str, Any], message: str) -> None:
+    assert post(endpoint.url, **fields).json()["error"]["message"] == message
+
+
 PICTURES: list[tuple[Callable[[], bytes], str]] = [
     (lambda: b"", "empty_file"),
     (lambda: b"hello", "invalid_image"),

@@ -3,6 +3,7 @@
 # H height and W width of the picture
 
 import asyncio
+import dataclasses
 import json
 import logging
 import socket
@@ -276,10 +277,18 @@ def test_the_wire_of_our_own_client(endpoint: Running) -> None:
         guidance_scale=2.0,
         strength=0.5,
         negative_prompt="",
+        scheduler="DDIMScheduler",
+        preserve_unmasked=False,
+        mask_blur=3,
+        padding_mask_crop=5,
+        prompt_overflow="truncate",
         literal_tokens=True,
+        priority="interactive",
         timeout_s=77.0,
         request_id="mine",
     )
+    unset = {field.name for field in dataclasses.fields(request) if getattr(request, field.name) is field.default}
+    assert unset == {"num_partial_images"}, "each field is to be seen going over, but previews, which are for streams"
     data, files = form_of(request, "tiny")
     response = httpx2.post(endpoint.url + EDITS, data=data, files=files, headers=headers_of(request, None), timeout=30)
     assert response.headers["x-request-id"] == "mine"
@@ -587,9 +596,24 @@ def test_readiness_is_asked_once_for_many_and_again_after_a_while(tmp_path: Path
     asyncio.run(body())
 
 
+# One of each kind.
+CAPABILITIES = {
+    "prompt": {"kind": "text", "low": 0, "high": 32_000, "is_exclusive": False},
+    "seed": {"kind": "int", "default": -1, "low": -1, "high": 2**32 - 1, "is_exclusive": False},
+    "strength": {"kind": "number", "low": 0, "high": 1, "is_exclusive": True},
+    "stream": {"kind": "bool", "default": False},
+    "size": {"kind": "size", "default": "auto"},
+    "seeds": {"kind": "seeds"},
+    "output_format": {"kind": "enum", "default": "png", "choices": ["png", "jpeg", "webp"]},
+    "input_fidelity": {"kind": "enum", "choices": ["low", "high"]},
+}
+
+
 def test_capabilities_hold_every_field_and_limit(endpoint: Running) -> None:
     body = httpx2.get(f"{endpoint.url}/v1/capabilities").json()
     assert {*body["fields"]} == {*FIELDS}
+    for name, expected in CAPABILITIES.items():
+        assert body["fields"][name] == expected
     assert body["limits"]["max_file_bytes"] == 20 << 20
     assert {"max_body_bytes", "body_silence_s", "max_side_px", "max_num_images", "min_timeout_s"} <= {*body["limits"]}
     assert "DDIMScheduler" in body["schedulers"]

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import jsonschema
@@ -13,7 +14,6 @@ from paint_backend import Running
 
 from serve.http.errors import ERRORS
 from serve.http.fields import FIELDS
-from serve.http.openapi import document
 
 HERE = Path(__file__).parent
 
@@ -51,41 +51,45 @@ def test_schemathesis_finds_nothing_in_much_more(
     expect_nothing_found(done)
 
 
-@pytest.mark.parametrize("has_keys", [False, True])
-def test_every_schema_is_one(has_keys: bool) -> None:
-    for schema in document(has_keys=has_keys)["components"]["schemas"].values():
-        jsonschema.Draft202012Validator.check_schema(schema)
+def document_of(server: Running) -> Any:
+    return httpx2.get(f"{server.url}/openapi.json").json()
+
+
+def test_every_schema_is_one(endpoint: Running, keyed: Running) -> None:
+    for server in (endpoint, keyed):
+        for schema in document_of(server)["components"]["schemas"].values():
+            jsonschema.Draft202012Validator.check_schema(schema)
 
 
 def test_every_route_is_in_the_document_and_the_other_way_round(endpoint: Running) -> None:
-    paths = document(has_keys=False)["paths"]
+    paths = document_of(endpoint)["paths"]
     for path, operations in paths.items():
         allowed = httpx2.request("PATCH", endpoint.url + path.replace("{", "").replace("}", "")).headers["allow"]
         assert {name.strip() for name in allowed.split(",")} - {"HEAD"} == {name.upper() for name in operations}
 
 
-def test_every_status_that_a_code_has_is_in_the_document() -> None:
+def test_every_status_that_a_code_has_is_in_the_document(keyed: Running) -> None:
     """405 belongs to no operation, and 499 is never sent."""
-    paths = document(has_keys=True)["paths"]
+    paths = document_of(keyed)["paths"]
     documented = {status for operations in paths.values() for one in operations.values() for status in one["responses"]}
     assert {str(kind.status) for kind in ERRORS.values()} - {"405", "499"} <= documented
 
 
-def test_every_field_is_in_both_forms() -> None:
-    schemas = document(has_keys=False)["components"]["schemas"]
+def test_every_field_is_in_both_forms(endpoint: Running) -> None:
+    schemas = document_of(endpoint)["components"]["schemas"]
     assert {*schemas["EditForm"]["properties"]} == {*FIELDS, "image", "mask"}
     assert {*schemas["EditJson"]["properties"]} == {*FIELDS, "images", "mask"}
 
 
 @pytest.mark.parametrize("size", ["64x64", "2048x8", "72x1992", "100x64", "auto", "2056x64", "128x1288", "0x64", "64"])
 def test_the_pattern_of_sizes_says_what_the_server_does(endpoint: Running, size: str) -> None:
-    schema = document(has_keys=False)["components"]["schemas"]["EditForm"]["properties"]["size"]
+    schema = document_of(endpoint)["components"]["schemas"]["EditForm"]["properties"]["size"]
     is_valid = jsonschema.Draft202012Validator(schema).is_valid(size)
     assert (post(endpoint.url, size=size).status_code == 200) == is_valid
 
 
 def test_a_real_answer_fits_its_schema(endpoint: Running) -> None:
-    whole = httpx2.get(f"{endpoint.url}/openapi.json").json()
+    whole = document_of(endpoint)
     schemas = {"components": whole["components"]}
     for response, name in [
         (post(endpoint.url, n=2), "EditResult"),

@@ -15,6 +15,7 @@ from PIL import Image
 from raw_pictures import TURNS
 
 from raygen.images import resize_image, resize_mask
+from serve.http.backend import OutputFormat
 from serve.http.pictures import encode_picture
 
 
@@ -199,7 +200,7 @@ def test_a_bare_picture_is_the_one_of_the_json(endpoint: Running) -> None:
 
 
 @pytest.mark.parametrize("output_format", ["jpeg", "webp"])
-def test_less_compression_quality_is_fewer_bytes(output_format: str) -> None:
+def test_less_compression_quality_is_fewer_bytes(output_format: OutputFormat) -> None:
     sizes = [
         len(encode_picture(picture(), output_format=output_format, output_compression=quality))
         for quality in (0, 20, 60, 100)

@@ -16,7 +16,7 @@ from typing import Any
 
 from raygen.endpoint.edits import EditedImage, EditRequest, EditResult, Progress
 from raygen.errors import EndpointError
-from serve.backend import Allowance, Job, JobStatus, Rendering
+from serve.http.backend import Allowance, Job, JobStatus, Rendering
 from serve.http.errors import response_parts
 from serve.http.responses import json_body, result_headers
 
@@ -67,7 +67,7 @@ class Ledger:
         idempotency_key: str | None,
         body_digest: str,
     ) -> Job:
-        """See `serve.backend.Backend`."""
+        """See `serve.http.backend.Backend`."""
         self._tidy()
         key = None if idempotency_key is None else (owner, idempotency_key)
         known = None if key is None else self._by_key.get(key)
@@ -102,7 +102,7 @@ class Ledger:
         return job
 
     async def job(self, job_id: str, *, owner: str, wait_s: float) -> Job:
-        """See `serve.backend.Backend`."""
+        """See `serve.http.backend.Backend`."""
         entry = self._find(job_id, owner)
         if wait_s > 0 and not entry.over.is_set():
             with contextlib.suppress(TimeoutError):
@@ -110,7 +110,7 @@ class Ledger:
         return entry.job
 
     async def cancel_job(self, job_id: str, *, owner: str) -> Job:
-        """See `serve.backend.Backend`."""
+        """See `serve.http.backend.Backend`."""
         entry = self._find(job_id, owner)
         if not entry.over.is_set() and entry.task is not None:
             entry.task.cancel()

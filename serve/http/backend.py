@@ -5,12 +5,25 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from raygen.endpoint.edits import EditEvent, EditRequest, EditResult, LearnedToken
 from raygen.inpainters.model_folder import ModelFacts
+from serve.http.errors import ErrorObject
 
+OutputFormat = Literal["png", "jpeg", "webp"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class MaskFacts(TypedDict):
+    """What was understood of a request's mask; the box is left, top, right, bottom."""
+
+    mode: str
+    edited_fraction: Annotated[float, Field(gt=0, le=1)]
+    bbox: Annotated[list[int], Field(min_length=4, max_length=4)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,17 +31,17 @@ class Rendering:
     """How a result is written as a response body; a part of the request that no engine needs.
 
     Attributes:
-        output_format: "png", "jpeg" or "webp".
+        output_format: Of the pictures.
         output_compression: 0 to 100: quality of JPEG and WebP; 100 is lossless WebP.
         size: Width and height of the pictures.
-        mask: What was understood of the mask: {"mode", "edited_fraction", "bbox"}.
+        mask: What was understood of the mask.
         warnings: What was accepted and has no effect, in words.
     """
 
-    output_format: str
+    output_format: OutputFormat
     output_compression: int
     size: tuple[int, int]
-    mask: dict[str, Any]
+    mask: MaskFacts
     warnings: tuple[str, ...] = ()
 
 
@@ -46,7 +59,7 @@ class Job:
         deadline_at: Unix seconds.
         body: The JSON body of its 200 response, once it succeeded.
         headers: The generation's own response headers (x-raygen-seed, x-raygen-queue-ms, openai-processing-ms).
-        error: The error object, once it failed: {"message", "type", "param", "code"}.
+        error: The error object, once it failed.
         error_status: HTTP status of that error.
     """
 
@@ -59,7 +72,7 @@ class Job:
     deadline_at: int
     body: bytes | None = None
     headers: dict[str, str] | None = None
-    error: dict[str, Any] | None = None
+    error: ErrorObject | None = None
     error_status: int | None = None
 
 

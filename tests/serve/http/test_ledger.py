@@ -10,11 +10,12 @@ import pytest
 
 from raygen.endpoint.edits import EditedImage, EditEvent, EditRequest, EditResult, Progress
 from raygen.errors import EndpointError
-from serve.backend import Job, Rendering
-from serve.ledger import Ledger
+from serve.http.backend import Job, MaskFacts, Rendering
+from serve.http.ledger import Ledger
 
 SIDE = 64
-RENDERING = Rendering(output_format="png", output_compression=100, size=(SIDE, SIDE), mask={"mode": "full"})
+MASK: MaskFacts = {"mode": "full", "edited_fraction": 1.0, "bbox": [0, 0, SIDE, SIDE]}
+RENDERING = Rendering(output_format="png", output_compression=100, size=(SIDE, SIDE), mask=MASK)
 PROVENANCE = {
     "model": "m",
     "digest": "sha256:0",
@@ -146,11 +147,13 @@ def test_a_failure_is_kept_as_its_error_object() -> None:
         job = await submit(ledger)
         job = await ledger.job(job.id, owner="me", wait_s=10)
         assert (job.status, job.error_status) == ("failed", 400)
-        assert (job.error or {})["code"] == "prompt_too_long"
+        assert job.error is not None
+        assert job.error["code"] == "prompt_too_long"
         painter.error = ZeroDivisionError("a secret of ours")
         job = await submit(ledger)
         job = await ledger.job(job.id, owner="me", wait_s=10)
-        assert (job.error or {})["code"] == "internal_error"
+        assert job.error is not None
+        assert job.error["code"] == "internal_error"
         assert "secret" not in str(job.error)
 
     run(body)
