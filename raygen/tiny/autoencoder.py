@@ -16,7 +16,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
 from raygen.seeding import row_seed
-from raygen.tiny.pictures import save_grid, to_tensor_NCHW, to_uint8_NHWC
+from raygen.tiny.pictures import save_pairs, to_tensor_NCHW, to_uint8_NHWC
 from raygen.tiny.processes import Clock, Process, load_state, save_state, warm_up_then_decay
 from raygen.tiny.world import World, open_world
 
@@ -182,10 +182,9 @@ def peak_signal_to_noise(autoencoder: AutoencoderKL, world: World, *, num_images
 
 
 @torch.no_grad()
-def save_reconstructions(autoencoder: AutoencoderKL, world: World, path: Path, *, num_columns: int = 12) -> None:
+def save_reconstructions(autoencoder: AutoencoderKL, world: World, path: Path) -> None:
     """Two pairs of rows: scenes above, what comes out of the autoencoder below."""
-    images_NHWC = world.images_NHWC[: 2 * num_columns]
+    images_NHWC = world.images_NHWC[:24]
     images_NCHW = to_tensor_NCHW(images_NHWC, device=autoencoder.device)
     decoded_NHWC = to_uint8_NHWC(autoencoder.decode(autoencoder.encode(images_NCHW).latent_dist.mode()).sample)
-    rows = [a[i : i + num_columns] for i in (0, num_columns) for a in (images_NHWC, decoded_NHWC)]
-    save_grid(path, np.concatenate(rows), num_columns=num_columns)
+    save_pairs(path, images_NHWC, decoded_NHWC)

@@ -3,7 +3,6 @@
 # N images, H height, W width, C colour channels
 
 import logging
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionInpaintPipeline
-from PIL import Image
 
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.seeding import row_seed
+from raygen.storage.writing import write_text
 from raygen.tiny.autoencoder import peak_signal_to_noise
 from raygen.tiny.model import load_model
 from raygen.tiny.oracle import ORACLES, accuracy, held_out_scenes, load_oracle, predict, world_folder
-from raygen.tiny.pictures import sheet
+from raygen.tiny.pictures import CARD_COLUMNS, pairs, save_for_card
 from raygen.tiny.repaint import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, repaint
 from raygen.tiny.world import TEMPLATES, World, dilate, draw_cam_like_mask, open_world
 
@@ -26,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 DILATION_PX = 8
 NUM_REPAINTED = 400
-GRID_COLUMNS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,8 @@ def write_card(folder: Path, work: Path, *, seed: int) -> None:
         "all but a few blobs (50 to 92% anew)": _repaint(pipeline, world, holes_NHW, scenes, seed),
     }
     own, _, holes = by_mask.values()
-    _save_grid(folder / "birds.png", [own, holes])
+    rows_NHWC = [pairs(kind.sources_NHWC, kind.painted_NHWC, num_columns=CARD_COLUMNS) for kind in (own, holes)]
+    save_for_card(folder / "birds.png", np.concatenate(rows_NHWC))
     rows = []
     for mask, repainted in by_mask.items():
         for name in ORACLES:
@@ -91,9 +90,7 @@ def write_card(folder: Path, work: Path, *, seed: int) -> None:
     logger.info(" ".join(lines))
     size_mb = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
     text = _CARD.format(rows="\n".join(rows), lines="\n".join(f"- {line}" for line in lines), size_mb=size_mb)
-    temporary = folder / "README.tmp"
-    temporary.write_text(text)
-    os.replace(temporary, folder / "README.md")
+    write_text(folder / "README.md", text)
 
 
 def _repaint(
@@ -105,18 +102,6 @@ def _repaint(
     start_s = time.perf_counter()
     painted_NHWC = repaint(pipeline, sources_NHWC, masks_NHW, prompts, seed=seed)
     return Repainted(sources_NHWC, painted_NHWC, asked_N, len(scenes) / (time.perf_counter() - start_s))
-
-
-def _save_grid(path: Path, repainted: list[Repainted]) -> None:
-    """First two pairs of rows: sources above, results of the first kind of mask below; then the second kind."""
-    rows = []
-    for result in repainted:
-        for start in (0, GRID_COLUMNS):
-            part = slice(start, start + GRID_COLUMNS)
-            rows += [result.sources_NHWC[part], result.painted_NHWC[part]]
-    picture = sheet(np.concatenate(rows), num_columns=GRID_COLUMNS, zoom=2)
-    # 256 colours: true colour would take three times the space, more than the model's text encoder.
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 _CARD = """# The tiny inpainting model

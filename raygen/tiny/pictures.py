@@ -10,6 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+# Of the sheets on the models' cards.
+CARD_COLUMNS = 16
+
 
 def to_tensor_NCHW(images_NHWC: np.ndarray, *, device: torch.device) -> Tensor:
     """Pictures of (N, H, W, 3) uint8 as floats in [-1, 1], the range of the autoencoder, channels last in memory."""
@@ -23,18 +26,32 @@ def to_uint8_NHWC(images_NCHW: Tensor) -> np.ndarray:
     return np.asarray(bytes_NCHW.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def sheet(images_NHWC: np.ndarray, *, num_columns: int, zoom: int) -> Image.Image:
-    """Pictures row by row in one, enlarged `zoom` times; a last row that is not full is left out."""
+def sheet(images_NHWC: np.ndarray, *, num_columns: int) -> Image.Image:
+    """Pictures row by row in one, twice enlarged; a last row that is not full is left out."""
     num_rows = len(images_NHWC) // num_columns
     height, width, channels = images_NHWC.shape[1:]
     cells = images_NHWC[: num_rows * num_columns].reshape(num_rows, num_columns, height, width, channels)
     joined_HWC = cells.transpose(0, 2, 1, 3, 4).reshape(num_rows * height, num_columns * width, channels)
     joined = Image.fromarray(joined_HWC)
-    return joined.resize((joined.width * zoom, joined.height * zoom), Image.Resampling.NEAREST)
+    return joined.resize((2 * joined.width, 2 * joined.height), Image.Resampling.NEAREST)
 
 
-def save_grid(path: Path, images_NHWC: np.ndarray, *, num_columns: int) -> None:
-    """Saves a sheet of pictures as PNG, twice enlarged."""
+def pairs(above_NHWC: np.ndarray, below_NHWC: np.ndarray, *, num_columns: int) -> np.ndarray:
+    """The first pictures in two pairs of rows for a sheet: some above, what became of them below."""
+    rows = [a[i : i + num_columns] for i in (0, num_columns) for a in (above_NHWC, below_NHWC)]
+    return np.concatenate(rows)
+
+
+def save_pairs(path: Path, above_NHWC: np.ndarray, below_NHWC: np.ndarray) -> None:
+    """Saves two pairs of rows of 12 pictures as PNG, twice enlarged."""
     temporary = path.with_suffix(".tmp.png")
-    sheet(images_NHWC, num_columns=num_columns, zoom=2).save(temporary, optimize=True)
+    sheet(pairs(above_NHWC, below_NHWC, num_columns=12), num_columns=12).save(temporary, optimize=True)
     os.replace(temporary, path)
+
+
+def save_for_card(path: Path, images_NHWC: np.ndarray) -> None:
+    """Saves a sheet of 16 columns in 256 colours: true colour would take three times the space.
+
+    That is more than the inpainter's text encoder takes.
+    """
+    sheet(images_NHWC, num_columns=CARD_COLUMNS).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -13,6 +13,7 @@ from raygen.seeding import row_seed
 
 NUM_INFERENCE_STEPS = 12
 GUIDANCE_SCALE = 3.0
+BATCH_SIZE = 32
 
 
 def repaint(
@@ -22,14 +23,11 @@ def repaint(
     prompts: Sequence[str],
     *,
     seed: int,
-    num_inference_steps: int = NUM_INFERENCE_STEPS,
-    guidance_scale: float = GUIDANCE_SCALE,
-    batch_size: int = 32,
 ) -> np.ndarray:
     """Pictures whose masked part is drawn anew, (N, H, W, 3) uint8; outside the masks every byte is kept."""
     painted = []
-    for start in range(0, len(images_NHWC), batch_size):
-        part = slice(start, start + batch_size)
+    for start in range(0, len(images_NHWC), BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
         images = [Image.fromarray(image_HWC) for image_HWC in images_NHWC[part]]
         # One generator per image: with one for the batch, a picture would depend on its neighbours.
         generators = [torch.Generator().manual_seed(row_seed(seed, f"repaint/{start + i}")) for i in range(len(images))]
@@ -39,8 +37,8 @@ def repaint(
             mask_image=[Image.fromarray(mask_HW.astype(np.uint8) * 255) for mask_HW in masks_NHW[part]],
             height=images_NHWC.shape[1],
             width=images_NHWC.shape[2],
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+            num_inference_steps=NUM_INFERENCE_STEPS,
+            guidance_scale=GUIDANCE_SCALE,
             strength=1.0,
             generator=generators,
             output_type="np",

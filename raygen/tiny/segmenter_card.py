@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from raygen.datasets.scene_rendering import Scene, render_scene
 from raygen.datasets.scenes import ScenesConfig
@@ -19,13 +18,13 @@ from raygen.maskers.clipseg import ClipsegConfig, ClipsegFinder
 from raygen.maskers.regions import overlap
 from raygen.seeding import row_seed
 from raygen.storage.writing import write_text
-from raygen.tiny.pictures import sheet
+from raygen.tiny.pictures import CARD_COLUMNS, pairs, save_for_card
 from raygen.tiny.segmenter import CLASS_WORDS, GENERIC_WORDS
 
 logger = logging.getLogger(__name__)
 
 NUM_SCENES = 400
-GRID_COLUMNS, BATCH_SIZE = 16, 16
+BATCH_SIZE = 16
 # Group sizes to draw from: as the benchmark's training split is biased, and all groups alike.
 DISTRIBUTIONS = {"biased": ScenesConfig().train_counts, "balanced": (1, 1, 1, 1)}
 # Of these, the first is among the absent words of the training, the others are not.
@@ -121,15 +120,11 @@ def write_segmenter_card(folder: Path, *, seed: int) -> None:
 
 def _save_grid(path: Path, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> None:
     """Two pairs of rows: scenes above, below the same with everything darkened that is not marked."""
-    rows = []
-    for start in (0, GRID_COLUMNS):
-        part = slice(start, start + GRID_COLUMNS)
-        empty_HW = np.zeros(images[0].shape[:2], dtype=bool)
-        marked_NHW = np.stack([empty_HW if mask is None else mask for mask in masks[part]])
-        pictures_NHWC = np.stack(images[part])
-        rows += [pictures_NHWC, np.where(marked_NHW[..., None], pictures_NHWC, pictures_NHWC // 4)]
-    picture = sheet(np.concatenate(rows), num_columns=GRID_COLUMNS, zoom=2)
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    images_NHWC = np.stack(images[: 2 * CARD_COLUMNS])
+    nothing_HW = np.zeros(images[0].shape[:2], dtype=bool)
+    marked_NHW = np.stack([nothing_HW if mask is None else mask for mask in masks[: 2 * CARD_COLUMNS]])
+    shown_NHWC = np.where(marked_NHW[..., None], images_NHWC, images_NHWC // 4)
+    save_for_card(path, pairs(images_NHWC, shown_NHWC, num_columns=CARD_COLUMNS))
 
 
 _CARD = """# The tiny segmenter

@@ -9,7 +9,9 @@ benchmark split uses. Nothing here imports torch.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -136,7 +138,7 @@ def draw_mask(  # noqa: PLR0911 (one return per kind of mask)
     if u < 0.78:
         return _padded_box(rng, object_HW)
     if u < 0.93:  # like the complement of a thresholded class activation map: a few blobs are kept
-        return _blobs(rng, rng.uniform(0.50, 0.92), 5)
+        return draw_cam_like_mask(rng)
     if u < 0.97:
         return _blobs(rng, rng.uniform(0.10, 0.50), 6)
     return np.ones_like(object_HW)
@@ -147,31 +149,17 @@ def draw_cam_like_mask(rng: np.random.Generator) -> np.ndarray:
     return _blobs(rng, rng.uniform(0.50, 0.92), 5)
 
 
-def _chessboard(mask_HW: np.ndarray) -> np.ndarray:
-    return np.asarray(ndimage.distance_transform_cdt(~mask_HW, metric="chessboard"))
-
-
-def _taxicab(mask_HW: np.ndarray) -> np.ndarray:
-    return np.asarray(ndimage.distance_transform_cdt(~mask_HW, metric="taxicab"))
-
-
-def _euclidean(mask_HW: np.ndarray) -> np.ndarray:
-    return np.asarray(ndimage.distance_transform_edt(~mask_HW))
-
-
 # Maskers differ in the structuring element of their dilation: disc, square or diamond. Discs are the commonest.
-_DISTANCES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
-    _euclidean,
-    _euclidean,
-    _euclidean,
-    _chessboard,
-    _taxicab,
+_DISTANCES: tuple[Callable[[np.ndarray], Any], ...] = (
+    *(ndimage.distance_transform_edt,) * 3,
+    partial(ndimage.distance_transform_cdt, metric="chessboard"),
+    partial(ndimage.distance_transform_cdt, metric="taxicab"),
 )
 
 
 def _widen(rng: np.random.Generator, mask_HW: np.ndarray, low_px: int, high_px: int) -> np.ndarray:
     distance = _DISTANCES[rng.integers(len(_DISTANCES))]
-    return np.asarray(distance(mask_HW) <= rng.integers(low_px, high_px + 1))
+    return np.asarray(distance(~mask_HW) <= rng.integers(low_px, high_px + 1))
 
 
 def _padded_box(rng: np.random.Generator, object_HW: np.ndarray) -> np.ndarray:
