@@ -20,10 +20,14 @@ What a programmer can get wrong (a stage that reads a column nobody writes) is a
 
 import errno
 import os
+from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class RaygenError(Exception):
@@ -115,6 +119,14 @@ class EndpointError(RaygenError):
             retry_after_s=self.retry_after_s,
         )
         return rebuild, (str(self),)
+
+
+def or_row_error(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RowError:
+    """What a call gives, or the error by which its row fails."""
+    try:
+        return call(*args, **kwargs)
+    except RowError as error:
+        return error
 
 
 def unreadable(path: Path, error: Exception, way_out: str) -> str:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from raygen.endpoint.edits import LearnedToken
-from raygen.errors import ResourceError, RowError
+from raygen.errors import ResourceError, RowError, or_row_error
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.row import InpaintRow
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 
 logger = logging.getLogger(__name__)
@@ -40,15 +39,16 @@ def inpaint(
     results: list[np.ndarray | RowError] = []
     for start in range(0, len(images), inpainter.num_rows):
         call = slice(start, start + inpainter.num_rows)
+        rows = zip(images[call], repaints[call], prompts[call], seeds[call], strict=True)
         encoded = [
-            _encoded(inpainter, *row)
-            for row in zip(images[call], repaints[call], prompts[call], seeds[call], strict=True)
+            or_row_error(inpainter.encode_row, image_HWC, repaint_HW, prompt=prompt, seed=seed)
+            for image_HWC, repaint_HW, prompt, seed in rows
         ]
         slots = [None if isinstance(row, RowError) else row for row in encoded]
         while any(row is not None and not row.is_done for row in slots):
             inpainter.step(slots)
         results += [
-            row if isinstance(row, RowError) else _decoded(inpainter, row, image_HWC, repaint_HW)
+            row if isinstance(row, RowError) else or_row_error(inpainter.decode_row, row, image_HWC, repaint_HW)
             for row, image_HWC, repaint_HW in zip(encoded, images[call], repaints[call], strict=True)
         ]
     return results
@@ -137,21 +137,3 @@ class BatchInpainter:
             else:
                 too_many = num
         return most
-
-
-def _encoded(
-    inpainter: StableDiffusionInpainter, image_HWC: np.ndarray, repaint_HW: np.ndarray, prompt: str, seed: int
-) -> InpaintRow | RowError:
-    try:
-        return inpainter.encode_row(image_HWC, repaint_HW, prompt=prompt, seed=seed)
-    except RowError as error:
-        return error
-
-
-def _decoded(
-    inpainter: StableDiffusionInpainter, row: InpaintRow, image_HWC: np.ndarray, repaint_HW: np.ndarray
-) -> np.ndarray | RowError:
-    try:
-        return inpainter.decode_row(row, image_HWC, repaint_HW)
-    except RowError as error:
-        return error

@@ -3,18 +3,16 @@
 Chang et al. 2021 (arXiv 2106.01127) repaint the object's bounding rectangle in their counterfactual pictures.
 """
 
-# N images, H height, W width, C colour channels
+# H height, W width
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from raygen.errors import RowError
 from raygen.maskers.base import MaskerBase
 from raygen.maskers.regions import Repaint
-from raygen.maskers.truth import checked_object
+from raygen.maskers.truth import ObjectMasker
 
 
 class BoxConfig(MaskerBase):
@@ -28,27 +26,13 @@ class BoxConfig(MaskerBase):
     dilation_px: int = Field(8, ge=0)
 
 
-class BoxMasker:
+class BoxMasker(ObjectMasker):
     """Repaint = bounding box of the object mask, grown."""
 
-    label_column: ClassVar = "source_label"
-
-    def __init__(self, config: BoxConfig) -> None:
-        self._config = config
-
-    def __call__(
-        self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]
-    ) -> list[Repaint | RowError]:
-        """Masks per picture; a RowError where there is no usable object mask."""
-        masks: list[Repaint | RowError] = []
-        for image_HWC, object_HW in zip(images, objects, strict=True):
-            try:
-                true_HW = checked_object(image_HWC, object_HW)
-                box_HW = bounding_box(true_HW, margin_px=self._config.dilation_px)
-                masks.append(Repaint(box_HW, bounding_box(true_HW, margin_px=0)))
-            except RowError as error:
-                masks.append(error)
-        return masks
+    def repaint(self, object_HW: np.ndarray) -> Repaint:
+        """The box, and the object's box."""
+        box_HW = bounding_box(object_HW, margin_px=self.dilation_px)
+        return Repaint(box_HW, bounding_box(object_HW, margin_px=0))
 
 
 Config = BoxConfig
@@ -56,7 +40,7 @@ Config = BoxConfig
 
 def load(config: BoxConfig, classifier_folder: str, *, device: str) -> BoxMasker:
     """The masker of a config."""
-    return BoxMasker(config)
+    return BoxMasker(config.dilation_px)
 
 
 def bounding_box(mask_HW: np.ndarray, *, margin_px: int) -> np.ndarray:

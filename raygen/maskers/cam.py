@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 
 from raygen.classifier import Classifier, load_frozen, preprocess
-from raygen.errors import RowError
+from raygen.errors import RowError, or_row_error
 from raygen.images import resize_mask
 from raygen.maskers.base import MaskerBase
 from raygen.maskers.regions import Repaint
@@ -72,13 +72,8 @@ class CamMasker:
         """Masks per picture; a RowError where the map is empty or not finite."""
         images_NCHW = preprocess(images, self._classifier.config.image_size_px)
         heatmaps_NHW, signed_NHW = _heatmaps(self._explainer, images_NCHW, labels)
-        masks: list[Repaint | RowError] = []
-        for image_HWC, heatmap_HW, signed_HW in zip(images, heatmaps_NHW, signed_NHW, strict=True):
-            try:
-                masks.append(self._repaint(image_HWC, heatmap_HW, signed_HW))
-            except RowError as error:
-                masks.append(error)
-        return masks
+        maps = zip(images, heatmaps_NHW, signed_NHW, strict=True)
+        return [or_row_error(self._repaint, *one) for one in maps]
 
     def _repaint(self, image_HWC: np.ndarray, heatmap_HW: np.ndarray, signed_HW: np.ndarray) -> Repaint:
         if self._config.top_q is not None and not heatmap_HW.any():

@@ -12,18 +12,17 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from raygen.config import Decides, Strict
-from raygen.errors import NonFiniteError, RowError
+from raygen.errors import NonFiniteError, RowError, or_row_error
 from raygen.maskers.loading import (
     Dtype,
-    check_folder,
-    check_kind,
     check_length,
     check_model,
+    checked_kind,
     load_model,
     load_processor,
     revision_of,
 )
-from raygen.model_files import TINY, find_model
+from raygen.model_files import TINY, absolute_model, find_model
 
 TINY_FOLDER = "segmenter_weights"
 KINDS = ("clipseg",)
@@ -51,6 +50,34 @@ class ClipsegConfig(Strict, decides=Decides.RESULTS):
     dtype: Dtype = "float32"
     threshold: float = Field(0.5, gt=0, lt=1)
 
+    def check(self) -> None:
+        """Checks the model's files, and the texts that the config gives, before any work.
+
+        Raises:
+            ModelError: See `loading.check_model`.
+            ConfigError: A text is too long.
+        """
+        name = find_model(self.model, tiny=TINY_FOLDER)
+        check_model(name, revision=self.revision, kinds=KINDS, what=WHAT, field="synthesis.language.model")
+        if self.text is not None and Path(name).is_dir():
+            from transformers import AutoConfig, CLIPSegProcessor
+
+            processor = load_processor(CLIPSegProcessor, name, revision=None, what=WHAT)
+            texts = [self.text] if isinstance(self.text, str) else list(self.text)
+            _check_lengths(processor.tokenizer, texts, load_processor(AutoConfig, name, revision=None, what=WHAT))
+
+    def load(self, texts: Sequence[str], *, device: str) -> "ClipsegFinder":
+        """What looks for a text per class; see `ClipsegFinder` for errors."""
+        return ClipsegFinder(self, texts, device=device)
+
+    def absolute(self) -> "ClipsegConfig":
+        """The config with a local model's folder in full, for workers, whose working directory is another."""
+        return self.model_copy(update={"model": absolute_model(self.model, tiny=TINY_FOLDER)})
+
+    def revisions(self) -> list[str]:
+        """What decides masks beside the config: the hash of the model's folder, or the revision of its hub id."""
+        return [revision_of(self.model, self.revision, tiny=TINY_FOLDER)]
+
 
 class ClipsegFinder:
     """Object = pixels whose probability reaches the threshold.
@@ -70,12 +97,10 @@ class ClipsegFinder:
 
     def __init__(self, config: ClipsegConfig, texts: Sequence[str], *, device: str) -> None:
         # Here, not at the top: transformers takes seconds, which only actors with this masker need.
-        from transformers import AutoConfig, CLIPSegForImageSegmentation, CLIPSegProcessor
+        from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
         name = find_model(config.model, tiny=TINY_FOLDER)
-        check_folder(name, kinds=KINDS, what=WHAT)
-        found = load_processor(AutoConfig, name, revision=config.revision, what=WHAT)
-        check_kind(found.model_type, name, kinds=KINDS, what=WHAT)
+        checked_kind(name, revision=config.revision, kinds=KINDS, what=WHAT)
         self._config, self._texts, self._device = config, list(texts), device
         self._processor = load_processor(CLIPSegProcessor, name, revision=config.revision, what=WHAT)
         self.model = load_model(
@@ -93,13 +118,10 @@ class ClipsegFinder:
         logits_NHW = self.model(
             pixel_values=images_NCHW.to(self._device, self.model.dtype), conditional_embeddings=self._texts_CD[labels]
         ).logits.float()
-        found: list[np.ndarray | RowError] = []
-        for image_HWC, logits_HW, label in zip(images, logits_NHW, labels, strict=True):
-            try:
-                found.append(self._threshold(logits_HW, image_HWC, self._texts[label]))
-            except RowError as error:
-                found.append(error)
-        return found
+        return [
+            or_row_error(self._threshold, logits_HW, image_HWC, self._texts[label])
+            for logits_HW, image_HWC, label in zip(logits_NHW, images, labels, strict=True)
+        ]
 
     def _threshold(self, logits_HW: torch.Tensor, image_HWC: np.ndarray, text: str) -> np.ndarray:
         if not bool(logits_HW.isfinite().all()):
@@ -125,29 +147,7 @@ class ClipsegFinder:
         return embeddings_CD
 
 
-def check(config: ClipsegConfig) -> None:
-    """Checks a configured model's files, and the texts that the config gives, before any work.
-
-    Raises:
-        ModelError: See `loading.check_model`.
-        ConfigError: A text is too long.
-    """
-    name = find_model(config.model, tiny=TINY_FOLDER)
-    check_model(name, revision=config.revision, kinds=KINDS, what=WHAT, field="synthesis.language.model")
-    if config.text is not None and Path(name).is_dir():
-        from transformers import AutoConfig, CLIPSegProcessor
-
-        processor = load_processor(CLIPSegProcessor, name, revision=None, what=WHAT)
-        texts = [config.text] if isinstance(config.text, str) else list(config.text)
-        _check_lengths(processor.tokenizer, texts, load_processor(AutoConfig, name, revision=None, what=WHAT))
-
-
 def _check_lengths(tokenizer: Any, texts: list[str], model_config: Any) -> None:
     limit = min(int(tokenizer.model_max_length), model_config.text_config.max_position_embeddings)
     for text, ids in zip(texts, tokenizer(texts, truncation=False)["input_ids"], strict=True):
         check_length(text, len(ids), limit)
-
-
-def revisions(config: ClipsegConfig) -> list[str]:
-    """What decides masks beside the config."""
-    return [revision_of(config.model, config.revision, tiny=TINY_FOLDER)]

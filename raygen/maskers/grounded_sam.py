@@ -19,15 +19,14 @@ from raygen.config import Decides, Strict
 from raygen.errors import NonFiniteError, RowError
 from raygen.maskers.loading import (
     Dtype,
-    check_folder,
-    check_kind,
     check_length,
     check_model,
+    checked_kind,
     load_model,
     load_processor,
     revision_of,
 )
-from raygen.model_files import find_model
+from raygen.model_files import absolute_model, find_model
 
 DETECTORS = ("grounding-dino", "mm-grounding-dino")
 DETECTOR = "a GroundingDINO detector"
@@ -64,6 +63,38 @@ class GroundedSamConfig(Strict, decides=Decides.RESULTS):
     dtype: Dtype = "float32"
     box_threshold: float = Field(0.3, gt=0, lt=1)
     text_threshold: float = Field(0.25, gt=0, lt=1)
+
+    def check(self) -> None:
+        """Checks the models' files, and the texts that the config gives, before any work; see `ClipsegConfig.check`."""
+        detector, segmenter = (find_model(name, tiny=None) for name in (self.detector, self.segmenter))
+        for name, revision, kinds, what, field in (
+            (detector, self.detector_revision, DETECTORS, DETECTOR, "detector"),
+            (segmenter, self.segmenter_revision, SEGMENTERS, SEGMENTER, "segmenter"),
+        ):
+            check_model(name, revision=revision, kinds=kinds, what=what, field=f"synthesis.language.{field}")
+        if self.text is not None and Path(detector).is_dir():
+            from transformers import AutoConfig, AutoProcessor
+
+            processor = load_processor(AutoProcessor, detector, revision=None, what=DETECTOR)
+            model_config = load_processor(AutoConfig, detector, revision=None, what=DETECTOR)
+            texts = [self.text] if isinstance(self.text, str) else list(self.text)
+            _check_lengths(processor.tokenizer, texts, model_config)
+
+    def load(self, texts: Sequence[str], *, device: str) -> "GroundedSamFinder":
+        """What looks for a text per class; see `GroundedSamFinder` for errors."""
+        return GroundedSamFinder(self, texts, device=device)
+
+    def absolute(self) -> "GroundedSamConfig":
+        """The config with local models' folders in full."""
+        names = ("detector", "segmenter")
+        return self.model_copy(update={name: absolute_model(getattr(self, name), tiny=None) for name in names})
+
+    def revisions(self) -> list[str]:
+        """What decides masks beside the config."""
+        return [
+            revision_of(self.detector, self.detector_revision, tiny=None),
+            revision_of(self.segmenter, self.segmenter_revision, tiny=None),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +219,11 @@ class GroundedSamFinder:
 
     def _load_detector(self) -> tuple[Any, Any]:
         # Here, not at the top: transformers takes seconds, which only actors with this masker need.
-        from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
+        from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
         config = self._config
         name, revision = find_model(config.detector, tiny=None), config.detector_revision
-        check_folder(name, kinds=DETECTORS, what=DETECTOR)
-        found = load_processor(AutoConfig, name, revision=revision, what=DETECTOR)
-        check_kind(found.model_type, name, kinds=DETECTORS, what=DETECTOR)
+        checked_kind(name, revision=revision, kinds=DETECTORS, what=DETECTOR)
         model = load_model(
             AutoModelForZeroShotObjectDetection,
             name,
@@ -210,10 +239,8 @@ class GroundedSamFinder:
 
         config = self._config
         name, revision = find_model(config.segmenter, tiny=None), config.segmenter_revision
-        check_folder(name, kinds=SEGMENTERS, what=SEGMENTER)
-        found = load_processor(transformers.AutoConfig, name, revision=revision, what=SEGMENTER)
-        check_kind(found.model_type, name, kinds=SEGMENTERS, what=SEGMENTER)
-        model_class, processor_class = (getattr(transformers, part) for part in SEGMENTERS[found.model_type])
+        kind = checked_kind(name, revision=revision, kinds=SEGMENTERS, what=SEGMENTER)
+        model_class, processor_class = (getattr(transformers, part) for part in SEGMENTERS[kind])
         model = load_model(
             model_class, name, revision=revision, dtype=config.dtype, device=self._device, what=SEGMENTER
         )
@@ -233,39 +260,10 @@ def as_phrases(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-def check(config: GroundedSamConfig) -> None:
-    """Checks the configured models' files, and the texts that the config gives, before any work.
-
-    Raises:
-        ModelError: See `loading.check_model`.
-        ConfigError: A text is too long.
-    """
-    detector, segmenter = (find_model(name, tiny=None) for name in (config.detector, config.segmenter))
-    for name, revision, kinds, what, field in (
-        (detector, config.detector_revision, DETECTORS, DETECTOR, "detector"),
-        (segmenter, config.segmenter_revision, SEGMENTERS, SEGMENTER, "segmenter"),
-    ):
-        check_model(name, revision=revision, kinds=kinds, what=what, field=f"synthesis.language.{field}")
-    if config.text is not None and Path(detector).is_dir():
-        from transformers import AutoConfig, AutoProcessor
-
-        processor = load_processor(AutoProcessor, detector, revision=None, what=DETECTOR)
-        texts = [config.text] if isinstance(config.text, str) else list(config.text)
-        _check_lengths(processor.tokenizer, texts, load_processor(AutoConfig, detector, revision=None, what=DETECTOR))
-
-
 def _check_lengths(tokenizer: Any, texts: list[str], model_config: Any) -> None:
     phrases = [as_phrases(text) for text in texts]
     for text, ids in zip(texts, tokenizer(phrases, truncation=False)["input_ids"], strict=True):
         check_length(text, len(ids), int(model_config.max_text_len))
-
-
-def revisions(config: GroundedSamConfig) -> list[str]:
-    """What decides masks beside the config."""
-    return [
-        revision_of(config.detector, config.detector_revision, tiny=None),
-        revision_of(config.segmenter, config.segmenter_revision, tiny=None),
-    ]
 
 
 def _padded_size(image_processor: Any) -> dict[str, int]:

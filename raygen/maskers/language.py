@@ -6,20 +6,19 @@ DBB (arXiv 2503.17226) asks LangSAM for the dataset's word for its objects and t
 # N images, H height, W width, C colour channels
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Protocol, assert_never
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
 
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, RowError
-from raygen.maskers import clipseg, grounded_sam
 from raygen.maskers.base import MaskerBase
-from raygen.maskers.clipseg import ClipsegConfig, ClipsegFinder
-from raygen.maskers.grounded_sam import GroundedSamConfig, GroundedSamFinder
+from raygen.maskers.clipseg import ClipsegConfig
+from raygen.maskers.grounded_sam import GroundedSamConfig
 from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
-from raygen.model_files import TINY, absolute_model
+from raygen.model_files import TINY
 
 AnyFinder = ClipsegConfig | GroundedSamConfig
 # Whose pictures the shipped CLIPSeg knows.
@@ -76,7 +75,7 @@ Config = LanguageConfig
 
 def load(config: LanguageConfig, classifier_folder: str, *, device: str) -> LanguageMasker:
     """The masker of a config."""
-    return LanguageMasker(config, load_finder(config, device=device))
+    return LanguageMasker(config, config.finder.load(config.texts, device=device))
 
 
 def object_texts(config: AnyFinder, dataset: DatasetInfo) -> tuple[str, ...]:
@@ -112,59 +111,3 @@ def object_texts(config: AnyFinder, dataset: DatasetInfo) -> tuple[str, ...]:
     if not all(text.strip() for text in texts):
         raise ConfigError(f"synthesis.language.text is {list(texts)}; an empty text names nothing")
     return texts
-
-
-def check_finder(config: AnyFinder) -> None:
-    """Checks the models' files, and the texts that the config gives, before any work.
-
-    Raises:
-        ModelError: A folder is absent, incomplete or holds another kind of model.
-        ConfigError: A text is too long.
-    """
-    match config:
-        case ClipsegConfig():
-            clipseg.check(config)
-        case GroundedSamConfig():
-            grounded_sam.check(config)
-        case _:
-            assert_never(config)
-
-
-def absolute_finder(config: AnyFinder) -> AnyFinder:
-    """The config with local models' folders in full, for workers, whose working directory is another."""
-    match config:
-        case ClipsegConfig():
-            model = absolute_model(config.model, tiny=clipseg.TINY_FOLDER)
-            return config.model_copy(update={"model": model})
-        case GroundedSamConfig():
-            names = {name: absolute_model(getattr(config, name), tiny=None) for name in ("detector", "segmenter")}
-            return config.model_copy(update=names)
-        case _:
-            assert_never(config)
-
-
-def finder_revisions(config: AnyFinder) -> list[str]:
-    """Hash of each model's folder, or revision of its hub id."""
-    match config:
-        case ClipsegConfig():
-            return clipseg.revisions(config)
-        case GroundedSamConfig():
-            return grounded_sam.revisions(config)
-        case _:
-            assert_never(config)
-
-
-def load_finder(config: LanguageConfig, *, device: str) -> Finder:
-    """The models that look for what a config names.
-
-    Raises:
-        ModelError: A model is absent, incomplete or of another kind.
-        ConfigError: A text is too long.
-    """
-    match config.finder:
-        case ClipsegConfig():
-            return ClipsegFinder(config.finder, config.texts, device=device)
-        case GroundedSamConfig():
-            return GroundedSamFinder(config.finder, config.texts, device=device)
-        case _:
-            assert_never(config.finder)

@@ -76,6 +76,16 @@ def check_kind(kind: str, name: str, *, kinds: Collection[str], what: str) -> No
         )
 
 
+def checked_kind(name: str, *, revision: str | None, kinds: Collection[str], what: str) -> str:
+    """The `model_type` of a model, a local one's files or a hub id's config checked; see `check_folder`."""
+    from transformers import AutoConfig
+
+    check_folder(name, kinds=kinds, what=what)
+    kind = str(load_processor(AutoConfig, name, revision=revision, what=what).model_type)
+    check_kind(kind, name, kinds=kinds, what=what)
+    return kind
+
+
 def load_model(loader: Any, name: str, *, revision: str | None, dtype: Dtype, device: str, what: str) -> Any:
     """A model in evaluation mode, without gradients.
 

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 from scipy.ndimage import binary_dilation
 
-from raygen.errors import RowError
+from raygen.errors import RowError, or_row_error
 from raygen.maskers.base import MaskerBase
 from raygen.maskers.regions import Repaint
 
@@ -30,34 +30,38 @@ class TruthConfig(MaskerBase):
     dilation_px: int = Field(8, ge=0)
 
 
-class TruthMasker:
-    """Repaint = object mask, dilated."""
+class ObjectMasker:
+    """Repaint = what is made of the dataset's object mask.
+
+    Args:
+        dilation_px: How far it grows.
+    """
 
     label_column: ClassVar = "source_label"
 
-    def __init__(self, config: TruthConfig) -> None:
-        self._config = config
+    def __init__(self, dilation_px: int) -> None:
+        self.dilation_px = dilation_px
 
     def __call__(
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]
     ) -> list[Repaint | RowError]:
         """Masks per picture; a RowError where there is no usable object mask."""
-        masks: list[Repaint | RowError] = []
-        for image_HWC, object_HW in zip(images, objects, strict=True):
-            try:
-                true_HW = checked_object(image_HWC, object_HW)
-                masks.append(Repaint(dilate(true_HW, radius_px=self._config.dilation_px), true_HW))
-            except RowError as error:
-                masks.append(error)
-        return masks
+        return [or_row_error(self._checked, *pair) for pair in zip(images, objects, strict=True)]
+
+    def _checked(self, image_HWC: np.ndarray, object_HW: np.ndarray | RowError | None) -> Repaint:
+        return self.repaint(checked_object(image_HWC, object_HW))
+
+    def repaint(self, object_HW: np.ndarray) -> Repaint:
+        """The mask, dilated, and the mask."""
+        return Repaint(dilate(object_HW, radius_px=self.dilation_px), object_HW)
 
 
 Config = TruthConfig
 
 
-def load(config: TruthConfig, classifier_folder: str, *, device: str) -> TruthMasker:
+def load(config: TruthConfig, classifier_folder: str, *, device: str) -> ObjectMasker:
     """The masker of a config."""
-    return TruthMasker(config)
+    return ObjectMasker(config.dilation_px)
 
 
 def checked_object(image_HWC: np.ndarray, object_HW: np.ndarray | RowError | None) -> np.ndarray:

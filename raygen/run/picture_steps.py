@@ -14,7 +14,6 @@ from raygen.errors import DataError
 from raygen.fits import tokens as token_fits
 from raygen.fits.classifiers import ExtraRows
 from raygen.inpainters.served import store_tokens
-from raygen.maskers.language import finder_revisions
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.fit_steps import identifier, workers_of
 from raygen.run.score_steps import scores_of
@@ -118,7 +117,7 @@ def candidates(run: Run) -> RunStep:
         inputs=inputs if tokens is None else {**inputs, "tokens": tokens},
         settings={
             "masker": synthesis.of(paper).masker(paper, run.index.dataset),
-            "masker_revisions": [] if models is None else finder_revisions(models),
+            "masker_revisions": [] if models is None else models.revisions(),
             "inpainter": config.inpainter.deciding(),
             "model_revision": run.opened.painter_revision(),
             "unit_rows": config.unit_rows,

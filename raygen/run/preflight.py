@@ -17,7 +17,7 @@ from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.fits import ray_train
 from raygen.inpainters.model_folder import EXAMPLE, check_model, load_json
 from raygen.inpainters.prompts import tokenize, unknown_tokens
-from raygen.maskers.language import TINY_DATASET, check_finder
+from raygen.maskers.language import TINY_DATASET
 from raygen.pools import pipeline
 from raygen.run.config import RunConfig
 from raygen.run.opened import Opened
@@ -95,7 +95,7 @@ def _check_models(opened: Opened) -> None:
     if config.synthesis is None:
         return
     if (models := config.synthesis.finder()) is not None:
-        check_finder(models)
+        models.check()
     if config.inpainter.url is not None:
         _check_endpoint(config.inpainter.url, config.inpainter.model)
         # What others have stored at the endpoint must not decide a run's pictures.

@@ -23,7 +23,7 @@ from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
 from raygen.inpainters import InpainterConfig
 from raygen.maskers.clipseg import ClipsegConfig
-from raygen.maskers.language import AnyFinder, FinderConfig, absolute_finder, object_texts
+from raygen.maskers.language import AnyFinder, FinderConfig, object_texts
 from raygen.pruners import PruneThresholds
 from raygen.pruners.confidence import mean_confidence
 from raygen.synthesis.base import SynthesisBase
@@ -151,7 +151,7 @@ class DbbConfig(SynthesisBase):
     def with_absolute_models(self) -> Self:
         """With these."""
         models = self.finder()
-        return self if models is None else self.model_copy(update={"language": absolute_finder(models)})
+        return self if models is None else self.model_copy(update={"language": models.absolute()})
 
     def map_setting(self) -> str:
         """The mask."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from raygen.errors import RowError
-from raygen.maskers.box import BoxConfig, BoxMasker, bounding_box
+from raygen.maskers.box import BoxMasker, bounding_box
 from raygen.maskers.regions import Repaint
 
 
@@ -33,7 +33,7 @@ def test_two_silhouettes_with_one_box_give_one_repaint_mask() -> None:
     square_HW = np.zeros((20, 20), dtype=bool)
     square_HW[5:15, 5:15] = True
     image_HWC = np.zeros((20, 20, 3), dtype=np.uint8)
-    cross, square = BoxMasker(BoxConfig(dilation_px=2))([image_HWC, image_HWC], [cross_HW, square_HW], [0, 1])
+    cross, square = BoxMasker(2)([image_HWC, image_HWC], [cross_HW, square_HW], [0, 1])
     assert isinstance(cross, Repaint)
     assert isinstance(square, Repaint)
     np.testing.assert_array_equal(cross.mask_HW, square.mask_HW)
@@ -42,5 +42,5 @@ def test_two_silhouettes_with_one_box_give_one_repaint_mask() -> None:
 
 def test_missing_and_empty_object_masks_are_row_errors() -> None:
     image_HWC = np.zeros((4, 4, 3), dtype=np.uint8)
-    masks = BoxMasker(BoxConfig())([image_HWC, image_HWC], [None, np.zeros((4, 4), dtype=bool)], [0, 0])
+    masks = BoxMasker(8)([image_HWC, image_HWC], [None, np.zeros((4, 4), dtype=bool)], [0, 0])
     assert all(isinstance(mask, RowError) for mask in masks)

@@ -12,7 +12,7 @@ from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import ConfigError, ModelError, NonFiniteError, RowError
 from raygen.maskers import load_masker
 from raygen.maskers.clipseg import ClipsegConfig, ClipsegFinder
-from raygen.maskers.language import LanguageConfig, check_finder, finder_revisions
+from raygen.maskers.language import LanguageConfig
 from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
 from raygen.model_files import find_model
@@ -113,7 +113,7 @@ def test_a_text_that_the_model_would_cut_is_refused() -> None:
 
 def test_an_unknown_model_is_named() -> None:
     with pytest.raises(ModelError, match=r"'/no/such/folder' is neither a folder nor a hub id .* nor 'tiny'"):
-        check_finder(ClipsegConfig(model="/no/such/folder"))
+        ClipsegConfig(model="/no/such/folder").check()
 
 
 def test_a_model_of_another_architecture_is_named(copy: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_model_of_another_architecture_is_named(copy: Path) -> None:
     with pytest.raises(
         ModelError, match=r"is of type 'clip', which cannot be used as a CLIPSeg model; expected clipseg"
     ):
-        check_finder(ClipsegConfig(model=str(copy)))
+        ClipsegConfig(model=str(copy)).check()
 
 
 @pytest.mark.parametrize(
@@ -134,10 +134,10 @@ def test_a_model_of_another_architecture_is_named(copy: Path) -> None:
     ],
 )
 def test_an_incomplete_folder_is_named_before_any_work(copy: Path, missing: str, reason: str) -> None:
-    check_finder(ClipsegConfig(model=str(copy)))
+    ClipsegConfig(model=str(copy)).check()
     (copy / missing).unlink()
     with pytest.raises(ModelError, match=reason):
-        check_finder(ClipsegConfig(model=str(copy)))
+        ClipsegConfig(model=str(copy)).check()
 
 
 def test_weights_that_are_not_there_do_not_stay_random(copy: Path) -> None:
@@ -152,7 +152,7 @@ def test_weights_that_are_cut_off_are_found_before_any_work(copy: Path) -> None:
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ModelError, match=r"model\.safetensors is cut off or damaged: 5,000 bytes"):
-        check_finder(ClipsegConfig(model=str(copy)))
+        ClipsegConfig(model=str(copy)).check()
 
 
 def test_damaged_weights_are_an_error_of_the_model(copy: Path) -> None:
@@ -163,7 +163,7 @@ def test_damaged_weights_are_an_error_of_the_model(copy: Path) -> None:
 
 
 def test_the_revision_is_the_folders_hash_or_the_hubs_revision(copy: Path) -> None:
-    assert finder_revisions(ClipsegConfig()) == finder_revisions(ClipsegConfig(model=str(copy)))
+    assert ClipsegConfig().revisions() == ClipsegConfig(model=str(copy)).revisions()
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
-    assert finder_revisions(ClipsegConfig()) != finder_revisions(ClipsegConfig(model=str(copy)))
-    assert finder_revisions(ClipsegConfig(model="someone/clipseg", revision="abc")) == ["abc"]
+    assert ClipsegConfig().revisions() != ClipsegConfig(model=str(copy)).revisions()
+    assert ClipsegConfig(model="someone/clipseg", revision="abc").revisions() == ["abc"]

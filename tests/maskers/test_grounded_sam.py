@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoProcessor
 
 from raygen.errors import ConfigError, ModelError, RowError
 from raygen.maskers.grounded_sam import GroundedSamConfig, GroundedSamFinder, as_phrases
-from raygen.maskers.language import LanguageConfig, LanguageMasker, check_finder, finder_revisions
+from raygen.maskers.language import LanguageConfig, LanguageMasker
 from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
 
@@ -211,21 +211,21 @@ def test_a_text_that_the_detector_would_cut_is_refused(folders: dict[str, Path])
 def test_wrong_models_are_named_before_any_work(folders: dict[str, Path], tmp_path: Path) -> None:
     swapped = GroundedSamConfig(detector=str(folders["sam"]), segmenter=str(folders["detector"]))
     with pytest.raises(ModelError, match="is of type 'sam', which cannot be used as a GroundingDINO detector"):
-        check_finder(swapped)
+        swapped.check()
     with pytest.raises(ModelError, match="is of type 'grounding-dino', which cannot be used as a SAM segmenter"):
-        check_finder(swapped.model_copy(update={"detector": str(folders["detector"])}))
+        swapped.model_copy(update={"detector": str(folders["detector"])}).check()
     with pytest.raises(ModelError, match="neither a folder nor a hub id"):
-        check_finder(GroundedSamConfig(detector="/no/such/folder"))
+        GroundedSamConfig(detector="/no/such/folder").check()
     (tmp_path / "config.json").write_text('{"model_type": "sam"}')
     with pytest.raises(ModelError, match=r"no \.safetensors file"):
-        check_finder(config({**folders, "sam": tmp_path}))
-    check_finder(config(folders))
+        config({**folders, "sam": tmp_path}).check()
+    config(folders).check()
 
 
 def test_revisions_are_those_of_both_models(folders: dict[str, Path]) -> None:
-    first, second = (finder_revisions(config(folders, segmenter=name)) for name in ("sam", "sam2"))
+    first, second = (config(folders, segmenter=name).revisions() for name in ("sam", "sam2"))
     assert len(first) == 2
     assert first[0] == second[0]
     assert first[1] != second[1]
     pinned = GroundedSamConfig(detector_revision="abc", segmenter_revision="def")
-    assert finder_revisions(pinned) == ["abc", "def"]
+    assert pinned.revisions() == ["abc", "def"]

@@ -7,7 +7,7 @@ from scipy.ndimage import distance_transform_edt
 
 from raygen.errors import RowError
 from raygen.maskers.regions import Repaint
-from raygen.maskers.truth import TruthConfig, TruthMasker, dilate
+from raygen.maskers.truth import ObjectMasker, dilate
 
 IMAGE = np.zeros((12, 14, 3), dtype=np.uint8)
 
@@ -31,7 +31,7 @@ def test_dilation_by_the_default_equals_the_distance_transform() -> None:
 
 
 def test_repaint_mask_is_the_dilated_object() -> None:
-    (repaint,) = TruthMasker(TruthConfig(dilation_px=2))([IMAGE], [blob((6, 7))], [0])
+    (repaint,) = ObjectMasker(2)([IMAGE], [blob((6, 7))], [0])
     assert isinstance(repaint, Repaint)
     np.testing.assert_array_equal(repaint.mask_HW, oracles.dilate(blob((6, 7)), 2))
     np.testing.assert_array_equal(repaint.object_HW, blob((6, 7)))
@@ -47,7 +47,7 @@ def test_repaint_mask_is_the_dilated_object() -> None:
 )
 def test_row_without_a_usable_object_mask_says_why_and_leaves_its_neighbours_alone(object_HW: Any, reason: str) -> None:
     good = blob((6, 7))
-    masks = TruthMasker(TruthConfig())([IMAGE, IMAGE, IMAGE], [good, object_HW, good], [0, 0, 0])
+    masks = ObjectMasker(8)([IMAGE, IMAGE, IMAGE], [good, object_HW, good], [0, 0, 0])
     assert isinstance(masks[1], RowError)
     assert reason in str(masks[1])
     assert isinstance(masks[0], Repaint)

@@ -18,7 +18,6 @@ from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import check_model, find_painter
 from raygen.maskers.clipseg import ClipsegConfig
 from raygen.maskers.grounded_sam import GroundedSamConfig
-from raygen.maskers.language import check_finder
 from raygen.model_files import find_model, hub
 from raygen.textual_inversion.class_tokens import load_tokenizer
 
@@ -158,11 +157,11 @@ def test_a_model_in_the_cache_works_without_the_hub(cache: Path) -> None:
 
 def test_what_masks_by_language_is_looked_for_too(cache: Path) -> None:
     put(cache, "acme/clipseg", "segmenter_weights")
-    check_finder(ClipsegConfig(model="acme/clipseg"))
+    ClipsegConfig(model="acme/clipseg").check()
     with pytest.raises(ModelError, match=r"synthesis.language.model: there is no folder 'acme/clipsec'"):
-        check_finder(ClipsegConfig(model="acme/clipsec"))
+        ClipsegConfig(model="acme/clipsec").check()
     with pytest.raises(ModelError, match="is of type 'clipseg', which cannot be used as a GroundingDINO detector"):
-        check_finder(GroundedSamConfig(detector="acme/clipseg", segmenter="acme/sam"))
+        GroundedSamConfig(detector="acme/clipseg", segmenter="acme/sam").check()
 
 
 @pytest.mark.parametrize(
