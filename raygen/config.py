@@ -146,20 +146,21 @@ class Strict(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+Config_co = TypeVar("Config_co", bound=BaseModel, covariant=True)
 PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
-class HasConfig(Protocol):
-    """A module of a registry."""
+class HasConfig(Protocol[Config_co]):
+    """A module of a registry: what it is configured by, and what that says of it."""
 
     @property
-    def Config(self) -> type[BaseModel]:
+    def Config(self) -> type[Config_co]:
         """Its config, which has the module's name in the registry as its field `name`."""
         ...
 
 
-def one_of(registry: Mapping[str, HasConfig]) -> BeforeValidator:
+def one_of(registry: Mapping[str, HasConfig[BaseModel]]) -> BeforeValidator:
     """Makes a field take the config of any module of a registry, told apart by `name`.
 
     The registry is looked into whenever a config is read, so what is put into it later counts too.

@@ -8,17 +8,12 @@ from raygen.algorithms import balanced, dfr, erm, group_dro, jtt, reweighted
 from raygen.algorithms.base import AlgorithmBase
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
-from raygen.config import one_of
+from raygen.config import HasConfig, one_of
 from raygen.worker import Worker
 
 
-class Algorithm(Protocol):
+class Algorithm(HasConfig[AlgorithmBase], Protocol):
     """What a paper's module has."""
-
-    @property
-    def Config(self) -> type[AlgorithmBase]:
-        """Its fields, among them a `name`, and what it says of itself where that differs from `AlgorithmBase`."""
-        ...
 
     def fit(
         self, config: Any, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker

@@ -6,11 +6,12 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from raygen.algorithms.loop import LoopConfig, fit_loop
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
+from raygen.config import PositiveInt
 from raygen.errors import ConfigError
 from raygen.worker import Worker
 
@@ -35,8 +36,7 @@ class BalancedConfig(LoopConfig):
     space: ClassVar = {"gamma": {"low": 1, "high": 10, "per_class": True}}
 
     name: Literal["balanced"] = "balanced"
-    epochs: int = Field(10, ge=1)
-    learning_rate: float = Field(0.1, gt=0)
+    epochs: PositiveInt = 10
     gamma: float | tuple[float, ...] = 1.0
     ce_over: Literal["batch", "original"] = "batch"
     init: Literal["scratch", "erm"] = "erm"

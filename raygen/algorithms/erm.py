@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from pydantic import Field
-
 from raygen.algorithms.loop import LoopConfig, fit_loop, mean_weights
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
@@ -14,18 +12,12 @@ class ErmConfig(LoopConfig):
     """ERM from random (or ImageNet) weights; `init: erm` goes on from the first fit's.
 
     Attributes:
-        epochs: Passes. Ours: the small ResNet fits the scenes in eight. Published for a ResNet-50 from ImageNet weights
-            (group_DRO's and JTT's ERM): 300 on Waterbirds, 50 on CelebA; DFR's: 100 and 50.
-        learning_rate: Highest of the one-cycle schedule. Ours, for random weights; published for ImageNet weights,
-            constant: 1e-3 on Waterbirds, 1e-4 on CelebA (group_DRO, JTT).
         init: Weights to start from. SCGS: from the start (the paper leaves it open; "erm" is the other reading).
     """
 
     paper = "empirical risk minimization"
 
     name: Literal["erm"] = "erm"
-    epochs: int = Field(8, ge=1)
-    learning_rate: float = Field(0.1, gt=0)
     init: Literal["scratch", "erm"] = "scratch"
 
 

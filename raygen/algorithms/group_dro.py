@@ -27,8 +27,6 @@ class GroupDroConfig(LoopConfig):
     defaults are for the small ResNet of the scenes.
 
     Attributes:
-        epochs: Passes. Ours, as ERM's.
-        learning_rate: Highest of the one-cycle schedule. Ours, as ERM's.
         eta: Step size of the groups' weights (authors' code: 0.01).
         adjustment: C of the generalisation adjustment, eq. (5): C / sqrt(n_g) is added to a group's loss when its
             weight is updated, so that small groups, which are overfitted first, weigh more. Authors' code: 0.
@@ -41,8 +39,6 @@ class GroupDroConfig(LoopConfig):
     needs_groups_of = "train"
 
     name: Literal["group_dro"] = "group_dro"
-    epochs: int = Field(8, ge=1)
-    learning_rate: float = Field(0.1, gt=0)
     eta: float = Field(0.01, gt=0)
     adjustment: float = Field(0.0, ge=0)
     sampler: Literal["groups", "uniform"] = "groups"

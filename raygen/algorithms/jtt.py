@@ -30,8 +30,8 @@ class JttConfig(LoopConfig):
     64; CelebA T = 1, lambda = 50, 1e-5, 0.1, 50 epochs. The defaults are for the small ResNet of the scenes.
 
     Attributes:
-        epochs: Passes of the second fit, over the training set with E repeated. Ours, as ERM's.
-        learning_rate: Highest of the one-cycle schedule, of both fits (authors: the same for both). Ours, as ERM's.
+        epochs: Passes of the second fit, over the training set with E repeated.
+        learning_rate: Of both fits (authors: the same for both).
         identification_epochs: T, epochs of the identification classifier; its last epoch is taken. The authors' code
             counts from 0: its `--final_epoch 60` is 61 here.
         online: Where E comes from. False: an evaluation pass over the training images after T epochs (the paper). True:
@@ -47,8 +47,6 @@ class JttConfig(LoopConfig):
     paper = "JTT (Liu et al. 2021, arXiv 2107.09044)"
 
     name: Literal["jtt"] = "jtt"
-    epochs: int = Field(8, ge=1)
-    learning_rate: float = Field(0.1, gt=0)
     identification_epochs: int = Field(2, ge=1)
     online: bool = False
     up_weight: int = Field(BY_RULE, ge=BY_RULE)

@@ -6,8 +6,6 @@ needs the attributes of the training images, which raygen's recipes do not: a ya
 
 from typing import Literal
 
-from pydantic import Field
-
 from raygen.algorithms.group_sampling import group_weights, known_groups
 from raygen.algorithms.loop import LoopConfig, fit_loop, mean_weights
 from raygen.algorithms.training_set import TrainingSet
@@ -18,10 +16,9 @@ from raygen.worker import Worker
 class ReweightedConfig(LoopConfig):
     """Reweighted ERM, from the first fit's weights or from scratch.
 
+    Epochs and learning rate are ERM's, here and in the paper, so that the two differ in the sampling alone.
+
     Attributes:
-        epochs: As ERM's, so that the two differ in the sampling alone; published: 300 on Waterbirds, 50 on CelebA
-            (Sagawa et al., authors' code).
-        learning_rate: As ERM's; published, constant: 1e-3 on Waterbirds, 1e-4 on CelebA.
         init: Weights to start from.
     """
 
@@ -30,8 +27,6 @@ class ReweightedConfig(LoopConfig):
     needs_groups_of = "train"
 
     name: Literal["reweighted"] = "reweighted"
-    epochs: int = Field(8, ge=1)
-    learning_rate: float = Field(0.1, gt=0)
     init: Literal["scratch", "erm"] = "scratch"
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 from pydantic import SerializeAsAny
 
-from raygen.config import one_of
+from raygen.config import HasConfig, one_of
 from raygen.errors import RowError
 from raygen.maskers import box, cam, language, truth, whole
 from raygen.maskers.base import MaskerBase
@@ -37,13 +37,8 @@ class Masker(Protocol):
         ...
 
 
-class MaskerModule(Protocol):
+class MaskerModule(HasConfig[MaskerBase], Protocol):
     """What a masker's module has."""
-
-    @property
-    def Config(self) -> type[MaskerBase]:
-        """Its fields, among them a `name`."""
-        ...
 
     def load(self, config: Any, classifier_folder: str, *, device: str) -> Masker:
         """The masker of a config.

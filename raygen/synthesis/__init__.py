@@ -8,20 +8,15 @@ from typing import Annotated, Any, Protocol
 import pyarrow as pa
 from pydantic import SerializeAsAny
 
-from raygen.config import one_of
+from raygen.config import HasConfig, one_of
 from raygen.datasets.table import DatasetInfo
 from raygen.pruners import PruneThresholds
 from raygen.synthesis import dbb, scgs
 from raygen.synthesis.base import SynthesisBase
 
 
-class Synthesis(Protocol):
+class Synthesis(HasConfig[SynthesisBase], Protocol):
     """What a paper's module has."""
-
-    @property
-    def Config(self) -> type[SynthesisBase]:
-        """Its fields, among them a `name`, and what it says of itself where that differs from `SynthesisBase`."""
-        ...
 
     def select(self, config: Any, scores: pa.Table, *, dataset: DatasetInfo, run_seed: int) -> pa.Table:
         """PLAN rows sorted by key, whatever the order of the scores.
