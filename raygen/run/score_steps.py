@@ -14,8 +14,7 @@ from raygen.stages.spec import StageSpec
 from raygen.storage.parts import read_parts
 from raygen.storage.run_folder import Step
 from raygen.storage.writing import atomic
-from raygen.synthesis.fold_scores import with_unseen_predictions
-from raygen.synthesis.folds import assign_folds
+from raygen.synthesis.folds import assign_folds, with_unseen_predictions
 
 
 def scoring(run: Run) -> Iterator[RunStep]:
