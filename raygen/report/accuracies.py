@@ -82,21 +82,19 @@ def _accuracy_cards(
     worst, average = percent(after["worst_group"]), percent(after["average"])
     adjusted = after["adjusted_average"]
     if before is None:
+        was = average_was = ""
         lines = [f"{_name(_worst(after), rows)}; interval {_interval(after)}"]
         average_lines = [] if adjusted is None else [f"Adjusted {percent(adjusted)}"]
-        return [
-            {"name": f"Worst-{noun} accuracy, {split}", "was": "", "value": worst, "lines": lines},
-            {"name": f"Average accuracy, {split}", "was": "", "value": average, "lines": average_lines},
+    else:
+        was, average_was = percent(before["worst_group"]), percent(before["average"])
+        gain = _points(after["worst_group"] - before["worst_group"])
+        lines = [
+            f"{gain}; intervals {_interval(before)} and {_interval(after)}",
+            f"Worst before: {_name(_worst(before), rows)}; after: {_name(_worst(after), rows)}",
         ]
-    gain = _points(after["worst_group"] - before["worst_group"])
-    lines = [
-        f"{gain}; intervals {_interval(before)} and {_interval(after)}",
-        f"Worst before: {_name(_worst(before), rows)}; after: {_name(_worst(after), rows)}",
-    ]
-    average_lines = [_points(after["average"] - before["average"])]
-    if adjusted is not None and before["adjusted_average"] is not None:
-        average_lines.append(f"Adjusted {percent(before['adjusted_average'])} → {percent(adjusted)}")
-    was, average_was = percent(before["worst_group"]), percent(before["average"])
+        average_lines = [_points(after["average"] - before["average"])]
+        if adjusted is not None and before["adjusted_average"] is not None:
+            average_lines.append(f"Adjusted {percent(before['adjusted_average'])} → {percent(adjusted)}")
     return [
         {"name": f"Worst-{noun} accuracy, {split}", "was": was, "value": worst, "lines": lines},
         {"name": f"Average accuracy, {split}", "was": average_was, "value": average, "lines": average_lines},

@@ -78,12 +78,7 @@ def summarize(run: Path) -> dict[str, Any]:
 
 
 def write_summary(run: Path) -> dict[str, Any]:
-    """Writes `<run>/summary.json`; gives back what it holds.
-
-    Raises:
-        RunFolderError: Not a run's folder, or the run has not been evaluated yet.
-        DataError: Damaged data.
-    """
+    """Writes `<run>/summary.json`; gives back what it holds, and raises as `summarize` does."""
     summary = summarize(run)
     write_json(run / "summary.json", summary)
     return summary

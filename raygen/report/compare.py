@@ -44,12 +44,7 @@ def compare(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def write_comparison(runs: Sequence[Path], path: Path) -> list[dict[str, Any]]:
-    """Writes the comparison as a page; gives back the rows of `compare`.
-
-    Raises:
-        RunFolderError: No run, the same run twice, or one that is not finished.
-        DataError: Damaged data.
-    """
+    """Writes the comparison as a page; gives back the rows of `compare`, and raises as that does."""
     rows = compare(runs)
     tables: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows:

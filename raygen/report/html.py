@@ -33,8 +33,7 @@ def write_report(run: Path, *, seed_for_choice: int = 0) -> Path:
         seed_for_choice: Moves the evenly spaced places at which pictures are picked.
 
     Raises:
-        RunFolderError: Not a run's folder, or the run has not been evaluated yet.
-        DataError: Damaged data.
+        RaygenError: As `collect.summarize` does.
     """
     summary = collect.summarize(run)
     rows = RowIndex(run / "data")
@@ -45,7 +44,7 @@ def write_report(run: Path, *, seed_for_choice: int = 0) -> Path:
         **made,
         "glossary": GLOSSARY + (SYNTHESIS_GLOSSARY if made["pruning"] else ()),
         **attention(run, summary, rows, seed=seed_for_choice),
-        "times": _times(summary["seconds"]),
+        "times": times(summary["seconds"]),
         **_again(run),
         "versions": summary["versions"],
     }
@@ -94,16 +93,22 @@ def _header(run: Path, summary: Mapping[str, Any], rows: RowIndex) -> dict[str, 
     }
 
 
-def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+def times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A bar for each step's seconds."""
     longest = max(seconds.values(), default=0.0) or 1.0
     return [{"name": step, "svg": figures.bar(s / longest, duration(s))} for step, s in seconds.items()]
 
 
+def last_command(folder: Path) -> str:
+    """The newest command line in the log of a run or a sweep; empty where there is none."""
+    commands = [event.get("argv", "") for event in RunFolder(folder).events() if event["event"] == "command"]
+    argv = commands[-1] if commands else ""
+    return argv if isinstance(argv, str) else shlex.join(argv)
+
+
 def _again(run: Path) -> dict[str, Any]:
-    commands = [event for event in RunFolder(run).events() if event["event"] == "command"]
-    argv = commands[-1].get("argv", "") if commands else ""
     return {
-        "command": argv if isinstance(argv, str) else shlex.join(argv),
+        "command": last_command(run),
         "repeat_command": shlex.join(["raygen", "run", "--config", f"{run}/config.yaml", "--out", f"{run}-again"]),
         "config": (run / "config.yaml").read_text(encoding="utf-8"),
     }

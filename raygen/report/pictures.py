@@ -8,6 +8,7 @@ Which pictures are shown is decided by evenly spaced places in the sorted keys, 
 import base64
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from raygen.datasets.rows import RowIndex
-from raygen.errors import RowError
+from raygen.errors import RowError, or_row_error
 from raygen.images import decode_image, decode_mask, resize_mask
 
 # Up to this side a picture is shown enlarged with hard pixels and stored without loss; above it, as JPEG.
@@ -184,7 +185,7 @@ def cam_rows(run: Path, test: pa.Table, rows: RowIndex, *, before: str, after: s
     if not test.num_rows:
         return []
     pixels = rows.fetch(test["image_id"].to_pylist(), ["image_png", "object_png"])
-    images = [_decoded(data) for data in pixels["image_png"].to_pylist()]
+    images = [_read(decode_image, data) for data in pixels["image_png"].to_pylist()]
     shown = [i for i, image in enumerate(images) if image is not None]
     readable = [image for image in images if image is not None]
     if not readable:
@@ -197,8 +198,7 @@ def cam_rows(run: Path, test: pa.Table, rows: RowIndex, *, before: str, after: s
         heats.append(cam_heatmaps(classifier, images_NCHW, labels_N, method="gradcam"))
     result: list[CamRow | None] = [None] * len(images)
     for place, image_HWC, before_HW, after_HW in zip(shown, readable, *heats, strict=True):
-        mask = pixels["object_png"][place].as_py()
-        object_HW = _decoded_object(mask)
+        object_HW = _read(decode_mask, pixels["object_png"][place].as_py())
         result[place] = CamRow(
             picture(image_HWC),
             picture(heat_overlay(image_HWC, before_HW, object_HW)),
@@ -215,27 +215,18 @@ def classifier_folder(run: Path, name: str) -> Path:
 
 
 def _candidate(source: bytes | None, repaint: bytes | None, generated: bytes | None) -> CandidatePictures:
-    image_HWC = _decoded(source)
-    shown = None if image_HWC is None else picture(image_HWC)
+    image_HWC, generated_HWC = _read(decode_image, source), _read(decode_image, generated)
     overlay = None
     if image_HWC is not None and repaint is not None:
         overlay = picture(repaint_overlay(image_HWC, decode_mask(repaint)))
-    generated_HWC = _decoded(generated)
-    return CandidatePictures(shown, overlay, None if generated_HWC is None else picture(generated_HWC))
+    return CandidatePictures(
+        None if image_HWC is None else picture(image_HWC),
+        overlay,
+        None if generated_HWC is None else picture(generated_HWC),
+    )
 
 
-def _decoded(data: bytes | None) -> np.ndarray | None:
-    if data is None:
-        return None
-    try:
-        return decode_image(data)
-    except RowError:
-        return None
-
-
-def _decoded_object(data: bytes | None) -> np.ndarray | None:
-    """The object mask; None where there is none that can be read."""
-    try:
-        return None if data is None else decode_mask(data)
-    except RowError:
-        return None
+def _read(decode: Callable[[bytes], np.ndarray], data: bytes | None) -> np.ndarray | None:
+    """A picture or mask; None where there is none that can be read."""
+    found = None if data is None else or_row_error(decode, data)
+    return None if isinstance(found, RowError) else found

@@ -19,9 +19,8 @@ from raygen.pruners import PruneThresholds
 from raygen.report import collect, figures
 from raygen.report.figures import percent
 from raygen.report.gallery import of_candidates
-from raygen.report.html import duration, render
+from raygen.report.html import duration, last_command, render, times
 from raygen.report.sweep_figures import Axis, TrialLine, against, parallel_coordinates
-from raygen.storage.run_folder import RunFolder
 from raygen.storage.writing import write_text
 
 # Rows of the ranking on the page; sweep.parquet has them all.
@@ -52,8 +51,8 @@ def write_sweep_page(sweep: Path, *, seed_for_choice: int = 0) -> Path:
         **_ranking(summary, trials, rows),
         **_figures(summary, trials, rows, load_yaml(sweep / "config.yaml")["tune"]["space"]),
         **_pictures(sweep, summary, rows, seed=seed_for_choice),
-        "times": _times(summary["seconds"]),
-        "command": _command(sweep),
+        "times": times(summary["seconds"]),
+        "command": last_command(sweep),
         "best_command": shlex.join(["raygen", "run", "--config", f"{sweep}/best.yaml", "--out", f"{sweep}-best"]),
         "best_config": (sweep / "best.yaml").read_text(encoding="utf-8"),
         "versions": summary["versions"],
@@ -228,16 +227,6 @@ def _pictures(sweep: Path, summary: Mapping[str, Any], rows: RowIndex, *, seed: 
     candidates = candidates.filter(pc.is_in(candidates["key"], pa.array(chosen["keys"])))
     thresholds = PruneThresholds.model_validate(chosen["thresholds"])
     return of_candidates(run, candidates, rows, thresholds=thresholds, seed=seed)
-
-
-def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
-    longest = max(seconds.values(), default=0.0) or 1.0
-    return [{"name": step, "svg": figures.bar(s / longest, duration(s))} for step, s in seconds.items()]
-
-
-def _command(sweep: Path) -> str:
-    commands = [str(event.get("argv", "")) for event in RunFolder(sweep).events() if event["event"] == "command"]
-    return commands[-1] if commands else ""
 
 
 def _text(value: Any) -> str:
