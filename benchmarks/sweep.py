@@ -171,7 +171,7 @@ def _plain(config: RunConfig, base: Base, extra: classifiers.ExtraRows, folder: 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.set_num_threads(config.fit.num_threads)
-    index, size_px = RowIndex(base.data.folder), config.classifier.image_size_px
+    index, size_px = RowIndex(base["data"].folder), config.classifier.image_size_px
     pictures = classifiers.extra_pictures(extra, index, seed=config.seed)
     train, val = (
         TrainingSet(index, "train", size_px=size_px, extra=pictures),
@@ -182,7 +182,7 @@ def _plain(config: RunConfig, base: Base, extra: classifiers.ExtraRows, folder: 
         config.classifier,
         num_classes=index.num_classes,
         seed=config.seed,
-        init=str(base.erm.folder),
+        init=str(base["erm"].folder),
     )
     worker = Worker(rank=0, world_size=1, device=config.fit.torch_device, folder=folder)
     start = time.monotonic()

@@ -44,17 +44,8 @@ from tune.spaces import Space, config_at, expand, largest
 READ_ROWS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
-    """What all candidate sets of a sweep start from: the dataset's rows, and the ERM classifier."""
-
-    data: Step
-    erm: Step
-
-    @property
-    def done(self) -> dict[str, Step]:
-        """Both by name, for runs that go on from them."""
-        return {"data": self.data, "erm": self.erm}
+# What all sets of a sweep start from, by the step's name: the dataset's rows ("data"), and the ERM classifier ("erm").
+Base = Mapping[str, Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +142,11 @@ def plan_candidate_sets(
         say: Called with a line before each step, and from another thread in long ones.
     """
     first = _run(opened, folder / "base", say)
-    base = Base(first.do(rows(first)), first.do(erm(first)))
+    first.do(rows(first))
+    first.do(erm(first))
     planned = []
     for name, candidate_set in candidate_sets.items():
-        scored = _run(candidate_set, folder / "scored" / _selecting(candidate_set.config), say, base.done)
+        scored = _run(candidate_set, folder / "scored" / _selecting(candidate_set.config), say, first.done)
         for step in scoring(scored):
             scored.do(step)
         learned = _run(candidate_set, folder / "learned" / _learning(candidate_set.config), say, scored.done)
@@ -163,7 +155,7 @@ def plan_candidate_sets(
         made = _run(candidate_set, folder / "pools" / name, partial(_say_of_set, say, name), learned.done)
         made.do(plan(made))
         planned.append(PlannedSet(name, made))
-    return base, planned
+    return first.done, planned
 
 
 def generate(planned: Sequence[PlannedSet]) -> list[CandidateSet]:

@@ -8,15 +8,17 @@ trials/<hash>/outcome.json   written by the driver once the trial has ended
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from raygen.errors import RunFolderError, unreadable
 from raygen.storage.writing import write_json
+
+Kind = TypeVar("Kind")
 
 EPOCHS_FILE, OUTCOME_FILE = "epochs.json", "outcome.json"
 # "complete": all epochs; "stopped": early, by ASHA; "nothing kept": pruning left no picture to fit with; "failed": it
@@ -106,23 +108,13 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """A trial's notes; None where it never began.
-
-    Raises:
-        RunFolderError: The file is damaged.
-    """
-    data = _read(folder / EPOCHS_FILE)
-    return None if data is None else _filled(Progress, data, folder / EPOCHS_FILE)
+    """A trial's notes, None where it never began; raises a RunFolderError if they are damaged."""
+    return _read(Progress, folder / EPOCHS_FILE)
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """How a trial ended; None where it has not.
-
-    Raises:
-        RunFolderError: The file is damaged.
-    """
-    data = _read(folder / OUTCOME_FILE)
-    return None if data is None else _filled(Outcome, data, folder / OUTCOME_FILE)
+    """How a trial ended, None where it has not; raises a RunFolderError if the file is damaged."""
+    return _read(Outcome, folder / OUTCOME_FILE)
 
 
 def read_records(trials: Path) -> list[Record]:
@@ -139,17 +131,10 @@ def read_records(trials: Path) -> list[Record]:
     return sorted(records, key=lambda record: (record.progress.begun, record.name))
 
 
-def _read(path: Path) -> Any:
+def _read(kind: Callable[..., Kind], path: Path) -> Kind | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, PermissionError) as error:
+        return kind(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, PermissionError) as error:
         raise RunFolderError(unreadable(path, error, f"Delete {path.parent} to fit this trial again.")) from error
-
-
-def _filled(kind: Any, data: Any, path: Path) -> Any:
-    try:
-        return kind(**data)
-    except TypeError as error:
-        raise RunFolderError(f"{path} is damaged ({error}). Delete {path.parent} to fit this trial again.") from error

@@ -57,16 +57,16 @@ def refit(
     except RayTaskError as error:  # Ray's copy of an error carries its whole traceback as text
         raise (error.cause if isinstance(error.cause, RaygenError) else error) from error
     fitted = {f"seed_{seed}": step for seed, step in zip(seeds, steps, strict=True)}
-    run = Run(Opened(config), RunFolder(folder), say, base.done)
+    run = Run(Opened(config), RunFolder(folder), say, base)
     step = run.do(evaluation(run, fitted))
     predictions = pq.read_table(step.folder / "predictions.parquet")
-    return results(predictions, RowIndex(base.data.folder), names=list(fitted))
+    return results(predictions, RowIndex(base["data"].folder), names=list(fitted))
 
 
 def chosen_pictures(config: RunConfig, base: Base, candidate_set: CandidateSet, folder: Path) -> ExtraRows:
     """The pictures that a point's fit adds; what it asks for and how it prunes is kept for the page."""
     scores, candidates = candidate_set.tables()
-    index = RowIndex(base.data.folder)
+    index = RowIndex(base["data"].folder)
     selection = select_candidates(config, scores=scores, candidates=candidates, dataset=index.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     planned = candidates["key"].take(selection.rows).to_pylist()
@@ -90,7 +90,7 @@ def same_as_trial(folder: Path, config: RunConfig, progress: Progress) -> bool:
 def _fit_seed(config: RunConfig, base: Base, extra: ExtraRows, folder: Path, seed: int) -> Step:
     """One fit, in a task of its own with the resources of a trial."""
     seeded = config.model_copy(update={"seed": seed, "engine": "local"})
-    run = Run(Opened(seeded), RunFolder(folder), quiet, base.done)
+    run = Run(Opened(seeded), RunFolder(folder), quiet, base)
     for step in fits(run, f"seed_{seed}", extra):
         run.do(step)
     return run.done[f"fit/seed_{seed}"]

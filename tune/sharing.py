@@ -27,7 +27,7 @@ def check_memory(sweep: SweepConfig, base: Base, planned: Sequence[PlannedSet]) 
         ResourceError: They do not.
     """
     picture_bytes = 3 * sweep.run.classifier.image_size_px**2
-    index = RowIndex(base.data.folder)
+    index = RowIndex(base["data"].folder)
     sizes = [index.split(split).num_rows * picture_bytes for split in ("train", "val")]
     # A split beyond that limit is not decoded ahead, by a run neither.
     needed = sum(size for size in sizes if size <= MAX_CACHED_BYTES)
@@ -50,7 +50,7 @@ def share(sweep: SweepConfig, base: Base, candidate_sets: Sequence[CandidateSet]
         ConfigError: Validation is too small to be halved.
     """
     run = sweep.run
-    index, size_px = RowIndex(base.data.folder), run.classifier.image_size_px
+    index, size_px = RowIndex(base["data"].folder), run.classifier.image_size_px
     train, val = (
         TrainingSet(index, split, size_px=size_px, max_failed_fraction=run.max_failed_fraction)
         for split in ("train", "val")
@@ -71,11 +71,11 @@ def share(sweep: SweepConfig, base: Base, candidate_sets: Sequence[CandidateSet]
     return Task(
         sweep=sweep,
         trials=trials,
-        erm=base.erm.folder.resolve(),
+        erm=base["erm"].folder.resolve(),
         weights=None if (path := weights_file(run.classifier)) is None else str(path),
         digests={
-            "data": base.data.digest,
-            "erm": base.erm.digest,
+            "data": base["data"].digest,
+            "erm": base["erm"].digest,
             **{candidate_set.name: candidate_set.candidates.digest for candidate_set in candidate_sets},
         },
         rows=ray.put(SharedRows(train, val, index.dataset, halves_RN)),

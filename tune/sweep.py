@@ -171,12 +171,13 @@ def _found(
     run, search = task.sweep.run, task.sweep.search
     default = [row for row in ranked if first is not None and row["params"] == dict(first)]
     domains = expand(task.sweep.space, num_classes=len(rows.dataset.class_names))
+    sizes_G = np.unique(groups(rows.val), return_counts=True)[1]
     return {
         "recipe": run.recipe,
         "dataset": rows.dataset.name,
         "seed": run.seed,
         "metric": search.metric,
-        "validation": _validation(rows),
+        "validation": {"images": len(rows.val), "smallest_group": int(sizes_G.min())},
         "num_trials": len(ranked),
         "num_alike": num_alike(ranked),
         "best": ranked[0],
@@ -193,11 +194,6 @@ def _write_best(config: RunConfig, best: Mapping[str, Any], num_trials: int, pat
     )
     text = dump_yaml(config.model_dump(mode="json"))
     write_text(path, head + text)
-
-
-def _validation(rows: SharedRows) -> dict[str, int]:
-    sizes_G = np.unique(groups(rows.val), return_counts=True)[1]
-    return {"images": len(rows.val), "smallest_group": int(sizes_G.min())}
 
 
 def _seconds(folder: RunFolder) -> dict[str, float]:
