@@ -14,6 +14,9 @@ from raygen.storage.progress import Say, quiet
 # (entry of the history, correct_N: whether each validation image is right, (N,) bool)
 OnEpoch = Callable[[Mapping[str, float], np.ndarray], Any]
 
+# In a fit's folder, while it is not done: what it goes on from.
+CHECKPOINT = "checkpoint.pt"
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:

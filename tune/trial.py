@@ -26,7 +26,7 @@ from raygen.config import fingerprint
 from raygen.datasets.table import DatasetInfo
 from raygen.fits import classifiers
 from raygen.run.config import RunConfig
-from raygen.worker import Worker
+from raygen.worker import CHECKPOINT, Worker
 from tune.candidate_sets import candidate_set_name
 from tune.records import DONE, Progress, read_outcome, read_progress, write_progress
 from tune.scoring import score
@@ -34,7 +34,6 @@ from tune.selection import Selection, select_candidates
 from tune.spaces import Params, config_at, exact, loop_of
 from tune.sweep_config import SweepConfig
 
-CHECKPOINT = "checkpoint.pt"
 # How often a trial that waits for one of the same point looks whether that one is done.
 POLL_S = 0.5
 

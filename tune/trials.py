@@ -26,6 +26,7 @@ from raygen.report.words import describe_point
 from raygen.run.config import RunConfig
 from raygen.seeding import row_seed
 from raygen.storage.progress import Say
+from raygen.worker import CHECKPOINT
 from tune.domains import Domain
 from tune.records import (
     DONE,
@@ -40,7 +41,7 @@ from tune.records import (
 )
 from tune.spaces import largest, loop_of
 from tune.sweep_config import SweepConfig
-from tune.trial import CHECKPOINT, Objective, Task, run_trial
+from tune.trial import Objective, Task, run_trial
 
 # Below the sweep's folder: Ray Tune's own files, with the events that TensorBoard reads. Made anew by every session,
 # from the records of the trials that are done.
@@ -107,21 +108,29 @@ def run_trials(
     one = Need("fit", {"CPU": fit.num_cpus, "GPU": fit.num_gpus})
     capacity.wait_until_free([one], what="a trial needs", say=say)
     taken = {"cpu": fit.num_cpus, **({"gpu": fit.num_gpus} if fit.num_gpus else {})}
+    is_grid = search.sampler == "grid"
+    grid = {name: ray_tune.grid_search(domain.points()) for name, domain in domains.items()} if is_grid else {}
     tuner = Tuner(
         ray_tune.with_resources(ray_tune.with_parameters(objective, task=task), taken),
-        param_space=_grid(domains) if search.sampler == "grid" else {},
+        param_space=grid,
         tune_config=TuneConfig(
             metric="score",
             mode="max",
             search_alg=sampler_of(task.sweep, domains, first=first, known=known, at_most=num),
             scheduler=_scheduler(task.sweep),
-            num_samples=1 if search.sampler == "grid" else total,
+            num_samples=1 if is_grid else total,
             max_concurrent_trials=num,
             reuse_actors=True,  # a trial of seconds should not wait for torch to be imported
             trial_name_creator=lambda trial: task.name_of(trial.config),
             trial_dirname_creator=lambda trial: f"{task.name_of(trial.config)}-{trial.trial_id}",
         ),
-        run_config=_run_config(task, notes),
+        run_config=ray_tune.RunConfig(
+            name=LOG_FOLDER,
+            storage_path=str(task.trials.parent),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[notes],
+            verbose=0,
+        ),
     )
     tuner.fit()
     if notes.num_ended < total:  # Tune catches Ctrl-C and gives back what it has
@@ -170,20 +179,6 @@ def _prepare_logs(folder: Path) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # crashes are said in one line, by _Notes
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints a table of settings however quiet it is
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def _run_config(task: Task, notes: Callback) -> ray_tune.RunConfig:
-    return ray_tune.RunConfig(
-        name=LOG_FOLDER,
-        storage_path=str(task.trials.parent),
-        failure_config=FailureConfig(max_failures=MAX_FAILURES),
-        callbacks=[notes],
-        verbose=0,
-    )
-
-
-def _grid(domains: Mapping[str, Domain]) -> dict[str, Any]:
-    return {name: ray_tune.grid_search(domain.points()) for name, domain in domains.items()}
 
 
 def sampler_of(

@@ -1,8 +1,6 @@
 """One fit from a run's folders: which images, which start, which algorithm; on `raygen.fits.ray_train`'s workers."""
 
-import contextlib
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -26,7 +24,7 @@ from raygen.fits.ray_train import FitConfig
 from raygen.images import decode_image, decode_mask
 from raygen.storage.parts import each_part
 from raygen.storage.progress import Say, quiet
-from raygen.storage.writing import TEMPORARY_SUFFIX, atomic, write_json
+from raygen.storage.writing import atomic, write_json
 from raygen.synthesis.controls import ControlKind, control_label, control_picture, draw_colour, object_colours
 from raygen.synthesis.folds import assign_folds
 from raygen.worker import Worker
@@ -93,9 +91,7 @@ def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str,
         RaygenError: See `raygen.fits.ray_train.run` and the algorithms.
     """
     ray_train.run(fit_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
-    for leftover in (folder / "checkpoint.pt", *folder.glob(f".*{TEMPORARY_SUFFIX}")):
-        leftover.unlink(missing_ok=True)
-    shutil.rmtree(folder / ray_train.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps
+    ray_train.tidy(folder)
     counts: dict[str, Any] = json.loads((folder / "history.json").read_text(encoding="utf-8"))["counts"]
     return counts
 
@@ -243,30 +239,25 @@ def flat_colours(index: RowIndex, *, seed: int) -> dict[int, np.ndarray]:
     for label in range(index.num_classes):
         ids = np.array(train.filter(pc.equal(train["label"], label))["image_id"].to_pylist())
         chosen = np.sort(np.random.default_rng([seed, label]).permutation(ids)[:COLOUR_SAMPLES])
-        pairs = _objects(index, chosen.tolist())
+        pairs = _objects(index, chosen.tolist(), ["image_png", "object_png"])
         first = next(pairs, None)
-        colours[label] = object_colours(_wholes(index, chosen.tolist()) if first is None else chain([first], pairs))
+        pairs = _objects(index, chosen.tolist(), ["image_png"]) if first is None else chain([first], pairs)
+        colours[label] = object_colours(pairs)
     return colours
 
 
-def _objects(index: RowIndex, image_ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pictures and their objects' masks, one at a time: decoded, those of all would not fit in memory."""
-    for table in index.each(image_ids, ["image_png", "object_png"]):
+def _objects(index: RowIndex, image_ids: list[str], columns: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pictures and their objects' masks, one at a time: decoded, those of all would not fit in memory.
+
+    Without the column of masks, and for a picture that has none, the object is the whole picture.
+    """
+    for table in index.each(image_ids, columns):
         for row in table.to_pylist():
             try:
                 image_HWC = decode_image(row["image_png"] or b"")
                 whole_HW = np.ones(image_HWC.shape[:2], dtype=bool)
-                object_HW = decode_mask(row["object_png"]) if row["object_png"] else whole_HW
+                object_HW = decode_mask(row["object_png"]) if row.get("object_png") else whole_HW
             except RowError:
                 continue  # a failed row in scores/ already, or of the masker if it needs the mask
             if object_HW.shape == whole_HW.shape and object_HW.any():
                 yield image_HWC, object_HW
-
-
-def _wholes(index: RowIndex, image_ids: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same pictures, each with a mask of all of it."""
-    for table in index.each(image_ids, ["image_png"]):
-        for data in table["image_png"].to_pylist():
-            with contextlib.suppress(RowError):
-                image_HWC = decode_image(data or b"")
-                yield image_HWC, np.ones(image_HWC.shape[:2], dtype=bool)

@@ -27,7 +27,8 @@ from raygen.cluster.placement import Need
 from raygen.config import Decides, PositiveInt, Strict
 from raygen.program import interrupts
 from raygen.storage import progress
-from raygen.worker import Worker
+from raygen.storage.writing import TEMPORARY_SUFFIX
+from raygen.worker import CHECKPOINT, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,13 @@ def run(
     finally:
         with contextlib.suppress(OSError):  # a note; what the body raised matters more
             (folder / progress.FILE).unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Removes from a finished fit's folder what only an interrupted one goes on from, or has left."""
+    for leftover in (folder / CHECKPOINT, *folder.glob(f".*{TEMPORARY_SUFFIX}")):
+        leftover.unlink(missing_ok=True)
+    shutil.rmtree(folder / SCRATCH_FOLDER, ignore_errors=True)
 
 
 def _run_ray(body: Body, payload: dict[str, Any], folder: Path, resources: FitConfig, say: progress.Say) -> None:

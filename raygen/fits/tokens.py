@@ -5,7 +5,6 @@ reads it, and `tokens.json` with the prompts, the images and the losses.
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from raygen.inpainters.model_folder import FoundModel, find_painter
 from raygen.inpainters.token_files import FILE_NAME, token_bytes
 from raygen.maskers.truth import checked_object, dilate
 from raygen.storage.progress import Say, quiet
-from raygen.storage.writing import TEMPORARY_SUFFIX, write_bytes, write_json
+from raygen.storage.writing import write_bytes, write_json
 from raygen.synthesis.minority import high_loss_images, val_group_images
 from raygen.textual_inversion.class_tokens import (
     ClassToken,
@@ -33,7 +32,7 @@ from raygen.textual_inversion.class_tokens import (
     class_tokens,
 )
 from raygen.textual_inversion.config import TextualInversionConfig
-from raygen.textual_inversion.learning import CHECKPOINT, FrozenDenoiser, TokenPicture, learn_tokens
+from raygen.textual_inversion.learning import FrozenDenoiser, TokenPicture, learn_tokens
 from raygen.worker import Worker
 
 TABLE = "tokens.json"
@@ -126,9 +125,7 @@ def fit(request: TokenRequest, folder: Path, *, resources: FitConfig, engine: st
         RaygenError: See `raygen.fits.ray_train.run` and `raygen.textual_inversion.learning.learn_tokens`.
     """
     ray_train.run(learn_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
-    for leftover in (folder / CHECKPOINT, *folder.glob(f".*{TEMPORARY_SUFFIX}")):
-        leftover.unlink(missing_ok=True)
-    shutil.rmtree(folder / ray_train.SCRATCH_FOLDER, ignore_errors=True)  # of an interrupted fit, perhaps
+    ray_train.tidy(folder)
     return {"tokens": len(request.tokens), "images": sum(len(ids) for ids in request.images)}
 
 

@@ -31,9 +31,7 @@ from raygen.seeding import row_seed
 from raygen.storage.writing import write_bytes
 from raygen.textual_inversion.class_tokens import ClassToken, check_prediction, initializer_id
 from raygen.textual_inversion.config import TextualInversionConfig
-from raygen.worker import Worker
-
-CHECKPOINT = "checkpoint.pt"
+from raygen.worker import CHECKPOINT, Worker
 
 
 @dataclass(frozen=True, slots=True)
