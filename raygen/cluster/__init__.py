@@ -12,15 +12,7 @@ import ray
 from ray._private import services
 
 from raygen import ray_address
-from raygen.errors import (
-    ConfigError,
-    DataError,
-    ModelError,
-    RaygenError,
-    ResourceError,
-    RunFolderError,
-    StageError,
-)
+from raygen.errors import ConfigError, RaygenError, ResourceError, StageError, UserError
 from raygen.program import interrupts
 
 # Of `ray.exceptions.OutOfMemoryError`, which arrives as text inside others.
@@ -87,7 +79,7 @@ def own_error(error: BaseException, *, what: str) -> RaygenError:
                 return cause if isinstance(cause, RaygenError) else seen
             seen = getattr(seen, "cause", None) or seen.__cause__
     # An actor that dies while it starts leaves only the text of its traceback.
-    for kind in (ConfigError, DataError, ModelError, ResourceError, RunFolderError):
+    for kind in UserError.__subclasses__():
         _, found, message = str(failures[0]).rpartition(f"raygen.errors.{kind.__name__}: ")
         if found:
             return kind(message.strip())

@@ -50,7 +50,9 @@ class Findings:
         lines = [f"note: {text}" for text in self.notes]
         lines += [
             f"{split}: label {label}, attribute {'-' if attribute is None else attribute}: {n} images"
-            for (split, label, attribute), n in sorted(self.counts.items(), key=_by_number)
+            for (split, label, attribute), n in sorted(
+                self.counts.items(), key=lambda item: (*item[0][:2], -1 if item[0][2] is None else item[0][2])
+            )
         ]
         for kind, texts, most in (("warning", self.warnings, MAX_WARNINGS), ("error", self.problems, MAX_LINES)):
             lines += [f"{kind}: {text}" for text in texts[:most]]
@@ -135,11 +137,6 @@ def _with_file(row: dict[str, Any], listing: Listing) -> dict[str, Any]:
     except OSError as error:
         listing.unread[row["image_id"]] = f"{row['path']} cannot be read: {error.strerror}"
         return row
-
-
-def _by_number(item: tuple[tuple[str, int, int | None], int]) -> tuple[str, int, int]:
-    (split, label, attribute), _ = item
-    return split, label, -1 if attribute is None else attribute
 
 
 def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -97,7 +96,7 @@ class Parts:
         if num_failed:
             self._note_failures(number, num_failed)
             if self._failures_noted() > self.max_failed_fraction * self.num_rows:
-                self.check_failures()
+                self._check(sum(self._counts(path)[1] for path in self.folder.glob("part-*.parquet")))
 
     def num_written(self) -> int:
         """How many parts are there; whose they are is not looked at."""
@@ -145,21 +144,12 @@ class Parts:
         num_rows, num_failed = (sum(column) for column in zip(*counts, strict=True))
         if num_rows != self.num_rows:
             raise StageError(f"the parts in {self.folder} hold {num_rows} rows, the pass has {self.num_rows}")
-        if num_failed > self.max_failed_fraction * self.num_rows:
-            self._stop(num_failed)
+        self._check(num_failed)
         return Counter(ok=num_rows - num_failed, failed=num_failed)
 
-    def check_failures(self) -> None:
-        """Counts the failed rows of the parts that are there.
-
-        Raises:
-            TooManyFailedRowsError: They are more than `max_failed_fraction` of the pass's rows.
-        """
-        num_failed = sum(self._counts(path)[1] for path in self.folder.glob("part-*.parquet"))
-        if num_failed > self.max_failed_fraction * self.num_rows:
-            self._stop(num_failed)
-
-    def _stop(self, num_failed: int) -> NoReturn:
+    def _check(self, num_failed: int) -> None:
+        if num_failed <= self.max_failed_fraction * self.num_rows:
+            return
         reasons = failure_reasons(self.folder)
         raise TooManyFailedRowsError(
             f"{num_failed} of {self.num_rows} rows failed; max_failed_fraction is {self.max_failed_fraction}. What is "
