@@ -5,7 +5,8 @@ Plain arrays and numbers; not for HTTP's fields (`serve.http.fields`), nor for p
 
 # H height and W width of the picture, C colour channels
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -134,6 +135,10 @@ class EditResult:
     warnings: tuple[str, ...] = ()
     queue_s: float = 0.0
     generation_s: float = 0.0
+
+    def with_images(self, images: Mapping[int, EditedImage]) -> "EditResult":
+        """A stream's result with the pictures that came before it, by index."""
+        return replace(self, images=tuple(images[index] for index in sorted(images)))
 
 
 # A stream of an edit: previews and progress as they come, each picture once it is done, the result (its `images` left

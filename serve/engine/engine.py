@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -104,7 +103,7 @@ class Engine:
             if isinstance(event, EditedImage):
                 images[event.index] = event
             elif isinstance(event, EditResult):
-                return _with_images(event, images)
+                return event.with_images(images)
         raise AssertionError("a stream ends with its result")
 
     def stream(self, request: EditRequest) -> AsyncGenerator[EditEvent, None]:
@@ -385,7 +384,3 @@ class Engine:
 def _tell(progress: list[tuple[RequestUnderWay, Progress]]) -> None:
     for owner, event in progress:
         owner.events.put_nowait(event)
-
-
-def _with_images(result: EditResult, images: dict[int, EditedImage]) -> EditResult:
-    return replace(result, images=tuple(images[index] for index in sorted(images)))

@@ -125,7 +125,10 @@ class _Answer:
         """The error to answer with."""
         if isinstance(error, TimeoutError) and self.deadline.expired():
             return EndpointError("the deadline passed", code="deadline_exceeded")
-        return _as_endpoint_error(error, self._state["request_id"])
+        if isinstance(error, EndpointError):
+            return error
+        log_bug(self._state["request_id"], error)
+        return EndpointError("the endpoint failed", code="internal_error")
 
 
 def log_bug(request_id: str, error: BaseException) -> None:
@@ -148,13 +151,6 @@ async def http_exception(request: Request, error: Exception) -> Response:
         response.headers["allow"] = (error.headers or {}).get("Allow", "")
         return response
     return error_response(EndpointError("there is no such path", code="not_found"))
-
-
-def _as_endpoint_error(error: Exception, request_id: str) -> EndpointError:
-    if isinstance(error, EndpointError):
-        return error
-    log_bug(request_id, error)
-    return EndpointError("the endpoint failed", code="internal_error")
 
 
 def _request_id(headers: Headers) -> str:

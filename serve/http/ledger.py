@@ -170,7 +170,7 @@ class Ledger:
             elif isinstance(event, EditedImage):
                 images[event.index] = event
             elif isinstance(event, EditResult):
-                result = replace(event, images=tuple(images[index] for index in sorted(images)))
+                result = event.with_images(images)
                 body = await asyncio.to_thread(json_body, result, rendering)
                 job = entry.job
                 self._set(entry, "succeeded", step=job.steps, body=body, headers=result_headers(result))
