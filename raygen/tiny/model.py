@@ -102,15 +102,7 @@ def save_model(
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary, safe_serialization=True)
-    forget_paths(temporary)
-    folder.mkdir(parents=True, exist_ok=True)
-    # model_index.json last: a folder without it is not a model.
-    for part in sorted(temporary.iterdir(), key=lambda path: path.name == "model_index.json"):
-        target = folder / part.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(part, target)
-    temporary.rmdir()
+    put_in_place(temporary, folder, last="model_index.json")
 
 
 def load_model(folder: Path, *, device: str) -> StableDiffusionInpaintPipeline:
@@ -122,9 +114,19 @@ def load_model(folder: Path, *, device: str) -> StableDiffusionInpaintPipeline:
     return pipeline.to(device)
 
 
-def forget_paths(folder: Path) -> None:
-    """Takes out where on its maker's disk a part was loaded from: diffusers writes that into its config."""
-    for path in folder.rglob("config.json"):
+def put_in_place(made: Path, folder: Path, *, last: str) -> None:
+    """Moves a saved model's files into their folder, `last` at the end: a folder without it is not a model.
+
+    Takes out where on its maker's disk a part was loaded from: diffusers writes that into its config.
+    """
+    for path in made.rglob("config.json"):
         config = json.loads(path.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in sorted(made.iterdir(), key=lambda path: path.name == last):
+        target = folder / part.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(part, target)
+    made.rmdir()

@@ -6,7 +6,6 @@ the rest, and no recipe needs it.
 """
 
 import copy
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPSegProcessor, CLIPTokenizer, ViTImageProcessor
 
 from raygen.datasets.scene_rendering import SIZE_PX
-from raygen.tiny.model import forget_paths
+from raygen.tiny.model import put_in_place
 from raygen.tiny.tokenizer import build_tokenizer
 from raygen.tiny.world import TEMPLATES
 
@@ -126,9 +125,4 @@ def save_segmenter(folder: Path, segmenter: CLIPSegForImageSegmentation, tokeniz
     shutil.rmtree(temporary, ignore_errors=True)
     copy.deepcopy(segmenter).cpu().half().save_pretrained(temporary, safe_serialization=True)
     build_processor(tokenizer).save_pretrained(temporary)
-    forget_paths(temporary)
-    folder.mkdir(parents=True, exist_ok=True)
-    # config.json last: a folder without it is not a model.
-    for part in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
-        os.replace(part, folder / part.name)
-    temporary.rmdir()
+    put_in_place(temporary, folder, last="config.json")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from raygen.datasets.scene_rendering import Plumage
 from raygen.maskers.clipseg import TINY_FOLDER as SEGMENTER_FOLDER
+from raygen.storage.writing import write_text
 from raygen.tiny.autoencoder import train_autoencoder
 from raygen.tiny.card import write_card
 from raygen.tiny.denoiser import train_denoiser
@@ -19,7 +20,7 @@ from raygen.tiny.oracle import NUM_HELD_OUT_SCENES, NUM_TRAINING_SCENES, ORACLES
 from raygen.tiny.processes import Process, Start, run_processes
 from raygen.tiny.segmenter_card import write_segmenter_card
 from raygen.tiny.segmenter_training import EXPORT_NAME, train_segmenter
-from raygen.tiny.world import create_world, finish_world, is_finished, render_part
+from raygen.tiny.world import create_world, render_part
 
 NUM_SCENES = 24_000
 MODELS = ("inpainter", "segmenter")
@@ -71,11 +72,11 @@ def _train(arguments: argparse.Namespace, start: Start) -> None:
 
 
 def _make_world(folder: Path, start: Start, *, name: str, plumage: Plumage, num_scenes: int, seed: int) -> None:
-    if is_finished(folder):
+    if (folder / "finished").exists():
         return
     create_world(folder, num_scenes=num_scenes)
     run_processes(_render, start, folder=folder, name=name, plumage=plumage, seed=seed)
-    finish_world(folder)
+    write_text(folder / "finished", "every scene is rendered\n")
 
 
 def _render(process: Process, work: Path, *, folder: Path, name: str, plumage: Plumage, seed: int) -> None:

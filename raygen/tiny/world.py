@@ -6,7 +6,6 @@ benchmark split uses. Nothing here imports torch.
 
 # N scenes, H height, W width, C colour channels
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -83,18 +82,6 @@ def render_part(folder: Path, *, name: str, plumage: Plumage, seed: int, rank: i
         scene = render_scene(scene_seed, label=world.label(i), attribute=world.attribute(i), plumage=plumage)
         world.images_NHWC[i] = scene.image_HWC
         world.masks_NHW[i] = scene.object_HW * _OBJECT_BIT + scene.counterpart_HW * _COUNTERPART_BIT
-
-
-def finish_world(folder: Path) -> None:
-    """Marks a world as completely rendered."""
-    temporary = folder / "finished.tmp"
-    temporary.write_text("every scene is rendered\n")
-    os.replace(temporary, folder / "finished")
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a world is wholly rendered."""
-    return (folder / "finished").exists()
 
 
 def open_world(folder: Path, *, mode: str = "r") -> World:
