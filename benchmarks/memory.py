@@ -24,12 +24,12 @@ import psutil
 import pyarrow as pa
 
 from raygen.classifier import ClassifierConfig, build_classifier, save_classifier
-from raygen.config import PoolsConfig
 from raygen.datasets.rows import RowIndex
 from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, render_scene
 from raygen.datasets.table import DatasetInfo, write_source
 from raygen.images import encode_image, encode_mask
 from raygen.pools import pipeline
+from raygen.pools.config import PoolsConfig
 from raygen.pools.units import Pass
 from raygen.schema import CANDIDATE, plan_key
 from raygen.stages.mask import MaskStage

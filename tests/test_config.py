@@ -5,8 +5,6 @@ import pytest
 from pydantic import Field, model_validator
 
 from raygen.config import (
-    PoolConfig,
-    PoolsConfig,
     Strict,
     apply_overrides,
     differing_fields,
@@ -16,6 +14,7 @@ from raygen.config import (
     validate,
 )
 from raygen.errors import ConfigError
+from raygen.pools.config import PoolConfig, PoolsConfig
 
 
 class Scgs(Strict):

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raygen.config import PoolConfig
 from raygen.errors import ResourceError
+from raygen.pools.config import PoolConfig
 from raygen.schema import CANDIDATE, SCORE, SOURCE, memory_type
 from raygen.stages.spec import Batch, Stage, StageSpec, fail_row, object_column, ok_rows, with_own_status
 from raygen.storage.attempts import Attempts

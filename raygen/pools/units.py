@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from raygen.config import PoolConfig, PoolsConfig
 from raygen.datasets.rows import Location, RowIndex, fetch_located
 from raygen.pools.actors import ACTORS
+from raygen.pools.config import PoolConfig, PoolsConfig
 from raygen.stages.spec import StageSpec
 from raygen.storage.parts import Parts
 

@@ -8,12 +8,13 @@ from pydantic import Field, field_validator, model_validator
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.erm import ErmConfig
 from raygen.classifier import ClassifierConfig
-from raygen.config import Decides, PoolsConfig, PositiveInt, Seed, Strict, apply_overrides, validate
+from raygen.config import Decides, PositiveInt, Seed, Strict, apply_overrides, validate
 from raygen.datasets import DatasetConfig
 from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import ConfigError
 from raygen.fits.ray_train import FitConfig
 from raygen.inpainters import InpainterConfig
+from raygen.pools.config import PoolsConfig
 from raygen.pools.pipeline import Engine
 from raygen.run.names import find_recipe
 from raygen.synthesis import SYNTHESES, SynthesisConfig

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen.classifier import load_classifier
-from raygen.config import PoolsConfig
 from raygen.datasets import make_dataset
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
 from raygen.pools import pipeline
+from raygen.pools.config import PoolsConfig
 from raygen.pools.pipeline import Engine
 from raygen.pools.units import Pass
 from raygen.run.results import HELD_OUT_SPLITS, results

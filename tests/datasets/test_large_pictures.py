@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from raygen.algorithms.training_set import TrainingSet
-from raygen.config import PoolConfig, PoolsConfig
 from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.rows import RowIndex
@@ -20,6 +19,7 @@ from raygen.datasets.table import DatasetInfo, write_source
 from raygen.errors import DataError
 from raygen.images import encode_image
 from raygen.pools import pipeline
+from raygen.pools.config import PoolConfig, PoolsConfig
 from raygen.pools.units import Pass
 from raygen.run.evaluation import rows_of_unit
 from raygen.schema import SOURCE, by_bytes

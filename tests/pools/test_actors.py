@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raygen.config import PoolConfig
 from raygen.errors import ResourceError
 from raygen.pools.actors import PooledStage
+from raygen.pools.config import PoolConfig
 from raygen.stages.spec import Batch, StageSpec, fail_row, fill_slots, object_column, ok_rows, with_own_status
 from raygen.storage.attempts import Attempts
 

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from raygen.config import PoolConfig, PoolsConfig
 from raygen.datasets.rows import RowIndex
 from raygen.errors import (
     DataError,
@@ -26,6 +25,7 @@ from raygen.errors import (
 )
 from raygen.images import decode_image
 from raygen.pools import pipeline
+from raygen.pools.config import PoolConfig, PoolsConfig
 from raygen.pools.units import Pass
 from raygen.stages.spec import Batch, StageSpec, fail_row, object_column, ok_rows, with_own_status
 from raygen.storage.parts import Parts, read_parts

@@ -22,9 +22,10 @@ from faked_runs import FakedFolder, make_home
 from raygen import recipes
 from raygen.algorithms import ALGORITHMS
 from raygen.algorithms.jtt import JttConfig
-from raygen.config import Decides, PoolConfig, Strict, fingerprint
+from raygen.config import Decides, Strict, fingerprint
 from raygen.datasets.folder import FolderConfig
 from raygen.maskers.grounded_sam import GroundedSamConfig
+from raygen.pools.config import PoolConfig
 from raygen.run.config import RunConfig
 from raygen.run.opened import Opened
 from raygen.run.steps import Run
