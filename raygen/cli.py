@@ -31,24 +31,13 @@ app.command()(tune)
 # Enough to cure the scenes' bias, and generated in some minutes on two cores.
 DEMO_IMAGES_PER_CLASS = 500
 
-Out = Annotated[
-    Path,
-    typer.Option(
-        "--out", parser=program.given_path, metavar="PATH", help="Run folder; an unfinished run in it is resumed."
-    ),
-]
+Out = Annotated[Path, program.path_option("--out", "Run folder; an unfinished run in it is resumed.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a config field: --set synthesis.k=200. Repeatable."),
 ]
 Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        parser=program.given_path,
-        metavar="PATH",
-        help="YAML config, such as the config.yaml of an earlier run.",
-    ),
+    Path | None, program.path_option("--config", "YAML config, such as the config.yaml of an earlier run.")
 ]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="'scenes' or a folder of pictures.")]
 Reuse = Annotated[
@@ -125,10 +114,7 @@ def fit(
 def evaluate(
     classifier: Annotated[Path, typer.Argument(help="Classifier folder, such as runs/demo/fit/dbb.")],
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset folder, such as runs/demo/data, or 'scenes'.")],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", parser=program.given_path, metavar="PATH", help="Write the numbers to this JSON file."),
-    ] = None,
+    out: Annotated[Path | None, program.path_option("--out", "Write the numbers to this JSON file.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the scenes' draw.")] = 0,
 ) -> None:
     """Accuracy per group of one classifier on a dataset's validation and test splits."""
@@ -145,9 +131,7 @@ def evaluate(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="A run or a sweep: its page. Several runs: a comparison.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", parser=program.given_path, metavar="PATH", help="HTML file of a comparison.")
-    ] = None,
+    out: Annotated[Path | None, program.path_option("--out", "HTML file of a comparison.")] = None,
 ) -> None:
     """Write the page of a finished run or sweep again, or compare several runs."""
     from raygen.report import tables
@@ -215,9 +199,7 @@ def key(
 @data_app.command("make")
 def data_make(
     name: Annotated[str, typer.Argument(help="'scenes', or a folder of pictures to bring into raygen's form.")],
-    out: Annotated[
-        Path, typer.Option("--out", parser=program.given_path, metavar="PATH", help="New folder for the dataset.")
-    ],
+    out: Annotated[Path, program.path_option("--out", "New folder for the dataset.")],
     seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the draw.")] = 0,
     overrides: Set = None,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raygen.program import given_path
+from raygen.program import path_option
 
 Target = Annotated[str | None, typer.Argument(metavar="RECIPE|CONFIG", help="A recipe's name or a YAML config.")]
 
@@ -17,15 +17,10 @@ def tune(
     *,
     dataset: Annotated[str | None, typer.Option("--dataset", help="'scenes' or a folder of pictures.")] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Points to try (tune.trials).")] = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", parser=given_path, metavar="PATH", help="Sweep folder; an unfinished sweep in it is resumed."
-        ),
-    ] = Path("runs/tune"),
-    config: Annotated[
-        Path | None, typer.Option("--config", parser=given_path, metavar="PATH", help="YAML config (tune/config.yaml).")
-    ] = None,
+    out: Annotated[Path, path_option("--out", "Sweep folder; an unfinished sweep in it is resumed.")] = (
+        Path("runs/tune")
+    ),
+    config: Annotated[Path | None, path_option("--config", "YAML config (tune/config.yaml).")] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a field: --set tune.sampler=random, --set dataset.scale=0.1. Repeatable."),

@@ -114,6 +114,11 @@ def given_path(text: str) -> Path:
         raise typer.BadParameter(f"{text}: {error}") from error
 
 
+def path_option(flag: str, help: str) -> Any:
+    """An option of the command line that is a path."""
+    return typer.Option(flag, parser=given_path, metavar="PATH", help=help)
+
+
 def announcing(say: Callable[[str], Any]) -> Callable[[str], Any]:
     """A `say` that tells before its first line how to go on: a driver that is killed has no last line."""
     command = shlex.join(["raygen", *(word for word in sys.argv[1:] if word != "--fresh")])
