@@ -6,8 +6,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from raygen.errors import RowError
-from raygen.maskers.base import MaskerBase
-from raygen.maskers.regions import Repaint
+from raygen.maskers.base import MaskerBase, Repaint
 
 
 class LeftHalfConfig(MaskerBase):

@@ -9,8 +9,7 @@ from pydantic import SerializeAsAny
 from raygen.config import HasConfig, one_of
 from raygen.errors import RowError
 from raygen.maskers import box, cam, language, truth, whole
-from raygen.maskers.base import MaskerBase
-from raygen.maskers.regions import Repaint
+from raygen.maskers.base import MaskerBase, Repaint
 
 
 class Masker(Protocol):

@@ -10,8 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from raygen.maskers.base import MaskerBase
-from raygen.maskers.regions import Repaint
+from raygen.maskers.base import MaskerBase, Repaint
 from raygen.maskers.truth import ObjectMasker
 
 

@@ -19,8 +19,7 @@ from pydantic import Field
 from raygen.classifier import Classifier, load_frozen, preprocess
 from raygen.errors import RowError, or_row_error
 from raygen.images import resize_mask
-from raygen.maskers.base import MaskerBase
-from raygen.maskers.regions import Repaint
+from raygen.maskers.base import MaskerBase, Repaint
 from raygen.maskers.truth import dilate
 
 if TYPE_CHECKING:

@@ -13,10 +13,9 @@ from pydantic import Field
 
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, RowError
-from raygen.maskers.base import MaskerBase
+from raygen.maskers.base import MaskerBase, Repaint
 from raygen.maskers.clipseg import ClipsegConfig
 from raygen.maskers.grounded_sam import GroundedSamConfig
-from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
 from raygen.model_files import TINY
 

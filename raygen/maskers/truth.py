@@ -14,8 +14,7 @@ from pydantic import Field
 from scipy.ndimage import binary_dilation
 
 from raygen.errors import RowError, or_row_error
-from raygen.maskers.base import MaskerBase
-from raygen.maskers.regions import Repaint
+from raygen.maskers.base import MaskerBase, Repaint
 
 
 class TruthConfig(MaskerBase):

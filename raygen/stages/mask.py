@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from raygen.errors import RowError
 from raygen.images import encode_mask
 from raygen.maskers import MaskerConfig, load_masker
-from raygen.maskers.regions import overlap
+from raygen.maskers.base import overlap
 from raygen.stages.pictures import decode_objects, decode_pictures
 from raygen.stages.spec import Batch, empty_column, fail_row, fill_slots, ok_rows, with_own_status
 

@@ -14,8 +14,8 @@ import torch
 from raygen.datasets.scene_rendering import Scene, render_scene
 from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import RowError
+from raygen.maskers.base import overlap
 from raygen.maskers.clipseg import ClipsegConfig, ClipsegFinder
-from raygen.maskers.regions import overlap
 from raygen.seeding import row_seed
 from raygen.storage.writing import write_text
 from raygen.tiny.pictures import CARD_COLUMNS, pairs, save_for_card

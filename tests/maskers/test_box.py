@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from raygen.errors import RowError
+from raygen.maskers.base import Repaint
 from raygen.maskers.box import BoxMasker, bounding_box
-from raygen.maskers.regions import Repaint
 
 
 @pytest.mark.parametrize("margin_px", [0, 1, 3, 20])

@@ -11,6 +11,7 @@ from raygen.classifier import Classifier, preprocess, save_classifier
 from raygen.errors import RowError
 from raygen.images import resize_mask
 from raygen.maskers import load_masker
+from raygen.maskers.base import Repaint
 from raygen.maskers.cam import (
     CamConfig,
     CamMasker,
@@ -19,7 +20,6 @@ from raygen.maskers.cam import (
     scgs_to_edit,
     top_pixels,
 )
-from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
 from raygen.maskers.whole import WholeConfig
 

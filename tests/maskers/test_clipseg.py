@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import ConfigError, ModelError, NonFiniteError, RowError
 from raygen.maskers import load_masker
+from raygen.maskers.base import Repaint
 from raygen.maskers.clipseg import ClipsegConfig, ClipsegFinder
 from raygen.maskers.language import LanguageConfig
-from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
 from raygen.model_files import find_model
 

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from raygen.errors import ConfigError, ModelError, RowError
+from raygen.maskers.base import Repaint
 from raygen.maskers.grounded_sam import GroundedSamConfig, GroundedSamFinder, as_phrases
 from raygen.maskers.language import LanguageConfig, LanguageMasker
-from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
 
 SIDE_PX = tiny_finders.SIDE_PX

@@ -6,7 +6,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from raygen.errors import RowError
-from raygen.maskers.regions import Repaint
+from raygen.maskers.base import Repaint
 from raygen.maskers.truth import ObjectMasker, dilate
 
 IMAGE = np.zeros((12, 14, 3), dtype=np.uint8)

@@ -8,8 +8,8 @@ import toy_classifiers
 from raygen.classifier import save_classifier
 from raygen.images import decode_mask, encode_image, encode_mask
 from raygen.maskers import load_masker
+from raygen.maskers.base import Repaint
 from raygen.maskers.cam import CamConfig
-from raygen.maskers.regions import Repaint
 from raygen.maskers.truth import dilate
 from raygen.stages.mask import MaskStage
 from raygen.stages.spec import object_column
