@@ -29,9 +29,10 @@ from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.config import RunConfig
 from raygen.run.fit_steps import erm
 from raygen.run.opened import Opened
-from raygen.run.picture_steps import SCORES_OF_CANDIDATES, candidates, learning, plan
+from raygen.run.picture_steps import candidates, learning, plan
 from raygen.run.score_steps import scoring
 from raygen.run.steps import Run, rows
+from raygen.schema import CANDIDATE_SCORES
 from raygen.storage.parts import read_parts
 from raygen.storage.progress import Say
 from raygen.storage.run_folder import RunFolder, Step
@@ -86,7 +87,7 @@ class CandidateSet:
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """SCORE rows, and CANDIDATE rows without pictures, sorted by key."""
-        return read_parts(self.scores.folder), read_parts(self.candidates.folder, columns=SCORES_OF_CANDIDATES)
+        return read_parts(self.scores.folder), read_parts(self.candidates.folder, columns=CANDIDATE_SCORES)
 
 
 def candidate_set_configs(run: RunConfig, space: Space, *, num_classes: int, max_pools: int) -> dict[str, RunConfig]:

@@ -22,6 +22,7 @@ from raygen.datasets.rows import RowIndex
 from raygen.errors import RunFolderError, unreadable
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.run.results import results
+from raygen.schema import CANDIDATE_SCORES
 from raygen.storage.parts import failure_reasons
 from raygen.storage.run_folder import RunFolder, read_manifest
 from raygen.storage.versions import versions
@@ -30,21 +31,6 @@ from raygen.storage.writing import write_json
 CONTROLS = ("control_duplicate", "control_hole", "control_flat")
 _NO_THRESHOLDS = PruneThresholds.model_validate({"source_probability_below": {}, "attribution_above": {}})
 PREDICTION_KEYS = ("image_id", "label", "attribute", "split")
-# Columns of a candidate that are numbers and words; the two PNG columns are most of the bytes.
-CANDIDATE_COLUMNS = (
-    "key",
-    "image_id",
-    "source_label",
-    "target_label",
-    "prompt",
-    "repaint_fraction",
-    "object_iou",
-    "source_probability",
-    "attribution_inside",
-    "status",
-    "error",
-    "model_id",
-)
 
 
 def summarize(run: Path) -> dict[str, Any]:
@@ -134,7 +120,7 @@ def load_candidates(run: Path) -> pa.Table | None:
     tables = []
     for path in sorted((run / "candidates").glob("part-*.parquet")):
         try:
-            table = pq.read_table(path, columns=list(CANDIDATE_COLUMNS))
+            table = pq.read_table(path, columns=list(CANDIDATE_SCORES))
         except (pa.ArrowInvalid, OSError) as error:
             raise RunFolderError(unreadable(path, error, "Delete it and run again.")) from error
         names = pa.array([path.name] * table.num_rows, pa.string())

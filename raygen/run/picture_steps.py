@@ -18,7 +18,7 @@ from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.fit_steps import identifier, workers_of
 from raygen.run.score_steps import scores_of
 from raygen.run.steps import Run, RunStep
-from raygen.schema import CANDIDATE
+from raygen.schema import CANDIDATE, CANDIDATE_SCORES
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.mask import MaskStage
 from raygen.stages.prune import PruneStage
@@ -28,9 +28,6 @@ from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step
 from raygen.storage.writing import atomic, write_json
 from raygen.synthesis.controls import ControlKind
-
-# Columns of a candidate that are small: everything but the two pictures.
-SCORES_OF_CANDIDATES = tuple(name for name in CANDIDATE.names if not name.endswith("_png"))
 
 
 def learning(run: Run) -> Iterator[RunStep]:
@@ -175,7 +172,7 @@ def added_pictures(run: Run) -> Mapping[str, ExtraRows | None]:
     if paper is None:
         return {} if config.recipe == "erm" else {config.recipe: None}
     made = run.done["candidates"]
-    table = read_parts(made.folder, columns=SCORES_OF_CANDIDATES)
+    table = read_parts(made.folder, columns=CANDIDATE_SCORES)
     limits = synthesis.of(paper).thresholds(paper, read_parts(run.done["scores"].folder), table)
     (run.folder.path / "fit").mkdir(exist_ok=True)
     write_json(run.folder.path / "fit" / "thresholds.json", limits.model_dump(mode="json"))
