@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from raygen.algorithms.group_sampling import group_weights, known_groups
 from raygen.algorithms.loop import LoopConfig, fit_loop
-from raygen.algorithms.training_set import TrainingSet
+from raygen.algorithms.training_set import TrainingSet, group_weights, known_groups
 from raygen.classifier import Classifier
 from raygen.worker import Worker
 

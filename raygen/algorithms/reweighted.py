@@ -6,9 +6,8 @@ needs the attributes of the training images, which raygen's recipes do not: a ya
 
 from typing import Literal
 
-from raygen.algorithms.group_sampling import group_weights, known_groups
 from raygen.algorithms.loop import LoopConfig, fit_loop, mean_weights
-from raygen.algorithms.training_set import TrainingSet
+from raygen.algorithms.training_set import TrainingSet, group_weights, known_groups
 from raygen.classifier import Classifier
 from raygen.worker import Worker
 

@@ -183,3 +183,20 @@ class TrainingSet:
         if errors:
             logger.warning("left out %d of %d pictures of split %s: %s, ...", len(errors), num, split, errors[0])
         return images_NHWC[ok_N] if keeps else None, ok_N
+
+
+def known_groups(train: TrainingSet, *, algorithm: str) -> np.ndarray:
+    """Group of each training image, (N,) int64, generated pictures among them.
+
+    Raises:
+        DataError: An image has no attribute, and with it no group.
+    """
+    if train.group_N is None:
+        raise DataError(f"algorithm {algorithm} needs the attribute of every training image; this dataset has none")
+    return train.group_N
+
+
+def group_weights(group_N: np.ndarray) -> np.ndarray:
+    """Sampling weight of each image, N / n_g, (N,) float; each group's weights sum to the same."""
+    _, inverse_N, counts_G = np.unique(group_N, return_inverse=True, return_counts=True)
+    return np.asarray(len(group_N) / counts_G[inverse_N], dtype=float)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from raygen.algorithms.balanced import balanced_weights, gammas
-from raygen.algorithms.group_sampling import group_weights
 from raygen.algorithms.loop import mean_weights
+from raygen.algorithms.training_set import group_weights
 from raygen.errors import ConfigError
 
 
