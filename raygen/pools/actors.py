@@ -3,7 +3,7 @@
 # U rows of a unit, B rows of a call
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ import torch
 from raygen.errors import ResourceError
 from raygen.pools.config import PoolConfig
 from raygen.schema import CANDIDATE, SCORE, SOURCE, memory_type
-from raygen.stages.spec import Batch, Stage, StageSpec, fail_row, object_column, ok_rows, with_own_status
+from raygen.stages.spec import Batch, PoolName, Stage, StageSpec, fail_row, object_column, ok_rows, with_own_status
 from raygen.storage.attempts import Attempts
 
 _COLUMN_TYPES = {field.name: memory_type(field.type) for schema in (SOURCE, SCORE, CANDIDATE) for field in schema}
@@ -106,28 +106,7 @@ class PooledStage:
 
 
 # Ray Data names its progress bars after the class: one class a pool.
-class Scorer(PooledStage):
-    """An actor of the scorer pool."""
-
-
-class Masker(PooledStage):
-    """An actor of the masker pool."""
-
-
-class Inpainter(PooledStage):
-    """An actor of the inpainter pool."""
-
-
-class Pruner(PooledStage):
-    """An actor of the pruner pool."""
-
-
-ACTORS: dict[str, type[PooledStage]] = {
-    "scorer": Scorer,
-    "masker": Masker,
-    "inpainter": Inpainter,
-    "pruner": Pruner,
-}
+ACTORS: dict[str, type[PooledStage]] = {name: type(name.title(), (PooledStage,), {}) for name in get_args(PoolName)}
 
 
 def _call(unit: Batch, start: int, size: int) -> Batch:

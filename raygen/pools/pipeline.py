@@ -28,10 +28,7 @@ from ray.exceptions import RayError
 from raygen import cluster
 from raygen.cluster import capacity
 from raygen.cluster.placement import Need
-from raygen.errors import (
-    DataError,
-    StageError,
-)
+from raygen.errors import DataError, StageError
 from raygen.pools.actors import ACTORS
 from raygen.pools.config import PoolConfig, PoolsConfig
 from raygen.pools.units import Pass, Unit, actor_arguments, cut, load, run_local
