@@ -120,7 +120,8 @@ def _entry(line: Line, table: Table, root: Path, limit: int) -> Entry:
     """
     where = f"{root}/metadata.csv, line {line.number}"
     cell = {kind: line.cells[name] if name else "" for kind, name in table.column.items()}
-    split = _split(cell["split"])
+    number = _WHOLE_NUMBER.fullmatch(cell["split"])
+    split = SPLIT_WORDS.get(cell["split"].casefold()) if number is None else SPLIT_CODES.get(number[1])
     if split is None:
         others = ", ".join(sorted(set(SPLIT_WORDS) - set(SPLITS)))
         raise DataError(
@@ -154,11 +155,6 @@ def _number(cell: str, where: str, limit: int) -> int | None:
             f"{where} is '{_short(cell)}'; expected a whole number from 0, below {limit} in a table of this length"
         )
     return int(found[1])
-
-
-def _split(cell: str) -> str | None:
-    number = _WHOLE_NUMBER.fullmatch(cell)
-    return SPLIT_WORDS.get(cell.casefold()) if number is None else SPLIT_CODES.get(number[1])
 
 
 def _named(cell: str, root: Path, where: str) -> str:

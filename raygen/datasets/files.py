@@ -76,26 +76,30 @@ def not_text(path: str | os.PathLike[str]) -> str:
 
 def why_no_file(path: Path) -> str | None:
     """What is there in place of a regular file, links followed, such as "does not exist"; None where one is there."""
-    try:
-        mode = path.stat().st_mode
-    except ValueError:
-        return "cannot be a file: the name holds a null character"
-    except OSError as error:
-        return _no_way(path, error)
+    mode = _mode(path, "file")
+    if isinstance(mode, str):
+        return mode
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "is not a file")
 
 
 def why_no_folder(path: Path) -> str | None:
     """What is there in place of a folder, links followed; None where one is there."""
-    try:
-        mode = path.stat().st_mode
-    except ValueError:
-        return "cannot be a folder: the name holds a null character"
-    except OSError as error:
-        return _no_way(path, error)
+    mode = _mode(path, "folder")
+    if isinstance(mode, str):
+        return mode
     if stat.S_ISDIR(mode):
         return None
     return "is a file" if stat.S_ISREG(mode) else _KINDS[stat.S_IFMT(mode)].replace("not a file", "not a folder")
+
+
+def _mode(path: Path, wanted: str) -> int | str:
+    """What kind of thing is there, as `stat` says it, or why nothing can be."""
+    try:
+        return path.stat().st_mode
+    except ValueError:
+        return f"cannot be a {wanted}: the name holds a null character"
+    except OSError as error:
+        return _no_way(path, error)
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:

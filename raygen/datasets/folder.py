@@ -69,13 +69,10 @@ def open_folder(config: FolderConfig) -> Listing:
 
 
 class OpenFolder(OpenDataset):
-    """A folder, listed.
+    """A folder, listed by `open_folder`.
 
     Args:
         config: Which, and what its classes are called.
-
-    Raises:
-        DataError: The folder as a whole cannot be used.
     """
 
     def __init__(self, config: FolderConfig) -> None:

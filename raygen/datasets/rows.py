@@ -94,20 +94,13 @@ class RowIndex:
         return [self._place[image_id] for image_id in image_ids]
 
     def fetch(self, image_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """Rows in the order asked for, with pixels if `image_png` is among the columns; see `fetch_located`.
-
-        Raises:
-            DataError: An id that the dataset does not have.
-        """
+        """Rows in the order asked for, pixels if `image_png` is among the columns; see `locate`, `fetch_located`."""
         return fetch_located(self.locate(image_ids), columns)
 
     def each(self, image_ids: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
         """Rows as `fetch` gives them, a few at a time: at most EACH_ROWS that lie together.
 
         Fewer where their pictures come to more than `each_bytes`; those of one row group are never parted.
-
-        Raises:
-            DataError: An id that the dataset does not have.
         """
         runs = self._runs(self.locate(image_ids))
         most = EACH_ROWS // ROWS_PER_GROUP
