@@ -308,7 +308,7 @@ def _location(problem: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
 
 def _describe(location: str, problem: dict[str, Any], model: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
-        names = _known_names(model)
+        names = [name for kind in models_inside(model) for name in kind.model_fields]
         close = difflib.get_close_matches(location.rpartition(".")[2], names, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         return f"{location}: unknown field{hint}"
@@ -318,11 +318,6 @@ def _describe(location: str, problem: dict[str, Any], model: type[BaseModel]) ->
     found = problem.get("input")
     shown = f" (found {found!r})" if isinstance(found, str | int | float | bool | list | tuple | None) else ""
     return f"{location}: {message}{shown}"
-
-
-def _known_names(model: type[BaseModel]) -> list[str]:
-    """Names of all fields of a model and of the models inside it."""
-    return [name for kind in models_inside(model) for name in kind.model_fields]
 
 
 def models_inside(model: type[BaseModel]) -> list[type[BaseModel]]:

@@ -53,13 +53,7 @@ def group_accuracies(correct_N: np.ndarray, group_N: np.ndarray, *, num_groups: 
 
 
 def worst_group_accuracy(correct_N: np.ndarray, group_N: np.ndarray, *, num_groups: int) -> float:
-    """Lowest accuracy over the groups that occur, in [0, 1].
-
-    Sagawa et al. 2020 (arXiv 1911.08731), section 2.
-
-    Raises:
-        DataError: No image at all, or a group index out of range.
-    """
+    """Lowest of `group_accuracies`, in [0, 1] (Sagawa et al. 2020, arXiv 1911.08731, section 2)."""
     return min(g.accuracy for g in group_accuracies(correct_N, group_N, num_groups=num_groups))
 
 

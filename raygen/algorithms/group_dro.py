@@ -50,11 +50,7 @@ Config = GroupDroConfig
 def fit(
     config: GroupDroConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
-    """Fits by group DRO; gives back the history.
-
-    Raises:
-        DataError: A training image has no attribute.
-    """
+    """Fits by group DRO; gives back the history; what it needs, see `known_groups`."""
     group_N = known_groups(train, algorithm="group_dro")
     return fit_loop(
         classifier,

@@ -70,13 +70,7 @@ Config = JttConfig
 
 
 def find_errors(
-    config: JttConfig,
-    classifier: Classifier,
-    train: TrainingSet,
-    val: TrainingSet,
-    *,
-    seed: int,
-    worker: Worker,
+    config: JttConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """Fits the identification classifier in place; gives back E, (N,) bool, and the history.
 

@@ -35,11 +35,7 @@ Config = ReweightedConfig
 def fit(
     config: ReweightedConfig, classifier: Classifier, train: TrainingSet, val: TrainingSet, *, seed: int, worker: Worker
 ) -> list[dict[str, float]]:
-    """Fits with groups drawn equally often; gives back the history.
-
-    Raises:
-        DataError: A training image has no attribute.
-    """
+    """Fits with groups drawn equally often; gives back the history; what it needs, see `known_groups`."""
     weights_N = group_weights(known_groups(train, algorithm="reweighted"))
     return fit_loop(
         classifier,

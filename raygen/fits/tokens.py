@@ -25,12 +25,7 @@ from raygen.maskers.truth import checked_object, dilate
 from raygen.storage.progress import Say, quiet
 from raygen.storage.writing import write_bytes, write_json
 from raygen.synthesis.minority import high_loss_images, val_group_images
-from raygen.textual_inversion.class_tokens import (
-    ClassToken,
-    check_same_text_encoder,
-    check_tokens,
-    class_tokens,
-)
+from raygen.textual_inversion.class_tokens import ClassToken, check_same_text_encoder, check_tokens, class_tokens
 from raygen.textual_inversion.config import TextualInversionConfig
 from raygen.textual_inversion.learning import FrozenDenoiser, TokenPicture, learn_tokens
 from raygen.worker import Worker

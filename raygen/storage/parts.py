@@ -22,11 +22,7 @@ PATIENCE_S = 90.0
 
 
 def read_parts(folder: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """All parts of a finished pass, in order of unit.
-
-    Raises:
-        DataError: No part at all.
-    """
+    """All parts of a finished pass, in order of unit; see `each_part`."""
     return pa.concat_tables(list(each_part(folder, columns=columns)))
 
 

@@ -100,11 +100,7 @@ class FrozenDenoiser:
         self.prompts = PromptEncoder(self.tokenizer, self.text_encoder, device=device, dtype=self.unet.dtype)
 
     def initial_vector(self, token: ClassToken) -> torch.Tensor:
-        """The embedding of a token's initializer, (1, D) float32.
-
-        Raises:
-            ConfigError: It is not exactly one token.
-        """
+        """The embedding of a token's initializer, (1, D) float32; see `initializer_id`."""
         table_ND = self.text_encoder.get_input_embeddings().weight
         return table_ND[initializer_id(token, self.tokenizer)][None].detach().clone().float()
 
