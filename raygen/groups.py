@@ -30,7 +30,8 @@ def group_index(label_N: np.ndarray, attribute_N: np.ndarray, *, num_attributes:
     return group_N
 
 
-def group_name(group: int, *, class_names: tuple[str, ...], attribute_names: tuple[str, ...]) -> str:
-    """Readable name of a group, such as "waterbird on land"."""
-    label, attribute = divmod(group, len(attribute_names))
-    return f"{class_names[label]} on {attribute_names[attribute]}"
+def group_name(
+    label: int, attribute: int | None, *, class_names: tuple[str, ...], attribute_names: tuple[str, ...]
+) -> str:
+    """Readable name of a group, such as "waterbird on land"; the class's where no attribute is known."""
+    return class_names[label] + ("" if attribute is None else f" on {attribute_names[attribute]}")

@@ -17,8 +17,9 @@ def test_waterbirds_minority_is_group_two() -> None:
     """Waterbirds on land, by the order of Sagawa et al.; in MaskTune's order it would be group 1."""
     assert group_index(np.array([1]), np.array([0]), num_attributes=2).tolist() == [2]
     names = {"class_names": ("landbird", "waterbird"), "attribute_names": ("land", "water")}
-    assert group_name(2, **names) == "waterbird on land"
-    assert group_name(1, **names) == "landbird on water"
+    assert group_name(1, 0, **names) == "waterbird on land"
+    assert group_name(0, 1, **names) == "landbird on water"
+    assert group_name(1, None, **names) == "waterbird"
 
 
 @pytest.mark.parametrize(("label", "attribute"), [(0, 2), (0, -1), (-1, 0)])

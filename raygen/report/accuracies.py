@@ -54,9 +54,7 @@ def _has(summary: Entry, split: str) -> bool:
 
 def _name(group: Entry, rows: RowIndex) -> str:
     classes, attributes = rows.dataset.class_names, rows.dataset.attribute_names
-    if group["attribute"] is None:
-        return str(classes[group["label"]])
-    return group_name(group["group"], class_names=classes, attribute_names=attributes)
+    return group_name(group["label"], group["attribute"], class_names=classes, attribute_names=attributes)
 
 
 def _worst(entry: Entry) -> Entry:

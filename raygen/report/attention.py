@@ -65,12 +65,9 @@ def attention(run: Path, summary: Mapping[str, Any], rows: RowIndex, *, seed: in
 
 def _cam_entry(row: Mapping[str, Any], maps: pictures.CamRow, rows: RowIndex, *, recipe: str) -> dict[str, Any]:
     classes, attributes = rows.dataset.class_names, rows.dataset.attribute_names
-    name = classes[row["label"]]
-    if attributes and row["attribute"] is not None:
-        group = row["label"] * len(attributes) + row["attribute"]
-        name = group_name(group, class_names=classes, attribute_names=attributes)
+    attribute = row["attribute"] if attributes else None
     return {
-        "name": name,
+        "name": group_name(row["label"], attribute, class_names=classes, attribute_names=attributes),
         "row": maps,
         "truth": classes[row["label"]],
         "said_before": classes[row["erm"]],
