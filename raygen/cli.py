@@ -227,7 +227,7 @@ def data_check(
         findings = check.check_dataset(path, expect=expect, overrides=overrides or (), progress=progress)
     for line in findings.lines():
         typer.echo(line)
-    if findings.num_errors:
+    if findings.problems:
         raise typer.Exit(2)
 
 

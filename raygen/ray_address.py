@@ -86,8 +86,10 @@ def check_answers(address: str, environ: Mapping[str, str], *, timeout_s: float 
     advice = f"Is the cluster up (`ray status`), and the port right? {WAYS_TO_JOIN}. Unset it to work on this machine."
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s) as connection:
-            # With TLS it waits for another greeting.
-            answer = b"" if _uses_tls(environ) else _greet(connection)
+            answer = b""
+            if not _uses_tls(environ):  # with TLS it waits for another greeting
+                connection.sendall(HTTP2_PREFACE)
+                answer = connection.recv(9)
     except (OSError, UnicodeError) as error:  # no such host, refused, no way there, silence, no name of a host
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ConfigError(f"{where}: no Ray cluster answers there ({reason}). {advice}") from error
@@ -188,11 +190,6 @@ def watch(address: str) -> None:
                 )
 
     threading.Thread(target=follow, name="watch-head", daemon=True).start()
-
-
-def _greet(connection: socket.socket) -> bytes:
-    connection.sendall(HTTP2_PREFACE)
-    return connection.recv(9)
 
 
 def _uses_tls(environ: Mapping[str, str]) -> bool:

@@ -55,8 +55,7 @@ class EngineDeployment:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         config = ServedModelConfig.model_validate(model)
         self._model = config
-        labels = {"model": config.id}
-        self._metrics = RayMetrics(labels)
+        self._metrics = RayMetrics({"model": config.id})
         self._tokens = TokenStore(Path(tokens_folder), config.id)
         self._engine = Engine(config, self._tokens, self._metrics)
 

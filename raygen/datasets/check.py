@@ -40,11 +40,6 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def num_errors(self) -> int:
-        """How many problems there are."""
-        return len(self.problems)
-
     def lines(self) -> list[str]:
         """The findings as text, at most MAX_LINES problems and MAX_WARNINGS warnings."""
         lines = [f"note: {text}" for text in self.notes]
@@ -60,7 +55,7 @@ class Findings:
                 lines.append(f"... and {len(texts) - most} more {kind}s")
         return [
             *map(printable, lines),
-            f"{sum(self.counts.values())} images, {self.num_errors} errors, {len(self.warnings)} warnings",
+            f"{sum(self.counts.values())} images, {len(self.problems)} errors, {len(self.warnings)} warnings",
         ]
 
 

@@ -7,7 +7,6 @@ Trained mostly on 32 px crops, which see twice as many birds a second as whole p
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -93,17 +92,13 @@ def train_autoencoder(process: Process, work: Path, *, minutes: float, seed: int
             logger.info("vae step %d (%.0f%%): %.2f dB", step, 100 * fraction, 10 * np.log10(4 / error))
         if process.leads and clock.spent_s - last_save_s > SAVE_EVERY_S:
             last_save_s = clock.spent_s
-            save_state(checkpoint, _state(autoencoder, optimizer, step, clock))
+            inner = {"model": autoencoder.state_dict(), "optimizer": optimizer.state_dict()}
+            save_state(checkpoint, {**inner, "step": step, "spent_s": clock.spent_s})
             save_reconstructions(autoencoder, world, work / "vae.png")
     if process.leads:
         fold_latent_statistics(autoencoder, world)
         save_reconstructions(autoencoder, world, work / "vae.png")
         autoencoder.save_pretrained(work / "vae")
-
-
-def _state(autoencoder: AutoencoderKL, optimizer: torch.optim.Optimizer, step: int, clock: Clock) -> dict[str, Any]:
-    model, inner = autoencoder.state_dict(), optimizer.state_dict()
-    return {"model": model, "optimizer": inner, "step": step, "spent_s": clock.spent_s}
 
 
 def _draw_batch(

@@ -217,7 +217,7 @@ def test_check_finds_damaged_pictures_and_empty_groups(tmp_path: Path) -> None:
     (folder / "img" / "4.png").write_bytes(picture(4)[:60])
     (folder / "img" / "5.png").write_text("not a picture")
     findings = check_dataset(folder)
-    assert findings.num_errors == 2
+    assert len(findings.problems) == 2
     assert [line.split(":")[0] for line in findings.problems] == ["img/4", "img/5"]
     assert sum(findings.counts.values()) == 12
 
