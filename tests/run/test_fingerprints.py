@@ -123,7 +123,7 @@ def models_in(annotation: Any) -> Iterator[type[Strict]]:
 
 
 def test_every_field_of_a_run_says_whether_it_decides_results() -> None:
-    modules = [*ALGORITHMS.values(), *SYNTHESES.values(), *DATASETS.values()]
+    modules: list[Any] = [*ALGORITHMS.values(), *SYNTHESES.values(), *DATASETS.values()]
     kinds = (RunConfig, SearchConfig, *(module.Config for module in modules))
     models = {found for kind in kinds for found in models_in(kind)}
     assert {RunConfig, PoolConfig, DbbConfig, GroundedSamConfig, JttConfig, FolderConfig} <= models
