@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import SerializeAsAny
 
-from raygen.config import Strict, apply_overrides, one_of, validate
+from raygen.config import HasConfig, Strict, apply_overrides, one_of, validate
 from raygen.datasets import folder, scenes
 from raygen.datasets.opened import DatasetBase, OpenDataset
 from raygen.errors import DataError
@@ -14,13 +14,8 @@ from raygen.storage.progress import Say, quiet
 from raygen.storage.writing import disk_errors
 
 
-class DatasetModule(Protocol):
+class DatasetModule(HasConfig[DatasetBase], Protocol):
     """What a dataset's module has."""
-
-    @property
-    def Config(self) -> type[DatasetBase]:
-        """Its fields, among them a `name`."""
-        ...
 
     @property
     def Open(self) -> Callable[[Any], OpenDataset]:

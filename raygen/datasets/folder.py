@@ -13,21 +13,25 @@ refused by name; a file that is there and cannot be read becomes a failed row. `
 """
 
 import logging
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import field_validator
 
+from raygen.datasets.class_folders import list_class_folders
+from raygen.datasets.csv_table import list_table
 from raygen.datasets.entries import Listing
-from raygen.datasets.files import printable
+from raygen.datasets.files import is_text, not_text, printable, why_no_file, why_no_folder
 from raygen.datasets.known import Names
-from raygen.datasets.listing import list_folder
 from raygen.datasets.opened import DatasetBase, OpenDataset
-from raygen.datasets.table import write_source
+from raygen.datasets.shards import list_shards
+from raygen.datasets.table import INFO_FILE, write_source
 from raygen.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+LAYOUTS = {INFO_FILE: list_shards, "metadata.csv": list_table}
 SHOWN_PROBLEMS = 5
 SHOWN_CLASSES = 20
 
@@ -59,12 +63,34 @@ class FolderConfig(DatasetBase):
 
 
 def open_folder(config: FolderConfig) -> Listing:
-    """What the folder holds, and what is wrong with it.
+    """What the folder holds and what is wrong with it, before any picture is read.
+
+    Everything wrong is collected, not just the first: a run stops with all of it, and `raygen data check` reports it.
 
     Raises:
-        DataError: The folder as a whole cannot be used.
+        DataError: The folder as a whole cannot be used: absent, empty, of an unknown layout, without a column, or
+            names that do not fit it.
     """
-    return list_folder(config.path, Names(config.class_names, config.attribute_names, config.prompts))
+    path, given = config.path, Names(config.class_names, config.attribute_names, config.prompts)
+    if (reason := why_no_folder(path)) is not None:
+        raise DataError(f"dataset folder {printable(path)} {reason}; give a folder of pictures, or 'scenes'")
+    if not is_text(path) or not is_text(path.resolve().name):
+        raise DataError(f"dataset folder {not_text(path.resolve())}")
+    try:
+        names = set(os.listdir(path))
+    except OSError as error:
+        raise DataError(f"dataset folder {printable(path)} cannot be listed: {error.strerror}") from error
+    if not names:
+        raise DataError(f"dataset folder {path} is empty; expected metadata.csv, or train/<class>/ with pictures")
+    for text in (*given.class_names, *given.attribute_names, *given.prompts):
+        if not is_text(text):  # YAML can hold half a letter, which no file that is written from it can
+            raise DataError(f"'{printable(text)}' among the dataset's names or prompts is no text; write it anew")
+    for name, list_layout in LAYOUTS.items():
+        if name in names:
+            if (reason := why_no_file(path / name)) is not None:
+                raise DataError(f"{printable(path / name)} {reason}; expected the file that says what the folder holds")
+            return list_layout(path, given)
+    return list_class_folders(path, given)
 
 
 class OpenFolder(OpenDataset):
