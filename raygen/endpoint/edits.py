@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from raygen.errors import EndpointError, number_text
+
 Priority = Literal["interactive", "batch"]
 MAX_SEED = 2**63 - 1
 # Of a request over HTTP; a handle's caller knows what it does.
@@ -161,3 +163,25 @@ class LearnedToken:
     digest: str
     vectors: np.ndarray = field(repr=False)
     loaded_at: int = 0
+
+
+def check_strength(steps: int, strength: float) -> None:
+    """Checks that a strength leaves a denoising step to make.
+
+    Raises:
+        EndpointError: out_of_range.
+    """
+    if int(steps * strength) < 1:
+        raise EndpointError(
+            f"strength {number_text(strength)} leaves none of {steps} steps; raise either",
+            code="out_of_range",
+            param="strength",
+        )
+
+
+def too_late(request: EditRequest) -> EndpointError:
+    """The error of a request whose time has passed."""
+    return EndpointError(
+        f"the deadline of {number_text(request.timeout_s)} seconds passed before the pictures were done",
+        code="deadline_exceeded",
+    )

@@ -18,10 +18,10 @@ from ray import serve as ray_serve
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from raygen.endpoint.edits import EditedImage, EditEvent, EditRequest, EditResult, PartialImage
+from raygen.endpoint.edits import EditedImage, EditEvent, EditRequest, EditResult, PartialImage, too_late
 from raygen.endpoint.http import ANSWER_TIMEOUT_S
 from raygen.endpoint.retry import ask_blocking
-from raygen.errors import ConfigError, EndpointError, number_text
+from raygen.errors import ConfigError, EndpointError
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class HandleTransport:
         try:
             return _own(await self._answer(send, deadline_s + GRACE_S))
         except TimeoutError:
-            raise _too_late(request) from None
+            raise too_late(request) from None
 
     async def stream(self, request: EditRequest) -> AsyncGenerator[EditEvent, None]:
         """Paints, event by event; after a death, what was given already is not given again."""
@@ -80,7 +80,7 @@ class HandleTransport:
                     if isinstance(event, EditResult):
                         return
             except TimeoutError:
-                raise _too_late(request) from None
+                raise too_late(request) from None
             except StopAsyncIteration:
                 await self._before_next_send(RayError("a stream ended without its result"), attempt)
             except (RayError, RayServeException) as error:
@@ -214,13 +214,6 @@ def _is_repeated(event: EditEvent, given: set[tuple[str, int, int]]) -> bool:
         return True
     given.add(name)
     return False
-
-
-def _too_late(request: EditRequest) -> EndpointError:
-    return EndpointError(
-        f"the deadline of {number_text(request.timeout_s)} seconds passed before the pictures were done",
-        code="deadline_exceeded",
-    )
 
 
 def _own(result: EditResult) -> EditResult:

@@ -14,7 +14,7 @@ from packaging.version import Version
 from raygen.errors import ModelError
 from raygen.inpainters import InpainterConfig
 from raygen.model_files import TINY, check_safetensors, find_model, model_revision, read_json
-from raygen.model_files.hub import PIPELINE_INDEX, check_hub_model
+from raygen.model_files.hub import PIPELINE_INDEX, check_loadable
 
 # Of the shipped model, in `raygen/tiny`.
 TINY_FOLDER = "weights"
@@ -81,7 +81,7 @@ def check_model(found: FoundModel, *, field: str = "inpainter") -> None:
         field: The part of the config that names the model, for messages.
 
     Raises:
-        ModelError: See `check_model_folder` and `raygen.model_files.hub.check_hub_model`.
+        ModelError: See `check_model_folder` and `raygen.model_files.hub.check_loadable`.
     """
     config = found.config
 
@@ -91,9 +91,7 @@ def check_model(found: FoundModel, *, field: str = "inpainter") -> None:
         else:
             check_pipeline_class(load_json(folder / PIPELINE_INDEX, folder), found.name)
 
-    if found.folder is not None:
-        return check(found.folder, True)
-    return check_hub_model(found.name, config.revision, index=PIPELINE_INDEX, field=f"{field}.model", check=check)
+    check_loadable(found.name, config.revision, index=PIPELINE_INDEX, field=f"{field}.model", check=check)
 
 
 def check_model_folder(

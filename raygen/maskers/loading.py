@@ -8,7 +8,7 @@ import torch
 
 from raygen.errors import ConfigError, ModelError
 from raygen.model_files import check_safetensors, find_model, load_errors, model_revision, read_json
-from raygen.model_files.hub import MODEL_INDEX, check_hub_model, loadable
+from raygen.model_files.hub import MODEL_INDEX, check_loadable, loadable
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -25,7 +25,7 @@ def check_model(name: str, *, revision: str | None, kinds: Collection[str], what
         field: The config's field that names it.
 
     Raises:
-        ModelError: See `check_folder` and `raygen.model_files.hub.check_hub_model`.
+        ModelError: See `check_folder` and `raygen.model_files.hub.check_loadable`.
     """
 
     def check(folder: Path, is_whole: bool) -> None:
@@ -34,10 +34,7 @@ def check_model(name: str, *, revision: str | None, kinds: Collection[str], what
         else:
             check_kind(_kind(folder), name, kinds=kinds, what=what)
 
-    if Path(name).is_dir():
-        check(Path(name), True)
-    else:
-        check_hub_model(name, revision, index=MODEL_INDEX, field=field, check=check)
+    check_loadable(name, revision, index=MODEL_INDEX, field=field, check=check)
 
 
 def check_folder(name: str, *, kinds: Collection[str], what: str) -> None:

@@ -26,13 +26,13 @@ _SHOWN = 5
 Result = TypeVar("Result")
 
 
-def check_hub_model(
+def check_loadable(
     model: str, revision: str | None, *, index: str, field: str, check: Callable[[Path, bool], None]
 ) -> None:
-    """Checks that a hub id can be loaded: from the cache without a question to the hub, otherwise from there.
+    """Checks that a folder or a hub id can be loaded: from the cache without a question to the hub, else from there.
 
     Args:
-        model: "owner/name", of which no folder was found.
+        model: A folder, or "owner/name" where there is none of that name.
         revision: Commit, branch or tag.
         index: The file that says what the model is.
         field: The config's field, for messages.
@@ -41,6 +41,8 @@ def check_hub_model(
     Raises:
         ModelError: Neither has it, it is not whole and the hub does not answer, or it is of another kind.
     """
+    if Path(model).is_dir():
+        return check(Path(model), True)
     snapshot, incomplete = cached(model, revision), None
     if snapshot is not None:
         try:

@@ -25,6 +25,7 @@ from raygen.endpoint.edits import (
     LearnedToken,
     PartialImage,
     Progress,
+    too_late,
 )
 from raygen.errors import EndpointError, number_text
 from serve.config import ServedModelConfig
@@ -137,10 +138,7 @@ class Engine:
                     return
         except TimeoutError:
             self._metrics.count("raygen_cancelled_total", stage="deadline")
-            raise EndpointError(
-                f"the deadline of {number_text(request.timeout_s)} seconds passed before the pictures were done",
-                code="deadline_exceeded",
-            ) from None
+            raise too_late(request) from None
         finally:
             self._forget(owner)
 

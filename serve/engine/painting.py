@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from raygen.endpoint.edits import EditRequest, LearnedToken
-from raygen.errors import BlockedError, EndpointError, NonFiniteError, RowError, number_text
+from raygen.endpoint.edits import EditRequest, LearnedToken, check_strength
+from raygen.errors import BlockedError, EndpointError, NonFiniteError, RowError
 from raygen.inpainters.frame import Frame, frame_picture
 from raygen.inpainters.model_folder import model_facts
 from raygen.inpainters.prompts import TokenizedPrompt
@@ -156,13 +156,7 @@ class Painter:
             strength=request.strength or defaults.strength,
             scheduler=request.scheduler,
         )
-        if int(sampling.num_inference_steps * sampling.strength) < 1:
-            raise EndpointError(
-                f"strength {number_text(sampling.strength)} leaves none of {sampling.num_inference_steps} steps; "
-                "raise either",
-                code="out_of_range",
-                param="strength",
-            )
+        check_strength(sampling.num_inference_steps, sampling.strength)
         frame = self._frame(request)
         prompt, warnings = self._tokenize("prompt", request.prompt, request, learned)
         negative_text = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from raygen.errors import EndpointError, number_text
+from raygen.endpoint.edits import check_strength
+from raygen.errors import EndpointError
 from serve.config import ServedModelConfig
 from serve.http.fields import MAX_FORM_SEED, EditFields
 
@@ -59,14 +60,8 @@ def check_together(fields: EditFields, model: ServedModelConfig) -> None:
         raise _conflict("partial_images", "partial_images needs stream=true")
     if fields.output_format == "png" and fields.output_compression < 100:
         raise _conflict("output_compression", "PNG is lossless; output_compression is for jpeg and webp")
-    steps = steps_of(fields, model)
     strength = model.inpainter.strength if fields.strength is None else fields.strength
-    if int(steps * strength) < 1:
-        raise EndpointError(
-            f"strength {number_text(strength)} leaves none of {steps} steps; raise either",
-            code="out_of_range",
-            param="strength",
-        )
+    check_strength(steps_of(fields, model), strength)
 
 
 def steps_of(fields: EditFields, model: ServedModelConfig) -> int:
