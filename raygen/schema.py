@@ -89,10 +89,6 @@ CANDIDATE = pa.schema(
 )
 
 
-# Columns of a candidate that are small: all but the two pictures, which are most of the bytes.
-CANDIDATE_SCORES = tuple(name for name in CANDIDATE.names if not name.endswith("_png"))
-
-
 def plan_key(image_id: str, *, target_label: int, sample: int) -> str:
     """Unique name of one image to generate; sorting by it sorts by image first."""
     return f"{image_id}/{target_label}/{sample:04d}"

@@ -32,8 +32,7 @@ from raygen.run.opened import Opened
 from raygen.run.picture_steps import candidates, learning, plan
 from raygen.run.score_steps import scoring
 from raygen.run.steps import Run, rows
-from raygen.schema import CANDIDATE_SCORES
-from raygen.storage.parts import read_parts
+from raygen.storage.parts import CANDIDATE_SCORES, read_parts
 from raygen.storage.progress import Say
 from raygen.storage.run_folder import RunFolder, Step
 from tune.domains import Value

@@ -22,8 +22,7 @@ from raygen.datasets.rows import RowIndex
 from raygen.errors import RunFolderError, unreadable
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.run.results import results
-from raygen.schema import CANDIDATE_SCORES
-from raygen.storage.parts import failure_reasons
+from raygen.storage.parts import CANDIDATE_SCORES, failure_reasons
 from raygen.storage.run_folder import RunFolder, read_manifest
 from raygen.storage.versions import versions
 from raygen.storage.writing import write_json

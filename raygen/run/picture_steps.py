@@ -18,12 +18,12 @@ from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.fit_steps import identifier, workers_of
 from raygen.run.score_steps import scores_of
 from raygen.run.steps import Run, RunStep
-from raygen.schema import CANDIDATE, CANDIDATE_SCORES
+from raygen.schema import CANDIDATE
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.mask import MaskStage
 from raygen.stages.prune import PruneStage
 from raygen.stages.spec import StageSpec
-from raygen.storage.parts import read_parts
+from raygen.storage.parts import CANDIDATE_SCORES, read_parts
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step
 from raygen.storage.writing import atomic, write_json

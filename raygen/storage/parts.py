@@ -12,13 +12,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen.errors import DataError, RunFolderError, StageError, TooManyFailedRowsError, unreadable
-from raygen.schema import ARRAY_BYTES, cast
+from raygen.schema import ARRAY_BYTES, CANDIDATE, cast
 from raygen.storage.writing import TEMPORARY_SUFFIX, atomic, disk_errors
 
 # Below a pass's folder, while it runs: what its workers tell each other. Gone when it is done.
 WORK_FOLDER = ".work"
 # How long a part that another machine has written may stay unseen: NFS keeps listings for up to a minute.
 PATIENCE_S = 90.0
+# Columns of a candidate that are small: all but the two pictures, which are most of the bytes.
+CANDIDATE_SCORES = tuple(name for name in CANDIDATE.names if not name.endswith("_png"))
 
 
 def read_parts(folder: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
