@@ -29,7 +29,6 @@ from raygen.config import load_yaml
 from raygen.datasets.rows import RowIndex
 from raygen.fits import classifiers
 from raygen.run.config import RunConfig
-from raygen.run.opened import Opened
 from raygen.storage.run_folder import RunFolder
 from raygen.worker import Worker
 from tune.candidate_sets import Base, CandidateSet, generate, plan_candidate_sets
@@ -137,8 +136,7 @@ def speed_table(sweep: Path, *, repeats: int) -> list[str]:
     """Speed of a trial's fit / of the same fit alone in a process, without Tune and with its own decoded pictures."""
     cluster.connect()
     config = make_sweep(load_yaml(sweep / "config.yaml"), [f"algorithm.epochs={SPEED_EPOCHS}"], where="benchmark")
-    opened = Opened(config.run)
-    base, planned = plan_candidate_sets(opened, check(config, opened), sweep, lambda line: None)
+    base, planned = plan_candidate_sets(check(config), sweep, lambda line: None)
     (candidate_set,) = generate(planned)
     task = share(config, base, [candidate_set], sweep)
     lines = [

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
-from raygen import ray_address
+from raygen.cluster import ray_address
 from raygen.errors import UserError
 
 OLDEST_PYTHON = (3, 11)

@@ -14,8 +14,8 @@ from ray import serve as ray_serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from raygen import cluster, ray_address
-from raygen.cluster import capacity
+from raygen import cluster
+from raygen.cluster import capacity, ray_address
 from raygen.cluster.placement import Need
 from raygen.config import validate
 from raygen.program import interrupts

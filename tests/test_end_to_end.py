@@ -305,8 +305,7 @@ def test_a_run_whose_pictures_all_failed_says_why_and_blames_no_pruning(photos: 
     with pytest.raises(DataError, match=r"all 4 pictures to generate failed(.|\n)*  4 x .*object mask") as caught:
         recipes.run(config, tmp_path / "run", fresh=False, command="", say=lambda line: None)
     assert "prun" not in str(caught.value)
-    opened = Opened(config)
-    _, planned = plan_candidate_sets(opened, {"abcdefgh": opened}, tmp_path / "sweep", lambda line: None)
+    _, planned = plan_candidate_sets({"abcdefgh": Opened(config)}, tmp_path / "sweep", lambda line: None)
     with pytest.raises(DataError, match=r"pool abcdef: all 4 pictures to generate failed(.|\n)*  4 x .*object mask"):
         generate(planned)
 

@@ -1,4 +1,4 @@
-"""A paper is one file and one line: a toy synthesis, algorithm and masker go through all that the real ones do."""
+"""One file and one line: a toy synthesis, algorithm, masker and dataset go through all that the real ones do."""
 
 import json
 import subprocess
@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import toy_hardest
 import toy_left_half
+import toy_squares
 import toy_weighted
 from tiny_pipelines import save_pipeline
 
 from raygen import recipes
 from raygen.algorithms import ALGORITHMS
 from raygen.config import dump_yaml, load_yaml
+from raygen.datasets import DATASETS
 from raygen.errors import ConfigError
 from raygen.images import decode_mask
 from raygen.maskers import MASKERS
@@ -48,6 +50,7 @@ def _toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patched.setitem(SYNTHESES, "hardest", toy_hardest)
         patched.setitem(ALGORITHMS, "weighted", toy_weighted)
         patched.setitem(MASKERS, "left_half", toy_left_half)
+        patched.setitem(DATASETS, "squares", toy_squares)
         yield
 
 
@@ -56,8 +59,10 @@ def test_toys_go_through_a_whole_run(model: Path, tmp_path: Path) -> None:
     inpainter = {"model": str(model), "num_inference_steps": 1}
     toy = {"share": 0.25, "masker": "left_half"}
     data = {**SMALL, "recipe": "hardest", "engine": "local", "inpainter": inpainter, "synthesis": toy}
-    config = recipes.make_config(data, [], where="test")
-    recipes.run(config, tmp_path / "run", fresh=False, command="test", say=lambda line: None)
+    config = recipes.make_config({**data, "dataset": {"name": "squares", "each": 17}}, [], where="test")
+    said: list[str] = []
+    recipes.run(config, tmp_path / "run", fresh=False, command="test", say=said.append)
+    assert "squares: red and blue" in said
     # By hand: of each class the quarter of highest loss, each repainted as what it is.
     losses = defaultdict(list)
     for row in read_parts(tmp_path / "run" / "scores").to_pylist():
@@ -71,9 +76,9 @@ def test_toys_go_through_a_whole_run(model: Path, tmp_path: Path) -> None:
         assert repaint_HW[:, :32].all()
         assert not repaint_HW[:, 32:].any()
     summary = write_summary(tmp_path / "run")
-    assert summary["synthesis"]["kept"] == len(expected) == 17
+    assert summary["synthesis"]["kept"] == len(expected) == 16
     assert set(summary["results"]) == {"erm", "hardest"}
-    assert json.loads((tmp_path / "run" / "fit" / "hardest" / "manifest.json").read_text())["counts"]["extra"] == 17
+    assert json.loads((tmp_path / "run" / "fit" / "hardest" / "manifest.json").read_text())["counts"]["extra"] == 16
     assert "hardest" in write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert recipes.make_config(load_yaml(tmp_path / "run" / "config.yaml"), [], where="again") == config
 
@@ -92,6 +97,7 @@ def test_toys_have_names_and_defaults_and_are_checked_like_the_others(tmp_path: 
         ("synthesis.share=2", r"synthesis.share: .*less than or equal to 1 \(found 2\)"),
         ("algorithm.wieght=2", "algorithm.wieght: unknown field; did you mean 'weight'"),
         ("synthesis.name=hard", "'scgs', 'dbb', 'hardest'"),
+        ("dataset.name=square", "'scenes', 'folder', 'squares'"),
         ("algorithm.name=jtt", "recipe hardest has algorithm weighted, but algorithm.name is jtt"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -139,18 +139,15 @@ def candidate_set_name(config: RunConfig) -> str:
     return fingerprint({"synthesis": painted, "inpainter": config.inpainter.deciding()})
 
 
-def plan_candidate_sets(
-    opened: Opened, candidate_sets: Mapping[str, Opened], folder: Path, say: Say
-) -> tuple[Base, list[PlannedSet]]:
+def plan_candidate_sets(candidate_sets: Mapping[str, Opened], folder: Path, say: Say) -> tuple[Base, list[PlannedSet]]:
     """Fits ERM, scores and plans, as far as that is not done yet.
 
     Args:
-        opened: The sweep's run config.
-        candidate_sets: That of each candidate set by its name.
+        candidate_sets: The run config of each by its name; they differ only in what a sweep searches.
         folder: The sweep's folder.
         say: Called with a line before each step, and from another thread in long ones.
     """
-    first = _run(opened, folder / "base", say)
+    first = _run(next(iter(candidate_sets.values())), folder / "base", say)
     base = Base(first.do(rows(first)), first.do(erm(first)))
     planned = []
     for name, candidate_set in candidate_sets.items():

@@ -60,7 +60,7 @@ def sweep(
         preflight.warn_of_versions(other_versions, say)
         preflight.say_of_dataset(opened, say)
         with folder.timed("preparation"):
-            base, planned = plan_candidate_sets(opened, candidate_sets, out, say)
+            base, planned = plan_candidate_sets(candidate_sets, out, say)
             check_memory(config, base, planned)
         with folder.timed("generation"):
             made = generate(planned)

@@ -1,4 +1,7 @@
-"""Joining the Ray cluster."""
+"""Joining the Ray cluster.
+
+Ray is imported where it is asked: `raygen.cluster.ray_address` loads without it, for `raygen doctor`.
+"""
 
 import contextlib
 import logging
@@ -8,10 +11,7 @@ import signal
 import threading
 from typing import Any
 
-import ray
-from ray._private import services
-
-from raygen import ray_address
+from raygen.cluster import ray_address
 from raygen.errors import (
     ConfigError,
     DataError,
@@ -36,6 +36,8 @@ def connect() -> None:
         ConfigError: RAY_ADDRESS names no cluster that answers.
         ResourceError: Ray cannot start here, or the cluster does not take this program.
     """
+    import ray
+
     if ray.is_initialized():
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -96,6 +98,8 @@ def own_error(error: BaseException, *, what: str) -> RaygenError:
 
 def describe() -> str:
     """The joined cluster's nodes and resources, as a line."""
+    import ray
+
     resources = ray.cluster_resources()
     num_nodes = sum(node["Alive"] for node in ray.nodes())
     return f"{num_nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
@@ -103,6 +107,8 @@ def describe() -> str:
 
 def _find_cluster() -> str | None:
     """The head's "host:port", which answers; None where Ray is to be started on this machine."""
+    from ray._private import services
+
     address = ray_address.named_address(os.environ)
     if address is None:
         return None
@@ -123,6 +129,8 @@ def _init(**options: Any) -> None:
 
     Ray takes SIGTERM for itself and answers it by waiting half a minute for other work to leave the node.
     """
+    import ray
+
     in_main_thread = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
     try:

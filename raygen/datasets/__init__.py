@@ -1,35 +1,45 @@
 """Datasets: a registry of configs, each opened once and written as SOURCE rows (`raygen.schema.SOURCE`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, assert_never
+from typing import Annotated, Any, Protocol
 
-from pydantic import Field
+from pydantic import SerializeAsAny
 
-from raygen.config import Strict, apply_overrides, validate
-from raygen.datasets.folder import FolderConfig, OpenFolder
-from raygen.datasets.opened import OpenDataset
-from raygen.datasets.scenes import OpenScenes, ScenesConfig
+from raygen.config import Strict, apply_overrides, one_of, validate
+from raygen.datasets import folder, scenes
+from raygen.datasets.opened import DatasetBase, OpenDataset
 from raygen.errors import DataError
 from raygen.storage.progress import Say, quiet
 from raygen.storage.writing import disk_errors
 
-DatasetConfig = Annotated[ScenesConfig | FolderConfig, Field(discriminator="name")]
+
+class DatasetModule(Protocol):
+    """What a dataset's module has."""
+
+    @property
+    def Config(self) -> type[DatasetBase]:
+        """Its fields, among them a `name`."""
+        ...
+
+    @property
+    def Open(self) -> Callable[[Any], OpenDataset]:
+        """Opens the dataset of such a config: what is known before any picture is read.
+
+        Raises:
+            DataError: The dataset as a whole cannot be used, or another number of prompts than of classes.
+        """
+        ...
 
 
-def open_dataset(config: ScenesConfig | FolderConfig) -> OpenDataset:
-    """The dataset of a config; a folder is listed here, and only here. No picture is read.
+# The registry, by the `name` of the config; what is put into it later counts too.
+DATASETS: dict[str, DatasetModule] = {"scenes": scenes, "folder": folder}
+DatasetConfig = Annotated[SerializeAsAny[DatasetBase], one_of(DATASETS)]
 
-    Raises:
-        DataError: The dataset's folder as a whole cannot be used, or another number of prompts than of classes.
-    """
-    match config:
-        case ScenesConfig():
-            return OpenScenes(config)
-        case FolderConfig():
-            return OpenFolder(config)
-        case _:
-            assert_never(config)
+
+def open_dataset(config: DatasetBase) -> OpenDataset:
+    """The dataset of a config; a folder is listed here, and only here. See `DatasetModule.Open`."""
+    return DATASETS[config.name].Open(config)
 
 
 def make_dataset(

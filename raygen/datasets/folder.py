@@ -18,12 +18,11 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from raygen.config import Decides, Strict
 from raygen.datasets.entries import Listing
 from raygen.datasets.files import printable
 from raygen.datasets.known import Names
 from raygen.datasets.listing import list_folder
-from raygen.datasets.opened import OpenDataset
+from raygen.datasets.opened import DatasetBase, OpenDataset
 from raygen.datasets.table import write_source
 from raygen.errors import DataError
 
@@ -33,7 +32,7 @@ SHOWN_PROBLEMS = 5
 SHOWN_CLASSES = 20
 
 
-class FolderConfig(Strict, decides=Decides.RESULTS):
+class FolderConfig(DatasetBase):
     """A folder of pictures.
 
     Attributes:
@@ -136,3 +135,6 @@ class OpenFolder(OpenDataset):
                 f"{path}: {len(problems)} picture(s) cannot be used:\n{shown}\n"
                 f"`raygen data check {path}` lists all that is wrong."
             )
+
+
+Config, Open = FolderConfig, OpenFolder

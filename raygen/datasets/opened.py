@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from raygen.config import Decides, Strict
 from raygen.datasets.table import DatasetInfo
+
+
+class DatasetBase(Strict, decides=Decides.RESULTS):
+    """Base of every dataset's config.
+
+    Attributes:
+        name: That of the registry.
+    """
+
+    name: str
 
 
 class OpenDataset(ABC):

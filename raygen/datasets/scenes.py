@@ -23,8 +23,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from raygen.config import Decides, Strict
-from raygen.datasets.opened import OpenDataset
+from raygen.datasets.opened import DatasetBase, OpenDataset
 from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, OBJECT_WORDS, Plumage, render_scene
 from raygen.datasets.table import DatasetInfo, check_prompts, write_source
 from raygen.errors import DataError
@@ -35,7 +34,7 @@ from raygen.seeding import LEAST_SEED, MAX_SEED, row_seed
 Count = Annotated[int, Field(ge=0)]
 
 
-class ScenesConfig(Strict, decides=Decides.RESULTS):
+class ScenesConfig(DatasetBase):
     """What to render.
 
     Attributes:
@@ -148,3 +147,6 @@ def _render_row(scene: _Scene) -> dict[str, Any]:
         "role": "source",
         "object_png": encode_mask(rendered.object_HW),
     }
+
+
+Config, Open = ScenesConfig, OpenScenes

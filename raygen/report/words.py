@@ -77,14 +77,12 @@ def describe_result(name: str, recipe: str) -> str:
 
 
 def _needs(recipe: str) -> str:
-    from raygen.algorithms import ALGORITHMS
     from raygen.run.names import find_recipe
 
     try:
-        algorithm = find_recipe(recipe)[1].algorithm
+        return NEEDS[find_recipe(recipe)[1].needs_groups_of]
     except ValueError:  # of a paper that is not installed here
         return ""
-    return NEEDS[ALGORITHMS[algorithm].Config.needs_groups_of]
 
 
 def describe_point(params: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The recipes by name: a synthesis, or none, and an algorithm. Any algorithm goes with any synthesis."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from raygen.algorithms import ALGORITHMS
 from raygen.synthesis import SYNTHESES
@@ -19,6 +20,11 @@ class Recipe:
     synthesis: str | None
     algorithm: str
     paper: str
+
+    @property
+    def needs_groups_of(self) -> Literal["train", "val"] | None:
+        """The split whose images must all have an attribute; None: neither."""
+        return ALGORITHMS[self.algorithm].Config.needs_groups_of
 
 
 def known_recipes() -> dict[str, Recipe]:

@@ -23,6 +23,7 @@ from raygen import recipes
 from raygen.algorithms import ALGORITHMS
 from raygen.algorithms.jtt import JttConfig
 from raygen.config import Decides, PoolConfig, Strict, fingerprint
+from raygen.datasets import DATASETS
 from raygen.datasets.folder import FolderConfig
 from raygen.maskers.grounded_sam import GroundedSamConfig
 from raygen.run.config import RunConfig
@@ -122,8 +123,9 @@ def models_in(annotation: Any) -> Iterator[type[Strict]]:
 
 
 def test_every_field_of_a_run_says_whether_it_decides_results() -> None:
-    papers = [*(paper.Config for paper in ALGORITHMS.values()), *(paper.Config for paper in SYNTHESES.values())]
-    models = {found for kind in (RunConfig, SearchConfig, *papers) for found in models_in(kind)}
+    modules: list[Any] = [*ALGORITHMS.values(), *SYNTHESES.values(), *DATASETS.values()]
+    kinds = (RunConfig, SearchConfig, *(module.Config for module in modules))
+    models = {found for kind in kinds for found in models_in(kind)}
     assert {RunConfig, PoolConfig, DbbConfig, GroundedSamConfig, JttConfig, FolderConfig} <= models
     assert [
         f"{model.__name__}.{name}" for model in models for name in model.model_fields if not model.mark_of(name)

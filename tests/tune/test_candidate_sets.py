@@ -155,7 +155,7 @@ def test_pools_of_one_model_learn_their_tokens_once(tmp_path: Path) -> None:
     sweep = small_sweep(model, quick, "tune.space.synthesis.dilation_px=[4, 8]", *ONLY_K)
     configs = candidate_set_configs(sweep.run, sweep.space, num_classes=2, max_pools=2)
     opened = {name: Opened(config) for name, config in configs.items()}
-    _, planned = plan_candidate_sets(Opened(sweep.run), opened, tmp_path / "sweep", lambda line: None)
+    _, planned = plan_candidate_sets(opened, tmp_path / "sweep", lambda line: None)
     assert len(planned) == 2
     (tokens,) = {candidate_set.run.done["tokens"].folder for candidate_set in planned}
     assert (tokens / "landbird" / "learned_embeds.safetensors").is_file()

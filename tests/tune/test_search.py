@@ -155,7 +155,7 @@ def test_of_two_trials_of_one_point_one_waits_and_fits_nothing(
     candidate_sets = candidate_set_configs(whole.run, whole.space, num_classes=2, max_pools=1)
     shutil.copytree(finished_sweep, tmp_path / "sweep")
     opened = {name: Opened(candidate_set) for name, candidate_set in candidate_sets.items()}
-    base, planned = plan_candidate_sets(Opened(whole.run), opened, tmp_path / "sweep", lambda line: None)
+    base, planned = plan_candidate_sets(opened, tmp_path / "sweep", lambda line: None)
     task = share(whole, base, generate(planned), tmp_path / "sweep")
     config = small_sweep(model, "fit.num_cpus=2", "tune.space.synthesis.k=[0.4]", *ONLY_K, trials=2)
     task = replace(task, sweep=config, trials=tmp_path / "trials")

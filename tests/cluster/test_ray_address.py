@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from raygen import doctor, ray_address
+from raygen import doctor
+from raygen.cluster import ray_address
 from raygen.errors import ConfigError, UserError
 
 # An HTTP/2 server's first frame: no settings (RFC 9113, section 3.4).
