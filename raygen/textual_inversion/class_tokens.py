@@ -1,6 +1,6 @@
 """Learned tokens before they are learned: their names and prompts, and what is checked before any work.
 
-Not for learning (`textual_inversion.py`) nor for files (`token_files.py`). Nothing here loads a model's weights.
+Not for learning (`learning.py`) nor for files (`token_files.py`). Nothing here loads a model's weights.
 """
 
 # T tokens of a prompt

@@ -9,7 +9,7 @@ Schema = dict[str, Any]
 
 
 class PlainJsonSchema(GenerateJsonSchema):
-    """Pydantic's schemas without titles, enumerations always as `enum`, and dictionaries with all of their keys."""
+    """Pydantic's schemas without titles of fields, enumerations as `enum`, and dictionaries with all of their keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         """Never: a field's title would be its name."""

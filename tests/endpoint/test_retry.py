@@ -12,7 +12,7 @@ from scripted_endpoints import IMAGE, MASK, PAINTED, REQUEST, RESULT, Handle, Sc
 
 from raygen.endpoint.handle import HandleTransport
 from raygen.endpoint.http import connect_http
-from raygen.endpoint.retry import ask_blocking
+from raygen.endpoint.retry import ask, ask_blocking
 from raygen.errors import EndpointError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.served import ServedInpainter
@@ -73,6 +73,28 @@ def test_patience_ends(caller: str, way: str, patience_s: float) -> None:
     assert caught.value.code == "service_unavailable"
     assert (len(script.asked_at) > 1) == (patience_s > 0)
     assert script.asked_at[-1] - start_s >= patience_s
+
+
+def test_who_was_refused_together_does_not_come_back_together() -> None:
+    script = Script(*[refusal(retry_after_s=0.2)] * 20, RESULT)
+    transport = HandleTransport(Handle(script))
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(ask(transport.edit, REQUEST, "m", patience_s=60) for _ in range(20)))
+
+    asyncio.run(all_at_once())
+    # The second asks fall anywhere from 0.1 to 0.3 s; that 20 of them lie within 0.05 s has a chance of 1e-10.
+    back_at = script.asked_at[20:]
+    assert len(back_at) == 20
+    assert max(back_at) - min(back_at) > 0.05
+
+
+def test_nobody_waits_longer_than_patience_lasts() -> None:
+    script, start_s = Script(refusal(retry_after_s=60)), time.monotonic()
+    with reached("handle", script) as endpoint, pytest.raises(EndpointError, match="no"):
+        ask_it("blocking", endpoint, patience_s=0.3)
+    assert time.monotonic() - start_s < 10
+    assert len(script.asked_at) == 2
 
 
 @pytest.mark.parametrize(("caller", "way"), HAVE_PATIENCE)

@@ -68,6 +68,14 @@ def test_every_route_is_in_the_document_and_the_other_way_round(endpoint: Runnin
         assert {name.strip() for name in allowed.split(",")} - {"HEAD"} == {name.upper() for name in operations}
 
 
+def test_every_route_asks_for_a_key_but_probes_and_the_document(keyed: Running) -> None:
+    for path, operations in document_of(keyed)["paths"].items():
+        is_open = path.startswith(("/health/", "/v2/")) or path == "/openapi.json"
+        for method, operation in operations.items():
+            status = httpx2.request(method, keyed.url + path.replace("{", "").replace("}", "")).status_code
+            assert (status == 401, "security" in operation) == (not is_open, not is_open), (method, path)
+
+
 def test_every_status_that_a_code_has_is_in_the_document(keyed: Running) -> None:
     """405 belongs to no operation, and 499 is never sent."""
     paths = document_of(keyed)["paths"]
@@ -79,6 +87,8 @@ def test_every_field_is_in_both_forms(endpoint: Running) -> None:
     schemas = document_of(endpoint)["components"]["schemas"]
     assert {*schemas["EditForm"]["properties"]} == {*FIELDS, "image", "mask"}
     assert {*schemas["EditJson"]["properties"]} == {*FIELDS, "images", "mask"}
+    for form in ("EditForm", "EditJson"):
+        assert [name for name in FIELDS if not schemas[form]["properties"][name].get("description")] == []
 
 
 @pytest.mark.parametrize("size", ["64x64", "2048x8", "72x1992", "100x64", "auto", "2056x64", "128x1288", "0x64", "64"])

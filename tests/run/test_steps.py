@@ -1,0 +1,117 @@
+"""The steps of a run: their order, and which unfinished work each goes on from."""
+
+from collections.abc import Mapping
+from contextlib import chdir
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from faked_runs import FakedFolder, make_home
+
+from raygen import recipes
+from raygen.run.opened import Opened
+from raygen.run.steps import Run, RunStep
+from raygen.storage.run_folder import RunFolder, Step
+
+PICTURES = {
+    "dataset": {"name": "folder", "path": "birds"},
+    "inpainter": {"model": "models/inpaint"},
+    "controls": ["hole"],
+}
+# By hand: rows first and the evaluation last; what an algorithm needs of the original images alone (JTT's error set)
+# before hours of scoring and painting; tokens before the plan, whose prompts name them. A fit and tokens go on from a
+# checkpoint of the very same request, a pass from any part that says itself what it was made with.
+ORDERS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
+    "tokens": (
+        {
+            "recipe": "dbb",
+            "synthesis": {"mask": "box"},
+            "textual_inversion": {"num_images": 2, "initializers": "b", "source": "val_groups"},
+        },
+        [
+            ("data", "nothing"),
+            ("erm", "own"),
+            ("scores", "parts"),
+            ("val_scores", "parts"),
+            ("tokens", "own"),
+            ("plan", "nothing"),
+            ("candidates", "parts"),
+            ("fit/dbb", "own"),
+            ("fit/control_hole", "own"),
+            ("evaluation", "nothing"),
+        ],
+    ),
+    "folds": (
+        {"recipe": "scgs+jtt", "synthesis": {"mis_source": "kfold", "num_folds": 2}},
+        [
+            ("data", "nothing"),
+            ("erm", "own"),
+            ("jtt_errors/original", "own"),
+            ("folds/0", "own"),
+            ("folds/1", "own"),
+            ("scores_in_sample", "parts"),
+            ("scores", "nothing"),
+            ("plan", "nothing"),
+            ("candidates", "parts"),
+            ("fit/scgs+jtt", "own"),
+            ("fit/control_hole", "own"),
+            ("evaluation", "nothing"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_steps_come_in_order_and_go_on_from_what_is_theirs(name: str, tmp_path: Path) -> None:
+    data, expected = ORDERS[name]
+    make_home(tmp_path)
+    with chdir(tmp_path):
+        config = recipes.make_config({**PICTURES, **data}, [], where="test")
+        run = Run(Opened(config), FakedFolder(tmp_path / "run"), lambda line: None)
+        found = []
+        for step in recipes.steps(run):
+            run.do(step)
+            found.append((step.name, step.keeps))
+    assert [*dict.fromkeys(found)] == expected  # the error set is asked for again before each fit
+
+
+@pytest.mark.parametrize(
+    ("keeps", "of_the_same", "of_another"),
+    [("nothing", False, False), ("own", True, False), ("parts", True, True)],
+)
+def test_a_step_goes_on_from_the_unfinished_work_that_it_keeps(
+    keeps: Literal["nothing", "own", "parts"], of_the_same: bool, of_another: bool, tmp_path: Path
+) -> None:
+    found: list[bool] = []
+
+    def half(step: Step) -> Mapping[str, Any]:
+        (step.folder / "half").touch()
+        raise KeyboardInterrupt
+
+    def whole(step: Step) -> Mapping[str, Any]:
+        found.append((step.folder / "half").exists())
+        return {}
+
+    config = recipes.make_config({"recipe": "erm"}, [], where="test")
+    for seed in (1, 2):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        run = Run(Opened(config), RunFolder(folder), lambda line: None)
+        with pytest.raises(KeyboardInterrupt):
+            run.do(RunStep("work", {}, {"seed": 1}, "working", half, keeps=keeps))
+        run.do(RunStep("work", {}, {"seed": seed}, "working", whole, keeps=keeps))
+    assert found == [of_the_same, of_another]
+
+
+def test_a_step_says_whether_it_was_done_before_or_is_made_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    run = Run(Opened(recipes.make_config({"recipe": "erm"}, [], where="test")), RunFolder(tmp_path), said.append)
+    for seed in (1, 1, 2):
+        run.do(RunStep("erm", {}, {"seed": seed}, "fitting erm", lambda step: {}, label="fit erm"))
+    assert said == [
+        "fit erm: fitting erm",
+        "fit erm: done before",
+        "fit erm: made again, since what it depends on is not what it was",
+        "fit erm: fitting erm",
+    ]
+    assert run.done["erm"].is_complete
