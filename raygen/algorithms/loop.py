@@ -119,9 +119,8 @@ def fit_loop(
     classifier.to(worker.device).to(memory_format=torch.channels_last)
     assert sampling_weights_N is None or occurrences_M is None
     occurrences_M = np.arange(len(train)) if occurrences_M is None else occurrences_M
-    num = len(occurrences_M)
-    least = least_rows(classifier, worker, num=num, batch_size=config.batch_size)
-    sizes = batch_sizes(num, config.batch_size, least=least)
+    least = least_rows(classifier, worker, num=len(occurrences_M), batch_size=config.batch_size)
+    sizes = batch_sizes(len(occurrences_M), config.batch_size, least=least)
     optimizer, scheduler = _build_optimizer(classifier, config, num_steps=len(sizes) * config.epochs)
     # Gradients are averaged over the workers where there are several.
     model = classifier if worker.world_size == 1 else torch.nn.parallel.DistributedDataParallel(classifier)
@@ -140,8 +139,7 @@ def fit_loop(
                 f"the loss of epoch {epoch + 1} is {total}; lower learning_rate (now {config.learning_rate})"
             )
         correct_N = right_predictions(classifier, val, worker.device)
-        average, worst = accuracies(correct_N, val)
-        entry = {"epoch": epoch, "loss": total / len(sizes), "val_average": average, "val_worst_group": worst}
+        entry = {"epoch": epoch, "loss": total / len(sizes), **accuracies(correct_N, val)}
         if worker.on_epoch is not None and worker.leads:
             worker.on_epoch(entry, correct_N)
         state.add(entry, config)
@@ -170,10 +168,11 @@ def right_predictions(classifier: Classifier, data: TrainingSet, device: str) ->
     return correct_N
 
 
-def accuracies(correct_N: np.ndarray, data: TrainingSet) -> tuple[float, float]:
+def accuracies(correct_N: np.ndarray, data: TrainingSet) -> dict[str, float]:
     """Average and worst-group accuracy (worst class where there are no attributes), each in [0, 1]."""
     group_N = data.label_N if data.group_N is None else data.group_N
-    return float(correct_N.mean()), worst_group_accuracy(correct_N, group_N, num_groups=int(group_N.max()) + 1)
+    worst_group = worst_group_accuracy(correct_N, group_N, num_groups=int(group_N.max()) + 1)
+    return {"val_average": float(correct_N.mean()), "val_worst_group": worst_group}
 
 
 def _line(entry: dict[str, float], num_epochs: int) -> str:
