@@ -178,7 +178,8 @@ def build_app(args: dict[str, Any] | None = None) -> Any:
 def for_replicas(config: ServeConfig) -> ServeConfig:
     """The config with relative paths in full: replicas may have another working directory."""
     models = tuple(
-        model.model_copy(update={"inpainter": find_painter(model.inpainter).for_workers}) for model in config.models
+        model.model_copy(update={"inpainter": find_painter(model.inpainter).config_for_workers})
+        for model in config.models
     )
     tokens = config.tokens_folder
     is_home = tokens.parts[:1] == ("~",)  # each node's own

@@ -330,7 +330,7 @@ def test_candidates_are_bound_to_the_maskers_model_and_rows_without_an_object_sa
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "candidates")
-    segmenter = shutil.copytree(find_model("tiny", tiny="segmenter_weights"), tmp_path / "segmenter")
+    segmenter = shutil.copytree(find_model("tiny", tiny="segmenter_weights").name, tmp_path / "segmenter")
     language = {"model": str(segmenter), "text": "zebra"}
     config = small("dbb", model, synthesis={**DBB, "language": language}, engine="local", max_failed_fraction=1)
     said: list[str] = []

@@ -14,7 +14,7 @@ from raygen.classifier import ClassifierConfig, build_classifier, load_classifie
 from raygen.config import load_yaml
 from raygen.errors import ModelError
 from raygen.fits import ray_train
-from raygen.model_files import absolute_model, find_model
+from raygen.model_files import find_model
 from raygen.pools import pipeline, units
 from raygen.run.opened import Opened
 from raygen.run.steps import Run
@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where runs are started: models and weights of all kinds."""
     folder = tmp_path_factory.mktemp("home")
     save_pipeline(folder / "models" / "inpaint", scheduler="dpm")
-    shutil.copytree(find_model("tiny", tiny="segmenter_weights"), folder / "segmenter")
+    shutil.copytree(find_model("tiny", tiny="segmenter_weights").name, folder / "segmenter")
     save_classifier(build_classifier(ClassifierConfig(width=8), 2, seed=5), folder / "start")
     return folder
 
@@ -121,14 +121,16 @@ def test_a_worker_of_ray_train_starts_from_a_relative_file(
 def test_only_local_folders_get_another_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     monkeypatch.setenv("HOME", str(home))
-    found = {name: absolute_model(name, tiny="weights") for name in ("models/inpaint", "~/segmenter", "tiny", "a/b")}
+    found = {
+        name: find_model(name, tiny="weights").for_workers for name in ("models/inpaint", "~/segmenter", "tiny", "a/b")
+    }
     assert found == {
         "models/inpaint": str(home / "models" / "inpaint"),
         "~/segmenter": str(home / "segmenter"),
         "tiny": "tiny",
         "a/b": "a/b",
     }
-    assert absolute_model(str(home / "start"), tiny=None) == str(home / "start")
+    assert find_model(str(home / "start"), tiny=None).for_workers == str(home / "start")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from raygen.fits import ray_train
 from raygen.fits.ray_train import FitConfig
 from raygen.images import decode_image, decode_mask
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.model_folder import FoundModel, find_painter
+from raygen.inpainters.model_folder import FoundPainter, find_painter
 from raygen.inpainters.token_files import FILE_NAME, token_bytes
 from raygen.maskers.truth import checked_object, dilate
 from raygen.storage.progress import Say, quiet
@@ -76,8 +76,8 @@ def make_request(
     scores: pa.Table,
     settings: TextualInversionConfig,
     *,
-    model: FoundModel,
-    painter: FoundModel | None,
+    model: FoundPainter,
+    painter: FoundPainter | None,
     seed: int,
 ) -> TokenRequest:
     """The fit of a dataset's tokens.
@@ -102,11 +102,12 @@ def make_request(
         ids, attributes = (index.table[name].to_pylist() for name in ("image_id", "attribute"))
         attribute_of = dict(zip(ids, attributes, strict=True))
         images = val_group_images(scores, attribute_of, class_names=names, num_images=num, run_seed=seed)
+    other = None if settings.model is None else painter
     return TokenRequest(
         data=str(index.folder.resolve()),
         settings=settings.model_dump(mode="json"),
-        model=model.for_workers.model_dump(mode="json"),
-        painter=None if painter is None or settings.model is None else painter.for_workers.model_dump(mode="json"),
+        model=model.config_for_workers.model_dump(mode="json"),
+        painter=None if other is None else other.config_for_workers.model_dump(mode="json"),
         tokens=tuple(asdict(token) for token in class_tokens(settings, names)),
         images=tuple(tuple(ids) for ids in images),
         seed=seed,

@@ -5,7 +5,6 @@ Not for loading: `loading.py` does that.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from packaging.version import Version
 
 from raygen.errors import ModelError
 from raygen.inpainters import InpainterConfig
-from raygen.model_files import TINY, check_safetensors, find_model, model_revision, read_json
+from raygen.model_files import FoundModel, check_safetensors, find_model, read_json
 from raygen.model_files.hub import PIPELINE_INDEX, check_loadable
 
 # Of the shipped model, in `raygen/tiny`.
@@ -33,47 +32,29 @@ EXAMPLE = "sd2-community/stable-diffusion-2-inpainting"
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
-@dataclass(frozen=True)
-class FoundModel:
-    """An inpainting model that was looked for.
-
-    Attributes:
-        config: The model and its sampling.
-        folder: Where the model is; None: the hub has it, or its cache.
-    """
+@dataclass(frozen=True, kw_only=True)
+class FoundPainter(FoundModel):
+    """An inpainting model that was looked for, and the config that names it."""
 
     config: InpainterConfig
-    folder: Path | None
 
     @property
-    def name(self) -> str:
-        """What loaders take: the folder, or the hub id."""
-        return self.config.model if self.folder is None else str(self.folder)
-
-    @property
-    def for_workers(self) -> InpainterConfig:
-        """The config with the folder in full: workers have another directory, and the shipped model of their own."""
-        if self.folder is None or self.config.model == TINY:
-            return self.config
-        return self.config.model_copy(update={"model": str(self.folder.resolve())})
-
-    @cached_property
-    def revision(self) -> str | None:
-        """Hash of the folder, or what the config says of a hub id."""
-        return self.config.revision if self.folder is None else model_revision(self.folder)
+    def config_for_workers(self) -> InpainterConfig:
+        """The config with the folder in full."""
+        return self.config.model_copy(update={"model": self.for_workers})
 
 
-def find_painter(config: InpainterConfig) -> FoundModel:
-    """Decides what a config's model is: the shipped one, a folder, or a hub id.
+def find_painter(config: InpainterConfig) -> FoundPainter:
+    """The model of a config; see `find_model`.
 
     Raises:
-        ModelError: The name is none of these.
+        ModelError: The name is neither of the shipped one, a folder, nor a hub id.
     """
-    name = find_model(config.model, tiny=TINY_FOLDER)
-    return FoundModel(config, Path(name) if Path(name).is_dir() else None)
+    found = find_model(config.model, revision=config.revision, tiny=TINY_FOLDER)
+    return FoundPainter(config=config, **vars(found))
 
 
-def check_model(found: FoundModel, *, field: str = "inpainter") -> None:
+def check_model(found: FoundPainter, *, field: str = "inpainter") -> None:
     """Checks before any work that a model can be loaded: its folder, or what the cache or the hub have of a hub id.
 
     Args:

@@ -3,7 +3,6 @@
 # N images, H height, W width, C classes, D width of the joint space, T tokens
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,9 +19,8 @@ from raygen.maskers.loading import (
     checked_kind,
     load_model,
     load_processor,
-    revision_of,
 )
-from raygen.model_files import TINY, absolute_model, find_model
+from raygen.model_files import TINY, FoundModel, find_model
 
 TINY_FOLDER = "segmenter_weights"
 KINDS = ("clipseg",)
@@ -50,6 +48,14 @@ class ClipsegConfig(Strict, decides=Decides.RESULTS):
     dtype: Dtype = "float32"
     threshold: float = Field(0.5, gt=0, lt=1)
 
+    def found(self) -> FoundModel:
+        """Where the model is.
+
+        Raises:
+            ModelError: See `find_model`.
+        """
+        return find_model(self.model, revision=self.revision, tiny=TINY_FOLDER)
+
     def check(self) -> None:
         """Checks the model's files, and the texts that the config gives, before any work.
 
@@ -57,9 +63,10 @@ class ClipsegConfig(Strict, decides=Decides.RESULTS):
             ModelError: See `loading.check_model`.
             ConfigError: A text is too long.
         """
-        name = find_model(self.model, tiny=TINY_FOLDER)
-        check_model(name, revision=self.revision, kinds=KINDS, what=WHAT, field="synthesis.language.model")
-        if self.text is not None and Path(name).is_dir():
+        found = self.found()
+        check_model(found, kinds=KINDS, what=WHAT, field="synthesis.language.model")
+        if self.text is not None and found.folder is not None:
+            name = str(found.folder)
             from transformers import AutoConfig, CLIPSegProcessor
 
             processor = load_processor(CLIPSegProcessor, name, revision=None, what=WHAT)
@@ -72,11 +79,11 @@ class ClipsegConfig(Strict, decides=Decides.RESULTS):
 
     def absolute(self) -> "ClipsegConfig":
         """The config with a local model's folder in full, for workers, whose working directory is another."""
-        return self.model_copy(update={"model": absolute_model(self.model, tiny=TINY_FOLDER)})
+        return self.model_copy(update={"model": self.found().for_workers})
 
     def revisions(self) -> list[str]:
         """What decides masks beside the config: the hash of the model's folder, or the revision of its hub id."""
-        return [revision_of(self.model, self.revision, tiny=TINY_FOLDER)]
+        return [self.found().revision or "main"]
 
 
 class ClipsegFinder:
@@ -99,7 +106,7 @@ class ClipsegFinder:
         # Here, not at the top: transformers takes seconds, which only actors with this masker need.
         from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
-        name = find_model(config.model, tiny=TINY_FOLDER)
+        name = config.found().name
         checked_kind(name, revision=config.revision, kinds=KINDS, what=WHAT)
         self._config, self._texts, self._device = config, list(texts), device
         self._processor = load_processor(CLIPSegProcessor, name, revision=config.revision, what=WHAT)

@@ -8,7 +8,6 @@ GroundingDINO: Liu et al. 2023 (arXiv 2303.05499); SAM: Kirillov et al. 2023 (ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,9 +23,8 @@ from raygen.maskers.loading import (
     checked_kind,
     load_model,
     load_processor,
-    revision_of,
 )
-from raygen.model_files import absolute_model, find_model
+from raygen.model_files import FoundModel, find_model
 
 DETECTORS = ("grounding-dino", "mm-grounding-dino")
 DETECTOR = "a GroundingDINO detector"
@@ -64,15 +62,21 @@ class GroundedSamConfig(Strict, decides=Decides.RESULTS):
     box_threshold: float = Field(0.3, gt=0, lt=1)
     text_threshold: float = Field(0.25, gt=0, lt=1)
 
+    def found_detector(self) -> FoundModel:
+        """Where the detector is; ModelError: see `find_model`."""
+        return find_model(self.detector, revision=self.detector_revision, tiny=None)
+
+    def found_segmenter(self) -> FoundModel:
+        """Where the segmenter is; likewise."""
+        return find_model(self.segmenter, revision=self.segmenter_revision, tiny=None)
+
     def check(self) -> None:
         """Checks the models' files, and the texts that the config gives, before any work; see `ClipsegConfig.check`."""
-        detector, segmenter = (find_model(name, tiny=None) for name in (self.detector, self.segmenter))
-        for name, revision, kinds, what, field in (
-            (detector, self.detector_revision, DETECTORS, DETECTOR, "detector"),
-            (segmenter, self.segmenter_revision, SEGMENTERS, SEGMENTER, "segmenter"),
-        ):
-            check_model(name, revision=revision, kinds=kinds, what=what, field=f"synthesis.language.{field}")
-        if self.text is not None and Path(detector).is_dir():
+        found = self.found_detector()
+        check_model(found, kinds=DETECTORS, what=DETECTOR, field="synthesis.language.detector")
+        check_model(self.found_segmenter(), kinds=SEGMENTERS, what=SEGMENTER, field="synthesis.language.segmenter")
+        if self.text is not None and found.folder is not None:
+            detector = str(found.folder)
             from transformers import AutoConfig, AutoProcessor
 
             processor = load_processor(AutoProcessor, detector, revision=None, what=DETECTOR)
@@ -86,15 +90,12 @@ class GroundedSamConfig(Strict, decides=Decides.RESULTS):
 
     def absolute(self) -> "GroundedSamConfig":
         """The config with local models' folders in full."""
-        names = ("detector", "segmenter")
-        return self.model_copy(update={name: absolute_model(getattr(self, name), tiny=None) for name in names})
+        folders = {"detector": self.found_detector().for_workers, "segmenter": self.found_segmenter().for_workers}
+        return self.model_copy(update=folders)
 
     def revisions(self) -> list[str]:
         """What decides masks beside the config."""
-        return [
-            revision_of(self.detector, self.detector_revision, tiny=None),
-            revision_of(self.segmenter, self.segmenter_revision, tiny=None),
-        ]
+        return [found.revision or "main" for found in (self.found_detector(), self.found_segmenter())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +223,7 @@ class GroundedSamFinder:
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
         config = self._config
-        name, revision = find_model(config.detector, tiny=None), config.detector_revision
+        name, revision = config.found_detector().name, config.detector_revision
         checked_kind(name, revision=revision, kinds=DETECTORS, what=DETECTOR)
         model = load_model(
             AutoModelForZeroShotObjectDetection,
@@ -238,7 +239,7 @@ class GroundedSamFinder:
         import transformers
 
         config = self._config
-        name, revision = find_model(config.segmenter, tiny=None), config.segmenter_revision
+        name, revision = config.found_segmenter().name, config.segmenter_revision
         kind = checked_kind(name, revision=revision, kinds=SEGMENTERS, what=SEGMENTER)
         model_class, processor_class = (getattr(transformers, part) for part in SEGMENTERS[kind])
         model = load_model(

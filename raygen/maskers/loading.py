@@ -7,19 +7,18 @@ from typing import Any, Literal
 import torch
 
 from raygen.errors import ConfigError, ModelError
-from raygen.model_files import check_safetensors, find_model, load_errors, model_revision, read_json
+from raygen.model_files import FoundModel, check_safetensors, load_errors, read_json
 from raygen.model_files.hub import MODEL_INDEX, check_loadable, loadable
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-def check_model(name: str, *, revision: str | None, kinds: Collection[str], what: str, field: str) -> None:
+def check_model(found: FoundModel, *, kinds: Collection[str], what: str, field: str) -> None:
     """Checks a model before any work: its folder, or what the cache or the hub have of a hub id.
 
     Args:
-        name: Folder or hub id, see `find_model`.
-        revision: Of a hub id.
+        found: The model.
         kinds: The `model_type`s that will do.
         what: What it is to be loaded as, such as "a CLIPSeg model".
         field: The config's field that names it.
@@ -32,9 +31,9 @@ def check_model(name: str, *, revision: str | None, kinds: Collection[str], what
         if is_whole:
             check_folder(str(folder), kinds=kinds, what=what)
         else:
-            check_kind(_kind(folder), name, kinds=kinds, what=what)
+            check_kind(_kind(folder), found.name, kinds=kinds, what=what)
 
-    check_loadable(name, revision, index=MODEL_INDEX, field=field, check=check)
+    check_loadable(found.name, found.asked_revision, index=MODEL_INDEX, field=field, check=check)
 
 
 def check_folder(name: str, *, kinds: Collection[str], what: str) -> None:
@@ -123,12 +122,6 @@ def load_processor(loader: Any, name: str, *, revision: str | None, what: str) -
     """
     with load_errors(name, what=what):
         return loader.from_pretrained(loadable(name, revision), revision=revision)
-
-
-def revision_of(name: str, revision: str | None, *, tiny: str | None) -> str:
-    """What a model's masks depend on: the hash of a local folder, or the revision of a hub id."""
-    folder = Path(find_model(name, tiny=tiny))
-    return model_revision(folder) if folder.is_dir() else (revision or "main")
 
 
 def check_length(text: str, num_tokens: int, limit: int) -> None:

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,41 +24,61 @@ TINY = "tiny"
 _SAMPLE_BYTES = 1 << 20
 
 
-def find_model(model: str, *, tiny: str | None) -> str:
-    """A local model's folder, or the hub id as it is.
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that was looked for: the shipped one, a folder, or a hub id.
+
+    Attributes:
+        asked: What the config calls it.
+        asked_revision: What the config says of a hub id's revision.
+        folder: Where the model is; None: the hub has it, or its cache.
+        is_shipped: Whether it comes with the package.
+    """
+
+    asked: str
+    asked_revision: str | None
+    folder: Path | None
+    is_shipped: bool = False
+
+    @property
+    def name(self) -> str:
+        """What loaders take: the folder, or the hub id."""
+        return self.asked if self.folder is None else str(self.folder)
+
+    @property
+    def for_workers(self) -> str:
+        """The folder in full: workers have another directory, and the shipped model of their own; or the hub id."""
+        return self.asked if self.folder is None or self.is_shipped else str(self.folder.resolve())
+
+    @cached_property
+    def revision(self) -> str | None:
+        """Hash of the folder, or what the config says of a hub id."""
+        return self.asked_revision if self.folder is None else model_revision(self.folder)
+
+
+def find_model(model: str, *, revision: str | None = None, tiny: str | None) -> FoundModel:
+    """Decides what a model's name means.
 
     Args:
         model: "tiny", a folder, or a hub id.
+        revision: Of a hub id.
         tiny: Folder of the shipped model of this kind in `raygen/tiny`; None if there is none.
 
     Raises:
         ModelError: The name is none of these.
     """
     if model == TINY and tiny is not None:
-        return str(resources.files("raygen.tiny") / tiny)
+        return FoundModel(model, revision, Path(str(resources.files("raygen.tiny") / tiny)), is_shipped=True)
     path = Path(model).expanduser()
     if path.is_dir():
-        return str(path)
+        return FoundModel(model, revision, path)
     if path.exists() or path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
         shipped = "" if tiny is None else f" nor '{TINY}'"
         what = "is a file" if path.exists() else f"does not exist; {nearby(path)}"
         raise ModelError(
             f"model '{model}' is neither a folder nor a hub id (owner/name){shipped}: {path.absolute()} {what}"
         )
-    return model
-
-
-def absolute_model(model: str, *, tiny: str | None) -> str:
-    """A local model's folder in full, for a worker, whose working directory is another; other names as they are.
-
-    Args:
-        model: As `find_model` takes it.
-        tiny: Likewise.
-    """
-    if model == TINY and tiny is not None:
-        return model  # each machine has its own
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model
+    return FoundModel(model, revision, None)
 
 
 def model_revision(folder: Path) -> str:

@@ -6,7 +6,7 @@ from raygen.datasets import open_dataset
 from raygen.datasets.opened import OpenDataset
 from raygen.endpoint.connect import connect_endpoint
 from raygen.endpoint.retry import ask_blocking
-from raygen.inpainters.model_folder import FoundModel, find_painter
+from raygen.inpainters.model_folder import FoundPainter, find_painter
 from raygen.run.config import RunConfig
 from raygen.textual_inversion.class_tokens import trained_model
 
@@ -28,13 +28,13 @@ class Opened:
         return self._dataset or open_dataset(self.config.dataset)
 
     @cached_property
-    def painter(self) -> FoundModel | None:
+    def painter(self) -> FoundPainter | None:
         """The inpainting model; None where nothing is painted, and where an endpoint paints."""
         config = self.config
         return None if config.synthesis is None or config.inpainter.url else find_painter(config.inpainter)
 
     @cached_property
-    def learner(self) -> FoundModel | None:
+    def learner(self) -> FoundPainter | None:
         """The model that tokens are learned with; None where none are."""
         settings = self.config.textual_inversion
         return None if settings is None else find_painter(trained_model(settings, self.config.inpainter))

@@ -141,7 +141,7 @@ def _generate(run: Run, step: Step) -> Mapping[str, Any]:
     }
     paints = {
         "inpainter": inpainter.model_dump(mode="json"),
-        "found_model": None if painter is None else painter.for_workers.model,
+        "found_model": None if painter is None else painter.for_workers,
         "num_rows": pools.inpainter.batch_size,
         "device": pools.inpainter.torch_device,
         "tokens": tokens,

@@ -15,7 +15,7 @@ import numpy as np
 
 from raygen.errors import ConfigError, ModelError
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.model_folder import FoundModel
+from raygen.inpainters.model_folder import FoundPainter
 from raygen.inpainters.prompts import tokenize, unknown_tokens
 from raygen.model_files.hub import loadable
 from raygen.textual_inversion.config import TextualInversionConfig
@@ -131,7 +131,7 @@ def trained_model(settings: TextualInversionConfig, inpainter: InpainterConfig) 
     return inpainter.model_copy(update=changes)
 
 
-def load_tokenizer(found: FoundModel) -> Any:
+def load_tokenizer(found: FoundPainter) -> Any:
     """A model's tokenizer.
 
     Raises:
@@ -142,7 +142,7 @@ def load_tokenizer(found: FoundModel) -> Any:
     return _load_part(CLIPTokenizer, found, "tokenizer")
 
 
-def check_same_text_encoder(trained: FoundModel, painter: FoundModel) -> None:
+def check_same_text_encoder(trained: FoundPainter, painter: FoundPainter) -> None:
     """Checks that tokens learned with one model can be used with another.
 
     Raises:
@@ -177,7 +177,7 @@ def check_prediction(scheduler_config: dict[str, Any], *, model: str) -> str:
     return kind
 
 
-def _load_part(kind: Any, found: FoundModel, part: str) -> Any:
+def _load_part(kind: Any, found: FoundPainter, part: str) -> Any:
     config = found.config
     name = loadable(found.name, config.revision)
     # A hub id takes a subfolder and a revision; a folder is opened where the part is.

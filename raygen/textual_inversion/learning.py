@@ -23,7 +23,7 @@ import torch
 from raygen.errors import DataError, ResourceError, RowError, StageError
 from raygen.inpainters.latents import draw_latent, encode_picture
 from raygen.inpainters.loading import load_pipeline
-from raygen.inpainters.model_folder import FoundModel
+from raygen.inpainters.model_folder import FoundPainter
 from raygen.inpainters.prompts import PromptEncoder, TokenizedPrompt
 from raygen.inpainters.row import EncodedPicture
 from raygen.inpainters.square import squash
@@ -81,7 +81,7 @@ class FrozenDenoiser:
         ModelError: It cannot be loaded, or predicts something else than noise or velocity.
     """
 
-    def __init__(self, found: FoundModel, *, device: str) -> None:
+    def __init__(self, found: FoundPainter, *, device: str) -> None:
         from diffusers import DDPMScheduler
 
         pipe = load_pipeline(found.name, found.config, device)

@@ -17,7 +17,7 @@ from raygen.maskers.language import LanguageConfig
 from raygen.maskers.truth import dilate
 from raygen.model_files import find_model
 
-SHIPPED = Path(find_model("tiny", tiny="segmenter_weights"))
+SHIPPED = Path(find_model("tiny", tiny="segmenter_weights").name)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def put(cache: Path, repo: str, tiny: str) -> Path:
     folder = cache / f"models--{repo.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(COMMIT)
-    shutil.copytree(find_model("tiny", tiny=tiny), folder / "snapshots" / COMMIT)
+    shutil.copytree(find_model("tiny", tiny=tiny).name, folder / "snapshots" / COMMIT)
     return folder / "snapshots" / COMMIT
 
 

@@ -12,7 +12,7 @@ from raygen.model_files import find_model
 from raygen.tiny.segmenter import CLASS_WORDS
 from raygen.tiny.segmenter_card import find, held_out, measure
 
-FOLDER = Path(find_model("tiny", tiny="segmenter_weights"))
+FOLDER = Path(find_model("tiny", tiny="segmenter_weights").name)
 MAX_BYTES = 4_000_000
 # Another draw than the card's.
 SEED = 1
