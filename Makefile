@@ -17,7 +17,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 help:
 	@echo 'make demo      the main job on the embedded benchmark, then where its report is (ARGS="--out runs/other")'
 	@echo 'make test      the quick tests          make test-all  all that this machine can run'
-	@echo 'make check     style, types, layers     make bench     every script in benchmarks/'
+	@echo 'make check     style, types, layers     make bench     the short benchmarks, into benchmarks/results.json'
 	@echo 'make results   every recipe over three seeds, into docs/results.md (about two hours on two cores)'
 	@echo 'make clean     removes .venv and caches; runs/ stays'
 
@@ -42,10 +42,7 @@ results: $(STAMP)
 	$(BIN)/python benchmarks/effect.py --into docs/results.md $(ARGS)
 
 bench: $(STAMP)
-	@set -e; for script in benchmarks/[a-z]*.py; do \
-		[ -f "$$script" ] || { echo 'benchmarks/ holds no script'; exit 2; }; \
-		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
-	done
+	$(BIN)/python benchmarks/short.py $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	@if [ -x $(BIN)/python ] && $(BIN)/python $(IS_NEW_ENOUGH); then exit 0; fi; \

@@ -44,7 +44,8 @@ from PIL import Image
 from diffusers import StableDiffusionInpaintPipeline
 from raygen.model_files import find_model
 torch.set_num_threads(1)
-pipe = StableDiffusionInpaintPipeline.from_pretrained(find_model("tiny", tiny="weights"), torch_dtype=torch.float32)
+folder = find_model("tiny", tiny="weights").name
+pipe = StableDiffusionInpaintPipeline.from_pretrained(folder, torch_dtype=torch.float32)
 pipe.set_progress_bar_config(disable=True)
 side, steps = map(int, sys.argv[1:])
 image = Image.fromarray(np.random.default_rng(0).integers(256, size=(side, side, 3), dtype=np.uint8))
