@@ -92,6 +92,13 @@ class Decides(Enum):
     """No result: where and how often things run, and what stops them."""
 
 
+class Identity(Enum):
+    """How a field that decides stands in what a result is known by; said by `Annotated[…, Identity.…]`."""
+
+    ABSENT_BY_DEFAULT = "absent by default"
+    """Left out while it has its default, which is what was done before there was the field: folders of then go on."""
+
+
 class Strict(BaseModel):
     """Base of every config model: frozen; an unknown key, a number that is not finite, and true for 1 are errors.
 
@@ -129,7 +136,12 @@ class Strict(BaseModel):
         Args:
             without: Fields that decide these are left out as well.
         """
-        names = [name for name in type(self).model_fields if self.mark_of(name) not in {Decides.NOTHING, *without}]
+        names = [
+            name
+            for name, field in type(self).model_fields.items()
+            if self.mark_of(name) not in {Decides.NOTHING, *without}
+            and not (Identity.ABSENT_BY_DEFAULT in field.metadata and getattr(self, name) == field.default)
+        ]
         nested = {name: inner for name in names if isinstance(inner := getattr(self, name), Strict)}
         plain = self.model_dump(mode="json", include={*names} - {*nested})
         return {**plain, **{name: inner.deciding(*without) for name, inner in nested.items()}}

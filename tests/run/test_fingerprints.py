@@ -22,7 +22,7 @@ from faked_runs import FakedFolder, make_home
 from raygen import recipes
 from raygen.algorithms import ALGORITHMS
 from raygen.algorithms.jtt import JttConfig
-from raygen.config import Decides, Strict, fingerprint
+from raygen.config import Decides, Identity, Strict, fingerprint
 from raygen.datasets import DATASETS
 from raygen.datasets.folder import FolderConfig
 from raygen.maskers.grounded_sam import GroundedSamConfig
@@ -148,6 +148,15 @@ def test_what_a_class_leaves_open_is_found_and_decides_results_until_it_is_said(
     assert Outer().deciding(Decides.AMOUNT) == {"inner": {"size": 2}, "open": 4}
     assert (Outer().decides("inner.speed"), Outer().decides("inner.size")) == (Decides.NOTHING, Decides.RESULTS)
     assert (Outer().decides("amount"), Outer().decides("inner.none")) == (Decides.AMOUNT, Decides.NOTHING)
+
+
+def test_a_field_that_came_later_is_left_out_of_what_decides_while_it_has_its_default() -> None:
+    class Later(Strict, decides=Decides.RESULTS):
+        size: int = 1
+        guided: Annotated[float, Identity.ABSENT_BY_DEFAULT] = 1.0
+
+    assert Later().deciding() == Later(guided=1.0).deciding() == {"size": 1}
+    assert Later(guided=0.5).deciding() == {"size": 1, "guided": 0.5}
 
 
 FITS = {"fit/dbb", "fit/control_hole"}
