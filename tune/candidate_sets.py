@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen.classifier import squash
+from raygen.classifier.framing import squash
 from raygen.config import Decides, fingerprint
 from raygen.errors import ConfigError, DataError
 from raygen.images import decode_image

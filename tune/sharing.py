@@ -26,7 +26,7 @@ def check_memory(sweep: SweepConfig, base: Base, planned: Sequence[PlannedSet]) 
     Raises:
         ResourceError: They do not.
     """
-    picture_bytes = 3 * sweep.run.classifier.image_size_px**2
+    picture_bytes = 3 * sweep.run.classifier.frame.whole_px**2
     index = RowIndex(base["data"].folder)
     sizes = [index.split(split).num_rows * picture_bytes for split in ("train", "val")]
     # A split beyond that limit is not decoded ahead, by a run neither.
@@ -50,7 +50,7 @@ def share(sweep: SweepConfig, base: Base, candidate_sets: Sequence[CandidateSet]
         ConfigError: Validation is too small to be halved.
     """
     run = sweep.run
-    index, size_px = RowIndex(base["data"].folder), run.classifier.image_size_px
+    index, size_px = RowIndex(base["data"].folder), run.classifier.frame.whole_px
     train, val = (
         TrainingSet(index, split, size_px=size_px, max_failed_fraction=run.max_failed_fraction)
         for split in ("train", "val")

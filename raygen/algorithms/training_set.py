@@ -4,14 +4,14 @@
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from raygen.classifier import preprocess, squash
+from raygen.classifier.framing import Frame, preprocess, squash
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError, RowError
 from raygen.groups import group_index
@@ -149,7 +149,16 @@ class TrainingSet:
         own = [int(i) for i in positions if i < self._num_own]
         decoded = dict(zip(own, self._own(own), strict=True))
         images = [decoded[int(i)] if i < self._num_own else self._extra[int(i) - self._num_own] for i in positions]
-        return preprocess(images, self._size_px)
+        return preprocess(images, Frame(self._size_px))
+
+    def batches(self, positions: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+        """Pictures of each array of positions, uint8 (B, S, S, 3), in order."""
+        for part in positions:
+            own = [int(i) for i in part if i < self._num_own]
+            decoded = dict(zip(own, self._own(own), strict=True))
+            images = [decoded[int(i)] if i < self._num_own else self._extra[int(i) - self._num_own] for i in part]
+            side = self._size_px
+            yield torch.from_numpy(np.stack(images) if images else np.empty((0, side, side, 3), dtype=np.uint8))
 
     def _own(self, positions: Sequence[int]) -> Sequence[np.ndarray]:
         if self._cache_NHWC is not None:
