@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from raygen import algorithms
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.base import FindErrors
+from raygen.algorithms.compilation import check_compiler
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.datasets.rows import RowIndex
@@ -27,7 +28,7 @@ from raygen.storage.progress import Say, quiet
 from raygen.storage.writing import atomic, write_json
 from raygen.synthesis.controls import ControlKind, control_label, control_picture, draw_colour, object_colours
 from raygen.synthesis.folds import assign_folds
-from raygen.worker import Worker
+from raygen.worker import Numerics, Worker
 
 # Training objects whose colours `control_flat` draws from, per class.
 COLOUR_SAMPLES = 400
@@ -69,6 +70,7 @@ class FitRequest:
         find_errors: What fits in place of the algorithm's own `fit`, and finds an error set.
         without_fold: (number, of how many): leave out the training images of one fold.
         weights: The file that `classifier.weights` names, in full: workers have another working directory.
+        numerics: How the steps are computed.
     """
 
     data: str
@@ -82,6 +84,7 @@ class FitRequest:
     find_errors: FindErrors | None = None
     without_fold: tuple[int, int] | None = None
     weights: str | None = None
+    numerics: Numerics = field(default_factory=Numerics)
 
 
 def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet) -> dict[str, Any]:
@@ -99,7 +102,11 @@ def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str,
 def fit_on_worker(worker: Worker, payload: dict[str, Any]) -> None:
     """What a worker does: loads, fits, and, if it leads, saves."""
     extra = payload["extra"]
-    request = FitRequest(**{**payload, "extra": None if extra is None else ExtraRows(**extra)})
+    numerics = Numerics(**payload.get("numerics", {}))
+    request = FitRequest(**{**payload, "extra": None if extra is None else ExtraRows(**extra), "numerics": numerics})
+    worker = replace(worker, numerics=numerics)
+    if numerics.compile:
+        check_compiler(worker.device)  # before any picture is read
     config, found = request.algorithm, {}
     classifier, train, val = _prepare(request)
     if request.find_errors is not None:
@@ -125,7 +132,7 @@ def _prepare(request: FitRequest) -> tuple[Classifier, TrainingSet, TrainingSet]
         init=request.init,
         weights=request.weights,
     )
-    size_px = classifier.config.image_size_px
+    size_px = classifier.frame.whole_px
     pictures = () if request.extra is None else extra_pictures(request.extra, index, seed=request.seed)
     keep_N = None
     if request.without_fold is not None:
