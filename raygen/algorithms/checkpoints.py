@@ -73,7 +73,6 @@ class Progress:
             self._best = score
             self.selected = _copied(self._classifier.state_dict())
         if self._worker.leads:
-            self.wait()
             state = {
                 "format": FORMAT,
                 **{name: _copied(part.state_dict()) for name, part in self._parts.items()},

@@ -18,6 +18,7 @@ from raygen import algorithms
 from raygen.algorithms import AlgorithmConfig, erm, reweighted
 from raygen.algorithms.balanced import BalancedConfig
 from raygen.algorithms.batches import batch_sizes, draw_batches, least_rows
+from raygen.algorithms.checkpoints import Progress
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.reweighted import ReweightedConfig
 from raygen.algorithms.training_set import ExtraImage, TrainingSet
@@ -114,6 +115,23 @@ def test_a_checkpoint_of_before_is_put_aside_and_the_fit_begins_anew(
     assert [line.partition(":")[0] for line in told[1:]] == ["epoch 1/2", "epoch 2/2"]
     assert all(re.search(r", [\d,]+ images/s$", line) for line in told[1:])
     assert torch.load(tmp_path / "parts" / "checkpoint.old.pt").keys() == state.keys()
+
+
+def test_what_a_checkpoint_holds_is_of_its_epoch_though_the_next_has_begun(tmp_path: Path) -> None:
+    """Large enough that it is still being written when the weights change."""
+    network = torch.nn.Linear(4096, 2048, bias=False)
+    before = network.weight.detach().clone()
+    entry = {"epoch": 0, "val_worst_group": 0.5, "val_average": 0.5}
+    with Progress(network, {"other": network}, Worker(0, 1, "cpu", tmp_path)) as progress:
+        progress.add(entry, select="last")
+        with torch.no_grad():
+            network.weight.zero_()
+        progress.wait()
+        state = torch.load(tmp_path / "checkpoint.pt")
+    assert all(torch.equal(state[name]["weight"], before) for name in ("classifier", "other", "selected"))
+    with Progress(network, {"other": network}, Worker(0, 1, "cpu", tmp_path)) as progress:
+        assert progress.resume() == 1
+    assert torch.equal(network.weight, before)
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_fit(

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -110,7 +110,8 @@ def test_scorer_predictor_and_pruner_see_what_the_classifier_sees(classifier: Cl
         source_label=np.array([0, 0]),
         target_label=np.array([1, 1]),
     )
-    for attribution, blind in (("exact", [True, False]), ("ig", [True, True])):
+    ways: list[tuple[Literal["exact", "ig"], list[bool]]] = [("exact", [True, False]), ("ig", [True, True])]
+    for attribution, blind in ways:
         pruned = PruneStage(classifier_folder=folder, attribution=attribution, num_steps=8)(batch)
         assert [value == 0 for value in pruned["attribution_inside"]] == [is_blind and one for one in blind]
 
