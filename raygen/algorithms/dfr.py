@@ -112,7 +112,7 @@ def fit(
     logger.info("DFR: C = %g of %s, worst group %.3f on the held-out half", c_value, config.c_values, max(scores))
     scaled_by_ND = features_ND
     if config.scaler == "train":
-        own = train.with_extra([], np.zeros(0, dtype=np.int64))
+        own = train.without_extra()
         scaled_by_ND = extract_features(classifier, own, worker.device)
     head = average_head(
         features_ND,
