@@ -324,7 +324,7 @@ def streamed(folder: Path, turns: int, into: Path | None) -> None:
 
 def decode_all(pictures: list[bytes]) -> np.ndarray:
     """As a stage does it."""
-    from raygen.classifier import squash
+    from raygen.classifier.framing import squash
     from raygen.images import decode_image
 
     return np.stack([squash(decode_image(data), SIDE) for data in pictures])

@@ -171,7 +171,7 @@ def _plain(config: RunConfig, base: Base, extra: ExtraRows, folder: Path) -> flo
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.set_num_threads(config.fit.num_threads)
-    index, size_px = RowIndex(base["data"].folder), config.classifier.image_size_px
+    index, size_px = RowIndex(base["data"].folder), config.classifier.frame.whole_px
     train, val = (TrainingSet(index, split, size_px=size_px) for split in ("train", "val"))
     train = train.with_extra(extra_pictures(extra, index, seed=config.seed, size_px=size_px))
     classifier = classifiers.first_classifier(

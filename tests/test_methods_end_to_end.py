@@ -15,9 +15,10 @@ from PIL import Image
 from tiny_pipelines import save_pipeline
 
 from raygen import recipes
-from raygen.algorithms.loop import right_predictions
+from raygen.algorithms.inference import right_predictions
 from raygen.algorithms.training_set import TrainingSet
-from raygen.classifier import load_classifier, preprocess
+from raygen.classifier import load_classifier
+from raygen.classifier.framing import Frame, preprocess
 from raygen.datasets.rows import RowIndex
 from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import ConfigError, DataError
@@ -27,6 +28,7 @@ from raygen.report.html import write_report
 from raygen.storage.parts import read_parts
 from raygen.synthesis.folds import assign_folds
 from raygen.synthesis.scgs import ScgsConfig
+from raygen.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def test_jtt_fits_twice_and_goes_on_between_the_two(small: Small, scenes_folder:
     index = RowIndex(tmp_path / "whole" / "data")
     train = TrainingSet(index, "train", size_px=64)
     first = load_classifier(tmp_path / "whole" / "jtt_errors" / "original")
-    wrong = np.flatnonzero(~right_predictions(first, train, "cpu"))
+    wrong = np.flatnonzero(~right_predictions(first, train, Worker(0, 1, "cpu", tmp_path)))
     errors = pq.read_table(tmp_path / "whole" / "jtt_errors" / "original" / "error_set.parquet")
     assert errors["image_id"].to_pylist() == train.image_ids(wrong)
     assert counts(tmp_path / "whole" / "jtt_errors" / "original")["errors"] == len(wrong)
@@ -241,7 +243,7 @@ def test_out_of_fold_labels_come_from_classifiers_that_have_not_seen_the_image(s
     fold_N = assign_folds(train["label"].to_numpy(), num_folds=3, seed=0)
     scores, in_sample = read_parts(out / "scores"), read_parts(out / "scores_in_sample")
     pictures = index.fetch(train["image_id"].to_pylist(), ["image_png"])["image_png"].to_pylist()
-    images_NCHW = preprocess([decode_image(picture) for picture in pictures], 64)
+    images_NCHW = preprocess([decode_image(picture) for picture in pictures], Frame(64))
     expected_N = np.empty(len(fold_N), dtype=int)
     for number in range(3):
         step = out / "folds" / str(number)

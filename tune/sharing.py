@@ -41,7 +41,7 @@ def share(
     """
     run = sweep.run
     index = RowIndex(base["data"].folder)
-    size_px, loading = run.classifier.image_size_px, run.fit.loading(out)
+    size_px, loading = run.classifier.frame.whole_px, run.fit.loading(out)
     options: dict[str, Any] = {"size_px": size_px, "loading": loading, "say": say, "warn": warn}
     train, val = (
         TrainingSet(index, split, max_failed_fraction=run.max_failed_fraction, **options) for split in ("train", "val")

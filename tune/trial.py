@@ -196,7 +196,8 @@ def _fit(
         write_progress(folder, progress)  # before the report: Tune may end the trial there
         _report(progress, len(progress.epochs), config, rows, task.sweep)
 
-    worker = Worker(rank=0, world_size=1, device=config.fit.torch_device, folder=folder, on_epoch=note)
+    fit = config.fit
+    worker = Worker(rank=0, world_size=1, device=fit.torch_device, folder=folder, on_epoch=note, numerics=fit.numerics)
     algorithms.of(config.algorithm).fit(config.algorithm, classifier, train, rows.val, seed=config.seed, worker=worker)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from raygen.algorithms.loader_processes import LoaderProcesses
-from raygen.classifier import squash
+from raygen.classifier.framing import squash
 from raygen.errors import DataError, ResourceError, RowError
 from raygen.storage.parquet_bytes import ParquetBytes
 from raygen.storage.picture_store import PICTURES, StoreFolder, StoreKey, written

@@ -168,11 +168,6 @@ class TrainingSet:
         else:
             yield from _read_ahead(self._reader, positions)
 
-    def images_NCHW(self, positions: np.ndarray) -> torch.Tensor:
-        """Pictures in [0, 1], (B, 3, S, S) float32."""
-        (images_BHWC,) = self.batches([positions])
-        return images_BHWC.permute(0, 3, 1, 2).float() / 255
-
 
 @dataclass(frozen=True)
 class _Reader:

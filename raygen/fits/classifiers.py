@@ -1,7 +1,7 @@
 """One fit from a run's folders: which images, which start, which algorithm; on `raygen.fits.ray_train`'s workers."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from raygen import algorithms
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.base import FindErrors
+from raygen.algorithms.compilation import check_compiler
 from raygen.algorithms.pictures import Loading
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, save_classifier
@@ -24,7 +25,7 @@ from raygen.storage import progress
 from raygen.storage.progress import Say, quiet
 from raygen.storage.writing import atomic, write_json
 from raygen.synthesis.folds import assign_folds
-from raygen.worker import Worker
+from raygen.worker import Numerics, Worker
 
 # An error set, beside the classifier that it is of: position in the training set, image_id (null for a generated
 # picture), label.
@@ -47,6 +48,7 @@ class FitRequest:
         find_errors: What fits in place of the algorithm's own `fit`, and finds an error set.
         without_fold: (number, of how many): leave out the training images of one fold.
         weights: The file that `classifier.weights` names, in full: workers have another working directory.
+        numerics: How the steps are computed.
         loading: Where decoded pictures are kept, and who decodes them; None: in memory, in the fit's process.
     """
 
@@ -61,6 +63,7 @@ class FitRequest:
     find_errors: FindErrors | None = None
     without_fold: tuple[int, int] | None = None
     weights: str | None = None
+    numerics: Numerics = field(default_factory=Numerics)
     loading: Loading | None = None
 
 
@@ -82,12 +85,16 @@ def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str,
 
 def fit_on_worker(worker: Worker, payload: dict[str, Any]) -> None:
     """What a worker does: loads, fits, and, if it leads, saves."""
-    extra, loading = payload["extra"], payload["loading"]
+    extra, loading, numerics = payload["extra"], payload["loading"], Numerics(**payload.get("numerics", {}))
     objects = {
         "extra": None if extra is None else ExtraRows(**extra),
+        "numerics": numerics,
         "loading": None if loading is None else Loading(**loading),
     }
     request = FitRequest(**{**payload, **objects})
+    worker = replace(worker, numerics=numerics)
+    if numerics.compile:
+        check_compiler(worker.device)  # before any picture is read
     config, found = request.algorithm, {}
     classifier, train, val = _prepare(request, worker)
     if request.find_errors is not None:
@@ -113,7 +120,7 @@ def _prepare(request: FitRequest, worker: Worker) -> tuple[Classifier, TrainingS
         init=request.init,
         weights=request.weights,
     )
-    size_px = classifier.config.image_size_px
+    size_px = classifier.frame.whole_px
     keep_N = None
     if request.without_fold is not None:
         number, num_folds = request.without_fold

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import ray
 import ray.train
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -25,11 +25,11 @@ from raygen import cluster
 from raygen.algorithms.pictures import Loading
 from raygen.cluster import capacity
 from raygen.cluster.placement import Need
-from raygen.config import Decides, PositiveInt, Strict
+from raygen.config import Decides, Identity, PositiveInt, Strict
 from raygen.program import interrupts
 from raygen.storage import picture_store, progress
 from raygen.storage.writing import TEMPORARY_SUFFIX
-from raygen.worker import CHECKPOINT, Worker
+from raygen.worker import CHECKPOINT, OLD_CHECKPOINT, Numerics, Precision, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,11 @@ class FitConfig(Strict, decides=Decides.RESULTS):
         num_threads: Torch threads of each; they decide the last bits of a fit.
         num_gpus: GPUs of each: 0 or 1.
         max_failures: How often a fit goes on from its last epoch after a worker died.
+        precision: Of a classifier's steps, by torch's autocast; losses, loss weights and every evaluation are float32,
+            and so is what scorer and pruner say. float16 scales its gradients, and needs GPUs.
+        compile: Whether a classifier's steps go through torch.compile, one version for each size of batch; for GPUs.
+        sync_batch_norm: Whether batch normalisation sees the whole batch where several workers share it, not each
+            worker's part; for GPUs.
         store_folder: Where decoded pictures are kept, each split and each set of extra pictures once for all fits that
             read them: a folder that runs share, best on a fast disk of each node, which stays. null: below the run's
             or sweep's own folder, until that is finished.
@@ -63,13 +68,34 @@ class FitConfig(Strict, decides=Decides.RESULTS):
     num_threads: PositiveInt = 2
     num_gpus: Annotated[float, Decides.NOTHING] = Field(0, ge=0, le=1)
     max_failures: Annotated[int, Decides.NOTHING] = Field(2, ge=0)
+    precision: Annotated[Precision, Identity.ABSENT_BY_DEFAULT] = "float32"
+    compile: Annotated[bool, Identity.ABSENT_BY_DEFAULT] = False
+    sync_batch_norm: Annotated[bool, Identity.ABSENT_BY_DEFAULT] = False
     store_folder: Annotated[Path | None, Decides.NOTHING] = None
     store_gb: Annotated[float, Decides.NOTHING] = Field(64, ge=0)
     loader_processes: Annotated[int | None, Decides.NOTHING] = Field(None, ge=0)
 
+    @model_validator(mode="after")
+    def _has_the_device_that_it_needs(self) -> "FitConfig":
+        wanted = {
+            "precision is float16, which torch's CPU kernels are slow or missing in; take bfloat16": self.precision
+            == "float16",
+            "compile is true, which on a CPU makes fits slower, not faster; leave it false": self.compile,
+            "sync_batch_norm is true, which torch has for GPUs only; leave it false": self.sync_batch_norm,
+        }
+        for what, is_wanted in wanted.items():
+            if is_wanted and not self.num_gpus:
+                raise ValueError(f"{what}, or fit on GPUs (num_gpus is 0)")
+        return self
+
     def deciding(self, *without: Decides) -> dict[str, Any]:
         """As ever, and the device, which decides bits however it was chosen."""
         return {**super().deciding(*without), "device": self.torch_device}
+
+    @property
+    def numerics(self) -> Numerics:
+        """How a classifier's steps are computed."""
+        return Numerics(self.precision, self.compile, self.sync_batch_norm)
 
     @property
     def torch_device(self) -> str:
@@ -128,7 +154,7 @@ def run(
 
 def tidy(folder: Path) -> None:
     """Removes from a finished fit's folder what only an interrupted one goes on from, or has left."""
-    for leftover in (folder / CHECKPOINT, *folder.glob(f".*{TEMPORARY_SUFFIX}")):
+    for leftover in (folder / CHECKPOINT, folder / OLD_CHECKPOINT, *folder.glob(f".*{TEMPORARY_SUFFIX}")):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / SCRATCH_FOLDER, ignore_errors=True)
 

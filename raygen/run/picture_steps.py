@@ -71,7 +71,7 @@ def _tokens(run: Run) -> RunStep:
             "model": [model.config.model, model.config.variant, model.revision],
             "resolution_px": model.config.resolution_px,
             "seed": config.seed,
-            **workers_of(config.fit),
+            **workers_of(config.fit, of_classifier=False),
         },
         doing=f"learning {', '.join(token['name'] for token in request.tokens)}",
         body=learn,

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from raygen.classifier import load_frozen, preprocess
-from raygen.images import resize_mask
+from raygen.classifier import load_frozen
+from raygen.classifier.framing import preprocess
 from raygen.pruners.attribution import integrated_gradients, logit_difference
 from raygen.pruners.confidence import label_probability
 from raygen.stages.pictures import decode_masks, decode_pictures
@@ -71,9 +71,9 @@ class PruneStage:
         repaints: dict[int, np.ndarray],
     ) -> dict[str, np.ndarray]:
         """The three scores of one model call's rows, (N,) each."""
-        size_px = self._classifier.config.image_size_px
-        original_NCHW = preprocess([originals[i] for i in rows], size_px).to(self._device)
-        generated_NCHW = preprocess([generated[i] for i in rows], size_px).to(self._device)
+        frame = self._classifier.frame
+        original_NCHW = preprocess([originals[i] for i in rows], frame).to(self._device)
+        generated_NCHW = preprocess([generated[i] for i in rows], frame).to(self._device)
         target_N = torch.tensor([int(batch["target_label"][i]) for i in rows], device=self._device)
         with torch.inference_mode():
             logits_NC = self._classifier(generated_NCHW).float().cpu().numpy()
@@ -82,7 +82,7 @@ class PruneStage:
             rho_N = logit_difference(self._classifier, generated_NCHW, original_NCHW, target_N=target_N)
             delta_N = np.zeros(len(rows), dtype=np.float32)
         else:
-            repaint_NHW = np.stack([resize_mask(repaints[i], height=size_px, width=size_px) for i in rows])
+            repaint_NHW = np.stack([frame.mask(repaints[i]) for i in rows])
             rho_N, delta_N = integrated_gradients(
                 self._classifier,
                 generated_NCHW,

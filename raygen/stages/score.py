@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from raygen.classifier import load_frozen, preprocess
+from raygen.classifier import load_frozen
+from raygen.classifier.framing import as_input
 from raygen.pruners.confidence import cross_entropy
-from raygen.stages.pictures import decode_squashed
+from raygen.stages.pictures import decode_framed
 from raygen.stages.spec import NOT_FINITE, Batch, empty_column, fail_row, fill_slots, ok_rows, with_own_status
 
 
@@ -33,12 +34,12 @@ class ScoreStage:
     def __call__(self, batch: Batch) -> Batch:
         """The rows with scores; a row that fails has none."""
         batch = with_own_status(batch)
-        size_px = self._classifier.config.image_size_px
-        pictures = decode_squashed(batch, ok_rows(batch), "image_png", [size_px])
+        frame = self._classifier.frame
+        pictures = decode_framed(batch, ok_rows(batch), "image_png", [frame])
         columns: dict[str, np.ndarray] = {name: empty_column(len(batch["status"])) for name in sorted(self.writes)}
         if rows := ok_rows(batch):
             slots = fill_slots(rows, len(batch["status"]))
-            images_NCHW = preprocess([pictures[i][size_px] for i in slots], size_px)
+            images_NCHW = as_input(torch.from_numpy(np.stack([pictures[i][frame] for i in slots])))
             with torch.inference_mode():
                 outputs_ND = self._classifier.features(images_NCHW.to(self._device))
                 logits_NC = self._classifier.head(outputs_ND).float().cpu().numpy()
@@ -76,19 +77,18 @@ class PredictStage:
     def __call__(self, batch: Batch) -> Batch:
         """The rows with one column of labels per classifier; a row that fails has none in any."""
         batch = with_own_status(batch)
-        sizes_px = {classifier.config.image_size_px for classifier in self._classifiers.values()}
-        pictures = decode_squashed(batch, ok_rows(batch), "image_png", sizes_px)
+        frames = {classifier.frame for classifier in self._classifiers.values()}
+        pictures = decode_framed(batch, ok_rows(batch), "image_png", frames)
         columns = {name: empty_column(len(batch["status"])) for name in self._classifiers}
         if rows := ok_rows(batch):
             slots = fill_slots(rows, len(batch["status"]))
             inputs = {
-                size_px: preprocess([pictures[i][size_px] for i in slots], size_px).to(self._device)
-                for size_px in sizes_px
+                frame: as_input(torch.from_numpy(np.stack([pictures[i][frame] for i in slots]))).to(self._device)
+                for frame in frames
             }
             for name, classifier in self._classifiers.items():
-                size_px = classifier.config.image_size_px
                 with torch.inference_mode():
-                    logits_NC = classifier(inputs[size_px]).float().cpu().numpy()
+                    logits_NC = classifier(inputs[classifier.frame]).float().cpu().numpy()
                 for i in rows:
                     if np.isfinite(logits_NC[i]).all():
                         columns[name][i] = int(logits_NC[i].argmax())

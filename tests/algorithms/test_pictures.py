@@ -28,7 +28,8 @@ from raygen.algorithms import erm
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.pictures import Loading, open_pictures
 from raygen.algorithms.training_set import TrainingSet
-from raygen.classifier import ClassifierConfig, build_classifier, squash
+from raygen.classifier import ClassifierConfig, build_classifier
+from raygen.classifier.framing import squash
 from raygen.datasets.row_pictures import RowPictures
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError, RunFolderError, StageError
