@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from extra_sets import extra_of, store
+from extra_sets import NotedPictures, extra_of, store
 
 from raygen.algorithms import erm
 from raygen.algorithms.erm import ErmConfig
@@ -188,6 +188,18 @@ def test_a_killed_maker_leaves_nothing_that_counts(
     assert not left.exists()
     assert np.array_equal(all_of(source, loading(folder)), images_NHWC)
     assert len(list(folder.glob("*/pictures.npy"))) == 2
+
+
+def test_how_far_decoding_is_is_said(scenes_folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    slow = NotedPictures(scenes_folder, tmp_path, seconds=0.25)
+    open_pictures(slow, size_px=SIDE, loading=loading(tmp_path / "store"), say=said.append)
+    assert said
+    for line in said:
+        found = re.fullmatch(r"train: (\d+) of 160 pictures decoded, (\d+)/s", line)
+        assert found is not None
+        assert 0 < int(found[1]) <= 160
+        assert 0 < int(found[2]) <= 32 / 0.25
 
 
 @pytest.mark.parametrize("damage", ["header", "other", "shape", "cut"])
