@@ -1,10 +1,10 @@
-"""The pictures of a fit: against torchvision's ImageFolder and DataLoader, against row groups, and in memory.
+"""The pictures of a fit: against torchvision's ImageFolder and DataLoader, and against row groups of Parquet.
 
 JPEG files of 256 px are fitted at 112 px. Ours decodes them once into a store, in the first epoch, and copies from it;
 the plain loop decodes them in every epoch, with its best number of DataLoader workers. Both train the same network,
 channels_last, on the same device, with the same steps. "data alone" leaves out the network, and augmentation, which is
 done by the plain loop's workers and by our loop. "streamed" is how fast pictures come from Parquet where nothing is
-stored, and "memory" what 100,000 extra pictures of 224 px cost.
+stored.
 
     python benchmarks/fit_data.py [--short] [--into FILE]
     python benchmarks/fit_data.py --files 20000 --turns 3 --parts network data
@@ -13,8 +13,6 @@ stored, and "memory" what 100,000 extra pictures of 224 px cost.
 import argparse
 import itertools
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,35 +20,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from _ratios import Ratio, add_arguments, in_turn, report, used
 from PIL import Image
-from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from raygen.algorithms import erm
+from raygen.algorithms.decoding import Loading
 from raygen.algorithms.erm import ErmConfig
-from raygen.algorithms.pictures import Loading
 from raygen.algorithms.training_set import TrainingSet
-from raygen.classifier import Classifier, ClassifierConfig, build_classifier
+from raygen.classifier import ClassifierConfig, build_classifier
 from raygen.datasets import make_dataset
 from raygen.datasets.rows import RowIndex
-from raygen.fits.extra_pictures import ExtraRows, extra_pictures
-from raygen.images import encode_image
 from raygen.storage.picture_store import GB
 from raygen.worker import Worker
 
-JPEG_PX, SIDE, BATCH, EXTRA_PX = 256, 112, 64, 224
+JPEG_PX, SIDE, BATCH = 256, 112, 64
 # Different pictures; files beyond them repeat these.
 DIFFERENT = 500
 PROCESSES = 2
-PARTS = ("data", "network", "streamed", "memory")
+PARTS = ("data", "network", "streamed")
 
 
 def main() -> None:
@@ -58,17 +50,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--files", type=int, help="JPEG files (20,000; --short: 1,500)")
-    parser.add_argument("--extra", type=int, help="extra pictures (100,000; --short: 4,000)")
     parser.add_argument("--turns", type=int, help="(3; --short: 2)")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--folder", type=Path, help="where data and stores go for as long as it runs")
-    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.memory_of is not None:
-        fit_with_extra(arguments.folder, arguments.memory_of)
-        return
     files = arguments.files or (1_500 if arguments.short else 20_000)
-    extra = arguments.extra or (4_000 if arguments.short else 100_000)
     turns = arguments.turns or (2 if arguments.short else 3)
     torch.set_num_threads(PROCESSES)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
@@ -87,8 +73,6 @@ def main() -> None:
                 with_network(folder, name, config, turns, arguments.into)
         if "streamed" in arguments.parts:
             streamed(folder, turns, arguments.into)
-        if "memory" in arguments.parts:
-            memory(folder, extra, arguments.into)
 
 
 def networks(*, short: bool) -> dict[str, ClassifierConfig]:
@@ -328,93 +312,6 @@ def decode_all(pictures: list[bytes]) -> np.ndarray:
     from raygen.images import decode_image
 
     return np.stack([squash(decode_image(data), SIDE) for data in pictures])
-
-
-def memory(folder: Path, num: int, into: Path | None) -> None:
-    """Peak memory of a fit with extra pictures against the same fit without, each in a process of its own."""
-    write_candidates(folder, num)
-    peaks = {}
-    for extra in (0, num):
-        command = [sys.executable, __file__, "--folder", str(folder), "--memory-of", str(extra)]
-        peaks[extra] = peak_bytes(subprocess.Popen(command))
-    report(
-        Ratio(
-            f"peak memory of a fit with {num:,} extra pictures of {EXTRA_PX} px / without",
-            [peaks[num] / peaks[0]],
-            at_most=1.2,
-            numbers={
-                "with, MB": peaks[num] / 1e6,
-                "without, MB": peaks[0] / 1e6,
-                "the pictures themselves, MB": num * EXTRA_PX**2 * 3 / 1e6,
-            },
-        ),
-        into=into,
-    )
-
-
-def write_candidates(folder: Path, num: int) -> None:
-    """Candidates of the dataset's first images, a few different pictures again and again."""
-    rng = np.random.default_rng(0)
-    pictures = []
-    for _ in range(8):
-        coarse = Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8))
-        pictures.append(encode_image(np.asarray(coarse.resize((EXTRA_PX, EXTRA_PX), Image.Resampling.BILINEAR))))
-    ids = RowIndex(folder / "data").split("train")["image_id"].to_pylist()[:500]
-    (folder / "candidates").mkdir()
-    for number, start in enumerate(range(0, num, 64)):
-        rows = range(start, min(start + 64, num))
-        table = {
-            "key": [f"{i:07d}" for i in rows],
-            "image_id": [ids[i % len(ids)] for i in rows],
-            "source_label": pa.array([0 for _ in rows], pa.int32()),
-            "target_label": pa.array([1 for _ in rows], pa.int32()),
-            "generated_png": pa.array([pictures[i % len(pictures)] for i in rows], pa.binary()),
-        }
-        path = folder / "candidates" / f"part-{number:06d}.parquet"
-        pq.write_table(pa.table(table), path, compression="zstd", use_dictionary=False)
-
-
-def fit_with_extra(folder: Path, num: int) -> None:
-    """One epoch of a network that costs nothing, at 224 px, with that many extra pictures."""
-    torch.set_num_threads(1)
-    index, place = RowIndex(folder / "data"), loading(folder)
-    keep_N = np.arange(index.split("train").num_rows) < 500
-    options = {"size_px": EXTRA_PX, "loading": place}
-    train = TrainingSet(index, "train", keep_N=keep_N, **options)  # type: ignore[arg-type]
-    val = TrainingSet(index, "val", **options)  # type: ignore[arg-type]
-    if num:
-        rows = ExtraRows("generated", tuple(f"{i:07d}" for i in range(num)), str(folder / "candidates"), "benchmark")
-        train = train.with_extra(extra_pictures(rows, index, seed=0, **options))  # type: ignore[arg-type]
-    backbone = nn.Sequential(nn.AvgPool2d(32), nn.Flatten())
-    config = ClassifierConfig(image_size_px=EXTRA_PX)
-    classifier = Classifier(config, backbone, num_features=3 * (EXTRA_PX // 32) ** 2, num_classes=2)
-    (folder / "fit").mkdir(exist_ok=True)
-    (folder / "fit" / "checkpoint.pt").unlink(missing_ok=True)
-    # Without extra pictures as many steps: what a fit takes in the long run, not how short it is.
-    epochs = 1 if num else 4
-    algorithm = ErmConfig(epochs=epochs, batch_size=BATCH, augment="none", select="last", learning_rate=1e-4)
-    erm.fit(algorithm, classifier, train, val, seed=0, worker=Worker(0, 1, "cpu", folder / "fit"))
-
-
-def peak_bytes(process: subprocess.Popen[bytes]) -> int:
-    """Highest memory of a process and all below it while it runs.
-
-    Proportional set size (each shared page counts by its part), without the pages of the store's file: they are the
-    system's cache, shared by all, and go when memory is short.
-    """
-    peak = 0
-    while process.poll() is None:
-        total = 0
-        for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-            try:
-                total += sum(m.pss for m in member.memory_maps(grouped=False) if not m.path.endswith("pictures.npy"))
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        peak = max(peak, total)
-        time.sleep(0.2)
-    if process.returncode:
-        raise SystemExit("the fit failed")
-    return peak
 
 
 if __name__ == "__main__":

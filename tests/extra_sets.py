@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raygen.algorithms.pictures import InMemory, Loading, open_pictures
+from raygen.algorithms.decoding import Loading
+from raygen.algorithms.pictures import InMemory, open_pictures
 from raygen.algorithms.training_set import ExtraPictures
 from raygen.datasets.row_pictures import RowPictures
 from raygen.datasets.rows import RowIndex

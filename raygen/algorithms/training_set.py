@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from raygen.algorithms.decoding import Loading
 from raygen.algorithms.loader_processes import LoaderProcesses
-from raygen.algorithms.pictures import InMemory, Loading, Pictures, open_pictures
+from raygen.algorithms.pictures import InMemory, Pictures, open_pictures
 from raygen.datasets.row_pictures import RowPictures
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError

@@ -14,7 +14,7 @@ from raygen import algorithms
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.base import FindErrors
 from raygen.algorithms.compilation import check_compiler
-from raygen.algorithms.pictures import Loading
+from raygen.algorithms.decoding import Loading
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.datasets.rows import RowIndex

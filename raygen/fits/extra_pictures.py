@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raygen.algorithms.pictures import Loading, Pictures, find_pictures, open_pictures
+from raygen.algorithms.decoding import Loading
+from raygen.algorithms.pictures import Pictures, find_pictures, open_pictures
 from raygen.algorithms.training_set import ExtraPictures
 from raygen.config import fingerprint
 from raygen.datasets.row_pictures import RowPictures

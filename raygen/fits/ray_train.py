@@ -22,7 +22,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from raygen import cluster
-from raygen.algorithms.pictures import Loading
+from raygen.algorithms.decoding import Loading
 from raygen.cluster import capacity
 from raygen.cluster.placement import Need
 from raygen.config import Decides, Identity, PositiveInt, Strict

@@ -33,6 +33,8 @@ PICTURES, HEADER = "pictures.npy", "store.json"
 FORMAT = 1
 # Below a run's or sweep's folder, while it is not finished, where no other folder is given.
 FOLDER = ".pictures"
+# Share of a disk's free space that a store may take: a run has more to write.
+ROOM = 0.9
 GB = 1_000_000_000
 
 
@@ -169,10 +171,10 @@ class StoreFolder:
                 f"{self._max_bytes / GB:g}"
             )
         free = shutil.disk_usage(self.folder).free
-        if num and needed > free:
+        if num and needed > ROOM * free:
             raise ResourceError(
                 f"{num:,} decoded pictures take {needed / GB:,.1f} GB, and the disk of {self.folder} has "
-                f"{free / GB:,.1f} GB free"
+                f"{free / GB:,.1f} GB free, a tenth of which stays so"
             )
         with written(folder):
             folder.mkdir()
