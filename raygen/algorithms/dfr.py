@@ -106,7 +106,7 @@ def fit(
     group_N = _checked_groups(val, num_classes=classifier.num_classes)
     features_ND = scaled_by_ND = extract_features(classifier, val, worker)
     if config.scaler == "train":
-        own = train.with_extra([], np.zeros(0, dtype=np.int64))
+        own = train.without_extra()
         scaled_by_ND = extract_features(classifier, own, worker)
     if not worker.leads:
         return []

@@ -9,6 +9,7 @@ from raygen.algorithms.base import FirstFit
 from raygen.classifier import weights_file
 from raygen.config import fingerprint
 from raygen.fits import classifiers
+from raygen.fits.extra_pictures import ExtraRows
 from raygen.fits.ray_train import FitConfig
 from raygen.run.steps import Run, RunStep
 from raygen.storage.progress import labelled
@@ -51,7 +52,7 @@ def original_first(run: Run) -> Iterator[RunStep]:
         yield _first(run, first, "", None)
 
 
-def fits(run: Run, name: str, extra: classifiers.ExtraRows | None) -> Iterator[RunStep]:
+def fits(run: Run, name: str, extra: ExtraRows | None) -> Iterator[RunStep]:
     """A classifier by the recipe's algorithm, in fit/<name>/, and before it what that algorithm needs."""
     algorithm, init, errors = run.config.algorithm, run.done["erm"], None
     first = algorithm.first_fit(run.config.erm, has_extra=extra is not None)
@@ -76,7 +77,7 @@ def workers_of(fit: FitConfig, *, of_classifier: bool) -> dict[str, Any]:
     return {"device": workers.pop("device"), "workers": workers}
 
 
-def _first(run: Run, first: FirstFit, name: str, extra: classifiers.ExtraRows | None) -> RunStep:
+def _first(run: Run, first: FirstFit, name: str, extra: ExtraRows | None) -> RunStep:
     """What an algorithm needs to be fitted first; of the original images, one for all fits, in .../original/."""
     if first.of_original:
         name, extra = "original", None
@@ -96,6 +97,7 @@ def _request(run: Run, algorithm: AlgorithmConfig) -> classifiers.FitRequest:
         max_failed_fraction=config.max_failed_fraction,
         weights=None if (path := weights_file(config.classifier)) is None else str(path),
         numerics=config.fit.numerics,
+        loading=run.loading,
     )
 
 

@@ -12,7 +12,7 @@ from raygen.config import fingerprint
 from raygen.endpoint.connect import connect_endpoint
 from raygen.errors import DataError
 from raygen.fits import tokens as token_fits
-from raygen.fits.classifiers import ExtraRows
+from raygen.fits.extra_pictures import ExtraRows
 from raygen.inpainters.served import store_tokens
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.fit_steps import identifier, workers_of

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -64,11 +65,21 @@ class Run:
         folder: Where it is.
         say: Called with a line before each step, and from another thread in long ones.
         done: Finished steps of other folders, by name; its own join them.
+        whole: The folder of all that it is a part of, whose fits share their decoded pictures; by default its own.
     """
 
-    def __init__(self, opened: Opened, folder: RunFolder, say: Say, done: Mapping[str, Step] | None = None) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        folder: RunFolder,
+        say: Say,
+        done: Mapping[str, Step] | None = None,
+        *,
+        whole: Path | None = None,
+    ) -> None:
         self.opened, self.config, self.folder, self.say = opened, opened.config, folder, say
         self.done = dict(done or {})
+        self.loading = opened.config.fit.loading(whole or folder.path)
 
     @cached_property
     def index(self) -> RowIndex:

@@ -1,18 +1,15 @@
 """Fits: the same twice, the same after an interruption, and good enough to learn."""
 
 import copy
-import pickle
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from extra_sets import extra_of
 
 from raygen import algorithms
 from raygen.algorithms import AlgorithmConfig, erm, reweighted
@@ -21,7 +18,7 @@ from raygen.algorithms.batches import batch_sizes, draw_batches, least_rows
 from raygen.algorithms.checkpoints import Progress
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.reweighted import ReweightedConfig
-from raygen.algorithms.training_set import ExtraImage, TrainingSet
+from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
 from raygen.datasets.rows import RowIndex
 from raygen.errors import ConfigError, DataError, RunFolderError, StageError
@@ -31,8 +28,8 @@ from raygen.worker import Numerics, Precision, Worker
 @pytest.fixture(scope="module")
 def sets(scenes_folder: Path) -> tuple[TrainingSet, TrainingSet]:
     index = RowIndex(scenes_folder)
-    extra = [ExtraImage(np.full((64, 64, 3), 200, np.uint8), 1)] * 6
-    return TrainingSet(index, "train", size_px=64, extra=extra), TrainingSet(index, "val", size_px=64)
+    train, val = (TrainingSet(index, split, size_px=64) for split in ("train", "val"))
+    return train.with_extra(extra_of(np.full((6, 64, 64, 3), 200, np.uint8), [1] * 6)), val
 
 
 def fit(
@@ -170,33 +167,6 @@ def test_a_loss_that_is_not_finite_ends_the_fit(sets: tuple[TrainingSet, Trainin
         fit(sets, tmp_path, config=config)
 
 
-def test_a_training_set_of_files_on_disk_gives_the_same_pictures(scenes_folder: Path) -> None:
-    index = RowIndex(scenes_folder)
-    cached = TrainingSet(index, "train", size_px=48)
-    lazy = TrainingSet(index, "train", size_px=48, max_cached_bytes=0)
-    positions = np.array([5, 0, 159, 5])
-    assert torch.equal(cached.images_NCHW(positions), lazy.images_NCHW(positions))
-
-
-def test_pictures_that_cannot_be_read_are_left_out_before_the_first_epoch(scenes_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "damaged"
-    shutil.copytree(scenes_folder, folder)
-    shard = sorted(folder.glob("*.parquet"))[0]
-    table = pq.read_table(shard)
-    pictures = table["image_png"].to_pylist()
-    pictures[0] = pictures[0][:40]
-    place = table.schema.get_field_index("image_png")
-    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(pictures, pa.binary())), shard)
-    index, split = RowIndex(folder), table["split"][0].as_py()
-    whole = TrainingSet(RowIndex(scenes_folder), split, size_px=48)
-    cached, lazy = (TrainingSet(index, split, size_px=48, max_cached_bytes=size) for size in (1 << 30, 0))
-    assert len(lazy) == len(cached) == len(whole) - 1
-    positions = np.arange(len(lazy))
-    assert torch.equal(cached.images_NCHW(positions), lazy.images_NCHW(positions))
-    with pytest.raises(DataError, match=r"1 of .* pictures .* cannot be read"):
-        TrainingSet(index, split, size_px=48, max_cached_bytes=0, max_failed_fraction=0)
-
-
 def test_extra_pictures_belong_to_no_group(sets: tuple[TrainingSet, TrainingSet]) -> None:
     train, _ = sets
     assert len(train) == 166
@@ -250,32 +220,6 @@ def test_every_epoch_is_told_with_its_entry_and_what_was_right(
     quiet = Worker(0, 1, "cpu", tmp_path / "silent")
     erm.fit(ErmConfig(epochs=2, select="last"), silent, train, val, seed=0, worker=quiet)
     assert equal(classifier, silent)
-
-
-def test_a_set_with_other_extras_shares_the_decoded_pictures(
-    sets: tuple[TrainingSet, TrainingSet], scenes_folder: Path
-) -> None:
-    train, _ = sets
-    pictures = np.random.default_rng(0).integers(256, size=(3, 64, 64, 3), dtype=np.uint8)
-    shared = train.with_extra(list(pictures), np.array([1, 0, 1]))
-    extra = [ExtraImage(picture, label) for picture, label in zip(pictures, (1, 0, 1), strict=True)]
-    alone = TrainingSet(RowIndex(scenes_folder), "train", size_px=64, extra=extra)
-    for name in ("label_N", "group_N", "generated_N"):
-        assert np.array_equal(getattr(shared, name), getattr(alone, name))
-    positions = np.array([162, 3, 160, 161, 0])
-    assert torch.equal(shared.images_NCHW(positions), alone.images_NCHW(positions))
-    assert len(pickle.dumps((train, shared))) < 1.1 * len(pickle.dumps(train))  # an object is pickled once
-    assert train.generated_N.sum() == 6  # the set that it was made from is as it was
-
-
-def test_a_decoded_set_comes_back_from_the_object_store_as_it_was(scenes_folder: Path) -> None:
-    train = TrainingSet(RowIndex(scenes_folder), "train", size_px=64)
-    stored = pickle.dumps(train)
-    again = pickle.loads(stored)
-    positions = np.arange(len(train))
-    assert torch.equal(again.images_NCHW(positions), train.images_NCHW(positions))
-    # Pictures, ids and labels; not the dataset's index, which holds more than that of every image, of whatever split.
-    assert len(stored) < len(train) * (64 * 64 * 3 + 100)
 
 
 @pytest.mark.parametrize(
