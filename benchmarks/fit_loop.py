@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from _ratios import Ratio, add_arguments, in_turn, report
 
 from raygen.algorithms import erm
+from raygen.algorithms.augmenting import Augment
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier
@@ -112,7 +113,7 @@ def batched(images: torch.Tensor, labels: torch.Tensor) -> Iterator[tuple[torch.
     yield from zip(images.split(256), labels.split(256), strict=True)
 
 
-def against_plain(data: Path, *, turns: int, epochs: int, threads: int, augment: str, into: Path | None) -> None:
+def against_plain(data: Path, *, turns: int, epochs: int, threads: int, augment: Augment, into: Path | None) -> None:
     """The first claim."""
     torch.set_num_threads(threads)
     train, val = sets(data)
@@ -120,20 +121,35 @@ def against_plain(data: Path, *, turns: int, epochs: int, threads: int, augment:
     in_memory = everything(train), everything(val)
     warm = config.model_copy(update={"epochs": 1})
     ours((train, val), warm), plain(*in_memory, warm)
+    cpu: dict[str, list[float]] = {"ours": [], "plain": []}
+
+    def timed(name: str, fit: Callable[[], float]) -> float:
+        before = time.process_time()
+        seconds = fit()
+        cpu[name].append(time.process_time() - before)
+        return seconds
+
     seconds = in_turn(
-        {"ours": lambda: ours((train, val), config), "plain": lambda: plain(*in_memory, config)}, turns=turns
+        {
+            "ours": lambda: timed("ours", lambda: ours((train, val), config)),
+            "plain": lambda: timed("plain", lambda: plain(*in_memory, config)),
+        },
+        turns=turns,
     )
     images = len(train) * epochs
-    rates = {name: images / statistics.median(found) for name, found in seconds.items()}
-    report(
-        Ratio(
-            f"fit on the scenes, {augment}, {threads} thread(s): images/s, ours / plain loop on tensors",
-            [other / own for own, other in zip(seconds["ours"], seconds["plain"], strict=True)],
-            at_least=0.95,
-            numbers={f"{name}, images/s": rate for name, rate in rates.items()},
-        ),
-        into=into,
-    )
+    numbers = {f"{name}, images/s": images / statistics.median(found) for name, found in seconds.items()}
+    numbers |= {f"{name}, images per CPU second": images / statistics.median(found) for name, found in cpu.items()}
+    # The second for machines that are shared.
+    for unit, found, at_least in (("images/s", seconds, 0.95), ("images per CPU second", cpu, None)):
+        report(
+            Ratio(
+                f"fit on the scenes, {augment}, {threads} thread(s): {unit}, ours / plain loop on tensors",
+                [other / own for own, other in zip(found["ours"], found["plain"], strict=True)],
+                at_least=at_least,
+                numbers=numbers,
+            ),
+            into=into,
+        )
 
 
 def worker_main(rank: int, world_size: int, data: Path, folder: Path, epochs: int) -> None:
@@ -217,7 +233,7 @@ def main() -> None:
         data = Path(scratch) / "data"
         make_dataset({"name": "scenes", "scale": chosen.scale or scale}, [], data, seed=0)
         if chosen.only != "workers":
-            kinds = [(1, "flip_shift"), (2, "flip_shift"), (2, "none")]
+            kinds: list[tuple[int, Augment]] = [(1, "flip_shift"), (2, "flip_shift"), (2, "none")]
             for threads, augment in kinds[:1] if chosen.short else kinds:
                 against_plain(data, turns=turns, epochs=2, threads=threads, augment=augment, into=chosen.into)
         if chosen.only != "plain":
