@@ -37,6 +37,8 @@ from raygen.datasets.rows import RowIndex
 from raygen.worker import Worker
 
 SHIFT_PX = 4
+# What one and two workers may differ in.
+COMPARED = ("loss", "val_average", "val_worst_group")
 
 
 class Counted(TrainingSet):
@@ -152,7 +154,7 @@ def against_plain(data: Path, *, turns: int, epochs: int, threads: int, augment:
         )
 
 
-def worker_main(rank: int, world_size: int, data: Path, folder: Path, epochs: int) -> None:
+def worker_main(rank: int, world_size: int, data: Path, folder: Path, epochs: int, seed: int) -> None:
     """One worker: notes when its epochs ended, what it loaded, its CPU seconds and its accuracies."""
     torch.set_num_threads(1)
     meeting = f"file://{folder / 'meeting'}"
@@ -166,8 +168,8 @@ def worker_main(rank: int, world_size: int, data: Path, folder: Path, epochs: in
 
     worker = Worker(rank, world_size, "cpu", folder, on_epoch=note)
     config = ErmConfig(epochs=epochs, select="last")
-    history = erm.fit(config, build_classifier(ClassifierConfig(), 2, seed=0), train, val, seed=0, worker=worker)
-    found = {"loaded": train.loaded / epochs, "accuracy": history[-1]["val_average"], "loss": history[-1]["loss"]}
+    history = erm.fit(config, build_classifier(ClassifierConfig(), 2, seed=seed), train, val, seed=seed, worker=worker)
+    found = {**history[-1], "loaded": train.loaded / epochs}
     if rank == 0:
         found |= {"seconds": ends[-1][0] - ends[0][0], "cpu": ends[-1][1] - ends[0][1]}
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
@@ -175,18 +177,29 @@ def worker_main(rank: int, world_size: int, data: Path, folder: Path, epochs: in
 
 
 def workers(num: int, data: Path, epochs: int, notes: dict[int, list[dict[str, float]]]) -> float:
-    """Seconds of all epochs but the first on so many workers."""
+    """Seconds of all epochs but the first on so many workers; each fit of theirs has another seed."""
+    seed = len(notes.setdefault(num, []))
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, __file__, "--data", str(data), "--epochs", str(epochs), "--folder", scratch]
+        command = [
+            sys.executable,
+            __file__,
+            "--data",
+            str(data),
+            "--epochs",
+            str(epochs),
+            "--folder",
+            scratch,
+            "--seed",
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         processes = [
-            subprocess.Popen([*command, "--rank", str(rank), "--world-size", str(num)], env=environment)
+            subprocess.Popen([*command, str(seed), "--rank", str(rank), "--world-size", str(num)], env=environment)
             for rank in range(num)
         ]
         if any([process.wait() for process in processes]):  # all are waited for
             sys.exit("a worker failed")
         found = [json.loads((Path(scratch) / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(num)]
-    notes.setdefault(num, []).append(found[0])
+    notes[num].append(found[0])
     return float(found[0]["seconds"])
 
 
@@ -201,8 +214,13 @@ def against_one_worker(data: Path, *, turns: int, epochs: int, into: Path | None
         cpu_s = statistics.median(one["cpu"] for one in found)
         numbers[f"{num} worker(s), CPU seconds of the first, an epoch"] = cpu_s / (epochs - 1)
         numbers[f"{num} worker(s), pictures loaded by each, an epoch"] = found[0]["loaded"]
-        numbers[f"{num} worker(s), loss of the last epoch"] = found[0]["loss"]
-        numbers[f"{num} worker(s), validation accuracy at the end"] = found[0]["accuracy"]
+        for name in COMPARED:
+            numbers[f"{num} worker(s), {name} at the end, mean of the seeds"] = statistics.mean(
+                one[name] for one in found
+            )
+    for name in COMPARED:
+        pairs = zip(notes[1], notes[2], strict=True)
+        numbers[f"{name}: largest difference of a seed's fits"] = max(abs(one[name] - two[name]) for one, two in pairs)
     report(
         Ratio(
             "fit on the scenes: speed of two workers of one thread / one",
@@ -220,13 +238,13 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--only", choices=("plain", "workers"), help="one of the two claims")
     parser.add_argument("--scale", type=float, help="size of the scenes")
-    for name in ("rank", "world-size", "epochs"):
+    for name in ("rank", "world-size", "epochs", "seed"):
         parser.add_argument(f"--{name}", type=int, help=argparse.SUPPRESS)
     for name in ("data", "folder"):
         parser.add_argument(f"--{name}", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.rank is not None:
-        worker_main(chosen.rank, chosen.world_size, chosen.data, chosen.folder, chosen.epochs)
+        worker_main(chosen.rank, chosen.world_size, chosen.data, chosen.folder, chosen.epochs, chosen.seed)
         return
     turns, scale = (3, 0.25) if chosen.short else (5, 1.0)
     with tempfile.TemporaryDirectory() as scratch:
@@ -237,7 +255,7 @@ def main() -> None:
             for threads, augment in kinds[:1] if chosen.short else kinds:
                 against_plain(data, turns=turns, epochs=2, threads=threads, augment=augment, into=chosen.into)
         if chosen.only != "plain":
-            against_one_worker(data, turns=turns, epochs=3, into=chosen.into)
+            against_one_worker(data, turns=turns, epochs=3 if chosen.short else 8, into=chosen.into)
 
 
 if __name__ == "__main__":
