@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from raygen.classifier import squash
 from raygen.config import Decides, fingerprint
 from raygen.errors import ConfigError, DataError
+from raygen.fits.worker_group import WarmWorkers
 from raygen.images import decode_image
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.config import RunConfig
@@ -138,20 +139,23 @@ def plan_candidate_sets(candidate_sets: Mapping[str, Opened], folder: Path, say:
         folder: The sweep's folder.
         say: Called with a line before each step, and from another thread in long ones.
     """
-    first = _run(next(iter(candidate_sets.values())), folder / "base", say)
-    first.do(rows(first))
-    first.do(erm(first))
-    planned = []
-    for name, candidate_set in candidate_sets.items():
-        scored = _run(candidate_set, folder / "scored" / _selecting(candidate_set.config), say, first.done)
-        for step in scoring(scored):
-            scored.do(step)
-        learned = _run(candidate_set, folder / "learned" / _learning(candidate_set.config), say, scored.done)
-        for step in learning(learned):
-            learned.do(step)
-        made = _run(candidate_set, folder / "pools" / name, partial(_say_of_set, say, name), learned.done)
-        made.do(plan(made))
-        planned.append(PlannedSet(name, made))
+    with WarmWorkers() as workers:  # of all fits of all runs: a pass of one must not wait for the workers of another
+        first = _run(next(iter(candidate_sets.values())), folder / "base", say, {}, workers)
+        first.do(rows(first))
+        first.do(erm(first))
+        planned = []
+        for name, candidate_set in candidate_sets.items():
+            scored = _run(candidate_set, folder / "scored" / _selecting(candidate_set.config), say, first.done, workers)
+            for step in scoring(scored):
+                scored.do(step)
+            learned = _run(
+                candidate_set, folder / "learned" / _learning(candidate_set.config), say, scored.done, workers
+            )
+            for step in learning(learned):
+                learned.do(step)
+            made = _run(candidate_set, folder / "pools" / name, partial(_say_of_set, say, name), learned.done, workers)
+            made.do(plan(made))
+            planned.append(PlannedSet(name, made))
     return first.done, planned
 
 
@@ -206,6 +210,6 @@ def _say_of_set(say: Say, name: str, line: str) -> None:
     say(f"pool {name[:6]}, {line}")
 
 
-def _run(opened: Opened, folder: Path, say: Say, done: Mapping[str, Step] | None = None) -> Run:
+def _run(opened: Opened, folder: Path, say: Say, done: Mapping[str, Step], workers: WarmWorkers) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(opened, RunFolder(folder), say, done)
+    return Run(opened, RunFolder(folder), say, done, workers)

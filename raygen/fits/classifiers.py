@@ -21,6 +21,7 @@ from raygen.datasets.rows import RowIndex
 from raygen.errors import RowError
 from raygen.fits import ray_train
 from raygen.fits.ray_train import FitConfig
+from raygen.fits.worker_group import WarmWorkers
 from raygen.images import decode_image, decode_mask
 from raygen.storage.parts import each_part
 from raygen.storage.progress import Say, quiet
@@ -84,13 +85,23 @@ class FitRequest:
     weights: str | None = None
 
 
-def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet) -> dict[str, Any]:
+def fit(
+    request: FitRequest,
+    folder: Path,
+    *,
+    resources: FitConfig,
+    engine: str,
+    say: Say = quiet,
+    workers: WarmWorkers | None = None,
+) -> dict[str, Any]:
     """Fits into a classifier folder; gives back counts for the manifest.
 
     Raises:
         RaygenError: See `raygen.fits.ray_train.run` and the algorithms.
     """
-    ray_train.run(fit_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
+    ray_train.run(
+        fit_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say, workers=workers
+    )
     ray_train.tidy(folder)
     counts: dict[str, Any] = json.loads((folder / "history.json").read_text(encoding="utf-8"))["counts"]
     return counts
