@@ -108,13 +108,14 @@ def test_workers_elsewhere_find_what_the_config_names_and_folders_keep_its_words
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_worker_of_ray_train_starts_from_a_relative_file(
+def test_a_worker_of_a_fit_starts_from_a_relative_file(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
     config = config_of(recipe="erm", engine="ray", synthesis=None, textual_inversion=None)
     (tmp_path / "run").mkdir()
-    run_until("erm", Run(Opened(config), RunFolder(tmp_path / "run"), quiet))
+    with Run(Opened(config), RunFolder(tmp_path / "run"), quiet) as begun:
+        run_until("erm", begun)
     assert load_classifier(tmp_path / "run" / "erm").config.weights == "start/model.safetensors"
 
 
