@@ -43,8 +43,10 @@ class ProcessState:
     """The state of this process, as it is when this is made: before its first fit."""
 
     def __init__(self) -> None:
-        attributes = [(partial(setattr, owner, name), getattr(owner, name)) for owner, name in _ATTRIBUTES]
-        self._settings = [*((put_back, read()) for read, put_back in _FUNCTIONS), *attributes]
+        self._settings: list[tuple[Callable[[Any], Any], Any]] = [
+            *((put_back, read()) for read, put_back in _FUNCTIONS),
+            *((partial(setattr, owner, name), getattr(owner, name)) for owner, name in _ATTRIBUTES),
+        ]
         self._environment = dict(os.environ)
         self._seed = torch.initial_seed()  # that of every generator of a new process, on a GPU too
 

@@ -20,6 +20,8 @@ from raygen.storage import progress
 from raygen.storage.writing import TEMPORARY_SUFFIX
 from raygen.worker import CHECKPOINT
 
+__all__ = ["Body", "FitConfig", "begin", "check_workers", "run", "tidy"]
+
 # Below a fit's folder, left by an earlier version that was killed in it.
 SCRATCH_FOLDER = "ray_train"
 

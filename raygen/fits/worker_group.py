@@ -31,6 +31,9 @@ from raygen.worker import Worker
 
 logger = logging.getLogger(__name__)
 
+# Documented there, but not among what its types export.
+_stores: Any = torch.distributed
+
 # What every worker of a fit does.
 Body = Callable[[Worker, dict[str, Any]], None]
 
@@ -162,7 +165,7 @@ class _FitWorker:
     def open_store(self, world_size: int) -> tuple[str, int]:
         """Makes the store by which the workers find each other; gives back where it is."""
         host = ray.util.get_node_ip_address()
-        self._store = torch.distributed.TCPStore(host, 0, world_size, is_master=True, wait_for_workers=False)
+        self._store = _stores.TCPStore(host, 0, world_size, is_master=True, wait_for_workers=False)
         return host, self._store.port
 
     def join(self, rank: int, world_size: int, store: tuple[str, int] | None, gpus: Sequence[str]) -> None:
@@ -179,7 +182,7 @@ class _FitWorker:
         """
         self._rank, self._world_size = rank, world_size
         if store is not None and self._store is None:
-            self._store = torch.distributed.TCPStore(*store, world_size, is_master=False, wait_for_workers=False)
+            self._store = _stores.TCPStore(*store, world_size, is_master=False, wait_for_workers=False)
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
             self._device = torch.device("cuda", gpus.index(self.place().gpus[0]))
@@ -201,7 +204,7 @@ class _FitWorker:
             self._num_fits += 1
             torch.distributed.init_process_group(
                 "nccl" if self._device.type == "cuda" else "gloo",
-                store=torch.distributed.PrefixStore(f"fit {self._num_fits}", self._store),
+                store=_stores.PrefixStore(f"fit {self._num_fits}", self._store),
                 rank=self._rank,
                 world_size=self._world_size,
                 timeout=COLLECTIVE_TIMEOUT,
