@@ -56,7 +56,9 @@ def _tokens(run: Run) -> RunStep:
 
     def learn(step: Step) -> Mapping[str, Any]:
         say = labelled("tokens", run.say)
-        counts = token_fits.fit(request, step.folder, resources=config.fit, engine=config.engine, say=say)
+        counts = token_fits.fit(
+            request, step.folder, resources=config.fit, engine=config.engine, say=say, workers=run.workers
+        )
         for line in token_fits.read_learned(step.folder).lines:
             say(line)
         return counts
@@ -75,6 +77,7 @@ def _tokens(run: Run) -> RunStep:
         },
         doing=f"learning {', '.join(token['name'] for token in request.tokens)}",
         body=learn,
+        is_fit=True,
         keeps="own",
     )
 
