@@ -111,6 +111,7 @@ def candidates(run: Run) -> RunStep:
     config, paper, tokens = run.config, run.config.synthesis, run.done.get("tokens")
     assert paper is not None
     models, (method, num_steps) = paper.finder(), paper.measure()
+    tolerance = [] if paper.tolerance() is None else [paper.tolerance()]
     inputs = {"data": run.done["data"], "plan": run.done["plan"], "erm": identifier(run)}
     return RunStep(
         "candidates",
@@ -122,7 +123,7 @@ def candidates(run: Run) -> RunStep:
             "model_revision": run.opened.painter_revision(),
             "unit_rows": config.unit_rows,
             "pools": {name: getattr(config.pools, name).deciding() for name in ("masker", "inpainter", "pruner")},
-            "attribution": method if method == "exact" else [method, num_steps],
+            "attribution": method if method == "exact" else [method, num_steps, *tolerance],
         },
         doing="generating: masker, inpainter and pruner pools",
         body=lambda step: _generate(run, step),
@@ -154,6 +155,7 @@ def _generate(run: Run, step: Step) -> Mapping[str, Any]:
         "classifier_folder": classifier,
         "attribution": method,
         "num_steps": num_steps,
+        "completeness_tolerance": paper.tolerance(),
         "device": pools.pruner.torch_device,
     }
     specs = [

@@ -2,6 +2,7 @@
 
 # N rows of a model call
 
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -10,7 +11,7 @@ import torch
 
 from raygen.classifier import load_frozen
 from raygen.classifier.framing import preprocess
-from raygen.pruners.attribution import integrated_gradients, logit_difference
+from raygen.pruners.attribution import integrated_gradients, integrated_gradients_to_tolerance, logit_difference
 from raygen.pruners.confidence import label_probability
 from raygen.stages.pictures import decode_masks, decode_pictures
 from raygen.stages.spec import NOT_FINITE, Batch, empty_column, fail_row, fill_slots, ok_rows, with_own_status
@@ -25,6 +26,8 @@ class PruneStage:
             repaint mask changed; "ig" runs integrated gradients.
         num_steps: Path points of "ig"; ignored by "exact". 200: the tutorial that DBB cites, as far as we
             know.
+        completeness_tolerance: "ig" stops for a row once its attributions sum to the logit difference but for this
+            share of it (of 1, where it is smaller), after at most `num_steps` points; None takes all of them.
         device: "cpu" or "cuda".
     """
 
@@ -39,10 +42,12 @@ class PruneStage:
         classifier_folder: str,
         attribution: Literal["exact", "ig"],
         num_steps: int = 200,
+        completeness_tolerance: float | None = None,
         device: str = "cpu",
     ) -> None:
         self._classifier = load_frozen(Path(classifier_folder), device)
         self._attribution, self._num_steps, self._device = attribution, num_steps, device
+        self._tolerance = completeness_tolerance
 
     def __call__(self, batch: Batch) -> Batch:
         """The rows with psi, rho and the convergence delta; a row that fails has none."""
@@ -83,7 +88,10 @@ class PruneStage:
             delta_N = np.zeros(len(rows), dtype=np.float32)
         else:
             repaint_NHW = np.stack([frame.mask(repaints[i]) for i in rows])
-            rho_N, delta_N = integrated_gradients(
+            path = integrated_gradients
+            if self._tolerance is not None:
+                path = partial(integrated_gradients_to_tolerance, tolerance=self._tolerance)
+            rho_N, delta_N = path(
                 self._classifier,
                 generated_NCHW,
                 original_NCHW,
