@@ -29,7 +29,7 @@ from raygen import cluster
 from raygen.cluster import capacity
 from raygen.cluster.placement import Need
 from raygen.errors import DataError, StageError
-from raygen.pools.actors import ACTORS
+from raygen.pools.actors import ACTORS, UNITS_AT_ONCE
 from raygen.pools.config import PoolConfig, PoolsConfig
 from raygen.pools.units import Pass, Unit, actor_arguments, cut, load, run_local
 from raygen.stages.spec import check_columns
@@ -132,9 +132,15 @@ def _run_ray(work: Pass, units: list[Unit], *, shows_bars: bool, say: progress.S
             dataset = dataset.map_batches(
                 ACTORS[spec.pool],
                 fn_constructor_args=actor_arguments(work, spec),
+                fn_constructor_kwargs={"own_thread": True},
                 batch_size=work.unit_rows,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
+                compute=ActorPoolStrategy(
+                    min_size=pool.min_actors,
+                    max_size=pool.max_actors,
+                    max_concurrent_calls_per_actor=UNITS_AT_ONCE,
+                    enable_true_multi_threading=True,
+                ),
                 num_cpus=pool.num_cpus,
                 num_gpus=pool.num_gpus or None,
                 udf_modifying_row_count=False,

@@ -4,6 +4,7 @@ A unit is a fixed number of consecutive rows. It is loaded whole, goes through t
 (`raygen.storage.parts`).
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,12 +90,16 @@ def load(unit: Unit, columns: Sequence[str], unit_rows: int) -> pa.Table:
 
 def run_local(work: Pass, units: Iterable[Unit]) -> None:
     """Runs units one after the other in this process."""
-    stages = [ACTORS[spec.pool](*actor_arguments(work, spec)) for spec in work.specs]
-    for unit in units:
-        table = load(unit, work.source_columns, work.unit_rows)
-        for stage in stages:
-            table = stage(table)
-        work.parts.write(table)
+    with contextlib.ExitStack() as actors:
+        stages = [
+            actors.enter_context(contextlib.closing(ACTORS[spec.pool](*actor_arguments(work, spec))))
+            for spec in work.specs
+        ]
+        for unit in units:
+            table = load(unit, work.source_columns, work.unit_rows)
+            for stage in stages:
+                table = stage(table)
+            work.parts.write(table)
 
 
 def actor_arguments(work: Pass, spec: StageSpec) -> tuple[StageSpec, PoolConfig, Path]:
