@@ -31,7 +31,7 @@ from raygen.cluster.placement import Need
 from raygen.errors import DataError, StageError
 from raygen.pools.actors import ACTORS, UNITS_AT_ONCE
 from raygen.pools.config import PoolConfig, PoolsConfig
-from raygen.pools.units import Pass, Unit, actor_arguments, cut, load, run_local
+from raygen.pools.units import Pass, Unit, actor_arguments, cut, load, num_units, run_local
 from raygen.stages.spec import check_columns
 from raygen.storage import progress
 from raygen.storage.parts import Parts
@@ -71,10 +71,9 @@ def run(
     if work.table.num_rows == 0:
         raise DataError(f"nothing to do in {folder}: the table of rows is empty")
     check_columns(work.specs, {*work.table.column_names, *work.source_columns, "status", "error"})
-    units = cut(work)
     done = work.parts.open()
-    todo = [unit for unit in units if unit.number not in done]
-    logger.info("%s: %d of %d units to do", folder.name, len(todo), len(units))
+    todo = cut(work, [number for number in range(num_units(work)) if number not in done])
+    logger.info("%s: %d of %d units to do", folder.name, len(todo), num_units(work))
     if todo and engine == "local":
         with progress.said(work.progress, say, every_s=every_s):
             run_local(work, todo)
@@ -82,7 +81,7 @@ def run(
         shows_bars = sys.stderr.isatty()
         with contextlib.nullcontext() if shows_bars else progress.said(work.progress, say, every_s=every_s):
             _run_ray(work, todo, shows_bars=shows_bars, say=say)
-    return work.parts.close(unit.number for unit in units)
+    return work.parts.close(range(num_units(work)))
 
 
 def check_pools(names: Sequence[str], pools: PoolsConfig) -> None:
