@@ -101,7 +101,8 @@ def compare(folder: Path, turns: int, into: Path | None) -> None:
     """Both in turns; then the floor."""
     plain = Plain(folder)
     batch, threads = plain.best()
-    turn, starts, cpu = itertools.count(), [], {"ours": [], "plain": []}
+    turn, starts = itertools.count(), list[float]()
+    cpu: dict[str, list[float]] = {"ours": [], "plain": []}
 
     def ours() -> float:
         notes = folder / f"turn{next(turn)}"

@@ -67,8 +67,9 @@ def paint_pictures(
     for square, picture, image_HWC, repaint_HW in zip(squares, painted, images, repaints, strict=True):
         found = square if isinstance(square, RowError) else picture
         assert found is not None
-        is_error = isinstance(found, RowError)
-        results.append(found if is_error else unsquash(found, image_HWC, repaint_HW, composite=composite))
+        if not isinstance(found, RowError):
+            found = unsquash(found, image_HWC, repaint_HW, composite=composite)
+        results.append(found)
     return results
 
 

@@ -149,7 +149,7 @@ class PooledStage:
                         finished[-2].result()
             return _joined([future.result() for future in finished], num_rows)
         except BaseException:
-            waiting = [*finished, *([] if ahead is None else [ahead])]
+            waiting: list[Future[Any]] = [*finished, *([] if ahead is None else [ahead])]
             for future in waiting:
                 future.cancel()
             wait(waiting)
