@@ -6,9 +6,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,7 +36,8 @@ from raygen.storage.attempts import Attempts
 
 NUM_ROWS, CALL = 10, 4
 MOST_DEATHS = 10
-TIMEOUT_S = 30.0
+SLOW_UNIT, SLOW_S = 8, 0.4
+TIMEOUT_S = 10.0
 
 
 class Echo(ModelStage[list[int], list[int]]):
@@ -62,7 +64,7 @@ class Echo(ModelStage[list[int], list[int]]):
         return Prepared(batch, numbers)
 
     def work(self, prepared: Prepared[list[int]]) -> list[int]:
-        time.sleep(0.02)  # so that the units beside this one get ahead
+        time.sleep(SLOW_S if prepared.batch["unit"][0] == SLOW_UNIT else 0.02)
         self._die("work", prepared.batch, prepared.inputs)
         return prepared.inputs
 
@@ -80,11 +82,15 @@ class Echo(ModelStage[list[int], list[int]]):
     def _die(self, phase: str, batch: Batch, numbers: list[int]) -> None:
         is_meant = self._only_in in {None, int(batch["unit"][0])}
         if phase == self._phase and is_meant and {*numbers} & {*self._deadly}:
+            time.sleep(0 if self._only_in is None else SLOW_S / 2)  # the unit beside this one is in the model by then
             os._exit(13)
 
 
 class Rendezvous(ModelStage[int, int]):
-    """Its model is done with a call only once the next has begun to be got ready, and the one before to be finished."""
+    """Its model is done with a call only once the next has begun to be got ready, and the one before to be finished.
+
+    And that is finished only once the model is at the next.
+    """
 
     reads: ClassVar = frozenset({"number", "status", "error"})
     writes: ClassVar = frozenset({"seen"})
@@ -101,23 +107,43 @@ class Rendezvous(ModelStage[int, int]):
     def work(self, prepared: Prepared[int]) -> int:
         assert self._model.acquire(blocking=False), "two calls are in the model"
         done, begun = self._begin("work"), self._begun
-        with self._changed:
-            assert self._changed.wait_for(
-                lambda: begun["prepare"] >= min(done + 2, self._num_calls) and begun["finish"] >= done, TIMEOUT_S
-            ), f"in the model's call {done}, pictures stand still: {begun}"
+        self._wait(lambda: begun["prepare"] >= min(done + 2, self._num_calls) and begun["finish"] >= done)
         self.threads.append(threading.get_ident())
         self._model.release()
         return 0
 
     def finish(self, prepared: Prepared[int], outputs: int) -> Batch:
-        self._begin("finish")
+        done, begun = self._begin("finish"), self._begun
+        self._wait(lambda: begun["work"] >= min(done + 2, self._num_calls))
         return {**prepared.batch, "seen": prepared.batch["number"]}
+
+    def _wait(self, until: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(until, TIMEOUT_S), f"somebody stands still: {self._begun}"
 
     def _begin(self, phase: str) -> int:
         with self._changed:
             self._begun[phase] += 1
             self._changed.notify_all()
             return self._begun[phase] - 1
+
+
+class Large(Echo):
+    """Its pictures have a terabyte a call; counts the calls that are in memory at once."""
+
+    in_memory: ClassVar = 0
+    most: ClassVar = 0
+
+    def prepare(self, batch: Batch) -> Prepared[list[int]]:
+        Large.in_memory += 1
+        Large.most = max(Large.most, Large.in_memory)
+        return replace(super().prepare(batch), num_bytes=1 << 40)
+
+    def finish(self, prepared: Prepared[list[int]], outputs: list[int]) -> Batch:
+        time.sleep(0.05)  # so that the next call could come
+        result = super().finish(prepared, outputs)
+        Large.in_memory -= 1
+        return result
 
 
 class Fails(Echo):
@@ -206,7 +232,8 @@ WARDS = {
     "work": Ward((5,)),
     "finish": Ward((5,), phase="finish"),
     "two rows": Ward((4, 6)),
-    "two units": Ward((5,), only_in=7, units=(7, 8)),
+    # The unit without a deadly row is in the model whenever the other's kills the worker.
+    "two units": Ward((1,), phase="prepare", only_in=7, units=(7, SLOW_UNIT)),
 }
 
 
@@ -271,8 +298,8 @@ def test_two_deadly_rows_of_one_call_are_both_found(wards: dict[str, Ward]) -> N
 
 def test_a_unit_does_not_suffer_from_the_one_beside_it(wards: dict[str, Ward]) -> None:
     assert wards["two units"].statuses == [13, 13, 13, 13, 0]
-    assert [row["status"] for row in wards["two units"].rows[8]] == ["ok"] * NUM_ROWS
-    assert [i for i, row in enumerate(wards["two units"].rows[7]) if row["status"] == "failed"] == [5]
+    assert [row["status"] for row in wards["two units"].rows[SLOW_UNIT]] == ["ok"] * NUM_ROWS
+    assert [i for i, row in enumerate(wards["two units"].rows[7]) if row["status"] == "failed"] == [1]
 
 
 @pytest.mark.parametrize("own_thread", [True, False])
@@ -293,6 +320,11 @@ def test_the_model_works_while_pictures_before_and_after_are_in_hand(tmp_path: P
     assert len({*found["stage"].threads}) == 1, "the model has one thread"
 
 
+def test_large_pictures_of_one_call_only_are_in_memory(tmp_path: Path) -> None:
+    assert stage(tmp_path, Large)(unit())["seen"].to_pylist() == list(range(NUM_ROWS))
+    assert Large.most == 1
+
+
 @pytest.mark.parametrize("phase", ["prepare", "work", "finish"])
 @pytest.mark.parametrize("error", [ModelError("no such model"), ZeroDivisionError("a mistake"), RowError("not a row")])
 def test_an_error_in_any_thread_is_what_it_was_and_nothing_hangs(tmp_path: Path, phase: str, error: Exception) -> None:
@@ -300,7 +332,7 @@ def test_an_error_in_any_thread_is_what_it_was_and_nothing_hangs(tmp_path: Path,
     with closing(stage(tmp_path, Fails, own_thread=True, error=error, phase=phase)) as actor:
         with pytest.raises(type(error), match=str(error)):
             actor(unit())
-        assert actor(unit(number=8))["seen"].to_pylist() == list(range(NUM_ROWS))
+        assert actor(unit(number=SLOW_UNIT))["seen"].to_pylist() == list(range(NUM_ROWS))
     assert threading.active_count() == before, "a thread is left"
 
 
