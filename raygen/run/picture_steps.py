@@ -91,7 +91,7 @@ def plan(run: Run) -> RunStep:
         info = replace(info, prompts=token_fits.read_learned(run.done["tokens"].folder).prompts)
 
     def choose(step: Step) -> Mapping[str, Any]:
-        scored = read_parts(scores.folder)
+        scored = read_parts(scores.folder, columns=paper.score_columns())
         table = synthesis.of(paper).select(paper, scored, dataset=info, run_seed=config.seed)
         with atomic(step.folder / "plan.parquet") as temporary:
             pq.write_table(table, temporary)
@@ -178,7 +178,8 @@ def added_pictures(run: Run) -> Mapping[str, ExtraRows | None]:
         return {} if config.recipe == "erm" else {config.recipe: None}
     made = run.done["candidates"]
     table = read_parts(made.folder, columns=CANDIDATE_SCORES)
-    limits = synthesis.of(paper).thresholds(paper, read_parts(run.done["scores"].folder), table)
+    scores = read_parts(run.done["scores"].folder, columns=paper.score_columns())
+    limits = synthesis.of(paper).thresholds(paper, scores, table)
     (run.folder.path / "fit").mkdir(exist_ok=True)
     write_json(run.folder.path / "fit" / "thresholds.json", limits.model_dump(mode="json"))
     kept = _keys(table, limits)
