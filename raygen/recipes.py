@@ -40,9 +40,9 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
         folder.log("command", argv=command)
         warn_of_versions(other_versions, say)
         say_of_dataset(opened, say)
-        begun = Run(opened, folder, say)
-        for step in steps(begun):
-            begun.do(step)
+        with Run(opened, folder, say) as begun:
+            for step in steps(begun):
+                begun.do(step)
         remove_stores(out)
 
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from raygen.config import Decides, fingerprint
 from raygen.errors import ConfigError, DataError
+from raygen.fits.worker_group import WarmWorkers
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.config import RunConfig
 from raygen.run.fit_steps import erm
@@ -129,20 +130,24 @@ def plan_candidate_sets(candidate_sets: Mapping[str, Opened], folder: Path, say:
         folder: The sweep's folder.
         say: Called with a line before each step, and from another thread in long ones.
     """
-    first = _run(next(iter(candidate_sets.values())), folder, "base", say)
-    first.do(rows(first))
-    first.do(erm(first))
-    planned = []
-    for name, candidate_set in candidate_sets.items():
-        scored = _run(candidate_set, folder, f"scored/{_selecting(candidate_set.config)}", say, first.done)
-        for step in scoring(scored):
-            scored.do(step)
-        learned = _run(candidate_set, folder, f"learned/{_learning(candidate_set.config)}", say, scored.done)
-        for step in learning(learned):
-            learned.do(step)
-        made = _run(candidate_set, folder, f"pools/{name}", partial(_say_of_set, say, name), learned.done)
-        made.do(plan(made))
-        planned.append(PlannedSet(name, made))
+    with WarmWorkers() as workers:  # of all fits of all runs: a pass of one must not wait for the workers of another
+        first = _run(next(iter(candidate_sets.values())), folder, "base", say, {}, workers)
+        first.do(rows(first))
+        first.do(erm(first))
+        planned = []
+        for name, candidate_set in candidate_sets.items():
+            place = f"scored/{_selecting(candidate_set.config)}"
+            scored = _run(candidate_set, folder, place, say, first.done, workers)
+            for step in scoring(scored):
+                scored.do(step)
+            place = f"learned/{_learning(candidate_set.config)}"
+            learned = _run(candidate_set, folder, place, say, scored.done, workers)
+            for step in learning(learned):
+                learned.do(step)
+            telling = partial(_say_of_set, say, name)
+            made = _run(candidate_set, folder, f"pools/{name}", telling, learned.done, workers)
+            made.do(plan(made))
+            planned.append(PlannedSet(name, made))
     return first.done, planned
 
 
@@ -182,7 +187,7 @@ def _say_of_set(say: Say, name: str, line: str) -> None:
     say(f"pool {name[:6]}, {line}")
 
 
-def _run(opened: Opened, whole: Path, place: str, say: Say, done: Mapping[str, Step] | None = None) -> Run:
+def _run(opened: Opened, whole: Path, place: str, say: Say, done: Mapping[str, Step], workers: WarmWorkers) -> Run:
     folder = whole / place
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(opened, RunFolder(folder), say, done, whole=whole)
+    return Run(opened, RunFolder(folder), say, done, workers, whole=whole)

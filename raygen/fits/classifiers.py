@@ -21,6 +21,7 @@ from raygen.datasets.rows import RowIndex
 from raygen.fits import ray_train
 from raygen.fits.extra_pictures import ExtraRows, extra_pictures
 from raygen.fits.ray_train import FitConfig
+from raygen.fits.worker_group import WarmWorkers
 from raygen.storage import progress
 from raygen.storage.progress import Say, quiet
 from raygen.storage.writing import atomic, write_json
@@ -67,14 +68,24 @@ class FitRequest:
     loading: Loading | None = None
 
 
-def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet) -> dict[str, Any]:
+def fit(
+    request: FitRequest,
+    folder: Path,
+    *,
+    resources: FitConfig,
+    engine: str,
+    say: Say = quiet,
+    workers: WarmWorkers | None = None,
+) -> dict[str, Any]:
     """Fits into a classifier folder; gives back counts for the manifest.
 
     Raises:
         RaygenError: See `raygen.fits.ray_train.run` and the algorithms.
     """
     try:
-        ray_train.run(fit_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
+        ray_train.run(
+            fit_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say, workers=workers
+        )
     finally:
         for line in progress.noted(folder):
             say(line)

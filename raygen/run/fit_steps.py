@@ -131,9 +131,15 @@ def _fit(
         settings=settings,
         doing=f"fitting {what}" + ("" if extra is None else f" with {len(extra.keys)} extra images"),
         body=lambda step: classifiers.fit(
-            request, step.folder, resources=config.fit, engine=config.engine, say=labelled(label, run.say)
+            request,
+            step.folder,
+            resources=config.fit,
+            engine=config.engine,
+            say=labelled(label, run.say),
+            workers=run.workers,
         ),
         label=label,
+        is_fit=True,
         keeps="own",  # a checkpoint of another training set or algorithm is not gone on from
     )
 

@@ -16,6 +16,7 @@ from raygen.endpoint.connect import connect_endpoint
 from raygen.endpoint.retry import ask_blocking
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.fits import ray_train
+from raygen.inpainters.compilation import check_device
 from raygen.inpainters.model_folder import EXAMPLE, check_model, load_json
 from raygen.inpainters.prompts import tokenize, unknown_tokens
 from raygen.maskers.language import TINY_DATASET
@@ -95,6 +96,8 @@ def _check_models(opened: Opened) -> None:
     config = opened.config
     if config.synthesis is None:
         return
+    if config.inpainter.compile:
+        check_device(config.pools.inpainter.torch_device, where="pools.inpainter")
     if (models := config.synthesis.finder()) is not None:
         models.check()
     if config.inpainter.url is not None:

@@ -1,6 +1,6 @@
 """Decoding a column of pictures or masks: what cannot be decoded becomes a failed row, never an error."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -49,6 +49,11 @@ def decode_objects(batch: Batch, rows: Sequence[int], column: str) -> dict[int, 
             except RowError as error:
                 decoded[row] = RowError(f"{column}: {error}")
     return decoded
+
+
+def sum_bytes(*decoded: Mapping[int, np.ndarray | RowError]) -> int:
+    """Bytes of decoded pictures and masks."""
+    return sum(found.nbytes for column in decoded for found in column.values() if isinstance(found, np.ndarray))
 
 
 def _decode(batch: Batch, rows: Sequence[int], column: str, decode: Callable[[bytes], T]) -> dict[int, T]:

@@ -77,6 +77,16 @@ def test_integrated_gradients_and_the_exact_difference_agree_on_composites(folde
     assert gradients["source_probability"].tolist() == exact["source_probability"].tolist()
 
 
+def test_integrated_gradients_stop_at_a_tolerance(folder: str) -> None:
+    batch = unit([encode_image(image) for image in COMPOSITES])
+    exact = PruneStage(classifier_folder=folder, attribution="exact")(batch)
+    scored = PruneStage(classifier_folder=folder, attribution="ig", completeness_tolerance=0.02)(batch)
+    for n in range(5):
+        rho, delta = exact["attribution_inside"][n], scored["convergence_delta"][n]
+        assert delta <= 0.02 * max(abs(rho), 1)
+        assert abs(scored["attribution_inside"][n] - rho) == pytest.approx(delta, abs=1e-5)
+
+
 def test_integrated_gradients_leave_out_what_changed_outside_the_mask(folder: str) -> None:
     generated = [encode_image(np.where(REPAINT[..., None], ORIGINALS[n], picture(n + 100))) for n in range(2)]
     scored = PruneStage(classifier_folder=folder, attribution="ig", num_steps=20)(unit(generated))
