@@ -30,7 +30,8 @@ ATTEMPTS = 10
 # Uniform numbers of a picture.
 NUM_UNIFORMS = {"none": 0, "flip_shift": 3, "random_resized_crop": 3 + 2 * ATTEMPTS}
 # Weights of resampling are whole numbers over this. A uint8 times such a weight, and a sum of those of one pixel, are
-# whole numbers below 2**24, which float32 has all: no sum is ever rounded, in whatever order it is made.
+# whole numbers below 2**24, which float32 has all: no sum is ever rounded, in whatever order it is made. (TF32 would
+# round them; torch has it off for matrix products unless it is asked for.)
 WEIGHT_UNIT = 1 << 15
 
 
