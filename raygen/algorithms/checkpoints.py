@@ -99,6 +99,8 @@ class Progress:
         write_bytes(self._path, buffer.getbuffer())
 
     def _put_aside(self) -> int:
+        if self._worker.world_size > 1:
+            torch.distributed.barrier()  # all have read it
         if self._worker.leads:
             self._path.replace(self._worker.folder / OLD_CHECKPOINT)
             self._worker.tell(

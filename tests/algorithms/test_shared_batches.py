@@ -62,7 +62,7 @@ def test_workers_leave_with_the_same_running_statistics(two: list[dict[str, Any]
     assert torch.equal(two[0]["normalised_right"], two[1]["normalised_right"])
 
 
-def test_two_workers_that_go_on_from_a_checkpoint_end_the_same(two: list[dict[str, Any]]) -> None:
+def test_two_workers_put_an_old_checkpoint_aside_and_go_on_from_their_own(two: list[dict[str, Any]]) -> None:
     for worker in two:
         assert all(torch.equal(worker["resumed"][name], weights) for name, weights in worker["weights"].items())
 
