@@ -11,17 +11,18 @@ stored.
 """
 
 import argparse
+import contextlib
 import itertools
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _ratios import Ratio, add_arguments, in_turn, report, used
+from _ratios import Ratio, Usage, add_arguments, in_turn, report, used
 from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -170,7 +171,7 @@ def fit_ours(folder: Path, config: ClassifierConfig, epochs: int) -> list[float]
 def best_workers(folder: Path) -> int:
     """The plain loop's best number of DataLoader workers, by forty batches without a network."""
     found = {}
-    for workers in range(PROCESSES + 1):
+    for workers in range(1, PROCESSES + 1):
         plain = Plain(folder, workers, augments=False)
         plain.epoch(most=4)
         found[workers] = plain.epoch(most=40)
@@ -181,42 +182,63 @@ def best_workers(folder: Path) -> int:
 def data_alone(folder: Path, turns: int, into: Path | None) -> None:
     """Pictures a second without a network: the first epoch, and later ones."""
     workers = best_workers(folder)
-    later: dict[str, list[float]] = {"ours": [], "plain": []}
+    first, later = Turns(), Turns()
 
     def ours() -> float:
-        start = time.monotonic()
-        train = TrainingSet(RowIndex(folder / "data"), "train", size_px=SIDE, loading=loading(folder))
-        first = time.monotonic() - start + one_epoch(train)
-        later["ours"].append(one_epoch(train))
-        return first
+        with first.noted("ours"):
+            train = TrainingSet(RowIndex(folder / "data"), "train", size_px=SIDE, loading=loading(folder))
+            one_epoch(train)
+        with later.noted("ours"):
+            one_epoch(train)
+        return 0.0
 
     def plain() -> float:
         loop = Plain(folder, workers, augments=False)
-        first = loop.epoch()
-        later["plain"].append(loop.epoch())
-        return first
+        with first.noted("plain"):
+            loop.epoch()
+        with later.noted("plain"):
+            loop.epoch()
+        return 0.0
 
-    first = in_turn({"ours": ours, "plain": plain}, turns=turns)
+    in_turn({"ours": ours, "plain": plain}, turns=turns)
     num = len(ImageFolder(str(folder / "jpeg" / "train")))
-    for name, seconds, target in (("first", first, None), ("later", later, None)):
-        report(
-            Ratio(
-                f"data of a fit alone, {name} epoch, images/s: ours / ImageFolder and DataLoader",
-                [b / a for a, b in zip(seconds["ours"], seconds["plain"], strict=True)],
-                at_least=target,
-                numbers={f"{key}, images/s": num / float(np.median(value)) for key, value in seconds.items()},
-            ),
-            into=into,
-        )
+    for name, of in (("first", first), ("later", later)):
+        claim = f"data of a fit alone, {name} epoch, images/s: ours / ImageFolder and DataLoader"
+        report(Ratio(claim, of.ratios("plain", "ours"), numbers=of.numbers(num)), into=into)
 
 
-def one_epoch(train: TrainingSet) -> float:
-    """Seconds of reading all pictures in a random order, as batches of floats that a network takes."""
-    start = time.monotonic()
+class Turns:
+    """What each way used in each turn."""
+
+    def __init__(self) -> None:
+        self._usages: dict[str, list[Usage]] = {}
+
+    @contextlib.contextmanager
+    def noted(self, who: str) -> Iterator[None]:
+        """Notes what is used inside."""
+        with used() as usage:
+            yield
+        self._usages.setdefault(who, []).append(usage)
+
+    def ratios(self, slower: str, faster: str) -> list[float]:
+        """Seconds of one to those of the other in each turn."""
+        pairs = zip(self._usages[slower], self._usages[faster], strict=True)
+        return [a.seconds / b.seconds for a, b in pairs]
+
+    def numbers(self, num: int) -> dict[str, float]:
+        """Images a second and CPU time of each, for that many images."""
+        found = {}
+        for who, usages in self._usages.items():
+            found[f"{who}, images/s"] = num / float(np.median([usage.seconds for usage in usages]))
+            found[f"{who}, CPU ms an image"] = 1e3 * float(np.median([usage.cpu_seconds for usage in usages])) / num
+        return found
+
+
+def one_epoch(train: TrainingSet) -> None:
+    """Reads all pictures in a random order, as batches of floats that a network takes."""
     order = np.random.default_rng(0).permutation(len(train))
     for images_BHWC in train.batches(np.split(order, range(BATCH, len(order), BATCH))):
         images_BHWC.permute(0, 3, 1, 2).float().div_(255)
-    return time.monotonic() - start
 
 
 def with_network(folder: Path, name: str, config: ClassifierConfig, turns: int, into: Path | None) -> None:
@@ -283,27 +305,23 @@ def streamed(folder: Path, turns: int, into: Path | None) -> None:
     batches = np.split(order, range(BATCH, num, BATCH))
     list(train.batches(batches[:2]))  # the processes have started
 
+    of = Turns()
+
     def ours() -> float:
-        start = time.monotonic()
-        for _ in train.batches(batches):
-            pass
-        return time.monotonic() - start
+        with of.noted("ours"):
+            for _ in train.batches(batches):
+                pass
+        return 0.0
 
     def groups() -> float:
-        start = time.monotonic()
-        for positions in batches:
-            decode_all(index.fetch([ids[i] for i in positions], ["image_png"])["image_png"].to_pylist())
-        return time.monotonic() - start
+        with of.noted("row groups"):
+            for positions in batches:
+                decode_all(index.fetch([ids[i] for i in positions], ["image_png"])["image_png"].to_pylist())
+        return 0.0
 
-    seconds = in_turn({"ours": ours, "row groups": groups}, turns=turns)
-    report(
-        Ratio(
-            "pictures that are not stored, at random from Parquet, images/s: ours / row groups, one process",
-            [b / a for a, b in zip(seconds["ours"], seconds["row groups"], strict=True)],
-            numbers={f"{who}, images/s": num / float(np.median(value)) for who, value in seconds.items()},
-        ),
-        into=into,
-    )
+    in_turn({"ours": ours, "row groups": groups}, turns=turns)
+    claim = "pictures that are not stored, at random from Parquet, images/s: ours / row groups, one process"
+    report(Ratio(claim, of.ratios("row groups", "ours"), numbers=of.numbers(num)), into=into)
 
 
 def decode_all(pictures: list[bytes]) -> np.ndarray:
