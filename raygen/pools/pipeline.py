@@ -26,11 +26,11 @@ from raygen import cluster
 from raygen.cluster import capacity
 from raygen.cluster.placement import Need
 from raygen.errors import DataError, StageError
-from raygen.pools.actors import ACTORS
+from raygen.pools.actors import ACTORS, UNITS_AT_ONCE
 from raygen.pools.config import PoolConfig, PoolsConfig
 from raygen.pools.local import run_local
 from raygen.pools.unit_tasks import UnitSink, UnitSource
-from raygen.pools.units import Pass, Unit, actor_arguments, cut
+from raygen.pools.units import Pass, Unit, actor_arguments, cut, num_units
 from raygen.stages.spec import check_columns
 from raygen.storage import progress
 
@@ -69,10 +69,9 @@ def run(
     if work.table.num_rows == 0:
         raise DataError(f"nothing to do in {folder}: the table of rows is empty")
     check_columns(work.specs, {*work.table.column_names, *work.source_columns, "status", "error"})
-    units = cut(work)
     done = work.parts.open()
-    todo = [unit for unit in units if unit.number not in done]
-    logger.info("%s: %d of %d units to do", folder.name, len(todo), len(units))
+    todo = cut(work, [number for number in range(num_units(work)) if number not in done])
+    logger.info("%s: %d of %d units to do", folder.name, len(todo), num_units(work))
     if todo and engine == "local":
         with progress.said(work.progress, say, every_s=every_s):
             run_local(work, todo)
@@ -80,7 +79,7 @@ def run(
         shows_bars = sys.stderr.isatty()
         with contextlib.nullcontext() if shows_bars else progress.said(work.progress, say, every_s=every_s):
             _run_ray(work, todo, shows_bars=shows_bars, say=say)
-    return work.parts.close(unit.number for unit in units)
+    return work.parts.close(range(num_units(work)))
 
 
 def check_pools(names: Sequence[str], pools: PoolsConfig) -> None:
@@ -130,9 +129,15 @@ def _run_ray(work: Pass, units: list[Unit], *, shows_bars: bool, say: progress.S
             dataset = dataset.map_batches(
                 ACTORS[spec.pool],
                 fn_constructor_args=actor_arguments(work, spec),
+                fn_constructor_kwargs={"own_thread": True},
                 batch_size=work.unit_rows,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
+                compute=ActorPoolStrategy(
+                    min_size=pool.min_actors,
+                    max_size=pool.max_actors,
+                    max_concurrent_calls_per_actor=UNITS_AT_ONCE,
+                    enable_true_multi_threading=True,
+                ),
                 num_cpus=pool.num_cpus,
                 num_gpus=pool.num_gpus or None,
                 udf_modifying_row_count=False,

@@ -4,7 +4,7 @@ A unit is a fixed number of consecutive rows. It is loaded whole, goes through t
 (`raygen.storage.parts`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,15 +54,20 @@ class Pass:
         return f"{min(self.parts.num_written() * self.unit_rows, num_rows):,} of {num_rows:,} rows"
 
 
-def cut(work: Pass) -> list[Unit]:
-    """All units of a pass."""
-    places = work.index.locate(work.table["image_id"].to_pylist())
+def num_units(work: Pass) -> int:
+    """How many units a pass has."""
+    return -(-work.table.num_rows // work.unit_rows)
+
+
+def cut(work: Pass, numbers: Iterable[int]) -> list[Unit]:
+    """Units of a pass, by number."""
     table = work.table.combine_chunks()  # take from several chunks would copy them all, every time
     units = []
-    for number, start in enumerate(range(0, work.table.num_rows, work.unit_rows)):
-        stop = min(start + work.unit_rows, work.table.num_rows)
+    for number in numbers:
+        start = number * work.unit_rows
         # take, not slice: a slice drags the whole table along when it is sent to a worker.
-        units.append(Unit(number, table.take(np.arange(start, stop)), places[start:stop]))
+        rows = table.take(np.arange(start, min(start + work.unit_rows, table.num_rows)))
+        units.append(Unit(number, rows, work.index.locate(rows["image_id"].to_pylist())))
     return units
 
 

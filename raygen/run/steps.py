@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -70,6 +71,7 @@ class Run:
         say: Called with a line before each step, and from another thread in long ones.
         done: Finished steps of other folders, by name; its own join them.
         workers: Those of the fits of other runs, which fit for this one too; by default its own.
+        whole: The folder of all that it is a part of, whose fits share their decoded pictures; by default its own.
     """
 
     def __init__(
@@ -79,9 +81,12 @@ class Run:
         say: Say,
         done: Mapping[str, Step] | None = None,
         workers: WarmWorkers | None = None,
+        *,
+        whole: Path | None = None,
     ) -> None:
         self.opened, self.config, self.folder, self.say = opened, opened.config, folder, say
         self.done, self.workers = dict(done or {}), workers or WarmWorkers()
+        self.loading = opened.config.fit.loading(whole or folder.path)
 
     def __enter__(self) -> "Run":
         return self
