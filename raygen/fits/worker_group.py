@@ -42,6 +42,8 @@ Body = Callable[[Worker, dict[str, Any]], None]
 # and the leading worker may save to a slow disk while the others wait.
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 PATIENCE_S = 5.0
+# A signal is heard between two waits, however deaf the wait itself is.
+LISTEN_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +295,7 @@ class _Group:
         waiting = [actor.run.remote(fit, str(folder), self.size.num_threads) for actor in self._actors]
         try:
             while waiting:
-                done, waiting = ray.wait(waiting)
+                done, waiting = ray.wait(waiting, timeout=LISTEN_EVERY_S)
                 ray.get(done)
         except RayError:
             if waiting:
