@@ -29,9 +29,10 @@ from _runs import run
 from sampling import ROWS, call, planned
 
 from raygen import synthesis
-from raygen.classifier import Classifier, load_frozen, preprocess
+from raygen.classifier import Classifier, load_frozen
+from raygen.classifier.framing import preprocess
 from raygen.config import load_yaml
-from raygen.images import decode_image, decode_mask, resize_mask
+from raygen.images import decode_image, decode_mask
 from raygen.pruners import verdicts
 from raygen.pruners.attribution import integrated_gradients, integrated_gradients_to_tolerance, logit_difference
 from raygen.pruners.confidence import label_probability
@@ -103,16 +104,16 @@ def pictures(folder: Path, num: int, *, composite: bool) -> list[Pictures]:
 
 
 def of_call(folder: Path, rows: pa.Table, start: int, classifier: Classifier, painter: InpaintStage | None) -> Pictures:
-    size_px = classifier.config.image_size_px
+    frame = classifier.frame
     part = rows.slice(start, ROWS)
     painted = part["generated_png"].to_pylist() if painter is None else painter(call(rows, start))["generated_png"]
     masks = [decode_mask(data) for data in part["repaint_png"].to_pylist()]
     return Pictures(
         folder=folder,
         classifier=classifier,
-        generated_NCHW=preprocess([decode_image(data) for data in painted], size_px),
-        original_NCHW=preprocess([decode_image(data) for data in part["image_png"].to_pylist()], size_px),
-        repaint_NHW=torch.from_numpy(np.stack([resize_mask(mask, height=size_px, width=size_px) for mask in masks])),
+        generated_NCHW=preprocess([decode_image(data) for data in painted], frame),
+        original_NCHW=preprocess([decode_image(data) for data in part["image_png"].to_pylist()], frame),
+        repaint_NHW=torch.from_numpy(np.stack([frame.mask(mask) for mask in masks])),
         source_N=part["source_label"].to_numpy(),
         target_N=torch.from_numpy(part["target_label"].to_numpy()).long(),
     )

@@ -380,7 +380,7 @@ def test_the_users_mistakes_are_named(arguments: list[str], message: str, tmp_pa
     [
         ("local", "run/erm/.progress.txt", signal.SIGINT),
         ("local", "run/erm/.progress.txt", signal.SIGTERM),
-        # Ray Train takes the signal for itself in a fit, and would keep it afterwards.
+        # In a fit, whose workers have to go too, and after one.
         pytest.param("ray", "run/erm/.progress.txt", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("ray", "run/evaluation", signal.SIGINT, marks=pytest.mark.slow),
         # Ray answers it for itself too, and aborts.

@@ -6,17 +6,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raygen.datasets.files import read_file
+from raygen.config import fingerprint
+from raygen.datasets.files import read_file, state
 from raygen.datasets.table import PICTURES, ROWS_PER_GROUP, DatasetInfo, read_info
 from raygen.errors import DataError
 from raygen.schema import SOURCE, by_bytes, memory_type, widened
+from raygen.storage.run_folder import MANIFEST, read_manifest
 
 LABEL_COLUMNS = ("image_id", "path", "label", "attribute", "split", "role")
 # What `RowIndex.each` reads at a time.
@@ -54,8 +56,10 @@ class RowIndex:
         files = sorted(folder.resolve().glob("part-*.parquet"))
         if not files:
             raise DataError(f"{folder} holds no part-*.parquet; make the dataset again with `raygen data make`")
-        tables, places = [], []
-        self._group_bytes: dict[tuple[str, int], dict[str, int]] = {}
+        tables = []
+        self._groups: list[tuple[str, int]] = []
+        self._group_bytes: list[dict[str, int]] = []
+        counts = []
         for path in files:
             try:
                 file = pq.ParquetFile(path)
@@ -63,15 +67,18 @@ class RowIndex:
             except (pa.ArrowInvalid, OSError, KeyError) as error:
                 raise DataError(f"{path} cannot be read as a shard of SOURCE rows: {error}") from error
             for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                places += [Location(str(path), group, row) for row in range(count)]
-                self._group_bytes[str(path), group] = _picture_bytes(file.metadata.row_group(group))
-        self.table: pa.Table = pa.concat_tables(tables)
-        self._place = dict(zip(self.table["image_id"].to_pylist(), places, strict=True))
-        paths = self.table["path"].to_pylist()
-        self._file_of = {place: file for place, file in zip(places, paths, strict=True) if file is not None}
-        if len(self._place) != self.table.num_rows:
-            raise DataError(f"{folder}: {self.table.num_rows - len(self._place)} image_id(s) occur twice")
+                metadata = file.metadata.row_group(group)
+                counts.append(metadata.num_rows)
+                self._groups.append((str(path), group))
+                self._group_bytes.append(_picture_bytes(metadata))
+        self.table: pa.Table = pa.concat_tables(tables).combine_chunks()
+        # Numbers of rows and row groups, not a Location a row: of a million rows these alone would take 200 MB.
+        self._group_N = np.repeat(np.arange(len(counts)), counts)
+        self._first_G = np.concatenate([[0], np.cumsum(counts)])
+        self._row_of = {image_id: row for row, image_id in enumerate(self.table["image_id"].to_pylist())}
+        self._has_files = self.table["path"].null_count < self.table.num_rows
+        if len(self._row_of) != self.table.num_rows:
+            raise DataError(f"{folder}: {self.table.num_rows - len(self._row_of)} image_id(s) occur twice")
 
     def split(self, name: str) -> pa.Table:
         """Labels of one split."""
@@ -82,16 +89,26 @@ class RowIndex:
         """Number of classes."""
         return len(self.dataset.class_names)
 
+    def digest(self) -> str:
+        """Changes with any shard: with its digest if the folder's manifest covers it, else with its size and time."""
+        manifest, (_, written_ns) = read_manifest(self.folder), state(self.folder / MANIFEST) or (0, 0)
+        entries = {} if manifest is None else manifest["files"]
+        found: list[Any] = []
+        for path in sorted(self.folder.resolve().glob("part-*.parquet")):
+            entry, (size, changed_ns) = entries.get(path.name), state(path) or (0, 0)
+            if entry is not None and entry["bytes"] == size and changed_ns <= written_ns:
+                found.append([path.name, entry["digest"]])
+            else:
+                found.append([path.name, size, changed_ns])
+        return fingerprint(found)
+
     def locate(self, image_ids: Sequence[str]) -> list[Location]:
         """Where rows are, in the order asked for.
 
         Raises:
             DataError: An id that the dataset does not have.
         """
-        for image_id in image_ids:
-            if image_id not in self._place:
-                raise DataError(f"image '{image_id}' is not in {self.folder}; was the dataset made again?")
-        return [self._place[image_id] for image_id in image_ids]
+        return [self._location(row) for row in self._rows(image_ids)]
 
     def fetch(self, image_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Rows in the order asked for, pixels if `image_png` is among the columns; see `locate`, `fetch_located`."""
@@ -102,26 +119,38 @@ class RowIndex:
 
         Fewer where their pictures come to more than `each_bytes`; those of one row group are never parted.
         """
-        runs = self._runs(self.locate(image_ids))
+        runs = self._runs(self._rows(image_ids))
         most = EACH_ROWS // ROWS_PER_GROUP
         pieces = by_bytes(runs, lambda run: self._bytes(run, columns), most=most, most_bytes=self._each_bytes)
         for piece in pieces:
-            yield fetch_located([place for run in piece for place in run], columns)
+            yield fetch_located([self._location(row) for run in piece for row in run], columns)
 
     def mean_bytes(self, image_ids: Sequence[str]) -> float:
         """Mean size of these rows' pictures, without their masks, by the row groups that they are in."""
-        runs = self._runs(self.locate(image_ids))
+        runs = self._runs(self._rows(image_ids))
         return sum(self._bytes(run, ["image_png"]) for run in runs) / max(1, len(image_ids))
 
-    def _runs(self, places: Sequence[Location]) -> list[list[Location]]:
-        """Places that follow each other and lie in one row group, together."""
-        return [list(run) for _, run in groupby(places, key=lambda place: (place.shard, place.row_group))]
+    def _rows(self, image_ids: Sequence[str]) -> list[int]:
+        try:
+            return [self._row_of[image_id] for image_id in image_ids]
+        except KeyError as error:
+            raise DataError(f"image '{error.args[0]}' is not in {self.folder}; was the dataset made again?") from None
 
-    def _bytes(self, run: Sequence[Location], columns: Sequence[str]) -> int:
+    def _location(self, row: int) -> Location:
+        group = int(self._group_N[row])
+        return Location(*self._groups[group], row - int(self._first_G[group]))
+
+    def _runs(self, rows: Sequence[int]) -> list[list[int]]:
+        """Rows that follow each other and lie in one row group, together."""
+        return [list(run) for _, run in groupby(rows, key=self._group_N.__getitem__)]
+
+    def _bytes(self, run: Sequence[int], columns: Sequence[str]) -> int:
         """Bytes that are read for rows of one row group: all of its pictures, and the rows' own files."""
-        sizes = self._group_bytes[run[0].shard, run[0].row_group]
-        files = [self._file_of[place] for place in run if place in self._file_of] if "image_png" in columns else []
-        return sum(sizes.get(name, 0) for name in columns) + sum(map(_file_bytes, files))
+        sizes = self._group_bytes[self._group_N[run[0]]]
+        size = sum(sizes.get(name, 0) for name in columns)
+        if self._has_files and "image_png" in columns:
+            size += sum(_file_bytes(path) for path in self.table["path"].take(run).to_pylist() if path is not None)
+        return size
 
 
 def fetch_located(locations: Sequence[Location], columns: Sequence[str]) -> pa.Table:

@@ -7,6 +7,7 @@ And what it does when a GPU's memory does not hold the configured rows.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ import torch
 from raygen.endpoint.edits import LearnedToken
 from raygen.errors import ResourceError, RowError, or_row_error
 from raygen.inpainters import InpainterConfig
+from raygen.inpainters.row import InpaintRow
+from raygen.inpainters.square import Square, paint_pictures
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 
 logger = logging.getLogger(__name__)
@@ -36,20 +39,36 @@ def inpaint(
         prompts: One per picture.
         seeds: One per picture.
     """
-    results: list[np.ndarray | RowError] = []
-    for start in range(0, len(images), inpainter.num_rows):
-        call = slice(start, start + inpainter.num_rows)
-        rows = zip(images[call], repaints[call], prompts[call], seeds[call], strict=True)
-        encoded = [
-            or_row_error(inpainter.encode_row, image_HWC, repaint_HW, prompt=prompt, seed=seed)
-            for image_HWC, repaint_HW, prompt, seed in rows
+    return paint_pictures(
+        partial(paint, inpainter),
+        images,
+        repaints,
+        prompts=prompts,
+        seeds=seeds,
+        side_px=inpainter.resolution_px,
+        stride_px=inpainter.stride_px,
+        composite=inpainter.config.composite,
+    )
+
+
+def paint(inpainter: StableDiffusionInpainter, squares: Sequence[Square | None]) -> list[np.ndarray | RowError | None]:
+    """Squares painted call by call, in order; see `PaintSquares`.
+
+    Args:
+        inpainter: The loaded model.
+        squares: What to paint, at the model's square; None leaves a slot of a call empty.
+    """
+    results: list[np.ndarray | RowError | None] = []
+    for start in range(0, len(squares), inpainter.num_rows):
+        call = [
+            None if square is None else or_row_error(inpainter.encode_row, square)
+            for square in squares[start : start + inpainter.num_rows]
         ]
-        slots = [None if isinstance(row, RowError) else row for row in encoded]
+        slots = [row if isinstance(row, InpaintRow) else None for row in call]
         while any(row is not None and not row.is_done for row in slots):
             inpainter.step(slots)
         results += [
-            row if isinstance(row, RowError) else or_row_error(inpainter.decode_row, row, image_HWC, repaint_HW)
-            for row, image_HWC, repaint_HW in zip(encoded, images[call], repaints[call], strict=True)
+            or_row_error(inpainter.decode, row.latent_1Chw) if isinstance(row, InpaintRow) else row for row in call
         ]
     return results
 
@@ -66,6 +85,8 @@ class BatchInpainter:
     Attributes:
         model_id: What the config calls the model.
         model_revision: Hash of a local folder, or the revision of a hub id.
+        side_px: Side of the square that is painted.
+        stride_px: Pixels of one latent cell.
     """
 
     def __init__(
@@ -74,42 +95,37 @@ class BatchInpainter:
         self._config = config
         self._inpainter = StableDiffusionInpainter(config, num_rows, device, learned or {})
         self.model_id, self.model_revision = self._inpainter.model_id, self._inpainter.model_revision
+        self.side_px, self.stride_px = self._inpainter.resolution_px, self._inpainter.stride_px
 
     @property
     def num_rows(self) -> int:
         """Rows of every UNet call; fewer than configured once memory ran out."""
         return self._inpainter.num_rows
 
-    def inpaint(
-        self,
-        images: Sequence[np.ndarray],
-        repaints: Sequence[np.ndarray],
-        *,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-    ) -> list[np.ndarray | RowError]:
-        """Painted pictures, or each row's error, in order; see `inpaint`.
+    def paint(self, squares: Sequence[Square | None]) -> list[np.ndarray | RowError | None]:
+        """Painted squares, or each one's error, in order; see `paint`.
 
         Raises:
             ResourceError: Memory does not hold a call, and the config does not allow fewer rows, or one is too many.
         """
         wanted = self._inpainter.num_rows
+        there = [square for square in squares if square is not None]
 
-        def attempt(num_rows: int, num: int) -> list[np.ndarray | RowError] | None:
-            """The first pictures, or None when memory does not hold that many rows per UNet call.
+        def attempt(num_rows: int, tried: Sequence[Square | None]) -> list[np.ndarray | RowError | None] | None:
+            """The painted squares, or None when memory does not hold that many rows per UNet call.
 
             None, not the error: its traceback would keep the tensors that filled the memory.
             """
             self._inpainter.num_rows = num_rows
             try:
-                return inpaint(self._inpainter, images[:num], repaints[:num], prompts=prompts[:num], seeds=seeds[:num])
+                return paint(self._inpainter, tried)
             except torch.OutOfMemoryError:
                 return None
 
-        painted = attempt(wanted, len(images))
+        painted = attempt(wanted, squares)
         if painted is not None:
             return painted
-        fitting = self._largest(lambda num: attempt(num, num) is not None)
+        fitting = self._largest(lambda num: attempt(num, there[:num]) is not None)
         if fitting == 0:
             raise ResourceError(
                 f"the inpainter ran out of memory on {self._inpainter.device} even with one row per UNet call; "
@@ -123,7 +139,7 @@ class BatchInpainter:
             )
         logger.warning("out of memory with %d rows per UNet call; going on with %d", wanted, fitting)
         self._inpainter.num_rows = fitting
-        return inpaint(self._inpainter, images, repaints, prompts=prompts, seeds=seeds)
+        return paint(self._inpainter, squares)
 
     def _largest(self, fits: Callable[[int], bool]) -> int:
         """Most rows per UNet call that fit in memory, fewer than now, found by bisection; 0 if one is too many."""

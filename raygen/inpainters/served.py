@@ -17,7 +17,7 @@ from raygen.endpoint.http import IN_FLIGHT, KEY_VARIABLE, Transport
 from raygen.endpoint.retry import ask_blocking
 from raygen.errors import ConfigError, EndpointError, RowError, StageError
 from raygen.inpainters import InpainterConfig
-from raygen.inpainters.square import squash, unsquash
+from raygen.inpainters.square import Square, paint_pictures
 from raygen.inpainters.token_files import read_tokens
 
 # How long a batch job waits for an endpoint that is full, starting or gone.
@@ -45,6 +45,8 @@ class ServedInpainter:
         model_id: The served model.
         model_revision: Its digest.
         num_rows: Rows of the endpoint's UNet calls when it painted the first picture; 0 before.
+        side_px: Side of the square that is painted.
+        stride_px: Pixels of one latent cell.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class ServedInpainter:
             raise ConfigError(
                 f"the endpoint does not say which size the model '{config.model}' paints; set inpainter.resolution_px"
             )
-        self._side, self._stride_px = int(resolution_px), int(stride_px)
+        self.side_px, self.stride_px = int(resolution_px), int(stride_px)
         self.model_id = config.model
         self.model_revision = str(facts["digest"]).removeprefix("sha256:")
         self.num_rows = 0
@@ -73,13 +75,24 @@ class ServedInpainter:
         seeds: Sequence[int],
     ) -> list[np.ndarray | RowError]:
         """Painted pictures, or each row's error, in order; see `raygen.inpainters.batch.inpaint`."""
-        rows = zip(images, repaints, prompts, seeds, strict=True)
-        return list(self._threads.map(lambda row: self._paint(*row), rows))
+        return paint_pictures(
+            self.paint,
+            images,
+            repaints,
+            prompts=prompts,
+            seeds=seeds,
+            side_px=self.side_px,
+            stride_px=self.stride_px,
+            composite=self._config.composite,
+        )
 
-    def _paint(self, image_HWC: np.ndarray, repaint_HW: np.ndarray, prompt: str, seed: int) -> np.ndarray | RowError:
+    def paint(self, squares: Sequence[Square | None]) -> list[np.ndarray | RowError | None]:
+        """Painted squares, or each one's error, in order; an endpoint fills its own calls, so None is not sent."""
+        return list(self._threads.map(lambda square: None if square is None else self._paint(square), squares))
+
+    def _paint(self, square: Square) -> np.ndarray | RowError:
         try:
-            request = self._request(image_HWC, repaint_HW, prompt, seed)
-            result = ask_blocking(self._endpoint.edit, request, self._config.model, patience_s=PATIENCE_S)
+            result = ask_blocking(self._endpoint.edit, self._request(square), self._config.model, patience_s=PATIENCE_S)
         except RowError as error:
             return error
         except EndpointError as error:
@@ -88,18 +101,15 @@ class ServedInpainter:
             raise StageError(f"the endpoint at {self._config.url} failed ({error.code}): {error}") from error
         self.num_rows = self.num_rows or int(result.provenance["bucket"])
         (painted,) = result.images
-        if painted.image_HWC is None:
-            return RowError("blocked by the model's safety checker")
-        return unsquash(painted.image_HWC, image_HWC, repaint_HW, composite=self._config.composite)
+        return RowError("blocked by the model's safety checker") if painted.image_HWC is None else painted.image_HWC
 
-    def _request(self, image_HWC: np.ndarray, repaint_HW: np.ndarray, prompt: str, seed: int) -> EditRequest:
-        canvas_HWC, canvas_repaint_HW = squash(image_HWC, repaint_HW, side_px=self._side, stride_px=self._stride_px)
+    def _request(self, square: Square) -> EditRequest:
         config = self._config
         return EditRequest(
-            image_HWC=canvas_HWC,
-            repaint_HW=canvas_repaint_HW,
-            prompt=self._as_served(prompt),
-            seeds=(seed,),
+            image_HWC=square.image_HWC,
+            repaint_HW=square.repaint_HW,
+            prompt=self._as_served(square.prompt),
+            seeds=(square.seed,),
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             strength=config.strength,

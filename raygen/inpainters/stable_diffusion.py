@@ -27,7 +27,7 @@ from raygen.inpainters.model_folder import check_model_folder, find_painter
 from raygen.inpainters.prompts import PromptEncoder
 from raygen.inpainters.row import EncodedPicture, InpaintRow, Sampling
 from raygen.inpainters.schedulers import clean_estimate, new_scheduler, takes_generator
-from raygen.inpainters.square import squash, unsquash
+from raygen.inpainters.square import Square
 from raygen.inpainters.token_files import check_widths
 
 
@@ -110,28 +110,22 @@ class StableDiffusionInpainter:
             )
             self.step([row])
 
-    def encode_row(self, image_HWC: np.ndarray, repaint_HW: np.ndarray, *, prompt: str, seed: int) -> InpaintRow:
+    def encode_row(self, square: Square) -> InpaintRow:
         """A row of the configured sampling, ready for its first step.
 
         Args:
-            image_HWC: Picture of any size, (H, W, 3) uint8 RGB; squashed to the model's square.
-            repaint_HW: True = paint anew, (H, W) bool.
-            prompt: What to paint.
-            seed: Seed of this picture's own generator.
+            square: What to paint, at the model's square.
 
         Raises:
-            RowError: The mask selects nothing, or nothing that survives sampling at every `stride_px`-th pixel; the
-                prompt is longer than the text encoder reads; strength leaves no step.
+            RowError: The prompt is longer than the text encoder reads; strength leaves no step.
         """
-        side_px, stride_px = self.resolution_px, self.stride_px
-        canvas_HWC, canvas_repaint_HW = squash(image_HWC, repaint_HW, side_px=side_px, stride_px=stride_px)
         sampling = self._sampling()
         return self.start_row(
-            self.encode_picture(canvas_HWC, canvas_repaint_HW, strength=sampling.strength),
+            self.encode_picture(square.image_HWC, square.repaint_HW, strength=sampling.strength),
             sampling,
-            prompt_embedding_1TD=self._embed(prompt),
+            prompt_embedding_1TD=self._embed(square.prompt),
             negative_embedding_1TD=self._embed(self.config.negative_prompt),
-            seed=seed,
+            seed=square.seed,
         )
 
     @torch.inference_mode()
@@ -248,11 +242,6 @@ class StableDiffusionInpainter:
             raise BlockedError("blocked by the model's safety checker")
         image_CHW = (decoded_1CHW[0].float() / 2 + 0.5).clamp(0, 1)
         return np.asarray((image_CHW * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
-
-    def decode_row(self, row: InpaintRow, image_HWC: np.ndarray, repaint_HW: np.ndarray) -> np.ndarray:
-        """The painted picture in the size of the original, (H, W, 3) uint8 RGB; see `decode` for errors."""
-        assert row.is_done
-        return unsquash(self.decode(row.latent_1Chw), image_HWC, repaint_HW, composite=self.config.composite)
 
     def _advance(self, row: InpaintRow, predicted_1Chw: torch.Tensor) -> None:
         time = row.timesteps[row.num_done]

@@ -14,14 +14,11 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Datasink, Datasource, ReadTask
-from ray.data.block import Block, BlockAccessor, BlockMetadata
+from ray.data import ActorPoolStrategy, DataContext
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
@@ -29,12 +26,13 @@ from raygen import cluster
 from raygen.cluster import capacity
 from raygen.cluster.placement import Need
 from raygen.errors import DataError, StageError
-from raygen.pools.actors import ACTORS
+from raygen.pools.actors import ACTORS, UNITS_AT_ONCE
 from raygen.pools.config import PoolConfig, PoolsConfig
-from raygen.pools.units import Pass, Unit, actor_arguments, cut, load, run_local
+from raygen.pools.local import run_local
+from raygen.pools.unit_tasks import UnitSink, UnitSource
+from raygen.pools.units import Pass, Unit, actor_arguments, cut, num_units
 from raygen.stages.spec import check_columns
 from raygen.storage import progress
-from raygen.storage.parts import Parts
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +69,9 @@ def run(
     if work.table.num_rows == 0:
         raise DataError(f"nothing to do in {folder}: the table of rows is empty")
     check_columns(work.specs, {*work.table.column_names, *work.source_columns, "status", "error"})
-    units = cut(work)
     done = work.parts.open()
-    todo = [unit for unit in units if unit.number not in done]
-    logger.info("%s: %d of %d units to do", folder.name, len(todo), len(units))
+    todo = cut(work, [number for number in range(num_units(work)) if number not in done])
+    logger.info("%s: %d of %d units to do", folder.name, len(todo), num_units(work))
     if todo and engine == "local":
         with progress.said(work.progress, say, every_s=every_s):
             run_local(work, todo)
@@ -82,7 +79,7 @@ def run(
         shows_bars = sys.stderr.isatty()
         with contextlib.nullcontext() if shows_bars else progress.said(work.progress, say, every_s=every_s):
             _run_ray(work, todo, shows_bars=shows_bars, say=say)
-    return work.parts.close(unit.number for unit in units)
+    return work.parts.close(range(num_units(work)))
 
 
 def check_pools(names: Sequence[str], pools: PoolsConfig) -> None:
@@ -132,9 +129,15 @@ def _run_ray(work: Pass, units: list[Unit], *, shows_bars: bool, say: progress.S
             dataset = dataset.map_batches(
                 ACTORS[spec.pool],
                 fn_constructor_args=actor_arguments(work, spec),
+                fn_constructor_kwargs={"own_thread": True},
                 batch_size=work.unit_rows,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
+                compute=ActorPoolStrategy(
+                    min_size=pool.min_actors,
+                    max_size=pool.max_actors,
+                    max_concurrent_calls_per_actor=UNITS_AT_ONCE,
+                    enable_true_multi_threading=True,
+                ),
                 num_cpus=pool.num_cpus,
                 num_gpus=pool.num_gpus or None,
                 udf_modifying_row_count=False,
@@ -182,50 +185,3 @@ class _Idle:
 
     def __init__(self, argument: None) -> None:
         pass
-
-
-class UnitSource(Datasource):
-    """Reads units: one task, one block, one unit.
-
-    Args:
-        units: What to read.
-        columns: Dataset columns to fetch.
-        unit_rows: Rows of every block; the last unit is padded.
-    """
-
-    def __init__(self, units: Sequence[Unit], columns: Sequence[str], unit_rows: int) -> None:
-        self._units, self._columns, self._unit_rows = units, tuple(columns), unit_rows
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown before the pictures are read."""
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
-    ) -> list[ReadTask]:
-        """One task a unit, whatever parallelism is asked for."""
-        metadata = BlockMetadata(num_rows=self._unit_rows, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_read_unit, unit, self._columns, self._unit_rows), metadata) for unit in self._units]
-
-
-def _read_unit(unit: Unit, columns: tuple[str, ...], unit_rows: int) -> Iterable[pa.Table]:
-    yield load(unit, columns, unit_rows)
-
-
-class UnitSink(Datasink[None]):
-    """Writes units as parts.
-
-    Args:
-        parts: Where they go.
-    """
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-
-    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
-        """Writes each block as the part of its unit."""
-        for block in blocks:
-            table = BlockAccessor.for_block(block).to_arrow()
-            numbers = set(table["unit"].to_pylist())
-            assert len(numbers) == 1, f"a block holds rows of units {sorted(numbers)}"
-            self._parts.write(table)

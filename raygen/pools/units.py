@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from raygen.datasets.rows import Location, RowIndex, fetch_located
-from raygen.pools.actors import ACTORS
 from raygen.pools.config import PoolConfig, PoolsConfig
 from raygen.stages.spec import StageSpec
 from raygen.storage.parts import Parts
@@ -55,15 +54,20 @@ class Pass:
         return f"{min(self.parts.num_written() * self.unit_rows, num_rows):,} of {num_rows:,} rows"
 
 
-def cut(work: Pass) -> list[Unit]:
-    """All units of a pass."""
-    places = work.index.locate(work.table["image_id"].to_pylist())
+def num_units(work: Pass) -> int:
+    """How many units a pass has."""
+    return -(-work.table.num_rows // work.unit_rows)
+
+
+def cut(work: Pass, numbers: Iterable[int]) -> list[Unit]:
+    """Units of a pass, by number."""
     table = work.table.combine_chunks()  # take from several chunks would copy them all, every time
     units = []
-    for number, start in enumerate(range(0, work.table.num_rows, work.unit_rows)):
-        stop = min(start + work.unit_rows, work.table.num_rows)
+    for number in numbers:
+        start = number * work.unit_rows
         # take, not slice: a slice drags the whole table along when it is sent to a worker.
-        units.append(Unit(number, table.take(np.arange(start, stop)), places[start:stop]))
+        rows = table.take(np.arange(start, min(start + work.unit_rows, table.num_rows)))
+        units.append(Unit(number, rows, work.index.locate(rows["image_id"].to_pylist())))
     return units
 
 
@@ -85,16 +89,6 @@ def load(unit: Unit, columns: Sequence[str], unit_rows: int) -> pa.Table:
     table = table.append_column(pa.field("status", pa.string()), pa.array(status))
     table = table.append_column(pa.field("error", pa.string()), pa.nulls(unit_rows, pa.string()))
     return table.append_column(pa.field("unit", pa.int64()), pa.array([unit.number] * unit_rows, pa.int64()))
-
-
-def run_local(work: Pass, units: Iterable[Unit]) -> None:
-    """Runs units one after the other in this process."""
-    stages = [ACTORS[spec.pool](*actor_arguments(work, spec)) for spec in work.specs]
-    for unit in units:
-        table = load(unit, work.source_columns, work.unit_rows)
-        for stage in stages:
-            table = stage(table)
-        work.parts.write(table)
 
 
 def actor_arguments(work: Pass, spec: StageSpec) -> tuple[StageSpec, PoolConfig, Path]:

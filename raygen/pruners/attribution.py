@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from captum.attr import IntegratedGradients
 
 from raygen.classifier import Classifier
 
@@ -65,6 +64,9 @@ def integrated_gradients(
         rho, (N,) float32, and the convergence delta |sum of all attributions - (f_t(x') - f_t(x))|, (N,)
         float32.
     """
+    # Here, not at the top: captum loads a library of plots, which the exact difference never needs.
+    from captum.attr import IntegratedGradients
+
     attributions_NCHW, delta_N = IntegratedGradients(classifier).attribute(
         generated_NCHW,
         baselines=original_NCHW,

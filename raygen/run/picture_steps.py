@@ -12,7 +12,7 @@ from raygen.config import fingerprint
 from raygen.endpoint.connect import connect_endpoint
 from raygen.errors import DataError
 from raygen.fits import tokens as token_fits
-from raygen.fits.classifiers import ExtraRows
+from raygen.fits.extra_pictures import ExtraRows
 from raygen.inpainters.served import store_tokens
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.fit_steps import identifier, workers_of
@@ -56,7 +56,9 @@ def _tokens(run: Run) -> RunStep:
 
     def learn(step: Step) -> Mapping[str, Any]:
         say = labelled("tokens", run.say)
-        counts = token_fits.fit(request, step.folder, resources=config.fit, engine=config.engine, say=say)
+        counts = token_fits.fit(
+            request, step.folder, resources=config.fit, engine=config.engine, say=say, workers=run.workers
+        )
         for line in token_fits.read_learned(step.folder).lines:
             say(line)
         return counts
@@ -71,10 +73,11 @@ def _tokens(run: Run) -> RunStep:
             "model": [model.config.model, model.config.variant, model.revision],
             "resolution_px": model.config.resolution_px,
             "seed": config.seed,
-            **workers_of(config.fit),
+            **workers_of(config.fit, of_classifier=False),
         },
         doing=f"learning {', '.join(token['name'] for token in request.tokens)}",
         body=learn,
+        is_fit=True,
         keeps="own",
     )
 
@@ -88,7 +91,7 @@ def plan(run: Run) -> RunStep:
         info = replace(info, prompts=token_fits.read_learned(run.done["tokens"].folder).prompts)
 
     def choose(step: Step) -> Mapping[str, Any]:
-        scored = read_parts(scores.folder)
+        scored = read_parts(scores.folder, columns=paper.score_columns())
         table = synthesis.of(paper).select(paper, scored, dataset=info, run_seed=config.seed)
         with atomic(step.folder / "plan.parquet") as temporary:
             pq.write_table(table, temporary)
@@ -175,7 +178,8 @@ def added_pictures(run: Run) -> Mapping[str, ExtraRows | None]:
         return {} if config.recipe == "erm" else {config.recipe: None}
     made = run.done["candidates"]
     table = read_parts(made.folder, columns=CANDIDATE_SCORES)
-    limits = synthesis.of(paper).thresholds(paper, read_parts(run.done["scores"].folder), table)
+    scores = read_parts(run.done["scores"].folder, columns=paper.score_columns())
+    limits = synthesis.of(paper).thresholds(paper, scores, table)
     (run.folder.path / "fit").mkdir(exist_ok=True)
     write_json(run.folder.path / "fit" / "thresholds.json", limits.model_dump(mode="json"))
     kept = _keys(table, limits)

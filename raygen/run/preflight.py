@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from raygen import cluster, synthesis
+from raygen.algorithms.compilation import check_compiler
 from raygen.classifier import MapUse, check_classifier
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.table import check_prompts
@@ -178,6 +179,8 @@ def _check_resources(config: RunConfig) -> None:
                 f"this machine has no CUDA device that torch can use, but {wanted[0]} is to run on one; set its "
                 "num_gpus to 0, and device, where it is set, to cpu"
             )
+        if config.fit.compile:
+            check_compiler(config.fit.torch_device)
         return
     for name in dict.fromkeys(("scorer", *pools)):
         pool = getattr(config.pools, name)

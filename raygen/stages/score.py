@@ -3,19 +3,42 @@
 # N rows of a model call, C classes, D features
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from raygen.classifier import load_frozen, preprocess
+from raygen.classifier import load_frozen
+from raygen.classifier.framing import Frame, as_input
 from raygen.pruners.confidence import cross_entropy
-from raygen.stages.pictures import decode_squashed
-from raygen.stages.spec import NOT_FINITE, Batch, empty_column, fail_row, fill_slots, ok_rows, with_own_status
+from raygen.stages.pictures import decode_framed
+from raygen.stages.spec import (
+    NOT_FINITE,
+    Batch,
+    ModelStage,
+    Prepared,
+    empty_column,
+    fail_row,
+    fill_slots,
+    ok_rows,
+    with_own_status,
+)
+
+# A call's pictures as (N, 3, S, S) floats by frame; none where no row is left to process.
+Images = dict[Frame, torch.Tensor]
 
 
-class ScoreStage:
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """What a classifier makes of a call's slots: features, (N, D), and logits, (N, C)."""
+
+    features_ND: np.ndarray
+    logits_NC: np.ndarray
+
+
+class ScoreStage(ModelStage[Images, _Scores | None]):
     """Logits, loss and features of each row's picture.
 
     Args:
@@ -30,19 +53,26 @@ class ScoreStage:
         self._classifier = load_frozen(Path(classifier_folder), device)
         self._device = device
 
-    def __call__(self, batch: Batch) -> Batch:
-        """The rows with scores; a row that fails has none."""
-        batch = with_own_status(batch)
-        size_px = self._classifier.config.image_size_px
-        pictures = decode_squashed(batch, ok_rows(batch), "image_png", [size_px])
-        columns: dict[str, np.ndarray] = {name: empty_column(len(batch["status"])) for name in sorted(self.writes)}
-        if rows := ok_rows(batch):
-            slots = fill_slots(rows, len(batch["status"]))
-            images_NCHW = preprocess([pictures[i][size_px] for i in slots], size_px)
+    def prepare(self, batch: Batch) -> Prepared[Images]:
+        """The decoded pictures, in the classifier's frame."""
+        return _prepared(batch, {self._classifier.frame})
+
+    def work(self, prepared: Prepared[Images]) -> _Scores | None:
+        """Features and logits."""
+        for images_NCHW in prepared.inputs.values():
             with torch.inference_mode():
                 outputs_ND = self._classifier.features(images_NCHW.to(self._device))
                 logits_NC = self._classifier.head(outputs_ND).float().cpu().numpy()
-                features_ND = outputs_ND.float().cpu().numpy()
+                return _Scores(outputs_ND.float().cpu().numpy(), logits_NC)
+        return None
+
+    def finish(self, prepared: Prepared[Images], outputs: _Scores | None) -> Batch:
+        """The rows with scores; a row that fails has none."""
+        batch = prepared.batch
+        columns: dict[str, np.ndarray] = {name: empty_column(len(batch["status"])) for name in sorted(self.writes)}
+        if outputs is not None:
+            rows, logits_NC, features_ND = ok_rows(batch), outputs.logits_NC, outputs.features_ND
+            slots = fill_slots(rows, len(batch["status"]))
             loss_N = cross_entropy(logits_NC, np.array([batch["label"][i] for i in slots]))
             for i in rows:
                 if not (np.isfinite(logits_NC[i]).all() and np.isfinite(features_ND[i]).all()):
@@ -56,7 +86,7 @@ class ScoreStage:
         return {**batch, **columns}
 
 
-class PredictStage:
+class PredictStage(ModelStage[Images, dict[str, np.ndarray]]):
     """Predicted label of each row's picture, by several classifiers; the picture is decoded once.
 
     Its columns are named by its arguments, so `writes` cannot list them.
@@ -73,28 +103,43 @@ class PredictStage:
         self._classifiers = {name: load_frozen(Path(folder), device) for name, folder in classifier_folders.items()}
         self._device = device
 
-    def __call__(self, batch: Batch) -> Batch:
-        """The rows with one column of labels per classifier; a row that fails has none in any."""
-        batch = with_own_status(batch)
-        sizes_px = {classifier.config.image_size_px for classifier in self._classifiers.values()}
-        pictures = decode_squashed(batch, ok_rows(batch), "image_png", sizes_px)
-        columns = {name: empty_column(len(batch["status"])) for name in self._classifiers}
-        if rows := ok_rows(batch):
-            slots = fill_slots(rows, len(batch["status"]))
-            inputs = {
-                size_px: preprocess([pictures[i][size_px] for i in slots], size_px).to(self._device)
-                for size_px in sizes_px
+    def prepare(self, batch: Batch) -> Prepared[Images]:
+        """The decoded pictures, in each frame that a classifier takes."""
+        return _prepared(batch, {classifier.frame for classifier in self._classifiers.values()})
+
+    def work(self, prepared: Prepared[Images]) -> dict[str, np.ndarray]:
+        """Logits by column, (N, C) each."""
+        inputs = {frame: images_NCHW.to(self._device) for frame, images_NCHW in prepared.inputs.items()}
+        if not inputs:
+            return {}
+        with torch.inference_mode():
+            return {
+                name: classifier(inputs[classifier.frame]).float().cpu().numpy()
+                for name, classifier in self._classifiers.items()
             }
-            for name, classifier in self._classifiers.items():
-                size_px = classifier.config.image_size_px
-                with torch.inference_mode():
-                    logits_NC = classifier(inputs[size_px]).float().cpu().numpy()
-                for i in rows:
-                    if np.isfinite(logits_NC[i]).all():
-                        columns[name][i] = int(logits_NC[i].argmax())
-                    else:
-                        fail_row(batch, i, f"{name}: {NOT_FINITE}")
+
+    def finish(self, prepared: Prepared[Images], outputs: dict[str, np.ndarray]) -> Batch:
+        """The rows with one column of labels per classifier; a row that fails has none in any."""
+        batch = prepared.batch
+        columns = {name: empty_column(len(batch["status"])) for name in self._classifiers}
+        rows = ok_rows(batch)
+        for name, logits_NC in outputs.items():
+            for i in rows:
+                if np.isfinite(logits_NC[i]).all():
+                    columns[name][i] = int(logits_NC[i].argmax())
+                else:
+                    fail_row(batch, i, f"{name}: {NOT_FINITE}")
         for i in np.flatnonzero(batch["status"] == "failed").tolist():
             for column in columns.values():
                 column[i] = None
         return {**batch, **columns}
+
+
+def _prepared(batch: Batch, frames: set[Frame]) -> Prepared[Images]:
+    batch = with_own_status(batch)
+    pictures = decode_framed(batch, ok_rows(batch), "image_png", frames)
+    if not (rows := ok_rows(batch)):
+        return Prepared(batch, {})
+    slots = fill_slots(rows, len(batch["status"]))
+    images = {frame: as_input(torch.from_numpy(np.stack([pictures[i][frame] for i in slots]))) for frame in frames}
+    return Prepared(batch, images, sum(images_NCHW.nbytes for images_NCHW in images.values()))

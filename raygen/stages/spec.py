@@ -8,15 +8,18 @@ run in a plain loop.
 
 # B rows of a model call
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from raygen.errors import RowError
 
 Batch = dict[str, np.ndarray]
+Inputs = TypeVar("Inputs")
+Outputs = TypeVar("Outputs")
 PoolName = Literal["scorer", "masker", "inpainter", "pruner"]
 
 # Why a row fails that a classifier was asked about.
@@ -32,6 +35,72 @@ class Stage(Protocol):
     def __call__(self, batch: Batch) -> Batch:
         """The rows with this stage's columns."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Generic[Inputs]):
+    """The rows of a call, as far as they can be got ready without the model.
+
+    Attributes:
+        batch: The rows, with columns `status` and `error` of their own.
+        inputs: What the model works on, and what is needed afterwards.
+        num_bytes: Of the pictures in `inputs`.
+    """
+
+    batch: Batch
+    inputs: Inputs
+    num_bytes: int = 0
+
+
+class ModelStage(ABC, Generic[Inputs, Outputs]):
+    """A stage in three phases, so that its model need not wait while pictures are decoded and encoded.
+
+    A pool makes one call of `work` at a time, always in one thread, and meanwhile `prepare` of the calls to come and
+    `finish` of those before, in other threads: only `work` may use the model.
+    """
+
+    reads: ClassVar[frozenset[str]]
+    writes: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def prepare(self, batch: Batch) -> Prepared[Inputs]:
+        """What the model works on."""
+
+    @abstractmethod
+    def work(self, prepared: Prepared[Inputs]) -> Outputs:
+        """What the model makes of it."""
+
+    @abstractmethod
+    def finish(self, prepared: Prepared[Inputs], outputs: Outputs) -> Batch:
+        """The rows with this stage's columns."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The three phases one after the other."""
+        prepared = self.prepare(batch)
+        return self.finish(prepared, self.work(prepared))
+
+
+class WholeStage(ModelStage[None, Batch]):
+    """A stage that knows no phases: all of it is `work`.
+
+    Args:
+        stage: The stage.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def prepare(self, batch: Batch) -> Prepared[None]:
+        """The rows as they are."""
+        return Prepared(batch, None)
+
+    def work(self, prepared: Prepared[None]) -> Batch:
+        """The rows with the stage's columns."""
+        return self._stage(prepared.batch)
+
+    def finish(self, prepared: Prepared[None], outputs: Batch) -> Batch:
+        """These."""
+        return outputs
 
 
 @dataclass(frozen=True, slots=True)

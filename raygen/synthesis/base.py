@@ -2,7 +2,7 @@
 
 # C classes
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from raygen.config import Decides, Strict
 from raygen.inpainters import InpainterConfig
 from raygen.maskers.language import AnyFinder
+from raygen.schema import SCORE
 
 
 class SynthesisBase(Strict, decides=Decides.RESULTS):
@@ -72,6 +73,10 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
     def identification_folds(self) -> int | None:
         """Folds by whose out-of-fold predictions is selected; None: by those of the one identification classifier."""
         return None
+
+    def score_columns(self) -> Sequence[str]:
+        """Columns of the scores that `select` and `thresholds` read; features are most of the bytes."""
+        return SCORE.names
 
     def measure(self) -> tuple[Literal["exact", "ig"], int]:
         """How rho is computed, and the steps of integrated gradients.

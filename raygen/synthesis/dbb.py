@@ -26,6 +26,7 @@ from raygen.maskers.clipseg import ClipsegConfig
 from raygen.maskers.language import AnyFinder, FinderConfig, object_texts
 from raygen.pruners import PruneThresholds
 from raygen.pruners.confidence import mean_confidence
+from raygen.schema import SCORE
 from raygen.synthesis.base import SynthesisBase
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
 
@@ -152,6 +153,11 @@ class DbbConfig(SynthesisBase):
     def num_sources(self, counts_C: np.ndarray) -> list[int]:
         """Those of lowest loss: k."""
         return num_selected(self.k, counts_C)
+
+    def score_columns(self) -> list[str]:
+        """Without features, and without logits where no target is chosen by them."""
+        unread = {"features"} if self.target == "confused" else {"features", "logits"}
+        return [name for name in SCORE.names if name not in unread]
 
     def measure(self) -> tuple[Literal["exact", "ig"], int]:
         """As the config says."""

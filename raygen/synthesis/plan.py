@@ -97,23 +97,22 @@ def plan_table(
     images: Sequence[PlannedImage], scores: TrainScores, *, prompts: Sequence[str], run_seed: int
 ) -> pa.Table:
     """PLAN rows sorted by key, so that the order in which images were planned does not matter."""
-    rows = []
-    for image in images:
-        image_id = scores.image_ids[image.row]
-        key = plan_key(image_id, target_label=image.target_label, sample=image.sample)
-        rows.append(
-            {
-                "key": key,
-                "image_id": image_id,
-                "sample": image.sample,
-                "source_label": int(scores.label_N[image.row]),
-                "target_label": image.target_label,
-                "prompt": prompts[image.target_label],
-                "seed": row_seed(run_seed, key),
-                "loss_rank": int(scores.loss_rank_N[image.row]),
-                "cluster": image.cluster,
-                "predicted_label": int(scores.predicted_N[image.row]),
-            }
-        )
-    rows.sort(key=lambda row: str(row["key"]))
-    return cast(pa.Table.from_pylist(rows, schema=PLAN), PLAN, what="plan")
+    keys = [
+        plan_key(scores.image_ids[image.row], target_label=image.target_label, sample=image.sample) for image in images
+    ]
+    order = sorted(range(len(images)), key=keys.__getitem__)
+    keys, images = [keys[i] for i in order], [images[i] for i in order]
+    rows_N = np.array([image.row for image in images], dtype=np.int64)
+    columns = {
+        "key": keys,
+        "image_id": scores.table["image_id"].take(pa.array(rows_N)),
+        "sample": [image.sample for image in images],
+        "source_label": scores.label_N[rows_N],
+        "target_label": [image.target_label for image in images],
+        "prompt": [prompts[image.target_label] for image in images],
+        "seed": [row_seed(run_seed, key) for key in keys],
+        "loss_rank": scores.loss_rank_N[rows_N],
+        "cluster": pa.array([image.cluster for image in images], pa.int32()),
+        "predicted_label": scores.predicted_N[rows_N],
+    }
+    return cast(pa.table(columns), PLAN, what="plan").combine_chunks()

@@ -17,6 +17,7 @@ from raygen.errors import ConfigError, ResourceError, RowError
 from raygen.inpainters import InpainterConfig, guided_steps
 from raygen.inpainters.batch import inpaint
 from raygen.inpainters.compilation import compile_unet
+from raygen.inpainters.square import Square
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 
 SIDE, ROWS, STEPS = 32, 2, 4
@@ -117,7 +118,7 @@ def test_before_it_starts_a_row_is_that_of_a_model_without_guidance(models: dict
     rows = []
     for options in ({"guidance_start": 0.5}, {"guidance_scale": 1.0}):
         model = load(models[9, "dpm"], **{"guidance_scale": 7.5, **options})
-        row = model.encode_row(images[0], masks[0], prompt="cat", seed=1)
+        row = model.encode_row(Square(images[0], masks[0], prompt="cat", seed=1))
         rows.append((model, row))
     for step in range(STEPS):
         for model, row in rows:

@@ -14,7 +14,7 @@ from raygen.errors import ConfigError, ModelError, RowError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.batch import inpaint
 from raygen.inpainters.model_folder import check_model_folder, find_painter
-from raygen.inpainters.square import latent_mask
+from raygen.inpainters.square import Square, latent_mask, unsquash
 from raygen.inpainters.stable_diffusion import StableDiffusionInpainter
 from raygen.model_files import model_revision
 
@@ -173,13 +173,13 @@ def test_rows_at_different_steps_share_a_call(models: dict[tuple[int, str], Path
     images, masks = pictures(2)
     model = load(models[9, "dpm"])
     expected = inpaint(model, images, masks, prompts=["a", "b"], seeds=[1, 2])
-    first = model.encode_row(images[0], masks[0], prompt="a", seed=1)
+    first = model.encode_row(Square(images[0], masks[0], prompt="a", seed=1))
     model.step([first])
-    second = model.encode_row(images[1], masks[1], prompt="b", seed=2)
+    second = model.encode_row(Square(images[1], masks[1], prompt="b", seed=2))
     while not second.is_done:
         model.step([row for row in (second, first) if not row.is_done])
-    assert same(model.decode_row(first, images[0], masks[0]), expected[0])
-    assert same(model.decode_row(second, images[1], masks[1]), expected[1])
+    for row, image, mask, picture in zip((first, second), images, masks, expected, strict=True):
+        assert same(unsquash(model.decode(row.latent_1Chw), image, mask, composite=True), picture)
 
 
 def test_the_seed_and_the_prompt_matter(models: dict[tuple[int, str], Path]) -> None:

@@ -189,6 +189,8 @@ def unchanged(home: Path) -> dict[str, str]:
         ("pools.masker.num_gpus=1", {"candidates"}),  # the device that follows from it
         ("fit.max_failures=0", set()),
         ("fit.num_threads=3", {"erm", "tokens", *FITS}),
+        ("fit.precision=bfloat16", {"erm", *FITS}),
+        ("classifier.framing=resize_crop", {"erm", *FITS}),
         ("dataset.prompts=[a, b]", {"data"}),
         ("classifier.width=8", {"erm", *FITS}),
         ("erm.epochs=2", {"erm"}),

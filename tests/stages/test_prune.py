@@ -6,12 +6,13 @@ import pytest
 import torch
 import toy_classifiers
 
-from raygen.classifier import Classifier, preprocess, save_classifier
+from raygen.classifier import Classifier, save_classifier
+from raygen.classifier.framing import preprocess
 from raygen.images import encode_image, encode_mask
 from raygen.stages.prune import PruneStage
 from raygen.stages.spec import Batch, object_column
 
-SIZE = toy_classifiers.SIZE_PX
+SIZE, FRAME = toy_classifiers.SIZE_PX, toy_classifiers.FRAME
 
 
 def picture(seed: int) -> np.ndarray:
@@ -55,7 +56,7 @@ def test_scores_are_softmax_of_the_source_and_difference_of_the_target_logit(
     stage = PruneStage(classifier_folder=folder, attribution="exact")
     scored = stage(unit([encode_image(image) for image in COMPOSITES]))
     with torch.inference_mode():
-        after_NC, before_NC = (classifier(preprocess(images, SIZE)) for images in (COMPOSITES, ORIGINALS))
+        after_NC, before_NC = (classifier(preprocess(images, FRAME)) for images in (COMPOSITES, ORIGINALS))
     for n in range(5):
         source, target = n % 2, 1 - n % 2
         assert scored["source_probability"][n] == pytest.approx(float(after_NC[n].softmax(0)[source]), abs=1e-5)

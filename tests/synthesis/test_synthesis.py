@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter
 from score_tables import dataset, score_table
@@ -87,3 +88,16 @@ def test_each_synthesis_plans_rows_of_the_schema_sorted_by_key(name: str) -> Non
     assert plan.num_rows
     keys = plan["key"].to_pylist()
     assert keys == sorted(set(keys))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"name": "dbb", "k": 2}, {"name": "dbb", "k": 2, "target": [1, 0]}, {"name": "scgs"}]
+)
+def test_only_the_columns_that_it_names_are_read(fields: dict[str, Any]) -> None:
+    found = config(**fields)
+    logits_NC = np.random.default_rng(0).normal(size=(40, 2))
+    scores = score_table([n % 2 for n in range(40)], logits_NC)
+    names = dataset(2)
+    expected = of(found).select(found, scores, dataset=names, run_seed=0)
+    assert expected.num_rows
+    assert of(found).select(found, scores.select(found.score_columns()), dataset=names, run_seed=0).equals(expected)
