@@ -6,7 +6,7 @@ the best settings go through the whole recipe (`--effect`), seed by seed beside 
 made again.
 
     python benchmarks/sampling.py                          # the curve, three seeds; about an hour on two cores
-    python benchmarks/sampling.py --effect '8 steps' '8 steps, guided 0 to 0.5'
+    python benchmarks/sampling.py --effect "6 steps" "8 steps"
     python benchmarks/sampling.py --short                  # seconds a picture only: a part of `make bench`
 """
 
@@ -278,7 +278,7 @@ def recipe(name: str, seed: int, arguments: argparse.Namespace, into: list[dict[
 
 # --- Seconds a picture ---
 
-CHOSEN = "8 steps"
+CHOSEN = "6 steps"
 
 
 def short(into: Path | None) -> None:
