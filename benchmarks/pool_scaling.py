@@ -88,13 +88,18 @@ def measure_rows(scratch: Path, arguments: argparse.Namespace) -> None:
     for num_rows in (few, many):
         write_dataset(scratch / str(num_rows) / "data", num_rows)
 
+    numbers: dict[str, float] = {}
+
     def seconds_a_row(num_rows: int) -> float:
         folder = scratch / str(num_rows)
         shutil.rmtree(folder / "candidates", ignore_errors=True)
-        return float(measured("pass", folder)["seconds_a_row"])
+        done = measured("pass", folder)
+        numbers[f"ms a row of {num_rows:,}"] = 1000 * done["seconds_a_row"]
+        numbers[f"first part of {num_rows:,} rows after, s"] = done["first_part"]
+        numbers[f"driver with {num_rows:,} rows, peak MB"] = done["peak"] / 1e6
+        return done["seconds_a_row"]
 
     found = in_turn({"few": lambda: seconds_a_row(few), "many": lambda: seconds_a_row(many)}, turns=arguments.turns)
-    numbers = {f"ms a row of {num:,}": 1000 * min(found[name]) for name, num in (("few", few), ("many", many))}
     ratios = [b / a for a, b in zip(found["few"], found["many"], strict=True)]
     report(
         Ratio(f"pass with a stub: seconds a row of {many:,} / of {few:,}", ratios, at_most=1.1, numbers=numbers),
@@ -146,12 +151,13 @@ def run_pass(folder: Path) -> dict[str, float]:
     """All rows on Ray."""
     ids = RowIndex(folder / "data").table["image_id"]
     work = pass_of(folder, fake_plan(ids))
+    begun = time.time()
     counts = pipeline.run(work, engine="ray")
     ended = time.time()
     assert counts["ok"] == len(ids), counts
     written = sorted(path.stat().st_mtime for path in work.parts.folder.glob("part-*.parquet"))
     later = sum(moment > written[0] for moment in written)
-    return {"seconds_a_row": (ended - written[0]) / (later * UNIT_ROWS)}
+    return {"seconds_a_row": (ended - written[0]) / (later * UNIT_ROWS), "first_part": written[0] - begun}
 
 
 def plan_all(folder: Path) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The chosen point, fitted again from the files over some seeds: the only place of a sweep where test is read."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from raygen.cluster.placement import Need
 from raygen.datasets.rows import RowIndex
 from raygen.errors import RaygenError
 from raygen.fits.extra_pictures import ExtraRows
+from raygen.fits.process_state import ProcessState
 from raygen.run.config import RunConfig
 from raygen.run.evaluation import evaluation
 from raygen.run.fit_steps import fits
@@ -89,9 +91,20 @@ def same_as_trial(folder: Path, config: RunConfig, progress: Progress) -> bool:
 
 
 def _fit_seed(config: RunConfig, base: Base, extra: ExtraRows, folder: Path, whole: Path, seed: int) -> Step:
-    """One fit, in a task of its own with the resources of a trial."""
+    """One fit, in a task of its own with the resources of a trial.
+
+    Ray has the same process do one task after the other, so that only the first of them waits for torch. A task that
+    takes a GPU is the exception: its process ends with it, and so gives the GPU's memory back.
+    """
+    _new_process().restore(num_threads=config.fit.num_threads, seed=0)
     seeded = config.model_copy(update={"seed": seed, "engine": "local"})
     run = Run(Opened(seeded), RunFolder(folder), quiet, base, whole=whole)
     for step in fits(run, f"seed_{seed}", extra):
         run.do(step)
     return run.done[f"fit/seed_{seed}"]
+
+
+@functools.cache
+def _new_process() -> ProcessState:
+    """This process as it was before its first fit."""
+    return ProcessState()

@@ -4,6 +4,7 @@
 # T side of the whole picture's square, S side of the classifier's
 
 import contextlib
+import inspect
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,11 @@ from raygen.worker import Worker
 
 # Steps between two looks at the loss: a look waits until the device has done all steps before.
 LOOK_EVERY = 50
+# What switches off a broadcast of buffers at every step: torch 2.15 has renamed it, and warns of the old name.
+_NAMES = inspect.signature(DistributedDataParallel).parameters
+_NO_BROADCAST: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers": False
+}
 # A long epoch says so often how far it is.
 TELL_EVERY_S = 30.0
 
@@ -187,7 +193,7 @@ def prepared(classifier: Classifier, worker: Worker) -> torch.nn.Module:
         if worker.numerics.sync_batch_norm:
             classifier.backbone = torch.nn.SyncBatchNorm.convert_sync_batchnorm(classifier.backbone)
         # Gradients are averaged over the workers. Running statistics are not used in training: see _share_statistics.
-        model = DistributedDataParallel(classifier, broadcast_buffers=False, gradient_as_bucket_view=True)
+        model = DistributedDataParallel(classifier, gradient_as_bucket_view=True, **_NO_BROADCAST)
     if worker.numerics.compile:
         # A worker may have compiled the network of other fits, and the compiler stops at a number of versions.
         torch.compiler.reset()

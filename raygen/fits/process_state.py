@@ -17,9 +17,6 @@ import torch
 _cudnn, _matmul = torch.backends.cudnn, torch.backends.cuda.matmul
 # What a fit may set, of what decides its numbers: functions that read it and put it back, and attributes.
 _FUNCTIONS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
-    (random.getstate, random.setstate),
-    (np.random.get_state, np.random.set_state),
-    (torch.get_rng_state, torch.set_rng_state),
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
@@ -48,10 +45,12 @@ class ProcessState:
             *((partial(setattr, owner, name), getattr(owner, name)) for owner, name in _ATTRIBUTES),
         ]
         self._environment = dict(os.environ)
-        self._seed = torch.initial_seed()  # that of every generator of a new process, on a GPU too
 
-    def restore(self, *, num_threads: int) -> None:
-        """Makes this process as it was, with that many torch threads."""
+    def restore(self, *, num_threads: int, seed: int) -> None:
+        """Makes this process as it was, with that many torch threads.
+
+        The generators that nobody named, which dropout draws from, begin with a seed: a new process draws one for each.
+        """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         for put_back, value in self._settings:
@@ -60,10 +59,12 @@ class ProcessState:
             del os.environ[name]
         os.environ.update(self._environment)
         torch.set_num_threads(num_threads)
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
         # What was compiled counts towards a limit beyond which torch.compile gives up and runs other kernels.
         if (compiler := sys.modules.get("torch._dynamo")) is not None:
             compiler.reset()
         gc.collect()
         if torch.cuda.is_initialized():
-            torch.cuda.manual_seed_all(self._seed)
             torch.cuda.empty_cache()

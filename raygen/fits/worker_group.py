@@ -7,6 +7,7 @@ over its whole life. A fit here goes on from its own checkpoint, however its wor
 
 import contextlib
 import datetime
+import importlib
 import logging
 import os
 import weakref
@@ -153,6 +154,9 @@ class _FitWorker:
     """A process that fits, once and again."""
 
     def __init__(self) -> None:
+        # What a first fit would load, a first optimizer in torch's case: now, while the run may still write its rows.
+        for name in ("torch._dynamo", "raygen.fits.classifiers"):
+            importlib.import_module(name)
         self._state: ProcessState | None = None
         self._rank, self._world_size, self._device = 0, 1, torch.device("cpu")
         self._store: Any = None
@@ -196,7 +200,7 @@ class _FitWorker:
     def run(self, fit: tuple[Body, dict[str, Any]], folder: str, num_threads: int) -> None:
         """Runs a fit's body."""
         assert self._state is not None
-        self._state.restore(num_threads=num_threads)
+        self._state.restore(num_threads=num_threads, seed=self._rank)
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
         if self._world_size > 1:

@@ -19,6 +19,7 @@ from typing import Literal
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data.context import AutoscalingConfig
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
@@ -109,13 +110,7 @@ def _run_ray(work: Pass, units: list[Unit], *, shows_bars: bool, say: progress.S
     names = [spec.pool for spec in work.specs]
     check_pools(names, work.pools)
     capacity.wait_until_free(_needs(names, work.pools), what="the pools need", say=say)
-    context = DataContext.get_current().copy()
-    context.target_max_block_size = None  # a unit is never split, however large its pictures
-    context.enable_progress_bars = shows_bars
-    context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    # An actor that dies while it loads its model is started again: its node may be gone. An error in it is not.
-    context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
+    context = _data_context(shows_bars=shows_bars)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     _hear_warning()
     # Readers and writers are quick. Ray would start as many as there are free CPUs, each a process of 200 MB.
@@ -136,6 +131,8 @@ def _run_ray(work: Pass, units: list[Unit], *, shows_bars: bool, say: progress.S
                     min_size=pool.min_actors,
                     max_size=pool.max_actors,
                     max_concurrent_calls_per_actor=UNITS_AT_ONCE,
+                    # No more wait in an actor: they would not go to the ones that are still loading their models.
+                    max_tasks_in_flight_per_actor=UNITS_AT_ONCE,
                     enable_true_multi_threading=True,
                 ),
                 num_cpus=pool.num_cpus,
@@ -152,6 +149,24 @@ def _run_ray(work: Pass, units: list[Unit], *, shows_bars: bool, say: progress.S
                 "the cluster full? What is complete stays: run the same command again; if the device is that slow, "
                 "with a smaller unit_rows in another --out."
             ) from error
+
+
+def _data_context(*, shows_bars: bool) -> DataContext:
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = None  # a unit is never split, however large its pictures
+    context.enable_progress_bars = shows_bars
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    # Shares of what actors could do at once; Ray's are for actors that do one thing at a time, and have one in queue.
+    scaling = context.autoscaling_config
+    context.autoscaling_config = AutoscalingConfig(
+        actor_pool_util_upscaling_threshold=scaling.actor_pool_util_upscaling_threshold / UNITS_AT_ONCE,
+        actor_pool_util_downscaling_threshold=scaling.actor_pool_util_downscaling_threshold / UNITS_AT_ONCE,
+        actor_pool_max_upscaling_delta=scaling.actor_pool_max_upscaling_delta,
+    )
+    # An actor that dies while it loads its model is started again: its node may be gone. An error in it is not.
+    context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
+    return context
 
 
 @functools.cache

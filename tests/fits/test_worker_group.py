@@ -3,6 +3,7 @@
 import _thread
 import hashlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -102,7 +103,7 @@ def spoil(worker: Worker, payload: dict[str, Any]) -> None:
 def refuse(worker: Worker, payload: dict[str, Any]) -> None:
     if worker.rank == payload["rank"] or payload["rank"] is None:
         raise DataError("the pictures are of another world")
-    torch.distributed.barrier()
+    time.sleep(600)
 
 
 def test_fits_share_workers_and_find_them_as_if_they_were_new(tmp_path: Path, workers: WarmWorkers) -> None:
@@ -179,6 +180,8 @@ def wait_long(worker: Worker, payload: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_an_interrupted_fit_ends_its_workers(tmp_path: Path, workers: WarmWorkers) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where these tests run in the background
+
     def interrupt() -> None:
         while not (tmp_path / "fit" / "0").exists():
             time.sleep(0.05)
@@ -186,7 +189,10 @@ def test_an_interrupted_fit_ends_its_workers(tmp_path: Path, workers: WarmWorker
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        fit(wait_long, tmp_path / "fit", workers)
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(wait_long, tmp_path / "fit", workers)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
     capacity.require_free({"CPU": 4}, what="")
