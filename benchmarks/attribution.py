@@ -115,7 +115,7 @@ def of_call(folder: Path, rows: pa.Table, start: int, classifier: Classifier, pa
         original_NCHW=preprocess([decode_image(data) for data in part["image_png"].to_pylist()], frame),
         repaint_NHW=torch.from_numpy(np.stack([frame.mask(mask) for mask in masks])),
         source_N=part["source_label"].to_numpy(),
-        target_N=torch.from_numpy(part["target_label"].to_numpy()).long(),
+        target_N=torch.tensor(part["target_label"].to_pylist()),
     )
 
 

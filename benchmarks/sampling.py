@@ -6,7 +6,7 @@ the best settings go through the whole recipe (`--effect`), seed by seed beside 
 made again.
 
     python benchmarks/sampling.py                          # the curve, three seeds; about an hour on two cores
-    python benchmarks/sampling.py --effect '8 steps' '8 steps, guided 0 to 0.5'
+    python benchmarks/sampling.py --effect "6 steps" "8 steps"
     python benchmarks/sampling.py --short                  # seconds a picture only: a part of `make bench`
 """
 
@@ -40,7 +40,7 @@ from raygen.stages.prune import PruneStage
 from raygen.stages.spec import Batch, object_column
 from raygen.storage.parts import read_parts
 from raygen.storage.writing import atomic
-from raygen.tiny.oracle import ORACLES, load_oracle, predict
+from raygen.tiny.oracle import NUM_EPOCHS, ORACLES, load_oracle, predict
 from raygen.tiny.processes import Start
 from raygen.tiny.train import make_oracles
 from raygen.tiny.world import TEMPLATES, dilate
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/sampling"), help="also where the oracles are kept")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=192, help="of a seed and setting, for the curve")
+    parser.add_argument("--oracle-epochs", type=int, default=NUM_EPOCHS, help="10 are those of the model's card")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
     parser.add_argument("--effect", nargs="+", choices=SETTINGS, metavar="NAME", help="settings for the whole recipe")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
@@ -131,7 +132,8 @@ def curve(names: Sequence[str], arguments: argparse.Namespace) -> str:
             if not paths[-1].is_file():
                 paint(SETTINGS[name], base, arguments.pictures, into=paths[-1])
     oracles = arguments.out / "oracle"
-    make_oracles(oracles, Start(oracles, num_processes=1, device="cpu"), seed=0)
+    start = Start(oracles, num_processes=2, device="cpu")
+    make_oracles(oracles, start, seed=0, num_epochs=arguments.oracle_epochs)
     found = {name: [load(path, oracles) for path in paths] for name, paths in files.items()}
     lines = [
         "| setting | CPU s a picture | 12 steps / this | "
@@ -276,7 +278,7 @@ def recipe(name: str, seed: int, arguments: argparse.Namespace, into: list[dict[
 
 # --- Seconds a picture ---
 
-CHOSEN = "8 steps"
+CHOSEN = "6 steps"
 
 
 def short(into: Path | None) -> None:

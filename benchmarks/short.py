@@ -26,6 +26,7 @@ SHORT: tuple[str, ...] = (
     "fit_memory",
     "pool_busy",
     "pool_scaling",
+    "sampling",
     "startup",
     "synthesis",
 )

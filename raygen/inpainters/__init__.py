@@ -31,7 +31,8 @@ class InpainterConfig(Strict, decides=Decides.RESULTS):
         variant: File variant of the weights, such as "fp16".
         dtype: Numbers of the model: float32 on CPUs; float16 or bfloat16 on GPUs. With float16 the autoencoder
             stays in float32, unless its config says that it need not (`force_upcast`).
-        num_inference_steps: Denoising steps at strength 1. The tiny model wants 12; Stable Diffusion 20 to 50.
+        num_inference_steps: Denoising steps at strength 1. The tiny model wants 12, and with 6 as many of its pictures
+            are kept (`docs/performance.md`); Stable Diffusion 20 to 50.
         guidance_scale: Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598); 1 switches it off. Stable
             Diffusion's default is 7.5, the tiny model's 3.0.
         guidance_start: Guidance only from this fraction of the denoising steps on, in [0, 1); a step without it costs

@@ -59,8 +59,8 @@ class DbbConfig(SynthesisBase):
         attribution: How rho is computed: "exact", the logit difference, for composited pictures; "ig".
         num_steps: Path points of "ig"; with `completeness_tolerance`, the most.
         completeness_tolerance: "ig" stops for a picture once its attributions sum to the difference of the target
-            logit but for this share of it (of 1, where it is smaller); null takes all of `num_steps`. 0.01 needs a
-            fraction of the points.
+            logit but for this share of it (of 1, where it is smaller); null takes all of `num_steps`. On the scenes
+            0.05 takes a thirteenth of the time of 200 points, 0.01 a quarter (`docs/performance.md`).
         attribution_test: Keep if rho > P: "quantile", P is a quantile of the candidates' rho, per target
             class (assumption: logits of one checkpoint mean nothing to another); "absolute", P in logits;
             "off".

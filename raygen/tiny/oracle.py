@@ -75,12 +75,13 @@ def held_out_scenes() -> range:
     return range(NUM_TRAINING_SCENES, NUM_TRAINING_SCENES + NUM_HELD_OUT_SCENES)
 
 
-def train_oracles(process: Process, work: Path, *, seed: int) -> None:
+def train_oracles(process: Process, work: Path, *, seed: int, num_epochs: int = NUM_EPOCHS) -> None:
     """Trains the oracles that are not there yet, one a process at a time; saves work/oracle_{name}.safetensors."""
     for name in list(ORACLES)[process.rank :: process.num_processes]:
         path = work / f"oracle_{name}.safetensors"
         if not path.exists():
-            oracle = _train(open_world(world_folder(work, name)), device=process.device, seed=row_seed(seed, name))
+            world, oracle_seed = open_world(world_folder(work, name)), row_seed(seed, name)
+            oracle = _train(world, device=process.device, seed=oracle_seed, num_epochs=num_epochs)
             save_file({key: tensor.contiguous() for key, tensor in oracle.state_dict().items()}, path)
 
 
@@ -99,14 +100,14 @@ def predict(oracle: Oracle, images_NHWC: np.ndarray) -> np.ndarray:
     return np.concatenate([oracle(to_tensor_NCHW(part, device=device)).argmax(1).cpu().numpy() for part in parts])
 
 
-def _train(world: World, *, device: torch.device, seed: int) -> Oracle:
+def _train(world: World, *, device: torch.device, seed: int, num_epochs: int) -> Oracle:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     oracle = Oracle().to(device).to(memory_format=torch.channels_last)
     num_steps = NUM_TRAINING_SCENES // BATCH_SIZE
     optimizer = torch.optim.AdamW(oracle.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=NUM_EPOCHS * num_steps)
-    for epoch in range(NUM_EPOCHS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_epochs * num_steps)
+    for epoch in range(num_epochs):
         oracle.train()
         for indices in rng.permutation(NUM_TRAINING_SCENES).reshape(num_steps, BATCH_SIZE):
             images_NCHW = _augment(rng, to_tensor_NCHW(world.images_NHWC[indices], device=device))

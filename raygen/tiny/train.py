@@ -16,7 +16,14 @@ from raygen.storage.writing import write_text
 from raygen.tiny.autoencoder import train_autoencoder
 from raygen.tiny.card import write_card
 from raygen.tiny.denoiser import train_denoiser
-from raygen.tiny.oracle import NUM_HELD_OUT_SCENES, NUM_TRAINING_SCENES, ORACLES, train_oracles, world_folder
+from raygen.tiny.oracle import (
+    NUM_EPOCHS,
+    NUM_HELD_OUT_SCENES,
+    NUM_TRAINING_SCENES,
+    ORACLES,
+    train_oracles,
+    world_folder,
+)
 from raygen.tiny.processes import Process, Start, run_processes
 from raygen.tiny.segmenter_card import write_segmenter_card
 from raygen.tiny.segmenter_training import EXPORT_NAME, train_segmenter
@@ -58,14 +65,14 @@ def _make_inpainter(arguments: argparse.Namespace, start: Start) -> None:
     write_card(out, work, seed=seed)
 
 
-def make_oracles(work: Path, start: Start, *, seed: int) -> None:
+def make_oracles(work: Path, start: Start, *, seed: int, num_epochs: int = NUM_EPOCHS) -> None:
     """Renders and trains what a folder does not hold yet of the oracles and their worlds."""
     work.mkdir(parents=True, exist_ok=True)
     for name, plumage in ORACLES.items():
         folder, num_scenes = world_folder(work, name), NUM_TRAINING_SCENES + NUM_HELD_OUT_SCENES
         _make_world(folder, start, name=f"tiny-oracle/{name}", plumage=plumage, num_scenes=num_scenes, seed=seed)
     if not all((work / f"oracle_{name}.safetensors").exists() for name in ORACLES):
-        run_processes(train_oracles, start, seed=seed)
+        run_processes(train_oracles, start, seed=seed, num_epochs=num_epochs)
 
 
 def _train(arguments: argparse.Namespace, start: Start) -> None:
