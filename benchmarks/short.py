@@ -19,7 +19,16 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 # Scripts of the short set, by what they measure.
-SHORT: tuple[str, ...] = ("pool_busy", "pool_scaling", "synthesis")
+SHORT: tuple[str, ...] = (
+    "attribution",
+    "fit_data",
+    "fit_loop",
+    "fit_memory",
+    "pool_busy",
+    "pool_scaling",
+    "startup",
+    "synthesis",
+)
 
 
 def main() -> None:

@@ -28,7 +28,9 @@ from raygen.algorithms.training_set import TrainingSet
 from raygen.config import load_yaml
 from raygen.datasets.rows import RowIndex
 from raygen.fits import classifiers
+from raygen.fits.extra_pictures import ExtraRows, extra_pictures
 from raygen.run.config import RunConfig
+from raygen.storage.progress import quiet
 from raygen.storage.run_folder import RunFolder
 from raygen.worker import Worker
 from tune.candidate_sets import Base, CandidateSet, generate, plan_candidate_sets
@@ -138,7 +140,7 @@ def speed_table(sweep: Path, *, repeats: int) -> list[str]:
     config = make_sweep(load_yaml(sweep / "config.yaml"), [f"algorithm.epochs={SPEED_EPOCHS}"], where="benchmark")
     base, planned = plan_candidate_sets(check(config), sweep, lambda line: None)
     (candidate_set,) = generate(planned)
-    task = share(config, base, [candidate_set], sweep)
+    task = share(config, base, [candidate_set], sweep, say=quiet, warn=quiet)
     lines = [
         "### Speed of a trial's fit",
         "",
@@ -165,16 +167,13 @@ def time_plain(config: RunConfig, base: Base, candidate_set: CandidateSet, folde
     return list(ray.get([task.remote(config, base, extra, folder / str(i)) for i in range(num)]))
 
 
-def _plain(config: RunConfig, base: Base, extra: classifiers.ExtraRows, folder: Path) -> float:
+def _plain(config: RunConfig, base: Base, extra: ExtraRows, folder: Path) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.set_num_threads(config.fit.num_threads)
-    index, size_px = RowIndex(base["data"].folder), config.classifier.image_size_px
-    pictures = classifiers.extra_pictures(extra, index, seed=config.seed)
-    train, val = (
-        TrainingSet(index, "train", size_px=size_px, extra=pictures),
-        TrainingSet(index, "val", size_px=size_px),
-    )
+    index, size_px = RowIndex(base["data"].folder), config.classifier.frame.whole_px
+    train, val = (TrainingSet(index, split, size_px=size_px) for split in ("train", "val"))
+    train = train.with_extra(extra_pictures(extra, index, seed=config.seed, size_px=size_px))
     classifier = classifiers.first_classifier(
         config.algorithm,
         config.classifier,

@@ -28,7 +28,8 @@ from _passes import DONE, note_call, plan_of, watch, write_data
 from _ratios import Ratio, add_arguments, in_turn, report, used
 from PIL import Image
 
-from raygen.classifier import Classifier, load_frozen, preprocess
+from raygen.classifier import Classifier, load_frozen
+from raygen.classifier.framing import Frame, preprocess
 from raygen.datasets.rows import RowIndex
 from raygen.datasets.scene_rendering import render_scene
 from raygen.images import decode_image, encode_image, encode_mask
@@ -228,8 +229,8 @@ class Plain:
 
     @torch.inference_mode()
     def _scores(self, results: list[np.ndarray], images: list[np.ndarray], rows: list[dict[str, Any]]) -> Any:
-        after_NC = self._classifier(preprocess(results, SIDE_PX))
-        before_NC = self._classifier(preprocess(images, SIDE_PX))
+        after_NC = self._classifier(preprocess(results, Frame(SIDE_PX)))
+        before_NC = self._classifier(preprocess(images, Frame(SIDE_PX)))
         source_N, target_N = (torch.tensor([row[name] for row in rows]) for name in ("source_label", "target_label"))
         psi_N = after_NC.softmax(dim=1).gather(1, source_N[:, None])
         return psi_N, (after_NC - before_NC).gather(1, target_N[:, None])

@@ -11,6 +11,7 @@ from raygen.run.picture_steps import added_pictures, candidates, learning, plan
 from raygen.run.preflight import check, check_painter, say_of_dataset, warn_of_versions
 from raygen.run.score_steps import scoring
 from raygen.run.steps import Run, RunStep, rows
+from raygen.storage.picture_store import remove_stores
 from raygen.storage.progress import Say
 from raygen.storage.run_folder import RunFolder
 
@@ -39,9 +40,10 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
         folder.log("command", argv=command)
         warn_of_versions(other_versions, say)
         say_of_dataset(opened, say)
-        begun = Run(opened, folder, say)
-        for step in steps(begun):
-            begun.do(step)
+        with Run(opened, folder, say) as begun:
+            for step in steps(begun):
+                begun.do(step)
+        remove_stores(out)
 
 
 def steps(begun: Run) -> Iterator[RunStep]:

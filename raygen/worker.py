@@ -5,7 +5,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,25 @@ OnEpoch = Callable[[Mapping[str, float], np.ndarray], Any]
 
 # In a fit's folder, while it is not done: what it goes on from.
 CHECKPOINT = "checkpoint.pt"
+# One that cannot be gone on from, put aside.
+OLD_CHECKPOINT = "checkpoint.old.pt"
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """How the steps of a fit are computed.
+
+    Attributes:
+        precision: Of what torch's autocast chooses for it; losses, weights and evaluation are float32 always.
+        compile: Whether the network is compiled.
+        sync_batch_norm: Whether several workers share the statistics of batch normalisation.
+    """
+
+    precision: Precision = "float32"
+    compile: bool = False
+    sync_batch_norm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +48,7 @@ class Worker:
         folder: Where checkpoints go and are found again after a failure; shared by all workers.
         on_epoch: Called on the leading worker after every epoch, before its checkpoint is written.
         tell: Called on the leading worker with a line on how far the fit is.
+        numerics: How it computes.
     """
 
     rank: int
@@ -37,6 +57,7 @@ class Worker:
     folder: Path
     on_epoch: OnEpoch | None = None
     tell: Say = quiet
+    numerics: Numerics = Numerics()
 
     @property
     def leads(self) -> bool:

@@ -17,7 +17,8 @@ class ServedModelConfig(Strict):
     Attributes:
         id: Its name in `/v1/models` and in the field `model`.
         inpainter: The model, its dtype, and what a request gets that does not ask for other sampling: steps, guidance
-            scale, strength, negative prompt. `composite` and `resolution_px` are the request's, not the model's.
+            scale and its interval, strength, negative prompt, scheduler. `composite` and `resolution_px` are the
+            request's, not the model's; `compile` is for the pools, whose pictures all have one size.
         bucket: Rows of every UNet call, shared by requests. "auto": one on a CPU, where more gain nothing; on a GPU
             `auto_bucket`, if a test at the start finds that a picture's bits do not depend on its neighbours, else one.
         auto_bucket: See `bucket`.
@@ -53,6 +54,15 @@ class ServedModelConfig(Strict):
     def _ordered(self) -> "ServedModelConfig":
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"min_replicas is {self.min_replicas}, above max_replicas ({self.max_replicas})")
+        return self
+
+    @model_validator(mode="after")
+    def _not_compiled(self) -> "ServedModelConfig":
+        if self.inpainter.compile:
+            raise ValueError(
+                "inpainter.compile is for pools: pictures of requests have any size, and each would wait for minutes "
+                "until it is compiled; leave it out"
+            )
         return self
 
     @property

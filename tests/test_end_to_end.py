@@ -188,6 +188,7 @@ def test_scgs_runs_too(model: Path, tmp_path: Path) -> None:
         ({"algorithm": {"gamma": [1, 2, 3]}}, r"algorithm.gamma is \[1.*expected 2 numbers"),
         ({"synthesis": {"language": {"text": "bird " * 80}}}, r"is \d+ tokens long, but the model reads \d+"),
         ({"inpainter": {"composite": False}}, "set synthesis.attribution=ig"),
+        ({"inpainter": {"compile": True}}, "compile is true, but pools.inpainter paints on a CPU"),
         ({"inpainter": {"negative_prompt": "bird " * 80}}, r"negative_prompt: .* has \d+ tokens with start and end"),
         (
             {"dataset": {"name": "scenes", "prompts": ["a <landbird> bird", "a bird"]}},
@@ -356,6 +357,8 @@ def test_candidates_are_bound_to_the_maskers_model_and_rows_without_an_object_sa
         (["run", "dbb", "--set", "inpainter.strength=2"], "inpainter.strength"),
         (["run", "dbb", "--set", "inpainter.strength=1e-4"], "strength 0.0001 leaves none of the"),
         (["run", "dbb", "--set", "inpainter={strength: 0.75, num_inference_steps: 1}"], "strength 0.75 leaves none"),
+        (["run", "dbb", "--set", "inpainter={guidance_start: 0.5, guidance_stop: 0.5}"], "none of the 12 steps guided"),
+        (["run", "dbb", "--set", "synthesis.completeness_tolerance=0.1"], "but attribution is exact"),
         (["run", "dbb", "--set", "unit_rows=17"], "not a multiple"),
         (["run", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["run", "dbb", "--set", "seed"], "expected field=value"),
@@ -377,7 +380,7 @@ def test_the_users_mistakes_are_named(arguments: list[str], message: str, tmp_pa
     [
         ("local", "run/erm/.progress.txt", signal.SIGINT),
         ("local", "run/erm/.progress.txt", signal.SIGTERM),
-        # Ray Train takes the signal for itself in a fit, and would keep it afterwards.
+        # In a fit, whose workers have to go too, and after one.
         pytest.param("ray", "run/erm/.progress.txt", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("ray", "run/evaluation", signal.SIGINT, marks=pytest.mark.slow),
         # Ray answers it for itself too, and aborts.

@@ -15,9 +15,10 @@ from PIL import Image
 from tiny_pipelines import save_pipeline
 
 from raygen import recipes
-from raygen.algorithms.loop import right_predictions
+from raygen.algorithms.inference import right_predictions
 from raygen.algorithms.training_set import TrainingSet
-from raygen.classifier import load_classifier, preprocess
+from raygen.classifier import load_classifier
+from raygen.classifier.framing import Frame, preprocess
 from raygen.datasets.rows import RowIndex
 from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import ConfigError, DataError
@@ -27,6 +28,7 @@ from raygen.report.html import write_report
 from raygen.storage.parts import read_parts
 from raygen.synthesis.folds import assign_folds
 from raygen.synthesis.scgs import ScgsConfig
+from raygen.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,11 @@ def counts(folder: Path) -> dict[str, Any]:
 def test_jtt_fits_twice_and_goes_on_between_the_two(small: Small, scenes_folder: Path, tmp_path: Path) -> None:
     config = small("jtt", algorithm=ONE_EPOCH)
     interrupted(config, tmp_path / "parts", before="fit jtt")
+    # Decoded pictures wait for the rest of the run, and go with its end.
+    stores = [path.name.partition("-")[0] for path in sorted((tmp_path / "parts" / ".pictures").glob("[a-z]*"))]
+    assert stores == ["train", "val"]
     summary, said = run(config, tmp_path / "parts")
+    assert not (tmp_path / "parts" / ".pictures").exists()
     assert "fit errors of original: done before" in said
     assert set(summary["results"]) == {"erm", "jtt"}
     whole, _ = run(config, tmp_path / "whole")
@@ -98,10 +104,32 @@ def test_jtt_fits_twice_and_goes_on_between_the_two(small: Small, scenes_folder:
     index = RowIndex(tmp_path / "whole" / "data")
     train = TrainingSet(index, "train", size_px=64)
     first = load_classifier(tmp_path / "whole" / "jtt_errors" / "original")
-    wrong = np.flatnonzero(~right_predictions(first, train, "cpu"))
+    wrong = np.flatnonzero(~right_predictions(first, train, Worker(0, 1, "cpu", tmp_path)))
     errors = pq.read_table(tmp_path / "whole" / "jtt_errors" / "original" / "error_set.parquet")
     assert errors["image_id"].to_pylist() == train.image_ids(wrong)
     assert counts(tmp_path / "whole" / "jtt_errors" / "original")["errors"] == len(wrong)
+
+
+def test_a_run_gives_the_same_classifier_wherever_its_pictures_are(small: Small, tmp_path: Path) -> None:
+    fast, threads = tmp_path / "disk", {"num_threads": 1}
+    places: dict[str, dict[str, Any]] = {
+        "own": {},
+        "fast": {"store_folder": str(fast)},
+        "none": {"store_gb": 0, "loader_processes": 0},
+    }
+    weights = {}
+    for name, place in places.items():
+        _, said = run(small("erm", fit={**threads, **place}), tmp_path / name)
+        weights[name] = (tmp_path / name / "erm" / "model.safetensors").read_bytes()
+        assert not (tmp_path / name / ".pictures").exists()
+        streamed = [line for line in said if line.startswith("fit erm: 160 decoded pictures take ")]
+        assert bool(streamed) == (name == "none")
+    assert len({*weights.values()}) == 1
+    kept = sorted(path.name.partition("-")[0] for path in fast.glob("[a-z]*"))
+    assert kept == ["train", "val"]
+    before = {path: path.stat().st_mtime_ns for path in fast.glob("*/pictures.npy")}
+    run(small("erm", fit={**threads, "store_folder": str(fast)}, seed=1), tmp_path / "another")
+    assert {path: path.stat().st_mtime_ns for path in fast.glob("*/pictures.npy")} == before
 
 
 def test_group_dro_runs(small: Small, tmp_path: Path) -> None:
@@ -182,7 +210,7 @@ def test_dfr_after_dbb_reads_features_of_a_fit_with_the_pictures(small: Small, t
 
 def test_generated_pictures_are_in_the_groups_of_their_sources(small: Small, tmp_path: Path) -> None:
     """Of dbb's eight pictures of each class, those of a landbird on land are waterbirds on land."""
-    from raygen.fits import classifiers
+    from raygen.fits.extra_pictures import ExtraRows, extra_pictures
 
     pools = {name: {"batch_size": 4} for name in ("scorer", "masker", "inpainter", "pruner")}
     config = small("dbb+group_dro", synthesis={"k": 8, "prune": False}, algorithm=ONE_EPOCH, pools=pools, unit_rows=4)
@@ -193,9 +221,9 @@ def test_generated_pictures_are_in_the_groups_of_their_sources(small: Small, tmp
     candidates = read_parts(out / "candidates").to_pylist()
     for kind, label in (("generated", "target_label"), ("flat", "target_label"), ("duplicate", "source_label")):
         keys = tuple(row["key"] for row in candidates)
-        extra = classifiers.ExtraRows(kind=kind, keys=keys, candidates=str(out / "candidates"), digest="")  # type: ignore[arg-type]
-        pictures = classifiers.extra_pictures(extra, index, seed=0)
-        found = [(picture.label, picture.attribute) for picture in pictures]  # of four parts, in one order
+        extra = ExtraRows(kind=kind, keys=keys, candidates=str(out / "candidates"), digest="")  # type: ignore[arg-type]
+        pictures = extra_pictures(extra, index, seed=0, size_px=64)
+        found = list(zip(pictures.label_M.tolist(), pictures.attribute_M.tolist(), strict=True))  # of four parts
         assert found == [(row[label], attribute[row["image_id"]]) for row in candidates]
 
 
@@ -215,7 +243,7 @@ def test_out_of_fold_labels_come_from_classifiers_that_have_not_seen_the_image(s
     fold_N = assign_folds(train["label"].to_numpy(), num_folds=3, seed=0)
     scores, in_sample = read_parts(out / "scores"), read_parts(out / "scores_in_sample")
     pictures = index.fetch(train["image_id"].to_pylist(), ["image_png"])["image_png"].to_pylist()
-    images_NCHW = preprocess([decode_image(picture) for picture in pictures], 64)
+    images_NCHW = preprocess([decode_image(picture) for picture in pictures], Frame(64))
     expected_N = np.empty(len(fold_N), dtype=int)
     for number in range(3):
         step = out / "folds" / str(number)

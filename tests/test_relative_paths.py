@@ -15,7 +15,7 @@ from raygen.config import load_yaml
 from raygen.errors import ModelError
 from raygen.fits import ray_train
 from raygen.model_files import find_model
-from raygen.pools import pipeline, units
+from raygen.pools import local, pipeline
 from raygen.run.opened import Opened
 from raygen.run.steps import Run
 from raygen.storage.parts import read_parts
@@ -84,7 +84,7 @@ def test_workers_elsewhere_find_what_the_config_names_and_folders_keep_its_words
         return moved
 
     monkeypatch.setattr(ray_train, "run", elsewhere(ray_train.run))
-    monkeypatch.setattr(pipeline, "run_local", elsewhere(units.run_local))
+    monkeypatch.setattr(pipeline, "run_local", elsewhere(local.run_local))
     monkeypatch.chdir(home)
     run(config_of(), tmp_path / "run")
     # erm, tokens, dbb; scores, candidates, evaluation.
@@ -108,13 +108,14 @@ def test_workers_elsewhere_find_what_the_config_names_and_folders_keep_its_words
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_worker_of_ray_train_starts_from_a_relative_file(
+def test_a_worker_of_a_fit_starts_from_a_relative_file(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
     config = config_of(recipe="erm", engine="ray", synthesis=None, textual_inversion=None)
     (tmp_path / "run").mkdir()
-    run_until("erm", Run(Opened(config), RunFolder(tmp_path / "run"), quiet))
+    with Run(Opened(config), RunFolder(tmp_path / "run"), quiet) as begun:
+        run_until("erm", begun)
     assert load_classifier(tmp_path / "run" / "erm").config.weights == "start/model.safetensors"
 
 

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
+from raygen.classifier.framing import Frame
 
 SIZE_PX = 16
+FRAME = Frame(SIZE_PX)
 
 
 class ConvolutionThenMean(nn.Module):

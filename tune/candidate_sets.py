@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen.classifier import squash
 from raygen.config import Decides, fingerprint
 from raygen.errors import ConfigError, DataError
-from raygen.images import decode_image
+from raygen.fits.worker_group import WarmWorkers
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.config import RunConfig
 from raygen.run.fit_steps import erm
@@ -37,12 +35,6 @@ from raygen.storage.progress import Say
 from raygen.storage.run_folder import RunFolder, Step
 from tune.domains import Value
 from tune.spaces import Space, config_at, expand, largest
-
-# M candidates, S side of the square picture
-
-# Candidates whose pictures are read at once.
-READ_ROWS = 256
-
 
 # What all sets of a sweep start from, by the step's name: the dataset's rows ("data"), and the ERM classifier ("erm").
 Base = Mapping[str, Step]
@@ -138,20 +130,24 @@ def plan_candidate_sets(candidate_sets: Mapping[str, Opened], folder: Path, say:
         folder: The sweep's folder.
         say: Called with a line before each step, and from another thread in long ones.
     """
-    first = _run(next(iter(candidate_sets.values())), folder / "base", say)
-    first.do(rows(first))
-    first.do(erm(first))
-    planned = []
-    for name, candidate_set in candidate_sets.items():
-        scored = _run(candidate_set, folder / "scored" / _selecting(candidate_set.config), say, first.done)
-        for step in scoring(scored):
-            scored.do(step)
-        learned = _run(candidate_set, folder / "learned" / _learning(candidate_set.config), say, scored.done)
-        for step in learning(learned):
-            learned.do(step)
-        made = _run(candidate_set, folder / "pools" / name, partial(_say_of_set, say, name), learned.done)
-        made.do(plan(made))
-        planned.append(PlannedSet(name, made))
+    with WarmWorkers() as workers:  # of all fits of all runs: a pass of one must not wait for the workers of another
+        first = _run(next(iter(candidate_sets.values())), folder, "base", say, {}, workers)
+        first.do(rows(first))
+        first.do(erm(first))
+        planned = []
+        for name, candidate_set in candidate_sets.items():
+            place = f"scored/{_selecting(candidate_set.config)}"
+            scored = _run(candidate_set, folder, place, say, first.done, workers)
+            for step in scoring(scored):
+                scored.do(step)
+            place = f"learned/{_learning(candidate_set.config)}"
+            learned = _run(candidate_set, folder, place, say, scored.done, workers)
+            for step in learning(learned):
+                learned.do(step)
+            telling = partial(_say_of_set, say, name)
+            made = _run(candidate_set, folder, f"pools/{name}", telling, learned.done, workers)
+            made.do(plan(made))
+            planned.append(PlannedSet(name, made))
     return first.done, planned
 
 
@@ -170,21 +166,6 @@ def generate(planned: Sequence[PlannedSet]) -> list[CandidateSet]:
         if not kept_N.any():
             raise DataError(f"pool {candidate_set.name[:6]}: {nothing_kept(table, reasons)}")
     return candidate_sets
-
-
-def generated_pictures(candidate_set: CandidateSet, *, size_px: int) -> np.ndarray:
-    """The set's pictures at the classifier's size, (M, S, S, 3) uint8, in order of key; black where one failed."""
-    parts = sorted(candidate_set.candidates.folder.glob("part-*.parquet"))
-    num = sum(pq.read_metadata(part).num_rows for part in parts)
-    images_NHWC = np.zeros((num, size_px, size_px, 3), dtype=np.uint8)
-    row = 0
-    for part in parts:
-        for batch in pq.ParquetFile(part).iter_batches(READ_ROWS, columns=["generated_png"]):
-            for data in batch["generated_png"].to_pylist():
-                if data is not None:
-                    images_NHWC[row] = squash(decode_image(data), size_px)
-                row += 1
-    return images_NHWC
 
 
 def _selecting(config: RunConfig) -> str:
@@ -206,6 +187,7 @@ def _say_of_set(say: Say, name: str, line: str) -> None:
     say(f"pool {name[:6]}, {line}")
 
 
-def _run(opened: Opened, folder: Path, say: Say, done: Mapping[str, Step] | None = None) -> Run:
+def _run(opened: Opened, whole: Path, place: str, say: Say, done: Mapping[str, Step], workers: WarmWorkers) -> Run:
+    folder = whole / place
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(opened, RunFolder(folder), say, done)
+    return Run(opened, RunFolder(folder), say, done, workers, whole=whole)

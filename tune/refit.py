@@ -1,5 +1,6 @@
 """The chosen point, fitted again from the files over some seeds: the only place of a sweep where test is read."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from raygen.cluster import capacity
 from raygen.cluster.placement import Need
 from raygen.datasets.rows import RowIndex
 from raygen.errors import RaygenError
-from raygen.fits.classifiers import ExtraRows
+from raygen.fits.extra_pictures import ExtraRows
+from raygen.fits.process_state import ProcessState
 from raygen.run.config import RunConfig
 from raygen.run.evaluation import evaluation
 from raygen.run.fit_steps import fits
@@ -28,7 +30,7 @@ from tune.selection import select_candidates
 
 
 def refit(
-    config: RunConfig, base: Base, candidate_set: CandidateSet, folder: Path, *, num: int, say: Say
+    config: RunConfig, base: Base, candidate_set: CandidateSet, folder: Path, *, whole: Path, num: int, say: Say
 ) -> dict[str, dict[str, Any]]:
     """Fits with the run's seed and those after it, side by side, and evaluates; accuracies by seed and split.
 
@@ -40,6 +42,7 @@ def refit(
         base: Rows and ERM.
         candidate_set: The point's candidate set.
         folder: Where the fits and predictions go; what is there already is not made again.
+        whole: The sweep's folder, with whose trials they share the decoded pictures.
         num: How many seeds.
         say: Called with a line for the evaluation.
 
@@ -53,7 +56,7 @@ def refit(
     capacity.wait_until_free([one], what="a refit needs", say=say)
     task = ray.remote(max_retries=1, **resources)(_fit_seed)
     try:
-        steps = ray.get([task.remote(config, base, extra, folder.resolve(), seed) for seed in seeds])
+        steps = ray.get([task.remote(config, base, extra, folder.resolve(), whole.resolve(), seed) for seed in seeds])
     except RayTaskError as error:  # Ray's copy of an error carries its whole traceback as text
         raise (error.cause if isinstance(error.cause, RaygenError) else error) from error
     fitted = {f"seed_{seed}": step for seed, step in zip(seeds, steps, strict=True)}
@@ -87,10 +90,21 @@ def same_as_trial(folder: Path, config: RunConfig, progress: Progress) -> bool:
     return bool(epochs == progress.epochs)
 
 
-def _fit_seed(config: RunConfig, base: Base, extra: ExtraRows, folder: Path, seed: int) -> Step:
-    """One fit, in a task of its own with the resources of a trial."""
+def _fit_seed(config: RunConfig, base: Base, extra: ExtraRows, folder: Path, whole: Path, seed: int) -> Step:
+    """One fit, in a task of its own with the resources of a trial.
+
+    Ray has the same process do one task after the other, so that only the first of them waits for torch. A task that
+    takes a GPU is the exception: its process ends with it, and so gives the GPU's memory back.
+    """
+    _new_process().restore(num_threads=config.fit.num_threads, seed=0)
     seeded = config.model_copy(update={"seed": seed, "engine": "local"})
-    run = Run(Opened(seeded), RunFolder(folder), quiet, base)
+    run = Run(Opened(seeded), RunFolder(folder), quiet, base, whole=whole)
     for step in fits(run, f"seed_{seed}", extra):
         run.do(step)
     return run.done[f"fit/seed_{seed}"]
+
+
+@functools.cache
+def _new_process() -> ProcessState:
+    """This process as it was before its first fit."""
+    return ProcessState()

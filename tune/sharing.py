@@ -1,59 +1,50 @@
-"""Decodes a sweep's pictures once, into the object store, where every trial reads them without a copy of its own."""
+"""Decodes a sweep's pictures once, into stores that every trial and every refit of a node maps.
+
+The object store has what is small: labels, scores, and where the stores are.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import ray
 
-from raygen.algorithms.training_set import MAX_CACHED_BYTES, TrainingSet
+from raygen.algorithms.pictures import open_pictures
+from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import weights_file
 from raygen.datasets.rows import RowIndex
-from raygen.errors import ConfigError, ResourceError
-from tune.candidate_sets import Base, CandidateSet, PlannedSet, generated_pictures
+from raygen.errors import ConfigError
+from raygen.fits.extra_pictures import GeneratedPictures, attributes, candidate_rows
+from raygen.storage.progress import Say
+from tune.candidate_sets import Base, CandidateSet
 from tune.scoring import halvings
 from tune.sweep_config import SweepConfig
 from tune.trial import SharedRows, SharedSet, Task, groups
 
-# Share of a node's object store that decoded pictures may take; beyond it Ray would spill them to disk, and read them
-# from there for every trial.
-STORE_SHARE = 0.8
 
-
-def check_memory(sweep: SweepConfig, base: Base, planned: Sequence[PlannedSet]) -> None:
-    """Checks that the decoded pictures fit the object store of every node, before any picture is generated.
-
-    Raises:
-        ResourceError: They do not.
-    """
-    picture_bytes = 3 * sweep.run.classifier.image_size_px**2
-    index = RowIndex(base["data"].folder)
-    sizes = [index.split(split).num_rows * picture_bytes for split in ("train", "val")]
-    # A split beyond that limit is not decoded ahead, by a run neither.
-    needed = sum(size for size in sizes if size <= MAX_CACHED_BYTES)
-    needed += sum(candidate_set.num_planned for candidate_set in planned) * picture_bytes
-    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    there = min(store for store in stores if store > 0)
-    if needed > STORE_SHARE * there:
-        raise ResourceError(
-            f"the decoded pictures take {needed / 1e9:.2f} GB, and a node's object store has {there / 1e9:.2f} GB, of "
-            f"which they may take {STORE_SHARE:.0%}: start Ray with a larger --object-store-memory, or search a "
-            "smaller amount, fewer pools or a smaller classifier.image_size_px"
-        )
-
-
-def share(sweep: SweepConfig, base: Base, candidate_sets: Sequence[CandidateSet], out: Path) -> Task:
+def share(
+    sweep: SweepConfig, base: Base, candidate_sets: Sequence[CandidateSet], out: Path, *, say: Say, warn: Say
+) -> Task:
     """Decodes rows and candidate sets; gives back what trials need.
+
+    Args:
+        sweep: The sweep.
+        base: Rows and ERM.
+        candidate_sets: What it generated.
+        out: Its folder.
+        say: Called with how far decoding is, about once a second.
+        warn: Called with a line where there is no room for decoded pictures.
 
     Raises:
         DataError: Too many pictures cannot be decoded.
         ConfigError: Validation is too small to be halved.
     """
     run = sweep.run
-    index, size_px = RowIndex(base["data"].folder), run.classifier.image_size_px
+    index = RowIndex(base["data"].folder)
+    size_px, loading = run.classifier.frame.whole_px, run.fit.loading(out)
+    options: dict[str, Any] = {"size_px": size_px, "loading": loading, "say": say, "warn": warn}
     train, val = (
-        TrainingSet(index, split, size_px=size_px, max_failed_fraction=run.max_failed_fraction)
-        for split in ("train", "val")
+        TrainingSet(index, split, max_failed_fraction=run.max_failed_fraction, **options) for split in ("train", "val")
     )
     group_N = groups(val)
     if sweep.search.validation_splits and min((group_N == group).sum() for group in set(group_N.tolist())) < 2:
@@ -62,10 +53,11 @@ def share(sweep: SweepConfig, base: Base, candidate_sets: Sequence[CandidateSet]
     shared = {}
     for candidate_set in candidate_sets:
         scores, candidates = candidate_set.tables()
-        images_NHWC = generated_pictures(candidate_set, size_px=size_px)
-        sources = index.fetch(candidates["image_id"].to_pylist(), ["attribute"])["attribute"]
-        attribute_M = np.array([-1 if value is None else value for value in sources.to_pylist()], dtype=np.int64)
-        shared[candidate_set.name] = ray.put(SharedSet(scores, candidates.combine_chunks(), images_NHWC, attribute_M))
+        made = candidate_set.candidates
+        source = GeneratedPictures(candidate_rows(made.folder.resolve(), made.digest))
+        pictures = open_pictures(source, **options)
+        attribute_M = attributes(index, candidates["image_id"])
+        shared[candidate_set.name] = ray.put(SharedSet(scores, candidates.combine_chunks(), pictures, attribute_M))
     trials = out.resolve() / "trials"
     trials.mkdir(exist_ok=True)
     return Task(

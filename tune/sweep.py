@@ -17,7 +17,8 @@ from raygen.report.words import describe_point
 from raygen.run import preflight
 from raygen.run.config import RunConfig
 from raygen.run.opened import Opened
-from raygen.storage.progress import Say
+from raygen.storage.picture_store import remove_stores
+from raygen.storage.progress import Say, labelled, newest
 from raygen.storage.run_folder import RunFolder
 from raygen.storage.versions import versions
 from raygen.storage.writing import write_json, write_text
@@ -25,7 +26,7 @@ from tune.candidate_sets import Base, CandidateSet, candidate_set_configs, gener
 from tune.ranking import chosen, importances, num_alike, rank, warning_of_small_validation, write_ranking
 from tune.records import Record, read_records
 from tune.refit import refit, same_as_trial
-from tune.sharing import check_memory, share
+from tune.sharing import share
 from tune.spaces import check_amount, check_space, expand, point_of
 from tune.sweep_config import SweepConfig
 from tune.trial import Objective, SharedRows, Task, groups, run_trial
@@ -61,11 +62,10 @@ def sweep(
         preflight.say_of_dataset(opened, say)
         with folder.timed("preparation"):
             base, planned = plan_candidate_sets(candidate_sets, out, say)
-            check_memory(config, base, planned)
         with folder.timed("generation"):
             made = generate(planned)
-        with folder.timed("decoding"):
-            task = share(config, base, made, out)
+        with folder.timed("decoding"), newest(labelled("decoding", say)) as tell:
+            task = share(config, base, made, out, say=tell, warn=say)
         rows: SharedRows = ray.get(task.rows)
         if warning := warning_of_small_validation(groups(rows.val)):
             say(f"warning: {warning}")
@@ -73,7 +73,9 @@ def sweep(
         first = point_of(config.run, space=config.space, num_classes=len(rows.dataset.class_names))
         with folder.timed("trials"):
             run_trials(task, domains=domains, first=first, say=say, objective=objective)
-        return _finish(task, base, made, rows, folder, first=first, say=say)
+        summary = _finish(task, base, made, rows, folder, first=first, say=say)
+        remove_stores(out)
+        return summary
 
 
 def check(config: SweepConfig, opened: Opened | None = None) -> dict[str, Opened]:
@@ -158,7 +160,7 @@ def _test(
     params, num = record.progress.params, task.sweep.search.num_refits
     config = task.config_of(params)
     say(f"best trial: {describe_point(params)}; fitting it with {num} seeds for test")
-    test = refit(config, base, candidate_set, folder, num=num, say=say)
+    test = refit(config, base, candidate_set, folder, whole=task.trials.parent, num=num, say=say)
     if not same_as_trial(folder, config, record.progress):
         say("warning: the refit with the run's seed went another way than the trial: this device does not repeat fits")
     return test

@@ -1,10 +1,10 @@
 """One trial: a point's pictures are picked from the candidate set and fitted with, and every epoch is reported.
 
-Runs in an actor of Ray Tune. It reads decoded pictures from the object store, never runs Ray Data and asks for nothing
-beside its actor, so trials cannot wait for each other.
+Runs in an actor of Ray Tune. It reads decoded pictures from the sweep's stores, never runs Ray Data and asks for
+nothing beside its actor, so trials cannot wait for each other.
 """
 
-# N images, M candidates of a set, S side of the square picture, R random halvings of validation
+# N images, M candidates of a set, R random halvings of validation
 
 import contextlib
 import time
@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 from ray import tune as ray_tune
 
 from raygen import algorithms
-from raygen.algorithms.training_set import TrainingSet
+from raygen.algorithms.pictures import Pictures
+from raygen.algorithms.training_set import ExtraPictures, TrainingSet
 from raygen.config import fingerprint
 from raygen.datasets.table import DatasetInfo
 from raygen.fits import classifiers
@@ -40,7 +41,7 @@ POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class SharedRows:
-    """The dataset as trials see it: decoded once, in the object store."""
+    """The dataset as trials see it: decoded once, in stores on disk."""
 
     train: TrainingSet
     val: TrainingSet
@@ -55,13 +56,13 @@ class SharedSet:
     Attributes:
         scores: SCORE rows.
         candidates: CANDIDATE rows without pictures, (M,) sorted by key.
-        images_NHWC: Their pictures, (M, S, S, 3) uint8.
+        pictures: Their pictures, M of them; black where one failed.
         attribute_M: Their sources' attributes, (M,) int, -1 where one has none.
     """
 
     scores: pa.Table
     candidates: pa.Table
-    images_NHWC: np.ndarray
+    pictures: Pictures
     attribute_M: np.ndarray
 
 
@@ -177,8 +178,8 @@ def _fit(
     torch.set_num_threads(config.fit.num_threads)
     label_M = candidate_set.candidates["target_label"].to_numpy()
     kept = selection.kept
-    pictures = [candidate_set.images_NHWC[row] for row in kept]
-    train = rows.train.with_extra(pictures, label_M[kept], candidate_set.attribute_M[kept])
+    extra = ExtraPictures(candidate_set.pictures, kept, label_M[kept], candidate_set.attribute_M[kept])
+    train = rows.train.with_extra(extra)
     classifier = classifiers.first_classifier(
         config.algorithm,
         config.classifier,
@@ -195,7 +196,8 @@ def _fit(
         write_progress(folder, progress)  # before the report: Tune may end the trial there
         _report(progress, len(progress.epochs), config, rows, task.sweep)
 
-    worker = Worker(rank=0, world_size=1, device=config.fit.torch_device, folder=folder, on_epoch=note)
+    fit = config.fit
+    worker = Worker(rank=0, world_size=1, device=fit.torch_device, folder=folder, on_epoch=note, numerics=fit.numerics)
     algorithms.of(config.algorithm).fit(config.algorithm, classifier, train, rows.val, seed=config.seed, worker=worker)
 
 

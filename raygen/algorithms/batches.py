@@ -1,19 +1,16 @@
-"""The batches of a fit: how many images each has, which, and how their pictures are varied."""
+"""The batches of a fit: how many images each has, and which."""
 
-# N images, B images of a batch, C colour channels, H height, W width
+# N images, B images of a batch
 
 import copy
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from raygen.classifier import Classifier
 from raygen.errors import ConfigError, DataError
 from raygen.worker import Worker
-
-MAX_SHIFT_PX = 4
 
 
 def batch_sizes(num: int, batch_size: int, *, least: int) -> list[int]:
@@ -32,7 +29,7 @@ def batch_sizes(num: int, batch_size: int, *, least: int) -> list[int]:
 
 
 def least_rows(classifier: Classifier, worker: Worker, *, num: int, batch_size: int) -> int:
-    """Images that a step needs: two a worker where batch normalisation has no more than a value of each image.
+    """Images that a step needs: one a worker, and two where batch normalisation has no more than a value of each image.
 
     That is so where the network has shrunk the picture to one pixel: ResNet-18 at 32 px, for one.
 
@@ -40,9 +37,13 @@ def least_rows(classifier: Classifier, worker: Worker, *, num: int, batch_size: 
         DataError: The training set has fewer.
         ConfigError: `batch_size` is smaller.
     """
-    two_each = 2 * worker.world_size
+    one_each, two_each = worker.world_size, 2 * worker.world_size
+    if num < one_each:
+        raise DataError(f"a fit on {one_each} workers needs as many images, and the training set has {num}")
+    if batch_size < one_each:
+        raise ConfigError(f"a fit on {one_each} workers needs as many images in every step; batch_size is {batch_size}")
     if min(batch_size, num % batch_size or batch_size) >= two_each:
-        return 1  # no step is that small
+        return one_each  # no step is that small
     size_px = classifier.config.image_size_px
     # A copy, since the pass moves running statistics, and with numbers of its own, since dropout draws some.
     probe = copy.deepcopy(classifier).cpu().train()
@@ -57,7 +58,7 @@ def least_rows(classifier: Classifier, worker: Worker, *, num: int, batch_size: 
         if batch_size < two_each:
             raise ConfigError(f"{needs}{workers}, but batch_size is {batch_size}; raise it") from error
         return two_each
-    return 1
+    return one_each
 
 
 def draw_batches(sizes: Sequence[int], weights_N: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
@@ -71,14 +72,3 @@ def draw_batches(sizes: Sequence[int], weights_N: np.ndarray | None, rng: np.ran
     num = sum(sizes)
     order = rng.permutation(num) if weights_N is None else rng.choice(num, size=num, p=weights_N / weights_N.sum())
     return np.split(order, np.cumsum(sizes)[:-1])
-
-
-def augment_flip_shift(images_NCHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Each picture mirrored with probability 1/2 and moved by up to MAX_SHIFT_PX, its edge repeated."""
-    num, _, height, width = images_NCHW.shape
-    flip = torch.from_numpy(rng.random(num) < 0.5).to(images_NCHW.device)
-    images_NCHW = torch.where(flip[:, None, None, None], images_NCHW.flip(3), images_NCHW)
-    padded = F.pad(images_NCHW, (MAX_SHIFT_PX,) * 4, mode="replicate")
-    shifts = rng.integers(0, 2 * MAX_SHIFT_PX + 1, (num, 2))
-    moved = [padded[i, :, top : top + height, left : left + width] for i, (top, left) in enumerate(shifts)]
-    return torch.stack(moved)

@@ -16,7 +16,7 @@ import torch
 from pydantic import field_validator
 
 from raygen.algorithms.base import AlgorithmBase, FirstFit
-from raygen.algorithms.loop import EVALUATION_BATCH
+from raygen.algorithms.inference import extract_features
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.config import PositiveInt
@@ -98,22 +98,21 @@ def fit(
 ) -> list[dict[str, float]]:
     """Replaces the classifier's head in place; gives back an entry for each penalty that was tried.
 
-    With several workers only the leading one does it; no other's classifier is saved.
+    With several workers each extracts its share of the features; the leading one fits, no other's classifier is saved.
 
     Raises:
         DataError: A validation image has no attribute, a class has no validation image, or a group just one.
     """
+    group_N = _checked_groups(val, num_classes=classifier.num_classes)
+    features_ND = scaled_by_ND = extract_features(classifier, val, worker)
+    if config.scaler == "train":
+        own = train.without_extra()
+        scaled_by_ND = extract_features(classifier, own, worker)
     if not worker.leads:
         return []
-    group_N = _checked_groups(val, num_classes=classifier.num_classes)
-    features_ND = extract_features(classifier, val, worker.device)
     scores = penalty_scores(features_ND, val.label_N, group_N, c_values=config.c_values, seed=seed)
     c_value = config.c_values[int(np.argmax(scores))]
     logger.info("DFR: C = %g of %s, worst group %.3f on the held-out half", c_value, config.c_values, max(scores))
-    scaled_by_ND = features_ND
-    if config.scaler == "train":
-        own = train.with_extra([], np.zeros(0, dtype=np.int64))
-        scaled_by_ND = extract_features(classifier, own, worker.device)
     head = average_head(
         features_ND,
         val.label_N,
@@ -128,17 +127,6 @@ def fit(
         {"c": c, "val_worst_group": score, "chosen": float(c == c_value)}
         for c, score in zip(config.c_values, scores, strict=True)
     ]
-
-
-@torch.inference_mode()
-def extract_features(classifier: Classifier, data: TrainingSet, device: str) -> np.ndarray:
-    """Input of the linear head for each image, in evaluation mode and without augmentation, (N, D) float64."""
-    classifier.to(device).eval()
-    parts = [
-        classifier.features(data.images_NCHW(np.arange(start, min(start + EVALUATION_BATCH, len(data)))).to(device))
-        for start in range(0, len(data), EVALUATION_BATCH)
-    ]
-    return np.asarray(torch.cat(parts).double().cpu().numpy())
 
 
 def penalty_scores(

@@ -13,7 +13,8 @@ import torch
 from pydantic import Field
 
 from raygen.algorithms.base import AlgorithmBase, FirstFit
-from raygen.algorithms.loop import LoopConfig, fit_loop, mean_weights, right_predictions
+from raygen.algorithms.inference import right_predictions
+from raygen.algorithms.loop import LoopConfig, fit_loop, mean_weights
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.errors import DataError
@@ -81,7 +82,7 @@ def find_errors(
     online = OnlineErrors(len(train))
     weights = online if config.online else mean_weights
     history = fit_loop(classifier, train, val, first, seed=seed, worker=worker, loss_weights=weights)
-    error_N = online.error_N if config.online else ~right_predictions(classifier, train, worker.device)
+    error_N = online.error_N if config.online else ~right_predictions(classifier, train, worker)
     if not error_N.any():
         raise DataError(
             f"JTT's error set is empty: after {config.identification_epochs} epoch(s) the identification classifier "

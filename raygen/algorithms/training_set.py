@@ -4,40 +4,46 @@
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from raygen.classifier import preprocess, squash
+from raygen.algorithms.decoding import Loading
+from raygen.algorithms.loader_processes import LoaderProcesses
+from raygen.algorithms.pictures import InMemory, Pictures, open_pictures
+from raygen.datasets.row_pictures import RowPictures
 from raygen.datasets.rows import RowIndex
-from raygen.errors import DataError, RowError
+from raygen.errors import DataError
 from raygen.groups import group_index
-from raygen.images import decode_image
+from raygen.storage.progress import Say, quiet
 
 logger = logging.getLogger(__name__)
 
-# Up to this size all pictures are decoded once and kept; beyond it, once to see whether they can be, and again when
-# their batch comes.
-MAX_CACHED_BYTES = 2 << 30
+# Batches that are read before they are asked for.
+READ_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
-class ExtraImage:
-    """A picture beside the dataset's own: a generated one, or a control's.
+class ExtraPictures:
+    """Pictures beside the dataset's own: generated ones, or a control's.
 
     Attributes:
-        image_HWC: (H, W, 3) uint8 RGB.
-        label: Its class.
-        attribute: Its spurious attribute, for algorithms that need groups: the source's, which is still in it; None
-            where the source has none.
+        pictures: Pictures at the classifier's size.
+        row_M: Which of them, (M,) int.
+        label_M: Their classes, (M,) int.
+        attribute_M: Their spurious attributes, for algorithms that need groups: the sources', which are still in them,
+            (M,) int; -1 where a source has none.
     """
 
-    image_HWC: np.ndarray
-    label: int
-    attribute: int | None = None
+    pictures: Pictures
+    row_M: np.ndarray
+    label_M: np.ndarray
+    attribute_M: np.ndarray
 
 
 class TrainingSet:
@@ -47,9 +53,11 @@ class TrainingSet:
         index: The dataset.
         split: "train" or "val".
         size_px: Side of the classifier's square.
-        extra: Pictures to add; they count as generated.
         keep_N: Which rows of the split to take, (N,) bool in order of image_id; by default all.
         max_failed_fraction: More pictures than this share that cannot be decoded are an error; fewer are left out.
+        loading: Where decoded pictures are kept, and who decodes them; None: in memory, in this process.
+        say: Called with how far decoding is, about once a second.
+        warn: Called with a line where there is no room for a store.
 
     Attributes:
         label_N: Classes, (N,) int64.
@@ -60,6 +68,7 @@ class TrainingSet:
 
     Raises:
         DataError: The split is empty, or too many of its pictures cannot be decoded.
+        RaygenError: See `raygen.algorithms.pictures.open_pictures`.
     """
 
     label_N: np.ndarray
@@ -74,53 +83,44 @@ class TrainingSet:
         split: str,
         *,
         size_px: int,
-        extra: Iterable[ExtraImage] = (),
         keep_N: np.ndarray | None = None,
         max_failed_fraction: float = 0.05,
-        max_cached_bytes: int = MAX_CACHED_BYTES,
+        loading: Loading | None = None,
+        say: Say = quiet,
+        warn: Say = quiet,
     ) -> None:
         table = index.split(split)
-        if keep_N is not None:
-            table = table.filter(pa.array(keep_N))
-        if not table.num_rows:
+        if not table.num_rows or (keep_N is not None and not keep_N.any()):
             raise DataError(f"{index.folder} has no image in split {split}")
-        self._size_px = size_px
-        self._ids: list[str] = table["image_id"].to_pylist()
-        keeps = len(self._ids) * size_px * size_px * 3 <= max_cached_bytes
-        # Where they are not kept, too: one that cannot be read must not end a fit in the middle of an epoch.
-        self._cache_NHWC, ok_N = self._read_all(index, split, max_failed_fraction, keeps=keeps)
-        labels, attributes = table["label"].to_numpy(), table["attribute"]
-        self._num_own = int(ok_N.sum())
-        self._ids = [image_id for image_id, ok in zip(self._ids, ok_N, strict=True) if ok]
-        # With all pictures decoded the files are not needed any more, and a copy for another process has none of it.
-        self._index = index if self._cache_NHWC is None else None
-        self._own_label_N: np.ndarray = labels[ok_N].astype(np.int64)
+        source = RowPictures(index, table["image_id"].to_pylist(), label=split)
+        pictures = open_pictures(source, size_px=size_px, loading=loading, say=say, warn=warn)
+        kept_N = np.ones(table.num_rows, dtype=bool) if keep_N is None else keep_N
+        _check_failed(source, pictures, kept_N, max_failed_fraction)
+        row_N = np.flatnonzero(kept_N & ~np.isin(np.arange(table.num_rows), list(pictures.failed)))
+        table = table.take(pa.array(row_N))
+        self._processes = 0 if loading is None else loading.processes
+        self._ids = pa.concat_arrays(table["image_id"].chunks)
+        self._own_label_N: np.ndarray = table["label"].to_numpy().astype(np.int64)
         self.num_attributes = len(index.dataset.attribute_names)
         self._own_group_N: np.ndarray | None = None
-        if not attributes.null_count and self.num_attributes:
-            own = group_index(labels, attributes.to_numpy(), num_attributes=self.num_attributes)
-            self._own_group_N = own[ok_N]
-        # Squashed one by one: all of them in their own size may be many times what they are at the classifier's.
-        extras = [(squash(one.image_HWC, size_px), one.label, one.attribute) for one in extra]
-        self._add(
-            [picture for picture, _, _ in extras],
-            np.array([label for _, label, _ in extras], dtype=np.int64),
-            np.array([-1 if attribute is None else attribute for _, _, attribute in extras], dtype=np.int64),
-        )
+        if not table["attribute"].null_count and self.num_attributes:
+            attribute_N = table["attribute"].to_numpy()
+            self._own_group_N = group_index(self._own_label_N, attribute_N, num_attributes=self.num_attributes)
+        none = np.zeros(0, dtype=np.int64)
+        empty = InMemory(np.zeros((0, size_px, size_px, 3), dtype=np.uint8))
+        self._reader = _Reader(pictures, row_N, empty, none)
+        self._add(ExtraPictures(empty, none, none, none))
 
-    def with_extra(
-        self, images: Sequence[np.ndarray], label_M: np.ndarray, attribute_M: np.ndarray | None = None
-    ) -> "TrainingSet":
-        """The same pictures, shared, with others beside them in place of any that were there.
-
-        Args:
-            images: Each (S, S, 3) uint8 already; kept as they are, not copied.
-            label_M: Their classes, (M,) int.
-            attribute_M: Their attributes, (M,) int, -1 where one has none; by default none has.
-        """
+    def with_extra(self, extra: ExtraPictures) -> "TrainingSet":
+        """The same pictures, shared, with others beside them in place of any that were there."""
         other = copy.copy(self)
-        other._add(images, label_M, np.full(len(label_M), -1) if attribute_M is None else attribute_M)
+        other._add(extra)
         return other
+
+    def without_extra(self) -> "TrainingSet":
+        """The same pictures, without any beside them."""
+        none = np.zeros(0, dtype=np.int64)
+        return self.with_extra(ExtraPictures(self._reader.extra, none, none, none))
 
     def with_errors(self, error_N: np.ndarray) -> "TrainingSet":
         """The same pictures, with the set of those that a fit before got wrong, (N,) bool."""
@@ -130,59 +130,98 @@ class TrainingSet:
 
     def image_ids(self, positions: np.ndarray) -> list[str | None]:
         """Ids of the dataset's own images among these; None for extra pictures."""
-        return [self._ids[i] if i < self._num_own else None for i in positions.tolist()]
+        return [self._ids[i].as_py() if i < len(self._ids) else None for i in positions.tolist()]
 
-    def _add(self, images: Sequence[np.ndarray], label_M: np.ndarray, attribute_M: np.ndarray) -> None:
-        self._extra = list(images)
-        self.label_N = np.concatenate([self._own_label_N, label_M]).astype(np.int64)
-        self.generated_N = np.arange(len(self.label_N)) >= self._num_own
+    def _add(self, extra: ExtraPictures) -> None:
+        self._reader = _Reader(self._reader.own, self._reader.row_N, extra.pictures, extra.row_M)
+        self._loaders: LoaderProcesses[np.ndarray, torch.Tensor] | None = None
+        self.label_N = np.concatenate([self._own_label_N, extra.label_M]).astype(np.int64)
+        self.generated_N = np.arange(len(self.label_N)) >= len(self._ids)
         self.group_N = self.error_N = None
         if self._own_group_N is not None:
-            group_M = np.where(attribute_M < 0, -1, label_M * self.num_attributes + attribute_M)
+            group_M = np.where(extra.attribute_M < 0, -1, extra.label_M * self.num_attributes + extra.attribute_M)
             self.group_N = np.concatenate([self._own_group_N, group_M]).astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.label_N)
 
-    def images_NCHW(self, positions: np.ndarray) -> torch.Tensor:
-        """Pictures in [0, 1], (B, 3, S, S) float32."""
-        own = [int(i) for i in positions if i < self._num_own]
-        decoded = dict(zip(own, self._own(own), strict=True))
-        images = [decoded[int(i)] if i < self._num_own else self._extra[int(i) - self._num_own] for i in positions]
-        return preprocess(images, self._size_px)
+    def __getstate__(self) -> dict[str, object]:
+        """Without loader processes: a copy in another process starts its own."""
+        return {**self.__dict__, "_loaders": None}
 
-    def _own(self, positions: Sequence[int]) -> Sequence[np.ndarray]:
-        if self._cache_NHWC is not None:
-            return [self._cache_NHWC[i] for i in positions]
-        assert self._index is not None
-        pictures = self._index.fetch([self._ids[i] for i in positions], ["image_png"])["image_png"].to_pylist()
-        return [squash(decode_image(data or b""), self._size_px) for data in pictures]
+    def batches(self, positions: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+        """The pictures of each array of positions, in order, each (B, S, S, 3) uint8; read ahead of the caller.
 
-    def _read_all(
-        self, index: RowIndex, split: str, max_failed_fraction: float, *, keeps: bool
-    ) -> tuple[np.ndarray | None, np.ndarray]:
-        num, side = len(self._ids), self._size_px
-        images_NHWC = np.empty((num if keeps else 0, side, side, 3), dtype=np.uint8)
-        ok_N = np.ones(num, dtype=bool)
-        errors: list[str] = []
-        tables = index.each(self._ids, ["image_png"])
-        for i, data in enumerate(data for table in tables for data in table["image_png"].to_pylist()):
-            try:
-                image_HWC = decode_image(data or b"")
-                if keeps:
-                    images_NHWC[i] = squash(image_HWC, side)
-            except RowError as error:
-                ok_N[i] = False
-                errors.append(f"{self._ids[i]}: {error}")
-        if len(errors) > max_failed_fraction * num:
-            shown = "\n".join(f"  {line}" for line in errors[:5])
-            raise DataError(
-                f"{len(errors)} of {num} pictures of split {split} cannot be read; max_failed_fraction is "
-                f"{max_failed_fraction}. The first:\n{shown}\n`raygen data check` lists them all."
-            )
-        if errors:
-            logger.warning("left out %d of %d pictures of split %s: %s, ...", len(errors), num, split, errors[0])
-        return images_NHWC[ok_N] if keeps else None, ok_N
+        Where they are in a store, a thread copies them; where they have to be decoded, loader processes do it. One
+        iteration of a set at a time.
+
+        Args:
+            positions: Positions of the pictures of each batch, (B,) int; taken some batches before they are needed.
+
+        Raises:
+            StageError: A loader process died.
+            DataError: A picture cannot be decoded any more.
+        """
+        if self._reader.streams and self._processes:
+            if self._loaders is None:
+                self._loaders = LoaderProcesses(self._reader, num=self._processes)
+            yield from self._loaders.map(positions)
+        else:
+            yield from _read_ahead(self._reader, positions)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads batches of a dataset's own pictures and extra ones; sent to loader processes where one of them streams."""
+
+    own: Pictures
+    row_N: np.ndarray
+    extra: Pictures
+    row_M: np.ndarray
+
+    @property
+    def streams(self) -> bool:
+        return self.own.streams or (self.extra.streams and len(self.row_M) > 0)
+
+    def __call__(self, positions: np.ndarray) -> torch.Tensor:
+        is_own_B = positions < len(self.row_N)
+        if is_own_B.all():
+            return torch.from_numpy(self.own.read(self.row_N[positions]))
+        extra_BHWC = self.extra.read(self.row_M[positions[~is_own_B] - len(self.row_N)])
+        images_BHWC = np.empty((len(positions), *extra_BHWC.shape[1:]), dtype=np.uint8)
+        images_BHWC[~is_own_B] = extra_BHWC
+        images_BHWC[is_own_B] = self.own.read(self.row_N[positions[is_own_B]])
+        return torch.from_numpy(images_BHWC)
+
+
+def _read_ahead(read: Callable[[np.ndarray], torch.Tensor], positions: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+    waiting: deque[Future[torch.Tensor]] = deque()
+    # One thread: numpy lets go of Python's lock while it copies, and pages of the file are read by the system.
+    with ThreadPoolExecutor(1, thread_name_prefix="pictures") as pool:
+        try:
+            for batch in positions:
+                waiting.append(pool.submit(read, batch))
+                if len(waiting) > READ_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+def _check_failed(source: RowPictures, pictures: Pictures, kept_N: np.ndarray, max_failed_fraction: float) -> None:
+    failed = sorted(row for row in pictures.failed if kept_N[row])
+    errors = [f"{source.name(row)}: {pictures.failed[row]}" for row in failed]
+    num, split = int(kept_N.sum()), source.label
+    if len(errors) > max_failed_fraction * num:
+        shown = "\n".join(f"  {line}" for line in errors[:5])
+        raise DataError(
+            f"{len(errors)} of {num} pictures of split {split} cannot be read; max_failed_fraction is "
+            f"{max_failed_fraction}. The first:\n{shown}\n`raygen data check` lists them all."
+        )
+    if errors:
+        logger.warning("left out %d of %d pictures of split %s: %s, ...", len(errors), num, split, errors[0])
 
 
 def known_groups(train: TrainingSet, *, algorithm: str) -> np.ndarray:

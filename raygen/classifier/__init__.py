@@ -10,16 +10,14 @@ saves and loads; fitting is in `raygen.algorithms`.
 import json
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from PIL import Image
 from pydantic import Field, ValidationError
 from torch import nn
 
@@ -35,8 +33,9 @@ from raygen.classifier.architectures import (
     with_format_version,
     without_auxiliary,
 )
+from raygen.classifier.framing import Frame, Framing
 from raygen.classifier.small_resnet import SmallResNet
-from raygen.config import Decides, Strict
+from raygen.config import Decides, Identity, Strict
 from raygen.errors import ConfigError, ModelError
 from raygen.storage.writing import write_bytes, write_json
 
@@ -53,7 +52,10 @@ class ClassifierConfig(Strict, decides=Decides.RESULTS):
 
     Attributes:
         architecture: "small_resnet", or the name of a torchvision classifier such as "resnet50".
-        image_size_px: Side of the square to which pictures are squashed: 64 for scenes, 224 for ImageNet's.
+        image_size_px: Side of the square that the classifier sees: 64 for scenes, 224 for ImageNet's.
+        framing: How a picture comes into that square, wherever the classifier looks at one. "squash": all of it, its
+            aspect ratio lost. "resize_crop": squashed to 256 / 224 of the side, then cropped in the middle, as group
+            DRO's, JTT's and DFR's code evaluates; a fit with `augment: random_resized_crop` crops from the same square.
         width: Channels of the first stage of small_resnet, at least 8; other architectures have their own. (With
             fewer, oneDNN's gradient of a channels_last convolution writes beyond its buffer: torch 2.15, AVX2.)
         weights: None starts from random numbers; "imagenet" takes torchvision's ImageNet weights (from its
@@ -64,6 +66,12 @@ class ClassifierConfig(Strict, decides=Decides.RESULTS):
     image_size_px: int = Field(64, ge=16)
     width: int = Field(16, ge=8)
     weights: str | None = None
+    framing: Annotated[Framing, Identity.ABSENT_BY_DEFAULT] = "squash"
+
+    @property
+    def frame(self) -> Frame:
+        """What of a picture the classifier sees."""
+        return Frame(self.image_size_px, self.framing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +128,11 @@ class Classifier(nn.Module):
         return super().load_state_dict(with_format_version(state_dict, self.backbone), strict=strict, assign=assign)
 
     @property
+    def frame(self) -> Frame:
+        """What of a picture it sees."""
+        return self.config.frame
+
+    @property
     def target_layer(self) -> nn.Module:
         """The last block with a spatial map, for class activation maps: `layer4[-1]` of a ResNet.
 
@@ -130,31 +143,6 @@ class Classifier(nn.Module):
         if layer is not None:
             return layer
         raise ModelError(f"{self.config.architecture} has no convolutional stage to draw a class activation map from")
-
-
-def squash(image_HWC: np.ndarray, size_px: int) -> np.ndarray:
-    """Picture squashed to size_px x size_px by bilinear resampling, uint8; unchanged when the size is right.
-
-    The whole picture, no crop: a mask in the classifier's frame and one in the picture's frame then differ by
-    a scale per axis only.
-    """
-    if image_HWC.shape[:2] == (size_px, size_px):
-        return image_HWC
-    return np.asarray(Image.fromarray(image_HWC).resize((size_px, size_px), Image.Resampling.BILINEAR))
-
-
-def preprocess(images: Sequence[np.ndarray], size_px: int) -> torch.Tensor:
-    """Pictures of any size as a classifier's input.
-
-    Args:
-        images: Each (H, W, 3) uint8 RGB.
-        size_px: The classifier's `config.image_size_px`.
-
-    Returns:
-        images_NCHW, float in [0, 1], (N, 3, size_px, size_px).
-    """
-    images_NHWC = np.stack([squash(image_HWC, size_px) for image_HWC in images])
-    return torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).float() / 255
 
 
 def weights_file(config: ClassifierConfig) -> Path | None:
@@ -244,7 +232,7 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     write_bytes(folder / WEIGHTS_FILE, safetensors.torch.save(state))
     write_json(
         folder / CONFIG_FILE,
-        {"config": classifier.config.model_dump(), "num_classes": classifier.num_classes},
+        {"config": classifier.config.deciding(), "num_classes": classifier.num_classes},
     )
 
 

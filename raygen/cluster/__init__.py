@@ -49,6 +49,13 @@ def connect() -> None:
             token.chmod(0o600)
 
 
+def is_joined() -> bool:
+    """Whether this program has joined a cluster, or started one."""
+    import ray
+
+    return bool(ray.is_initialized())
+
+
 def reason(error: object) -> str:
     """What a user is to know of a failure that Ray tells of: the last line, or that memory was used up.
 
@@ -64,28 +71,35 @@ def reason(error: object) -> str:
     return lines[-1] if lines else repr(error)
 
 
+def raised(error: BaseException) -> RaygenError | None:
+    """The error of raygen that Ray's carries; None where it carries none.
+
+    Args:
+        error: As Ray raised it for an actor or a task, or as Ray Data did.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, RaygenError):
+            # Ray's copy of the class carries the whole traceback as text; only the message is for the user.
+            cause = getattr(seen, "cause", None)
+            return cause if isinstance(cause, RaygenError) else seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    # An actor that dies while it starts leaves only the text of its traceback.
+    for kind in UserError.__subclasses__():
+        _, found, message = str(error).rpartition(f"raygen.errors.{kind.__name__}: ")
+        if found:
+            return kind(message.strip())
+    return None
+
+
 def own_error(error: BaseException, *, what: str) -> RaygenError:
     """The error of raygen inside Ray's, or Ray's as a StageError.
 
     Args:
-        error: As Ray Data or Ray Train raised it.
+        error: As Ray raised it for an actor or a task, or as Ray Data did.
         what: What failed, for the StageError: "a fit".
     """
-    failures: list[BaseException] = [*getattr(error, "worker_failures", {}).values()] or [error]  # one a worker
-    for failure in failures:
-        seen: BaseException | None = failure
-        while seen is not None:
-            if isinstance(seen, RaygenError):
-                # Ray's copy of the class carries the whole traceback as text; only the message is for the user.
-                cause = getattr(seen, "cause", None)
-                return cause if isinstance(cause, RaygenError) else seen
-            seen = getattr(seen, "cause", None) or seen.__cause__
-    # An actor that dies while it starts leaves only the text of its traceback.
-    for kind in UserError.__subclasses__():
-        _, found, message = str(failures[0]).rpartition(f"raygen.errors.{kind.__name__}: ")
-        if found:
-            return kind(message.strip())
-    return StageError(f"{what} failed: {reason(failures[0])}")
+    return raised(error) or StageError(f"{what} failed: {reason(error)}")
 
 
 def describe() -> str:

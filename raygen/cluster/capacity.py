@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray.util import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from raygen.cluster.placement import KINDS, Amounts, Need, describe, describe_nodes, fits, listed, num_on
 from raygen.errors import ConfigError, ResourceError
@@ -118,29 +119,47 @@ def wait_until_free(needs: Sequence[Need], *, what: str, say: Say = quiet, told_
     Raises:
         ResourceError: The nodes did not come.
     """
-    # Reserved together and given back at once: to Ray this is as real as the work, so that it finds a place for all of
-    # it, and a cluster that grows starts nodes.
-    bundles = [each for need in needs if (each := _positive(need.each)) for _ in range(need.count)]
-    if not bundles:
+    group = reserve(needs)
+    if group is None:
         return
-    limit_s, start, next_line_s = node_timeout_s(), time.monotonic(), told_after_s
-    group = placement_group(bundles, strategy="PACK")
     try:
-        while not group.wait(timeout_seconds=1):
-            # Actors of a pass that failed in this process live as long as its error's traceback does; waiting alone
-            # never makes Python collect that.
-            gc.collect()
-            waited_s = time.monotonic() - start
-            if waited_s > limit_s and not fits(needs, _nodes_now()):
-                raise ResourceError(
-                    f"{_lacking(needs, what)}. No other node came in {waited_s / 60:.1f} minutes ({LIMIT_VARIABLE}): "
-                    "add nodes, or ask for less. What is complete stays: the same command goes on."
-                )
-            if waited_s > next_line_s:
-                next_line_s = waited_s + TOLD_AGAIN_S
-                say(f"waiting: {_lacking(needs, what)}")
+        wait_until_reserved(group, needs, what=what, say=say, told_after_s=told_after_s)
     finally:
         remove_placement_group(group)
+
+
+def reserve(needs: Sequence[Need]) -> PlacementGroup | None:
+    """Asks for room for what runs at once, without waiting for it; None where it needs none.
+
+    To Ray this is as real as the work: it finds a place for all of it together, and a cluster that grows starts nodes.
+    Whoever asks gives it back, with `ray.util.remove_placement_group`.
+    """
+    bundles = [each for need in needs if (each := _positive(need.each)) for _ in range(need.count)]
+    return placement_group(bundles, strategy="PACK") if bundles else None
+
+
+def wait_until_reserved(
+    group: PlacementGroup, needs: Sequence[Need], *, what: str, say: Say = quiet, told_after_s: float = TOLD_AFTER_S
+) -> None:
+    """As `wait_until_free`, for room that was asked for by `reserve`; it stays reserved.
+
+    Raises:
+        ResourceError: The nodes did not come.
+    """
+    limit_s, start, next_line_s = node_timeout_s(), time.monotonic(), told_after_s
+    while not group.wait(timeout_seconds=1):
+        # Actors of a pass that failed in this process live as long as its error's traceback does; waiting alone never
+        # makes Python collect that.
+        gc.collect()
+        waited_s = time.monotonic() - start
+        if waited_s > limit_s and not fits(needs, _nodes_now()):
+            raise ResourceError(
+                f"{_lacking(needs, what)}. No other node came in {waited_s / 60:.1f} minutes ({LIMIT_VARIABLE}): add "
+                "nodes, or ask for less. What is complete stays: the same command goes on."
+            )
+        if waited_s > next_line_s:
+            next_line_s = waited_s + TOLD_AGAIN_S
+            say(f"waiting: {_lacking(needs, what)}")
 
 
 def lasting_wait() -> Callable[[], str | None]:

@@ -6,17 +6,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raygen.datasets.files import read_file
+from raygen.config import fingerprint
+from raygen.datasets.files import read_file, state
 from raygen.datasets.table import PICTURES, ROWS_PER_GROUP, DatasetInfo, read_info
 from raygen.errors import DataError
 from raygen.schema import SOURCE, by_bytes, memory_type, widened
+from raygen.storage.run_folder import MANIFEST, read_manifest
 
 LABEL_COLUMNS = ("image_id", "path", "label", "attribute", "split", "role")
 # What `RowIndex.each` reads at a time.
@@ -86,6 +88,19 @@ class RowIndex:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.dataset.class_names)
+
+    def digest(self) -> str:
+        """Changes with any shard: with its digest if the folder's manifest covers it, else with its size and time."""
+        manifest, (_, written_ns) = read_manifest(self.folder), state(self.folder / MANIFEST) or (0, 0)
+        entries = {} if manifest is None else manifest["files"]
+        found: list[Any] = []
+        for path in sorted(self.folder.resolve().glob("part-*.parquet")):
+            entry, (size, changed_ns) = entries.get(path.name), state(path) or (0, 0)
+            if entry is not None and entry["bytes"] == size and changed_ns <= written_ns:
+                found.append([path.name, entry["digest"]])
+            else:
+                found.append([path.name, size, changed_ns])
+        return fingerprint(found)
 
     def locate(self, image_ids: Sequence[str]) -> list[Location]:
         """Where rows are, in the order asked for.

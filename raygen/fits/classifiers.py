@@ -1,56 +1,36 @@
 """One fit from a run's folders: which images, which start, which algorithm; on `raygen.fits.ray_train`'s workers."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import chain
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen import algorithms
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.base import FindErrors
-from raygen.algorithms.training_set import ExtraImage, TrainingSet
+from raygen.algorithms.compilation import check_compiler
+from raygen.algorithms.decoding import Loading
+from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.datasets.rows import RowIndex
-from raygen.errors import RowError
 from raygen.fits import ray_train
+from raygen.fits.extra_pictures import ExtraRows, extra_pictures
 from raygen.fits.ray_train import FitConfig
-from raygen.images import decode_image, decode_mask
-from raygen.storage.parts import each_part
+from raygen.fits.worker_group import WarmWorkers
+from raygen.storage import progress
 from raygen.storage.progress import Say, quiet
 from raygen.storage.writing import atomic, write_json
-from raygen.synthesis.controls import ControlKind, control_label, control_picture, draw_colour, object_colours
 from raygen.synthesis.folds import assign_folds
-from raygen.worker import Worker
+from raygen.worker import Numerics, Worker
 
-# Training objects whose colours `control_flat` draws from, per class.
-COLOUR_SAMPLES = 400
 # An error set, beside the classifier that it is of: position in the training set, image_id (null for a generated
 # picture), label.
 ERRORS_FILE = "error_set.parquet"
-
-
-@dataclass(frozen=True, slots=True)
-class ExtraRows:
-    """Pictures to add to the training set.
-
-    Attributes:
-        kind: "generated", or a control's kind.
-        keys: Keys of the candidates, sorted.
-        candidates: Their folder.
-        digest: Digest of what that folder holds.
-    """
-
-    kind: Literal["generated"] | ControlKind
-    keys: tuple[str, ...]
-    candidates: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +49,8 @@ class FitRequest:
         find_errors: What fits in place of the algorithm's own `fit`, and finds an error set.
         without_fold: (number, of how many): leave out the training images of one fold.
         weights: The file that `classifier.weights` names, in full: workers have another working directory.
+        numerics: How the steps are computed.
+        loading: Where decoded pictures are kept, and who decodes them; None: in memory, in the fit's process.
     """
 
     data: str
@@ -82,15 +64,31 @@ class FitRequest:
     find_errors: FindErrors | None = None
     without_fold: tuple[int, int] | None = None
     weights: str | None = None
+    numerics: Numerics = field(default_factory=Numerics)
+    loading: Loading | None = None
 
 
-def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet) -> dict[str, Any]:
+def fit(
+    request: FitRequest,
+    folder: Path,
+    *,
+    resources: FitConfig,
+    engine: str,
+    say: Say = quiet,
+    workers: WarmWorkers | None = None,
+) -> dict[str, Any]:
     """Fits into a classifier folder; gives back counts for the manifest.
 
     Raises:
         RaygenError: See `raygen.fits.ray_train.run` and the algorithms.
     """
-    ray_train.run(fit_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
+    try:
+        ray_train.run(
+            fit_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say, workers=workers
+        )
+    finally:
+        for line in progress.noted(folder):
+            say(line)
     ray_train.tidy(folder)
     counts: dict[str, Any] = json.loads((folder / "history.json").read_text(encoding="utf-8"))["counts"]
     return counts
@@ -98,10 +96,18 @@ def fit(request: FitRequest, folder: Path, *, resources: FitConfig, engine: str,
 
 def fit_on_worker(worker: Worker, payload: dict[str, Any]) -> None:
     """What a worker does: loads, fits, and, if it leads, saves."""
-    extra = payload["extra"]
-    request = FitRequest(**{**payload, "extra": None if extra is None else ExtraRows(**extra)})
+    extra, loading, numerics = payload["extra"], payload["loading"], Numerics(**payload.get("numerics", {}))
+    objects = {
+        "extra": None if extra is None else ExtraRows(**extra),
+        "numerics": numerics,
+        "loading": None if loading is None else Loading(**loading),
+    }
+    request = FitRequest(**{**payload, **objects})
+    worker = replace(worker, numerics=numerics)
+    if numerics.compile:
+        check_compiler(worker.device)  # before any picture is read
     config, found = request.algorithm, {}
-    classifier, train, val = _prepare(request)
+    classifier, train, val = _prepare(request, worker)
     if request.find_errors is not None:
         error_N, history = request.find_errors(config, classifier, train, val, seed=request.seed, worker=worker)
         found["errors"] = int(error_N.sum())
@@ -113,7 +119,7 @@ def fit_on_worker(worker: Worker, payload: dict[str, Any]) -> None:
         _save(classifier, train, history, worker.folder, **found)
 
 
-def _prepare(request: FitRequest) -> tuple[Classifier, TrainingSet, TrainingSet]:
+def _prepare(request: FitRequest, worker: Worker) -> tuple[Classifier, TrainingSet, TrainingSet]:
     """What the fit starts from, training set and validation set."""
     index = RowIndex(Path(request.data))
     classifier_config = ClassifierConfig.model_validate(request.classifier)
@@ -125,18 +131,25 @@ def _prepare(request: FitRequest) -> tuple[Classifier, TrainingSet, TrainingSet]
         init=request.init,
         weights=request.weights,
     )
-    size_px = classifier.config.image_size_px
-    pictures = () if request.extra is None else extra_pictures(request.extra, index, seed=request.seed)
+    size_px = classifier.frame.whole_px
     keep_N = None
     if request.without_fold is not None:
         number, num_folds = request.without_fold
         label_N = index.split("train")["label"].to_numpy()
         keep_N = assign_folds(label_N, num_folds=num_folds, seed=request.seed) != number
+    options: dict[str, Any] = {
+        "size_px": size_px,
+        "loading": request.loading,
+        "say": worker.tell,
+        "warn": partial(progress.note, worker.folder),
+    }
     limit = request.max_failed_fraction
-    train = TrainingSet(index, "train", size_px=size_px, extra=pictures, keep_N=keep_N, max_failed_fraction=limit)
+    train = TrainingSet(index, "train", keep_N=keep_N, max_failed_fraction=limit, **options)
+    if request.extra is not None:
+        train = train.with_extra(extra_pictures(request.extra, index, seed=request.seed, **options))
     if request.errors is not None:
         train = train.with_errors(_read_errors(Path(request.errors), num_images=len(train)))
-    return classifier, train, TrainingSet(index, "val", size_px=size_px, max_failed_fraction=limit)
+    return classifier, train, TrainingSet(index, "val", max_failed_fraction=limit, **options)
 
 
 def _save(
@@ -194,70 +207,3 @@ def first_classifier(
     )
     started.config = classifier  # as the run's config has it: what is saved must not tell from where a run was started
     return started
-
-
-def extra_pictures(extra: ExtraRows, index: RowIndex, *, seed: int) -> Iterator[ExtraImage]:
-    """The pictures of candidates, or of a control made from the same sources, in order of key; a part at a time.
-
-    Each has its source's attribute, whichever the synthesis: DBB keeps the background, SCGS the region that misled
-    the classifier, its img2img baseline the large forms. That is what the attribute is about, and it is still there.
-    """
-    column = "generated_png" if extra.kind == "generated" else "repaint_png"
-    columns = ("key", "image_id", "source_label", "target_label", column)
-    colours = flat_colours(index, seed=seed) if extra.kind == "flat" else {}
-    wanted = {*extra.keys}
-    for part in each_part(Path(extra.candidates), columns=columns):  # a plan, and so its parts, is in order of key
-        rows = part.filter(pa.array([key in wanted for key in part["key"].to_pylist()], pa.bool_())).to_pylist()
-        image_ids = [row["image_id"] for row in rows]
-        needs_source = extra.kind != "generated"
-        fetched = index.fetch(image_ids, ["attribute", *(["image_png"] if needs_source else [])]).to_pylist()
-        for row, source in zip(rows, fetched, strict=True):
-            if extra.kind == "generated":
-                yield ExtraImage(decode_image(row["generated_png"]), row["target_label"], source["attribute"])
-            else:
-                yield _control(extra.kind, row, source, colours, seed=seed)
-
-
-def _control(
-    kind: ControlKind, row: dict[str, Any], source: dict[str, Any], colours: dict[int, np.ndarray], *, seed: int
-) -> ExtraImage:
-    source_label, target = row["source_label"], row["target_label"]
-    colour = draw_colour(colours[target], run_seed=seed, key=row["key"]) if kind == "flat" else None
-    picture = control_picture(kind, decode_image(source["image_png"]), decode_mask(row["repaint_png"]), colour=colour)
-    label = control_label(kind, source_label=source_label, target_label=target)
-    return ExtraImage(picture, label, source["attribute"])
-
-
-def flat_colours(index: RowIndex, *, seed: int) -> dict[int, np.ndarray]:
-    """Mean colours of the training objects of each class, (M, 3) uint8, from at most COLOUR_SAMPLES of them.
-
-    Where the dataset ships no object masks, or none of a class that can be used, the whole picture stands for the
-    object. Pictures and masks that cannot be read, or do not fit each other, are left out.
-    """
-    train = index.split("train")
-    colours: dict[int, np.ndarray] = {}
-    for label in range(index.num_classes):
-        ids = np.array(train.filter(pc.equal(train["label"], label))["image_id"].to_pylist())
-        chosen = np.sort(np.random.default_rng([seed, label]).permutation(ids)[:COLOUR_SAMPLES])
-        pairs = _objects(index, chosen.tolist(), ["image_png", "object_png"])
-        first = next(pairs, None)
-        pairs = _objects(index, chosen.tolist(), ["image_png"]) if first is None else chain([first], pairs)
-        colours[label] = object_colours(pairs)
-    return colours
-
-
-def _objects(index: RowIndex, image_ids: list[str], columns: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pictures and their objects' masks, one at a time: decoded, those of all would not fit in memory.
-
-    Without the column of masks, and for a picture that has none, the object is the whole picture.
-    """
-    for table in index.each(image_ids, columns):
-        for row in table.to_pylist():
-            try:
-                image_HWC = decode_image(row["image_png"] or b"")
-                whole_HW = np.ones(image_HWC.shape[:2], dtype=bool)
-                object_HW = decode_mask(row["object_png"]) if row.get("object_png") else whole_HW
-            except RowError:
-                continue  # a failed row in scores/ already, or of the masker if it needs the mask
-            if object_HW.shape == whole_HW.shape and object_HW.any():
-                yield image_HWC, object_HW

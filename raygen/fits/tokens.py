@@ -17,6 +17,7 @@ from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError, RowError
 from raygen.fits import ray_train
 from raygen.fits.ray_train import FitConfig
+from raygen.fits.worker_group import WarmWorkers
 from raygen.images import decode_image, decode_mask
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.model_folder import FoundPainter, find_painter
@@ -114,13 +115,23 @@ def make_request(
     )
 
 
-def fit(request: TokenRequest, folder: Path, *, resources: FitConfig, engine: str, say: Say = quiet) -> dict[str, Any]:
+def fit(
+    request: TokenRequest,
+    folder: Path,
+    *,
+    resources: FitConfig,
+    engine: str,
+    say: Say = quiet,
+    workers: WarmWorkers | None = None,
+) -> dict[str, Any]:
     """Learns the tokens into a folder; gives back counts for the manifest.
 
     Raises:
         RaygenError: See `raygen.fits.ray_train.run` and `raygen.textual_inversion.learning.learn_tokens`.
     """
-    ray_train.run(learn_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say)
+    ray_train.run(
+        learn_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say, workers=workers
+    )
     ray_train.tidy(folder)
     return {"tokens": len(request.tokens), "images": sum(len(ids) for ids in request.images)}
 

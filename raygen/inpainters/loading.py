@@ -28,7 +28,7 @@ def load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
     Raises:
         ModelError: It cannot be loaded, or is of an architecture that raygen does not paint with.
     """
-    from diffusers import AutoPipelineForInpainting, StableDiffusionInpaintPipeline
+    from diffusers import StableDiffusionInpaintPipeline
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -44,8 +44,9 @@ def load_pipeline(name: str, config: InpainterConfig, device: str) -> Any:
     with load_errors(name, what="an inpainting pipeline"):
         index: Mapping[str, Any] = StableDiffusionInpaintPipeline.load_config(name, **where)
         check_pipeline_class(index, name)  # of a hub id: before gigabytes are fetched
-        # No attention slicing: it trades time for memory, and diffusers leaves it off by itself.
-        pipe = AutoPipelineForInpainting.from_pretrained(
+        # No attention slicing: it trades time for memory, and diffusers leaves it off by itself. Not its Auto class,
+        # which gives the same pipeline for these classes, but imports those of every other model first.
+        pipe = StableDiffusionInpaintPipeline.from_pretrained(
             name,
             dtype=dtype,
             use_safetensors=True,

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from raygen.inpainters import guided_steps
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -15,14 +17,23 @@ class Sampling:
     Attributes:
         num_inference_steps: Denoising steps at strength 1.
         guidance_scale: Classifier-free guidance; 1 or less switches it off.
+        guidance_start: Fraction of the steps from which on guidance is on.
+        guidance_stop: Fraction of the steps up to which it is.
         strength: In (0, 1]; 1 starts from pure noise.
         scheduler: One of `schedulers.SCHEDULERS`, or None for the model's own.
     """
 
     num_inference_steps: int
     guidance_scale: float
+    guidance_start: float = 0.0
+    guidance_stop: float = 1.0
     strength: float = 1.0
     scheduler: str | None = None
+
+    def guided(self, num_steps: int) -> range:
+        """Which of the steps 0 to `num_steps` - 1 are guided."""
+        steps = guided_steps(num_steps, self.guidance_start, self.guidance_stop)
+        return steps if self.guidance_scale > 1 else range(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,7 @@ class InpaintRow:
     scheduler: Any
     timesteps: torch.Tensor
     guidance_scale: float
+    guided: range
     latent_1Chw: torch.Tensor
     noise_1Chw: torch.Tensor
     mask_11hw: torch.Tensor
@@ -65,5 +77,5 @@ class InpaintRow:
 
     @property
     def is_guided(self) -> bool:
-        """Whether guidance is on: such rows only share calls with their like."""
-        return self.guidance_scale > 1
+        """Whether guidance is on at the next step: such rows only share calls with their like."""
+        return self.num_done in self.guided

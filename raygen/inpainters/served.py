@@ -113,6 +113,7 @@ class ServedInpainter:
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             strength=config.strength,
+            scheduler=config.scheduler,
             negative_prompt=self._as_served(config.negative_prompt),
             preserve_unmasked=False,
             literal_tokens=not self._served_names,

@@ -10,10 +10,8 @@ draws in the same order (a test compares the two).
 
 # R rows of one UNet call, H height and W width of the picture, C colour channels, h and w of the latent
 
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +20,13 @@ import torch
 from raygen.endpoint.edits import LearnedToken
 from raygen.errors import BlockedError, ConfigError, ModelError, NonFiniteError, ResourceError, RowError
 from raygen.inpainters import InpainterConfig
+from raygen.inpainters.compilation import check_device, compile_unet
 from raygen.inpainters.latents import draw_latent, encode_picture
 from raygen.inpainters.loading import load_pipeline
 from raygen.inpainters.model_folder import check_model_folder, find_painter
 from raygen.inpainters.prompts import PromptEncoder
 from raygen.inpainters.row import EncodedPicture, InpaintRow, Sampling
-from raygen.inpainters.schedulers import new_scheduler
+from raygen.inpainters.schedulers import clean_estimate, new_scheduler, takes_generator
 from raygen.inpainters.square import Square
 from raygen.inpainters.token_files import check_widths
 
@@ -61,6 +60,8 @@ class StableDiffusionInpainter:
     def __post_init__(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ResourceError("the inpainter pool has num_gpus > 0, but this worker sees no CUDA device")
+        if self.config.compile:
+            check_device(self.device)
         found = find_painter(self.config)
         name = found.name
         if found.folder is not None:
@@ -86,6 +87,28 @@ class StableDiffusionInpainter:
             self._embed(self.config.negative_prompt)
         except RowError as error:
             raise ConfigError(f"inpainter.negative_prompt: {error}") from error
+        if self.config.compile:
+            compile_unet(self.pipe.unet, self.warm_up, backend="inductor")
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Makes one UNet call of each kind that the configured sampling has: with guidance, and without."""
+        sampling, side_px = self._sampling(), self.resolution_px
+        blank_HWC, everywhere_HW = np.zeros((side_px, side_px, 3), np.uint8), np.ones((side_px, side_px), bool)
+        picture = self.encode_picture(blank_HWC, everywhere_HW, strength=sampling.strength)
+        embedding_1TD = self._embed("")
+        num_calls = len(self._new_schedule(sampling)[1])
+        guided = sampling.guided(num_calls)
+        for is_guided in {step in guided for step in range(num_calls)}:
+            whole = replace(sampling, guidance_start=0.0, guidance_stop=1.0)
+            row = self.start_row(
+                picture,
+                whole if is_guided else replace(whole, guidance_scale=1.0),
+                prompt_embedding_1TD=embedding_1TD,
+                negative_embedding_1TD=embedding_1TD,
+                seed=0,
+            )
+            self.step([row])
 
     def encode_row(self, square: Square) -> InpaintRow:
         """A row of the configured sampling, ready for its first step.
@@ -96,11 +119,7 @@ class StableDiffusionInpainter:
         Raises:
             RowError: The prompt is longer than the text encoder reads; strength leaves no step.
         """
-        sampling = Sampling(
-            num_inference_steps=self.config.num_inference_steps,
-            guidance_scale=self.config.guidance_scale,
-            strength=self.config.strength,
-        )
+        sampling = self._sampling()
         return self.start_row(
             self.encode_picture(square.image_HWC, square.repaint_HW, strength=sampling.strength),
             sampling,
@@ -160,6 +179,7 @@ class StableDiffusionInpainter:
             scheduler=scheduler,
             timesteps=timesteps,
             guidance_scale=sampling.guidance_scale,
+            guided=sampling.guided(len(timesteps)),
             latent_1Chw=latent,
             noise_1Chw=noise,
             mask_11hw=picture.mask_11hw,
@@ -173,7 +193,8 @@ class StableDiffusionInpainter:
     def step(self, slots: Sequence[InpaintRow | None], *, num_rows: int | None = None) -> None:
         """One denoising step of 1 to `num_rows` rows, in place, with one UNet call of a fixed number of rows.
 
-        The rows may be at different steps, with different guidance; all guided, or none, and of one latent size.
+        The rows may be at different steps, with different guidance; at this step all guided, or none, and of one
+        latent size.
 
         Args:
             slots: A row for each slot of the call; None, or fewer than `num_rows`, leaves slots empty: they repeat
@@ -224,10 +245,10 @@ class StableDiffusionInpainter:
 
     def _advance(self, row: InpaintRow, predicted_1Chw: torch.Tensor) -> None:
         time = row.timesteps[row.num_done]
-        extra = {"generator": row.generator} if _takes_generator(row.scheduler.__class__) else {}
+        extra = {"generator": row.generator} if takes_generator(row.scheduler.__class__) else {}
         result = row.scheduler.step(predicted_1Chw, time, row.latent_1Chw, **extra)
         row.latent_1Chw = result.prev_sample
-        row.estimate_1Chw = _estimate(row.scheduler, result)
+        row.estimate_1Chw = clean_estimate(row.scheduler, result)
         row.num_done += 1
         if self._channels == 4:
             # DBB eq. (2): outside the mask the latent follows the picture's own noised latent.
@@ -243,6 +264,17 @@ class StableDiffusionInpainter:
         if row.masked_latent_1Chw is None:
             return scaled
         return torch.cat([scaled, row.mask_11hw, row.masked_latent_1Chw], dim=1)
+
+    def _sampling(self) -> Sampling:
+        config = self.config
+        return Sampling(
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            guidance_start=config.guidance_start,
+            guidance_stop=config.guidance_stop,
+            strength=config.strength,
+            scheduler=config.scheduler,
+        )
 
     def _new_schedule(self, sampling: Sampling) -> tuple[Any, torch.Tensor]:
         scheduler = new_scheduler(self.pipe.scheduler, sampling.scheduler)
@@ -274,21 +306,3 @@ class StableDiffusionInpainter:
                 "shorten it"
             )
         return embedding
-
-
-@lru_cache
-def _takes_generator(scheduler: Any) -> bool:
-    """Whether a kind of sampler draws noise at its steps; asked at every step, and a signature takes 50 us to read."""
-    return "generator" in inspect.signature(scheduler.step).parameters
-
-
-def _estimate(scheduler: Any, result: Any) -> torch.Tensor:
-    """The clean latent as the sampler sees it now, (1, C, h, w), for previews."""
-    estimate: torch.Tensor | None = getattr(result, "pred_original_sample", None)
-    if (
-        estimate is None
-        and getattr(scheduler.config, "algorithm_type", "").endswith("++")
-        and hasattr(scheduler, "model_outputs")
-    ):
-        estimate = scheduler.model_outputs[-1]  # DPM-Solver++ keeps what it takes the clean latent to be
-    return result.prev_sample if estimate is None else estimate

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from raygen.classifier import Classifier, load_frozen, preprocess
+from raygen.classifier import Classifier, load_frozen
+from raygen.classifier.framing import preprocess
 from raygen.errors import RowError, or_row_error
 from raygen.images import resize_mask
 from raygen.maskers.base import MaskerBase, Repaint
@@ -69,7 +70,7 @@ class CamMasker:
         self, images: Sequence[np.ndarray], objects: Sequence[np.ndarray | RowError | None], labels: Sequence[int]
     ) -> list[Repaint | RowError]:
         """Masks per picture; a RowError where the map is empty or not finite."""
-        images_NCHW = preprocess(images, self._classifier.config.image_size_px)
+        images_NCHW = preprocess(images, self._classifier.frame)
         heatmaps_NHW, signed_NHW = _heatmaps(self._explainer, images_NCHW, labels)
         maps = zip(images, heatmaps_NHW, signed_NHW, strict=True)
         return [or_row_error(self._repaint, *one) for one in maps]
@@ -79,6 +80,8 @@ class CamMasker:
             attended_HW = top_pixels(signed_HW, fraction=self._config.top_q)
         else:
             attended_HW = attended(heatmap_HW, tau=self._config.tau)
+        # What lies outside of the classifier's frame is not attended.
+        attended_HW = self._classifier.frame.on_whole(attended_HW)
         is_object = self._config.repaint == "attended"
         height, width = image_HWC.shape[:2]
         chosen_HW = attended_HW if is_object else scgs_to_edit(attended_HW)

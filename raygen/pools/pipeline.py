@@ -14,14 +14,11 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Datasink, Datasource, ReadTask
-from ray.data.block import Block, BlockAccessor, BlockMetadata
+from ray.data import ActorPoolStrategy, DataContext
 from ray.data.context import AutoscalingConfig
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
@@ -32,10 +29,11 @@ from raygen.cluster.placement import Need
 from raygen.errors import DataError, StageError
 from raygen.pools.actors import ACTORS, UNITS_AT_ONCE
 from raygen.pools.config import PoolConfig, PoolsConfig
-from raygen.pools.units import Pass, Unit, actor_arguments, cut, load, num_units, run_local
+from raygen.pools.local import run_local
+from raygen.pools.unit_tasks import UnitSink, UnitSource
+from raygen.pools.units import Pass, Unit, actor_arguments, cut, num_units
 from raygen.stages.spec import check_columns
 from raygen.storage import progress
-from raygen.storage.parts import Parts
 
 logger = logging.getLogger(__name__)
 
@@ -202,50 +200,3 @@ class _Idle:
 
     def __init__(self, argument: None) -> None:
         pass
-
-
-class UnitSource(Datasource):
-    """Reads units: one task, one block, one unit.
-
-    Args:
-        units: What to read.
-        columns: Dataset columns to fetch.
-        unit_rows: Rows of every block; the last unit is padded.
-    """
-
-    def __init__(self, units: Sequence[Unit], columns: Sequence[str], unit_rows: int) -> None:
-        self._units, self._columns, self._unit_rows = units, tuple(columns), unit_rows
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown before the pictures are read."""
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
-    ) -> list[ReadTask]:
-        """One task a unit, whatever parallelism is asked for."""
-        metadata = BlockMetadata(num_rows=self._unit_rows, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_read_unit, unit, self._columns, self._unit_rows), metadata) for unit in self._units]
-
-
-def _read_unit(unit: Unit, columns: tuple[str, ...], unit_rows: int) -> Iterable[pa.Table]:
-    yield load(unit, columns, unit_rows)
-
-
-class UnitSink(Datasink[None]):
-    """Writes units as parts.
-
-    Args:
-        parts: Where they go.
-    """
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-
-    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
-        """Writes each block as the part of its unit."""
-        for block in blocks:
-            table = BlockAccessor.for_block(block).to_arrow()
-            numbers = set(table["unit"].to_pylist())
-            assert len(numbers) == 1, f"a block holds rows of units {sorted(numbers)}"
-            self._parts.write(table)

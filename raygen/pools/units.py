@@ -4,7 +4,6 @@ A unit is a fixed number of consecutive rows. It is loaded whole, goes through t
 (`raygen.storage.parts`).
 """
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from raygen.datasets.rows import Location, RowIndex, fetch_located
-from raygen.pools.actors import ACTORS
 from raygen.pools.config import PoolConfig, PoolsConfig
 from raygen.stages.spec import StageSpec
 from raygen.storage.parts import Parts
@@ -91,20 +89,6 @@ def load(unit: Unit, columns: Sequence[str], unit_rows: int) -> pa.Table:
     table = table.append_column(pa.field("status", pa.string()), pa.array(status))
     table = table.append_column(pa.field("error", pa.string()), pa.nulls(unit_rows, pa.string()))
     return table.append_column(pa.field("unit", pa.int64()), pa.array([unit.number] * unit_rows, pa.int64()))
-
-
-def run_local(work: Pass, units: Iterable[Unit]) -> None:
-    """Runs units one after the other in this process."""
-    with contextlib.ExitStack() as actors:
-        stages = [
-            actors.enter_context(contextlib.closing(ACTORS[spec.pool](*actor_arguments(work, spec))))
-            for spec in work.specs
-        ]
-        for unit in units:
-            table = load(unit, work.source_columns, work.unit_rows)
-            for stage in stages:
-                table = stage(table)
-            work.parts.write(table)
 
 
 def actor_arguments(work: Pass, spec: StageSpec) -> tuple[StageSpec, PoolConfig, Path]:

@@ -179,7 +179,8 @@ def cam_rows(run: Path, test: pa.Table, rows: RowIndex, *, before: str, after: s
         after: Result name of the second.
     """
     # Here, not at the top: a report without heat maps, and `raygen doctor`, need no torch.
-    from raygen.classifier import load_classifier, preprocess
+    from raygen.classifier import load_classifier
+    from raygen.classifier.framing import preprocess
     from raygen.maskers.cam import cam_heatmaps
 
     if not test.num_rows:
@@ -193,9 +194,10 @@ def cam_rows(run: Path, test: pa.Table, rows: RowIndex, *, before: str, after: s
     heats = []
     for name in (before, after):
         classifier = load_classifier(classifier_folder(run, name))
-        images_NCHW = preprocess(readable, classifier.config.image_size_px)
+        images_NCHW = preprocess(readable, classifier.frame)
         labels_N = test[name].to_numpy()[shown].tolist()
-        heats.append(cam_heatmaps(classifier, images_NCHW, labels_N, method="gradcam"))
+        heatmaps_NHW = cam_heatmaps(classifier, images_NCHW, labels_N, method="gradcam")
+        heats.append([classifier.frame.on_whole(heat_HW) for heat_HW in heatmaps_NHW])
     result: list[CamRow | None] = [None] * len(images)
     for place, image_HWC, before_HW, after_HW in zip(shown, readable, *heats, strict=True):
         object_HW = _read(decode_mask, pixels["object_png"][place].as_py())

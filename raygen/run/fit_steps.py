@@ -9,10 +9,12 @@ from raygen.algorithms.base import FirstFit
 from raygen.classifier import weights_file
 from raygen.config import fingerprint
 from raygen.fits import classifiers
+from raygen.fits.extra_pictures import ExtraRows
 from raygen.fits.ray_train import FitConfig
 from raygen.run.steps import Run, RunStep
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step, file_digest
+from raygen.worker import Numerics
 
 
 def erm(run: Run) -> RunStep:
@@ -50,7 +52,7 @@ def original_first(run: Run) -> Iterator[RunStep]:
         yield _first(run, first, "", None)
 
 
-def fits(run: Run, name: str, extra: classifiers.ExtraRows | None) -> Iterator[RunStep]:
+def fits(run: Run, name: str, extra: ExtraRows | None) -> Iterator[RunStep]:
     """A classifier by the recipe's algorithm, in fit/<name>/, and before it what that algorithm needs."""
     algorithm, init, errors = run.config.algorithm, run.done["erm"], None
     first = algorithm.first_fit(run.config.erm, has_extra=extra is not None)
@@ -62,13 +64,20 @@ def fits(run: Run, name: str, extra: classifiers.ExtraRows | None) -> Iterator[R
     yield _fit(run, f"fit/{name}", name, replace(_request(run, algorithm), extra=extra), init=init, errors=errors)
 
 
-def workers_of(fit: FitConfig) -> dict[str, Any]:
-    """What of a fit's workers decides its bits; the device stands beside them in a step's manifest."""
+def workers_of(fit: FitConfig, *, of_classifier: bool) -> dict[str, Any]:
+    """What of a fit's workers decides its bits; the device stands beside them in a step's manifest.
+
+    Args:
+        fit: The workers.
+        of_classifier: Whether a classifier is fitted. Tokens are always learned in the model's own precision.
+    """
     workers = fit.deciding()
+    if not of_classifier:
+        workers = {name: value for name, value in workers.items() if name not in Numerics.__dataclass_fields__}
     return {"device": workers.pop("device"), "workers": workers}
 
 
-def _first(run: Run, first: FirstFit, name: str, extra: classifiers.ExtraRows | None) -> RunStep:
+def _first(run: Run, first: FirstFit, name: str, extra: ExtraRows | None) -> RunStep:
     """What an algorithm needs to be fitted first; of the original images, one for all fits, in .../original/."""
     if first.of_original:
         name, extra = "original", None
@@ -87,6 +96,8 @@ def _request(run: Run, algorithm: AlgorithmConfig) -> classifiers.FitRequest:
         extra=None,
         max_failed_fraction=config.max_failed_fraction,
         weights=None if (path := weights_file(config.classifier)) is None else str(path),
+        numerics=config.fit.numerics,
+        loading=run.loading,
     )
 
 
@@ -101,10 +112,10 @@ def _fit(
 ) -> RunStep:
     config, extra, label = run.config, request.extra, f"fit {what}"
     settings: dict[str, Any] = {
-        "classifier": request.classifier,
+        "classifier": config.classifier.deciding(),
         "algorithm": request.algorithm.deciding(),
         "seed": config.seed,
-        **workers_of(config.fit),
+        **workers_of(config.fit, of_classifier=True),
         "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
     }
     # Each is named only where there is one, so that folders without it stay valid.
@@ -120,9 +131,15 @@ def _fit(
         settings=settings,
         doing=f"fitting {what}" + ("" if extra is None else f" with {len(extra.keys)} extra images"),
         body=lambda step: classifiers.fit(
-            request, step.folder, resources=config.fit, engine=config.engine, say=labelled(label, run.say)
+            request,
+            step.folder,
+            resources=config.fit,
+            engine=config.engine,
+            say=labelled(label, run.say),
+            workers=run.workers,
         ),
         label=label,
+        is_fit=True,
         keeps="own",  # a checkpoint of another training set or algorithm is not gone on from
     )
 

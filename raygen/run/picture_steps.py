@@ -12,7 +12,7 @@ from raygen.config import fingerprint
 from raygen.endpoint.connect import connect_endpoint
 from raygen.errors import DataError
 from raygen.fits import tokens as token_fits
-from raygen.fits.classifiers import ExtraRows
+from raygen.fits.extra_pictures import ExtraRows
 from raygen.inpainters.served import store_tokens
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.fit_steps import identifier, workers_of
@@ -56,7 +56,9 @@ def _tokens(run: Run) -> RunStep:
 
     def learn(step: Step) -> Mapping[str, Any]:
         say = labelled("tokens", run.say)
-        counts = token_fits.fit(request, step.folder, resources=config.fit, engine=config.engine, say=say)
+        counts = token_fits.fit(
+            request, step.folder, resources=config.fit, engine=config.engine, say=say, workers=run.workers
+        )
         for line in token_fits.read_learned(step.folder).lines:
             say(line)
         return counts
@@ -71,10 +73,11 @@ def _tokens(run: Run) -> RunStep:
             "model": [model.config.model, model.config.variant, model.revision],
             "resolution_px": model.config.resolution_px,
             "seed": config.seed,
-            **workers_of(config.fit),
+            **workers_of(config.fit, of_classifier=False),
         },
         doing=f"learning {', '.join(token['name'] for token in request.tokens)}",
         body=learn,
+        is_fit=True,
         keeps="own",
     )
 
@@ -108,6 +111,7 @@ def candidates(run: Run) -> RunStep:
     config, paper, tokens = run.config, run.config.synthesis, run.done.get("tokens")
     assert paper is not None
     models, (method, num_steps) = paper.finder(), paper.measure()
+    tolerance = [] if paper.tolerance() is None else [paper.tolerance()]
     inputs = {"data": run.done["data"], "plan": run.done["plan"], "erm": identifier(run)}
     return RunStep(
         "candidates",
@@ -119,7 +123,7 @@ def candidates(run: Run) -> RunStep:
             "model_revision": run.opened.painter_revision(),
             "unit_rows": config.unit_rows,
             "pools": {name: getattr(config.pools, name).deciding() for name in ("masker", "inpainter", "pruner")},
-            "attribution": method if method == "exact" else [method, num_steps],
+            "attribution": method if method == "exact" else [method, num_steps, *tolerance],
         },
         doing="generating: masker, inpainter and pruner pools",
         body=lambda step: _generate(run, step),
@@ -151,6 +155,7 @@ def _generate(run: Run, step: Step) -> Mapping[str, Any]:
         "classifier_folder": classifier,
         "attribution": method,
         "num_steps": num_steps,
+        "completeness_tolerance": paper.tolerance(),
         "device": pools.pruner.torch_device,
     }
     specs = [

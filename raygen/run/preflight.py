@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from raygen import cluster, synthesis
+from raygen.algorithms.compilation import check_compiler
 from raygen.classifier import MapUse, check_classifier
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.table import check_prompts
@@ -15,6 +16,7 @@ from raygen.endpoint.connect import connect_endpoint
 from raygen.endpoint.retry import ask_blocking
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
 from raygen.fits import ray_train
+from raygen.inpainters.compilation import check_device
 from raygen.inpainters.model_folder import EXAMPLE, check_model, load_json
 from raygen.inpainters.prompts import tokenize, unknown_tokens
 from raygen.maskers.language import TINY_DATASET
@@ -94,6 +96,8 @@ def _check_models(opened: Opened) -> None:
     config = opened.config
     if config.synthesis is None:
         return
+    if config.inpainter.compile:
+        check_device(config.pools.inpainter.torch_device, where="pools.inpainter")
     if (models := config.synthesis.finder()) is not None:
         models.check()
     if config.inpainter.url is not None:
@@ -175,6 +179,8 @@ def _check_resources(config: RunConfig) -> None:
                 f"this machine has no CUDA device that torch can use, but {wanted[0]} is to run on one; set its "
                 "num_gpus to 0, and device, where it is set, to cpu"
             )
+        if config.fit.compile:
+            check_compiler(config.fit.torch_device)
         return
     for name in dict.fromkeys(("scorer", *pools)):
         pool = getattr(config.pools, name)

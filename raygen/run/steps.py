@@ -3,11 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from raygen import cluster
 from raygen.datasets.rows import RowIndex
+from raygen.fits import ray_train
+from raygen.fits.worker_group import WarmWorkers
 from raygen.pools import pipeline
 from raygen.pools.units import Pass
 from raygen.run.opened import Opened
@@ -32,6 +36,7 @@ class RunStep:
         label: What it is called in lines and in the log, where that is not its name.
         keeps: Which unfinished work in its folder it goes on from: none; its own, of the very same inputs and settings;
             or "parts", each of which says itself what it was made with.
+        is_fit: Whether it runs on the workers of fits; any other step may need their room.
     """
 
     name: str
@@ -41,6 +46,7 @@ class RunStep:
     body: Callable[[Step], Mapping[str, Any]]
     label: str | None = None
     keeps: Literal["nothing", "own", "parts"] = "nothing"
+    is_fit: bool = False
 
     @property
     def depends(self) -> dict[str, Any]:
@@ -57,18 +63,36 @@ def _digests(found: Inputs) -> Any:
 
 
 class Run:
-    """A run in progress.
+    """A run in progress; as a context, it lets the workers of its fits go at its end.
 
     Args:
         opened: What it reads.
         folder: Where it is.
         say: Called with a line before each step, and from another thread in long ones.
         done: Finished steps of other folders, by name; its own join them.
+        workers: Those of the fits of other runs, which fit for this one too; by default its own.
+        whole: The folder of all that it is a part of, whose fits share their decoded pictures; by default its own.
     """
 
-    def __init__(self, opened: Opened, folder: RunFolder, say: Say, done: Mapping[str, Step] | None = None) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        folder: RunFolder,
+        say: Say,
+        done: Mapping[str, Step] | None = None,
+        workers: WarmWorkers | None = None,
+        *,
+        whole: Path | None = None,
+    ) -> None:
         self.opened, self.config, self.folder, self.say = opened, opened.config, folder, say
-        self.done = dict(done or {})
+        self.done, self.workers = dict(done or {}), workers or WarmWorkers()
+        self.loading = opened.config.fit.loading(whole or folder.path)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.workers.release()
 
     @cached_property
     def index(self) -> RowIndex:
@@ -85,6 +109,8 @@ class Run:
             if read_manifest(step.folder) is not None:
                 self.say(f"{label}: made again, since what it depends on is not what it was")
             self.say(f"{label}: {wanted.doing}")
+            if not wanted.is_fit:
+                self.workers.release()
             with self.folder.timed(label):
                 step.begin(keep_parts=wanted.keeps == "parts" or (wanted.keeps == "own" and step.is_begun))
                 step.finish(wanted.body(step))
@@ -104,10 +130,16 @@ class Run:
 def rows(run: Run) -> RunStep:
     """The dataset's rows, as SOURCE Parquet in data/."""
     config, dataset = run.config, run.opened.dataset
+
+    def write(step: Step) -> Mapping[str, Any]:
+        if config.engine == "ray" and cluster.is_joined():
+            ray_train.begin(run.workers, config.fit)  # they are there by the time that ERM is to be fitted
+        return dataset.write(step.folder, run_seed=config.seed)
+
     return RunStep(
         "data",
         inputs={},
         settings={"dataset": config.dataset.deciding(), **dataset.state(run_seed=config.seed)},
         doing=f"writing the rows of {config.dataset.name}",
-        body=lambda step: dataset.write(step.folder, run_seed=config.seed),
+        body=write,
     )

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from raygen.classifier import squash
+from raygen.classifier.framing import Frame
 from raygen.errors import RowError
 from raygen.images import decode_image, decode_mask
 from raygen.stages.spec import Batch, fail_row
@@ -18,19 +18,19 @@ def decode_pictures(batch: Batch, rows: Sequence[int], column: str) -> dict[int,
     return _decode(batch, rows, column, decode_image)
 
 
-def decode_squashed(
-    batch: Batch, rows: Sequence[int], column: str, sizes_px: Collection[int]
-) -> dict[int, dict[int, np.ndarray]]:
-    """Pictures by row, each by size, (S, S, 3) uint8; rows without one are marked as failed in place.
+def decode_framed(
+    batch: Batch, rows: Sequence[int], column: str, frames: Collection[Frame]
+) -> dict[int, dict[Frame, np.ndarray]]:
+    """Pictures by row, each by frame, (S, S, 3) uint8; rows without one are marked as failed in place.
 
-    Squashed one by one: those of a whole call in their own size may be many times what they are at a classifier's.
+    Framed one by one: those of a whole call in their own size may be many times what they are at a classifier's.
     """
 
-    def squashed(data: bytes) -> dict[int, np.ndarray]:
+    def framed(data: bytes) -> dict[Frame, np.ndarray]:
         image_HWC = decode_image(data)
-        return {size_px: squash(image_HWC, size_px) for size_px in sizes_px}
+        return {frame: frame.picture(image_HWC) for frame in frames}
 
-    return _decode(batch, rows, column, squashed)
+    return _decode(batch, rows, column, framed)
 
 
 def decode_masks(batch: Batch, rows: Sequence[int], column: str) -> dict[int, np.ndarray]:

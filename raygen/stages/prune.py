@@ -3,17 +3,18 @@
 # N rows of a model call
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
-from raygen.classifier import load_frozen, preprocess
-from raygen.images import resize_mask
-from raygen.pruners.attribution import integrated_gradients, logit_difference
+from raygen.classifier import load_frozen
+from raygen.classifier.framing import as_input
+from raygen.pruners.attribution import integrated_gradients, integrated_gradients_to_tolerance, logit_difference
 from raygen.pruners.confidence import label_probability
-from raygen.stages.pictures import decode_masks, decode_squashed
+from raygen.stages.pictures import decode_framed, decode_masks
 from raygen.stages.spec import (
     NOT_FINITE,
     Batch,
@@ -47,6 +48,8 @@ class PruneStage(ModelStage[_Pictures | None, Scores]):
             repaint mask changed; "ig" runs integrated gradients.
         num_steps: Path points of "ig"; ignored by "exact". 200: the tutorial that DBB cites, as far as we
             know.
+        completeness_tolerance: "ig" stops for a row once its attributions sum to the logit difference but for this
+            share of it (of 1, where it is smaller), after at most `num_steps` points; None takes all of them.
         device: "cpu" or "cuda".
     """
 
@@ -61,25 +64,27 @@ class PruneStage(ModelStage[_Pictures | None, Scores]):
         classifier_folder: str,
         attribution: Literal["exact", "ig"],
         num_steps: int = 200,
+        completeness_tolerance: float | None = None,
         device: str = "cpu",
     ) -> None:
         self._classifier = load_frozen(Path(classifier_folder), device)
         self._attribution, self._num_steps, self._device = attribution, num_steps, device
+        self._tolerance = completeness_tolerance
 
     def prepare(self, batch: Batch) -> Prepared[_Pictures | None]:
         """The decoded pictures, at the classifier's size; None where no row is left to process."""
         batch = with_own_status(batch)
-        size_px = self._classifier.config.image_size_px
-        originals = decode_squashed(batch, ok_rows(batch), "image_png", [size_px])
-        generated = decode_squashed(batch, ok_rows(batch), "generated_png", [size_px])
+        frame = self._classifier.frame
+        originals = decode_framed(batch, ok_rows(batch), "image_png", [frame])
+        generated = decode_framed(batch, ok_rows(batch), "generated_png", [frame])
         repaints = decode_masks(batch, ok_rows(batch), "repaint_png")
         if not (rows := ok_rows(batch)):
             return Prepared(batch, None)
         slots = fill_slots(rows, len(batch["status"]))
-        repaint_NHW = np.stack([resize_mask(repaints[i], height=size_px, width=size_px) for i in slots])
+        repaint_NHW = np.stack([frame.mask(repaints[i]) for i in slots])
         pictures = _Pictures(
-            preprocess([originals[i][size_px] for i in slots], size_px),
-            preprocess([generated[i][size_px] for i in slots], size_px),
+            as_input(torch.from_numpy(np.stack([originals[i][frame] for i in slots]))),
+            as_input(torch.from_numpy(np.stack([generated[i][frame] for i in slots]))),
             torch.from_numpy(repaint_NHW),
         )
         return Prepared(batch, pictures, 2 * pictures.original_NCHW.nbytes)
@@ -101,7 +106,10 @@ class PruneStage(ModelStage[_Pictures | None, Scores]):
             rho_N = logit_difference(self._classifier, generated_NCHW, original_NCHW, target_N=target_N)
             delta_N = np.zeros(len(slots), dtype=np.float32)
         else:
-            rho_N, delta_N = integrated_gradients(
+            path = integrated_gradients
+            if self._tolerance is not None:
+                path = partial(integrated_gradients_to_tolerance, tolerance=self._tolerance)
+            rho_N, delta_N = path(
                 self._classifier,
                 generated_NCHW,
                 original_NCHW,

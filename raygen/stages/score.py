@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from raygen.classifier import load_frozen, preprocess
+from raygen.classifier import load_frozen
+from raygen.classifier.framing import Frame, as_input
 from raygen.pruners.confidence import cross_entropy
-from raygen.stages.pictures import decode_squashed
+from raygen.stages.pictures import decode_framed
 from raygen.stages.spec import (
     NOT_FINITE,
     Batch,
@@ -25,8 +26,8 @@ from raygen.stages.spec import (
     with_own_status,
 )
 
-# A call's pictures as (N, 3, S, S) floats by size S; none where no row is left to process.
-Images = dict[int, torch.Tensor]
+# A call's pictures as (N, 3, S, S) floats by frame; none where no row is left to process.
+Images = dict[Frame, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class ScoreStage(ModelStage[Images, _Scores | None]):
         self._device = device
 
     def prepare(self, batch: Batch) -> Prepared[Images]:
-        """The decoded pictures, at the classifier's size."""
-        return _prepared(batch, {self._classifier.config.image_size_px})
+        """The decoded pictures, in the classifier's frame."""
+        return _prepared(batch, {self._classifier.frame})
 
     def work(self, prepared: Prepared[Images]) -> _Scores | None:
         """Features and logits."""
@@ -103,17 +104,17 @@ class PredictStage(ModelStage[Images, dict[str, np.ndarray]]):
         self._device = device
 
     def prepare(self, batch: Batch) -> Prepared[Images]:
-        """The decoded pictures, at each size that a classifier takes."""
-        return _prepared(batch, {classifier.config.image_size_px for classifier in self._classifiers.values()})
+        """The decoded pictures, in each frame that a classifier takes."""
+        return _prepared(batch, {classifier.frame for classifier in self._classifiers.values()})
 
     def work(self, prepared: Prepared[Images]) -> dict[str, np.ndarray]:
         """Logits by column, (N, C) each."""
-        inputs = {size_px: images_NCHW.to(self._device) for size_px, images_NCHW in prepared.inputs.items()}
+        inputs = {frame: images_NCHW.to(self._device) for frame, images_NCHW in prepared.inputs.items()}
         if not inputs:
             return {}
         with torch.inference_mode():
             return {
-                name: classifier(inputs[classifier.config.image_size_px]).float().cpu().numpy()
+                name: classifier(inputs[classifier.frame]).float().cpu().numpy()
                 for name, classifier in self._classifiers.items()
             }
 
@@ -134,11 +135,11 @@ class PredictStage(ModelStage[Images, dict[str, np.ndarray]]):
         return {**batch, **columns}
 
 
-def _prepared(batch: Batch, sizes_px: set[int]) -> Prepared[Images]:
+def _prepared(batch: Batch, frames: set[Frame]) -> Prepared[Images]:
     batch = with_own_status(batch)
-    pictures = decode_squashed(batch, ok_rows(batch), "image_png", sizes_px)
+    pictures = decode_framed(batch, ok_rows(batch), "image_png", frames)
     if not (rows := ok_rows(batch)):
         return Prepared(batch, {})
     slots = fill_slots(rows, len(batch["status"]))
-    images = {size_px: preprocess([pictures[i][size_px] for i in slots], size_px) for size_px in sizes_px}
+    images = {frame: as_input(torch.from_numpy(np.stack([pictures[i][frame] for i in slots]))) for frame in frames}
     return Prepared(batch, images, sum(images_NCHW.nbytes for images_NCHW in images.values()))

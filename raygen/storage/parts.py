@@ -106,8 +106,10 @@ class Parts:
             metadata["unet_rows"] = str(table["unet_rows"][0].as_py())
         result = cast(table, self.schema, what=path.name, array_bytes=self.array_bytes)
         result = result.replace_schema_metadata(metadata)
+        # Pictures are compressed already, and as they are, a fit can read a single one of them.
+        codecs = {name: "none" if name.endswith("_png") else "zstd" for name in self.schema.names}
         with atomic(path) as temporary:
-            pq.write_table(result, temporary, compression="zstd", use_dictionary=False)
+            pq.write_table(result, temporary, compression=codecs, use_dictionary=False)
         if num_failed:
             self._note_failures(number, num_failed)
             if self._failures_noted() > self.max_failed_fraction * self.num_rows:

@@ -5,6 +5,7 @@ Workers may be on other machines, and their output does not reach the driver; th
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from raygen.storage.writing import atomic
 Say = Callable[[str], Any]
 # The newest line of a fit, in its folder while it runs. Hidden, so that it is never taken for a part of the result.
 FILE = ".progress.txt"
+# What a fit's workers have to say that must not be lost among newer lines, in its folder until it is said.
+NOTES_FILE = ".notes.txt"
 EVERY_S = 30.0
 
 
@@ -29,6 +32,22 @@ def told(folder: Path) -> str | None:
         return (folder / FILE).read_text(encoding="utf-8")
     except OSError:  # not there, or replaced by another machine in this moment
         return None
+
+
+def note(folder: Path, line: str) -> None:
+    """Adds a line that the driver says when the step ends, once however many workers have it."""
+    with (folder / NOTES_FILE).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def noted(folder: Path) -> list[str]:
+    """The lines that workers have added; they are gone from the folder then."""
+    path = folder / NOTES_FILE
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.unlink()
+    return list(dict.fromkeys(lines))
 
 
 @contextlib.contextmanager
@@ -61,6 +80,14 @@ def said(read: Callable[[], str | None], say: Say, *, every_s: float = EVERY_S) 
     finally:
         ended.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def newest(say: Say, *, every_s: float = EVERY_S) -> Iterator[Say]:
+    """A `Say` for many lines, of which the newest is said every `every_s` seconds as long as the block runs."""
+    lines: deque[str] = deque(maxlen=1)
+    with said(lambda: lines[-1] if lines else None, say, every_s=every_s):
+        yield lines.append
 
 
 def quiet(line: str) -> None:

@@ -87,7 +87,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Writes bytes, atomically; raises as `atomic` does."""
     with atomic(path) as temporary:
         temporary.write_bytes(data)

@@ -85,6 +85,10 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
         """
         return "exact", 1
 
+    def tolerance(self) -> float | None:
+        """The completeness error at which integrated gradients stop before all of their steps; None: they do not."""
+        return None
+
     def finder(self) -> AnyFinder | None:
         """The models that find objects by name, where the masker uses any."""
         return None

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 from scipy.special import softmax
 
-from raygen.config import Decides
+from raygen.config import Decides, Identity
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
 from raygen.inpainters import InpainterConfig
@@ -57,7 +57,10 @@ class DbbConfig(SynthesisBase):
             algorithm 2 passes them; "train", over all its training images, eq. (3), which is stricter: where the
             bias is strong it throws away the very pictures that contradict it; "off".
         attribution: How rho is computed: "exact", the logit difference, for composited pictures; "ig".
-        num_steps: Path points of "ig".
+        num_steps: Path points of "ig"; with `completeness_tolerance`, the most.
+        completeness_tolerance: "ig" stops for a picture once its attributions sum to the difference of the target
+            logit but for this share of it (of 1, where it is smaller); null takes all of `num_steps`. 0.01 needs a
+            fraction of the points.
         attribution_test: Keep if rho > P: "quantile", P is a quantile of the candidates' rho, per target
             class (assumption: logits of one checkpoint mean nothing to another); "absolute", P in logits;
             "off".
@@ -86,6 +89,7 @@ class DbbConfig(SynthesisBase):
     source_probability_test: Annotated[Literal["selected", "train", "off"], Decides.FIT] = "selected"
     attribution: Literal["exact", "ig"] = "exact"
     num_steps: int = Field(200, ge=1)
+    completeness_tolerance: Annotated[float | None, Identity.ABSENT_BY_DEFAULT] = Field(None, gt=0, lt=1)
     attribution_test: Annotated[Literal["quantile", "absolute", "off"], Decides.FIT] = "quantile"
     attribution_threshold: Annotated[float | tuple[float, ...], Decides.FIT] = 0.25
 
@@ -103,6 +107,15 @@ class DbbConfig(SynthesisBase):
                     f"attribution_threshold is {value:g}, but a quantile is in [0, 1); "
                     "for logits set attribution_test: absolute"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _tolerance_has_a_use(self) -> "DbbConfig":
+        if self.completeness_tolerance is not None and self.attribution != "ig":
+            raise ValueError(
+                f"completeness_tolerance is {self.completeness_tolerance:g}, but attribution is {self.attribution}, "
+                "which has no such error; set attribution: ig, or leave it out"
+            )
         return self
 
     def check_inpainter(self, inpainter: InpainterConfig) -> None:
@@ -149,6 +162,10 @@ class DbbConfig(SynthesisBase):
     def measure(self) -> tuple[Literal["exact", "ig"], int]:
         """As the config says."""
         return self.attribution, self.num_steps
+
+    def tolerance(self) -> float | None:
+        """As the config says."""
+        return self.completeness_tolerance
 
     def finder(self) -> AnyFinder | None:
         """Those of mask "language"."""

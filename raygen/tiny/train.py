@@ -54,12 +54,18 @@ def _make_inpainter(arguments: argparse.Namespace, start: Start) -> None:
     if not arguments.card_only:
         _train(arguments, start)
         shutil.copytree(work / "export_latest", out, dirs_exist_ok=True)
+    make_oracles(work, start, seed=seed)
+    write_card(out, work, seed=seed)
+
+
+def make_oracles(work: Path, start: Start, *, seed: int) -> None:
+    """Renders and trains what a folder does not hold yet of the oracles and their worlds."""
+    work.mkdir(parents=True, exist_ok=True)
     for name, plumage in ORACLES.items():
         folder, num_scenes = world_folder(work, name), NUM_TRAINING_SCENES + NUM_HELD_OUT_SCENES
         _make_world(folder, start, name=f"tiny-oracle/{name}", plumage=plumage, num_scenes=num_scenes, seed=seed)
     if not all((work / f"oracle_{name}.safetensors").exists() for name in ORACLES):
         run_processes(train_oracles, start, seed=seed)
-    write_card(out, work, seed=seed)
 
 
 def _train(arguments: argparse.Namespace, start: Start) -> None:

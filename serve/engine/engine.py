@@ -223,7 +223,8 @@ class Engine:
             if progress:
                 loop.call_soon_threadsafe(_tell, progress)
             is_through = any(picture.is_to_settle for picture in pictures)
-            if is_through or self._has_changed.is_set() or end_s - chosen_s > self._pace.choice_s:
+            is_parted = len({picture.group for picture in pictures}) > 1  # guidance ended for some of them
+            if is_through or is_parted or self._has_changed.is_set() or end_s - chosen_s > self._pace.choice_s:
                 return
 
     def _note_step(self, chosen: list[PictureUnderWay], outcome: StepOutcome, elapsed_s: float) -> None:

@@ -26,6 +26,8 @@ from raygen.inpainters.token_files import NAME
 from serve.config import ServedModelConfig
 from serve.engine.tokens import TokenStore
 
+# Size of the canvas, and whether guidance is on.
+Group = tuple[tuple[int, ...], bool]
 _LIKE_A_NAME = re.compile(r"<[\w.:@ -]{1,63}>")
 
 
@@ -62,6 +64,13 @@ class Picture:
         return self.num_steps if self.row is None else len(self.row.timesteps) - self.row.num_done
 
     @property
+    def group(self) -> "Group":
+        """What pictures have in common that can share the next UNet call; guidance may be on for some steps only."""
+        first = self.request.sampling.guided(self.num_steps)
+        is_guided = 0 in first if self.row is None else self.row.is_guided
+        return self.request.frame.canvas_repaint_HW.shape, is_guided
+
+    @property
     def is_done(self) -> bool:
         """Whether there is a result."""
         return self.result_HWC is not None or self.flagged
@@ -86,11 +95,6 @@ class PreparedRequest:
     warnings: tuple[str, ...]
     encoded: EncodedPicture | None = None
     pictures: list[Picture] = field(default_factory=list)
-
-    @property
-    def group(self) -> tuple[tuple[int, ...], bool]:
-        """Requests of one group can share UNet calls."""
-        return self.frame.canvas_repaint_HW.shape, self.sampling.guidance_scale > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ class Painter:
         self._config = config
         self.inpainter = StableDiffusionInpainter(config.inpainter, 1, config.device)
         # Rows that memory was found to hold, by group; fewer than the bucket.
-        self._fitting: dict[tuple[tuple[int, ...], bool], int] = {}
+        self._fitting: dict[Group, int] = {}
         self.bucket, self.determinism = self._choose_bucket()
         self._digest = model_facts(config.inpainter).digest
         self.probe_side_px = self.inpainter.resolution_px
@@ -153,8 +157,10 @@ class Painter:
         sampling = Sampling(
             num_inference_steps=request.num_inference_steps or defaults.num_inference_steps,
             guidance_scale=defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+            guidance_start=defaults.guidance_start,
+            guidance_stop=defaults.guidance_stop,
             strength=request.strength or defaults.strength,
-            scheduler=request.scheduler,
+            scheduler=request.scheduler or defaults.scheduler,
         )
         check_strength(sampling.num_inference_steps, sampling.strength)
         frame = self._frame(request)
@@ -176,11 +182,16 @@ class Painter:
         return prepared
 
     def advance(self, pictures: Sequence[Picture]) -> StepOutcome:
-        """One step of pictures of one group; starts and finishes those that are due. Errors are left in the picture."""
+        """One step of pictures of one group; starts and finishes those that are due. Errors are left in the picture.
+
+        Of pictures that are no longer of one group, those of the first one's are stepped.
+        """
         torch.set_num_threads(self._config.num_threads)
         alive = [picture for picture in pictures if self._attempt(picture, self._start)]
         if not alive:
             return StepOutcome(self.bucket)
+        # Only a row that was started knows how many steps its sampler makes, and so which of them are guided.
+        alive = [picture for picture in alive if picture.group == alive[0].group]
         outcome = self._step(alive)
         for picture in alive:
             if picture.error is None:
@@ -285,7 +296,7 @@ class Painter:
 
     def _step(self, pictures: Sequence[Picture]) -> StepOutcome:
         """One step of each picture, with fewer rows a call where memory does not hold the bucket."""
-        group = pictures[0].request.group
+        group = pictures[0].group
         num_rows = min(self.bucket, self._fitting.get(group, self.bucket))
         waiting, num_failures = list(pictures), 0
         while waiting:

@@ -51,7 +51,7 @@ class Schedulable(Protocol):
 
     @property
     def group(self) -> Any:
-        """Pictures of one group can share a UNet call: same latent size, guidance on or off."""
+        """Pictures of one group can share a UNet call: same latent size, guidance on or off at the next step."""
         ...
 
     @property

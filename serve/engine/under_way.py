@@ -65,7 +65,7 @@ class PictureUnderWay:
     @property
     def group(self) -> Any:
         """Which pictures it can share a call with."""
-        return self.owner.prepared.group
+        return self.picture.group
 
     @property
     def order(self) -> tuple[int, int]:

@@ -76,6 +76,7 @@ class Handlers:
                     "guidance_scale": model.inpainter.guidance_scale,
                     "strength": model.inpainter.strength,
                     "negative_prompt": model.inpainter.negative_prompt,
+                    **({} if model.inpainter.scheduler is None else {"scheduler": model.inpainter.scheduler}),
                 },
             }
             for model in self._config.models

@@ -15,12 +15,12 @@ from raygen.algorithms.dfr import (
     DfrConfig,
     average_head,
     balanced_rows,
-    extract_features,
     fit,
     logistic_head,
     penalty_scores,
     set_head,
 )
+from raygen.algorithms.inference import extract_features
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier
 from raygen.datasets.rows import RowIndex
@@ -122,7 +122,7 @@ def test_it_changes_the_head_alone_and_repeats(scenes_folder: Path, tmp_path: Pa
         heads.append(classifier.head.weight.detach().clone())
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
-    assert extract_features(classifier, val, "cpu").shape == (len(val), 32)
+    assert extract_features(classifier, val, Worker(0, 1, "cpu", tmp_path)).shape == (len(val), 32)
 
 
 def test_what_validation_lacks_is_named(scenes_folder: Path, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from extra_sets import extra_of
 from scipy.special import softmax
 
 from raygen import algorithms
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.group_dro import GroupDroConfig, GroupLoss
-from raygen.algorithms.training_set import ExtraImage, TrainingSet
+from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
@@ -96,14 +97,11 @@ def test_a_fit_that_goes_on_from_a_checkpoint_ends_the_same(
 
 
 def test_a_picture_with_its_sources_attribute_has_a_group(scenes_folder: Path) -> None:
-    extra = [ExtraImage(np.zeros((64, 64, 3), np.uint8), 1, attribute) for attribute in (0, 1, None)]
-    train = TrainingSet(RowIndex(scenes_folder), "train", size_px=64, extra=extra)
-    assert train.group_N is not None
-    assert train.group_N[train.generated_N].tolist() == [2, 3, -1]
-    pictures = [np.zeros((64, 64, 3), np.uint8)] * 2
-    other = train.with_extra(pictures, np.array([0, 1]), np.array([1, -1]))
-    assert other.group_N is not None
-    assert other.group_N[other.generated_N].tolist() == [1, -1]
+    train = TrainingSet(RowIndex(scenes_folder), "train", size_px=64)
+    for labels, attributes, groups in (([1, 1, 1], [0, 1, -1], [2, 3, -1]), ([0, 1], [1, -1], [1, -1])):
+        train = train.with_extra(extra_of(np.zeros((len(labels), 64, 64, 3), np.uint8), labels, attributes))
+        assert train.group_N is not None
+        assert train.group_N[train.generated_N].tolist() == groups
 
 
 def test_without_attributes_it_is_refused(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from raygen.algorithms import erm
+from raygen.algorithms.inference import right_predictions
 from raygen.algorithms.jtt import JttConfig, OnlineErrors, find_errors, fit, num_copies, occurrences
-from raygen.algorithms.loop import right_predictions
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
 from raygen.datasets.rows import RowIndex
@@ -72,7 +72,7 @@ def test_the_error_set_is_what_the_first_classifier_gets_wrong_in_evaluation(
     config = JttConfig(identification_epochs=2, epochs=5, learning_rate=0.02)
     error_N, history = find_errors(config, classifier, *sets, seed=0, worker=worker)
     assert len(history) == 2
-    assert np.array_equal(error_N, ~right_predictions(classifier, sets[0], "cpu"))
+    assert np.array_equal(error_N, ~right_predictions(classifier, sets[0], worker))
     # The same classifier as ERM's of as many epochs.
     other, worker = new(tmp_path / "erm")
     same = erm.ErmConfig(epochs=2, learning_rate=0.02, select="last")
@@ -91,7 +91,7 @@ def test_the_online_error_set_is_that_of_the_last_epochs_own_passes(
     resumed_N, _ = find_errors(config, again, *sets, seed=0, worker=worker)
     assert np.array_equal(error_N, resumed_N)
     assert equal(again, classifier)
-    evaluated_N = ~right_predictions(classifier, sets[0], "cpu")
+    evaluated_N = ~right_predictions(classifier, sets[0], worker)
     assert not np.array_equal(error_N, evaluated_N)
 
 

@@ -13,9 +13,9 @@ from raygen.classifier import (
     build_classifier,
     check_classifier,
     load_classifier,
-    preprocess,
     save_classifier,
 )
+from raygen.classifier.framing import Frame, preprocess
 from raygen.errors import ConfigError, ModelError
 from raygen.maskers.cam import cam_heatmaps
 
@@ -24,7 +24,9 @@ CAM = MapUse("synthesis.mask=cam", may_be_empty=False)
 
 def pictures(num: int, size_px: int) -> torch.Tensor:
     rng = np.random.default_rng(0)
-    return preprocess([rng.integers(256, size=(size_px, size_px, 3), dtype=np.uint8) for _ in range(num)], size_px)
+    return preprocess(
+        [rng.integers(256, size=(size_px, size_px, 3), dtype=np.uint8) for _ in range(num)], Frame(size_px)
+    )
 
 
 # Networks with other heads at the end, more of them, or a format of their own.

@@ -136,7 +136,8 @@ def test_pictures_in_files_of_their_own_count_too(tmp_path: Path) -> None:
 def test_a_training_set_and_a_check_are_the_same_in_small_pieces(scenes_folder: Path) -> None:
     def images(**options: int) -> bytes:
         train = TrainingSet(RowIndex(scenes_folder, **options), "train", size_px=16)
-        return train.images_NCHW(np.arange(len(train))).numpy().tobytes()
+        (found,) = train.batches([np.arange(len(train))])
+        return found.numpy().tobytes()
 
     whole, lines = images(), check_dataset(scenes_folder).lines()
     assert images(each_bytes=1) == whole

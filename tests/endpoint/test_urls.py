@@ -300,3 +300,10 @@ def test_what_an_endpoint_would_refuse_is_refused_with_the_config(field: dict[st
         validate(InpainterConfig, {"kind": "served", "url": "http://a.org", **field}, where="test")
     for rest in ({"kind": "served", "url": "serve://raygen/engine"}, {}):
         validate(InpainterConfig, {**rest, **field}, where="test")
+
+
+@pytest.mark.parametrize("field", [{"guidance_start": 0.25}, {"guidance_stop": 0.75}, {"compile": True}])
+def test_what_a_request_cannot_ask_for_is_refused_with_the_config(field: dict[str, float]) -> None:
+    (name,) = field
+    with pytest.raises(ConfigError, match=f"{name} is set, but an endpoint decides"):
+        validate(InpainterConfig, {"kind": "served", "url": "http://a.org", **field}, where="test")

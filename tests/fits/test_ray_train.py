@@ -1,4 +1,4 @@
-"""A fit on Ray Train: the same weights every time, also when a worker dies in its middle."""
+"""A fit on workers of Ray: the same weights every time, also when a worker dies in its middle."""
 
 import os
 import shutil

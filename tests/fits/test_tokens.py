@@ -1,4 +1,4 @@
-"""Learned tokens in a run: fitted on Ray Train, named in prompts, painted with, part of the fingerprints."""
+"""Learned tokens in a run: fitted on workers of Ray, named in prompts, painted with, part of the fingerprints."""
 
 import json
 import os

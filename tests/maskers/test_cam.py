@@ -7,7 +7,8 @@ import pytest
 import torch
 import toy_classifiers
 
-from raygen.classifier import Classifier, preprocess, save_classifier
+from raygen.classifier import Classifier, save_classifier
+from raygen.classifier.framing import preprocess
 from raygen.errors import RowError
 from raygen.images import resize_mask
 from raygen.maskers import load_masker
@@ -34,7 +35,7 @@ def pictures(num: int, *, size_px: int = toy_classifiers.SIZE_PX, seed: int = 0)
 
 def test_grad_cam_plus_plus_equals_its_closed_form_on_a_pooled_convolution() -> None:
     classifier = toy_classifiers.convolutional([[0.5, -1.0, 2.0], [-0.3, 1.5, 0.1]])
-    images_NCHW = preprocess(pictures(2), toy_classifiers.SIZE_PX)
+    images_NCHW = preprocess(pictures(2), toy_classifiers.FRAME)
     activations = []
     handle = classifier.target_layer.register_forward_hook(lambda *args: activations.append(args[-1].detach()))
     classifier(images_NCHW)
@@ -54,7 +55,7 @@ def activations(classifier: Classifier, normal_NCHW: torch.Tensor) -> torch.Tens
 
 def test_grad_cam_is_the_weighted_sum_of_the_activations() -> None:
     classifier = toy_classifiers.convolutional([[0.5, -1.0, 2.0], [-0.3, 1.5, 0.1]])
-    images_NCHW = preprocess(pictures(1), toy_classifiers.SIZE_PX)
+    images_NCHW = preprocess(pictures(1), toy_classifiers.FRAME)
     normal_NCHW = (images_NCHW - classifier.mean_C11) / classifier.std_C11
     activations_NKHW = activations(classifier, normal_NCHW)
     cam_HW = torch.einsum("k,khw->hw", classifier.head.weight[0], activations_NKHW[0]).relu().detach().numpy()
@@ -65,7 +66,7 @@ def test_grad_cam_is_the_weighted_sum_of_the_activations() -> None:
 
 def test_label_with_only_negative_weights_has_an_empty_map_and_is_refused() -> None:
     classifier = toy_classifiers.convolutional([[-0.5, -1.0, -2.0], [1.0, 1.0, 1.0]])
-    heatmaps_NHW = cam_heatmaps(classifier, preprocess(pictures(1), toy_classifiers.SIZE_PX), [0], method="gradcam++")
+    heatmaps_NHW = cam_heatmaps(classifier, preprocess(pictures(1), toy_classifiers.FRAME), [0], method="gradcam++")
     assert not heatmaps_NHW.any()
     with pytest.raises(RowError, match="0 everywhere"):
         attended(heatmaps_NHW[0], tau=0.5)
@@ -87,7 +88,7 @@ def test_scgs_mask_and_its_repaint_mask_add_up_to_one_everywhere() -> None:
 
 def test_hooks_are_gone_and_frozen_parameters_can_be_explained() -> None:
     classifier = toy_classifiers.small_resnet().requires_grad_(False)
-    images_NCHW = preprocess(pictures(2), toy_classifiers.SIZE_PX)
+    images_NCHW = preprocess(pictures(2), toy_classifiers.FRAME)
     heatmaps_NHW = cam_heatmaps(classifier, images_NCHW, [0, 1], method="gradcam++")
     assert heatmaps_NHW.shape == (2, toy_classifiers.SIZE_PX, toy_classifiers.SIZE_PX)
     assert heatmaps_NHW.max() <= 1
@@ -121,7 +122,7 @@ def test_attended_region_is_the_dilated_threshold_of_the_map(classifier_folder: 
     config = CamConfig(repaint="attended", tau=0.5, dilation_px=3)
     masks = load_masker(config, str(classifier_folder))(images, [None, None], [1, 0])
     heatmaps_NHW = cam_heatmaps(
-        toy_classifiers.small_resnet(seed=3), preprocess(images, toy_classifiers.SIZE_PX), [1, 0], method="gradcam++"
+        toy_classifiers.small_resnet(seed=3), preprocess(images, toy_classifiers.FRAME), [1, 0], method="gradcam++"
     )
     for mask, heatmap_HW in zip(masks, heatmaps_NHW, strict=True):
         expected_HW = resize_mask(heatmap_HW >= 0.5, height=40, width=40)
@@ -151,7 +152,7 @@ def test_where_the_map_is_empty_the_pixels_that_speak_least_against_the_label_ar
     """On a pooled convolution gradient times activation is the label's weights times the activations."""
     classifier = toy_classifiers.convolutional([[-0.5, -1.0, -2.0], [1.0, 1.0, 1.0]])
     images = pictures(2)
-    images_NCHW = preprocess(images, toy_classifiers.SIZE_PX)
+    images_NCHW = preprocess(images, toy_classifiers.FRAME)
     normal_NCHW = (images_NCHW - classifier.mean_C11) / classifier.std_C11
     signed_NHW = torch.einsum("k,nkhw->nhw", classifier.head.weight[0], activations(classifier, normal_NCHW))
     config = CamConfig(explain="predicted_label", dilation_px=0, top_q=0.25)

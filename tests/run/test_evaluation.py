@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from raygen.algorithms.loop import right_predictions
+from raygen.algorithms.inference import right_predictions
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
 from raygen.run.evaluation import evaluate_classifier
+from raygen.worker import Worker
 
 
 def saved(folder: Path, num_classes: int) -> Path:
@@ -22,7 +23,7 @@ def test_accuracies_are_those_of_the_classifiers_predictions(scenes_folder: Path
     found = evaluate_classifier(classifier, {"name": "folder", "path": str(scenes_folder)}, seed=0)
     for split in ("val", "test"):
         images = TrainingSet(RowIndex(scenes_folder), split, size_px=64)
-        correct_N = right_predictions(load_classifier(classifier), images, "cpu")
+        correct_N = right_predictions(load_classifier(classifier), images, Worker(0, 1, "cpu", classifier))
         assert images.group_N is not None
         by_group = [float(correct_N[images.group_N == group].mean()) for group in range(4)]
         assert found[split]["average"] == pytest.approx(float(correct_N.mean()))

@@ -189,6 +189,8 @@ def unchanged(home: Path) -> dict[str, str]:
         ("pools.masker.num_gpus=1", {"candidates"}),  # the device that follows from it
         ("fit.max_failures=0", set()),
         ("fit.num_threads=3", {"erm", "tokens", *FITS}),
+        ("fit.precision=bfloat16", {"erm", *FITS}),
+        ("classifier.framing=resize_crop", {"erm", *FITS}),
         ("dataset.prompts=[a, b]", {"data"}),
         ("classifier.width=8", {"erm", *FITS}),
         ("erm.epochs=2", {"erm"}),
@@ -197,6 +199,9 @@ def unchanged(home: Path) -> dict[str, str]:
         ("synthesis.prune=false", {"plan", *FITS}),
         ("inpainter.strength=0.5", {"candidates"}),
         ("inpainter.on_out_of_memory=reduce", set()),
+        ("inpainter.guidance_stop=0.5", {"candidates"}),
+        ("inpainter.scheduler=DDIMScheduler", {"candidates"}),
+        ("inpainter.compile=true", {"candidates"}),
         ("textual_inversion.num_steps=9", {"tokens"}),
     ],
 )
@@ -208,6 +213,15 @@ def test_a_field_changes_the_fingerprints_of_the_steps_that_read_it(
     assert found.keys() == unchanged.keys()
     changed = {name for name in found if found[name] != unchanged[name]}
     assert changed == ({"identity", *steps} if steps else set())
+
+
+def test_a_tolerance_of_integrated_gradients_changes_what_is_made_with_it(home: Path, tmp_path: Path) -> None:
+    begun = BEGUN["runs"]["dbb_by_cam_with_ig"]
+    with chdir(home):
+        config = recipes.make_config(begun["config"], ["synthesis.completeness_tolerance=0.01"], where="test")
+        found = fingerprints(config, FakedFolder(tmp_path))
+    changed = {name for name in found if found[name] != begun["fingerprints"][name]}
+    assert changed == {"identity", "plan", "candidates"}
 
 
 def _write() -> None:

@@ -1,5 +1,8 @@
 """The steps of a run: their order, and which unfinished work each goes on from."""
 
+import contextlib
+import os
+import sys
 from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
@@ -7,11 +10,19 @@ from typing import Any, Literal
 
 import pytest
 from faked_runs import FakedFolder, make_home
+from ray import cloudpickle
 
 from raygen import recipes
+from raygen.cluster import capacity
+from raygen.errors import ResourceError
+from raygen.fits import ray_train
 from raygen.run.opened import Opened
-from raygen.run.steps import Run, RunStep
+from raygen.run.steps import Run, RunStep, rows
 from raygen.storage.run_folder import RunFolder, Step
+from raygen.worker import Worker
+
+# Workers of Ray do not find this file by its name.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 PICTURES = {
     "dataset": {"name": "folder", "path": "birds"},
@@ -115,3 +126,46 @@ def test_a_step_says_whether_it_was_done_before_or_is_made_again(tmp_path: Path)
         "fit erm: fitting erm",
     ]
     assert run.done["erm"].is_complete
+
+
+def note_process(worker: Worker, payload: dict[str, Any]) -> None:
+    (worker.folder / "process").write_text(str(os.getpid()))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_fits_share_workers_that_are_there_early_and_are_let_go_before_any_other_step(tmp_path: Path) -> None:
+    """Workers that take the whole cluster: without room a pass would wait for ever."""
+    counts = {f"{split}_counts": [1] * 4 for split in ("train", "val", "test")}
+    data = {"recipe": "erm", "dataset": {"name": "scenes", **counts}, "fit": {"num_cpus": 4, "num_threads": 1}}
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    config = recipes.make_config(data, [], where="test")
+
+    def fit(step: Step) -> Mapping[str, Any]:
+        ray_train.run(note_process, {}, folder=step.folder, resources=config.fit, engine="ray", workers=run.workers)
+        return {}
+
+    def ask_for_all(step: Step) -> Mapping[str, Any]:
+        capacity.require_free({"CPU": 4}, what="a pass needs")
+        return {}
+
+    def is_held() -> bool:
+        try:
+            capacity.require_free({"CPU": 4}, what="this needs", patience_s=0)
+        except ResourceError:
+            return True
+        return False
+
+    folders = [RunFolder(tmp_path / name) for name in ("first", "second")]
+    with Run(Opened(config), folders[0], lambda line: None) as run:
+        run.do(rows(run))
+        assert is_held()
+        one, two = (run.do(RunStep(name, {}, {}, "working", fit, is_fit=True)) for name in ("one", "two"))
+        assert (one.folder / "process").read_text() == (two.folder / "process").read_text()
+        run.do(rows(run))  # done before: nothing needs the room
+        assert is_held()
+        run.do(RunStep("pass", {}, {}, "working", ask_for_all))
+    with contextlib.suppress(KeyboardInterrupt), Run(Opened(config), folders[1], lambda line: None) as run:
+        run.do(rows(run))
+        raise KeyboardInterrupt
+    capacity.require_free({"CPU": 4}, what="the next run needs")

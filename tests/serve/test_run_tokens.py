@@ -97,7 +97,13 @@ class Listening:
 @pytest.mark.parametrize("has_tokens", [True, False])
 def test_requests_name_the_stored_token_and_plain_runs_name_none(tmp_path: Path, has_tokens: bool) -> None:
     learned = read_tokens(token_file(tmp_path / "one")) if has_tokens else {}
-    config = InpainterConfig(kind="served", url="http://127.0.0.1:1", model="m", negative_prompt="no <landbird>")
+    config = InpainterConfig(
+        kind="served",
+        url="http://127.0.0.1:1",
+        model="m",
+        negative_prompt="no <landbird>",
+        scheduler="DDIMScheduler",
+    )
     listening = Listening()
     repaint_HW = np.ones((32, 32), dtype=bool)
     ServedInpainter(config, listening, learned).inpaint(
@@ -107,3 +113,4 @@ def test_requests_name_the_stored_token_and_plain_runs_name_none(tmp_path: Path,
     name = served_name(learned["<landbird>"]) if has_tokens else "<landbird>"
     assert (request.prompt, request.negative_prompt) == (f"a {name} bird", f"no {name}")
     assert request.literal_tokens is not has_tokens
+    assert request.scheduler == "DDIMScheduler"

@@ -6,12 +6,13 @@ import pytest
 import torch
 import toy_classifiers
 
-from raygen.classifier import Classifier, preprocess, save_classifier
+from raygen.classifier import Classifier, save_classifier
+from raygen.classifier.framing import preprocess
 from raygen.images import encode_image, encode_mask
 from raygen.stages.prune import PruneStage
 from raygen.stages.spec import Batch, object_column
 
-SIZE = toy_classifiers.SIZE_PX
+SIZE, FRAME = toy_classifiers.SIZE_PX, toy_classifiers.FRAME
 
 
 def picture(seed: int) -> np.ndarray:
@@ -55,7 +56,7 @@ def test_scores_are_softmax_of_the_source_and_difference_of_the_target_logit(
     stage = PruneStage(classifier_folder=folder, attribution="exact")
     scored = stage(unit([encode_image(image) for image in COMPOSITES]))
     with torch.inference_mode():
-        after_NC, before_NC = (classifier(preprocess(images, SIZE)) for images in (COMPOSITES, ORIGINALS))
+        after_NC, before_NC = (classifier(preprocess(images, FRAME)) for images in (COMPOSITES, ORIGINALS))
     for n in range(5):
         source, target = n % 2, 1 - n % 2
         assert scored["source_probability"][n] == pytest.approx(float(after_NC[n].softmax(0)[source]), abs=1e-5)
@@ -74,6 +75,16 @@ def test_integrated_gradients_and_the_exact_difference_agree_on_composites(folde
         assert error == pytest.approx(gradients["convergence_delta"][n], abs=1e-5)
         assert error < 1e-2
     assert gradients["source_probability"].tolist() == exact["source_probability"].tolist()
+
+
+def test_integrated_gradients_stop_at_a_tolerance(folder: str) -> None:
+    batch = unit([encode_image(image) for image in COMPOSITES])
+    exact = PruneStage(classifier_folder=folder, attribution="exact")(batch)
+    scored = PruneStage(classifier_folder=folder, attribution="ig", completeness_tolerance=0.02)(batch)
+    for n in range(5):
+        rho, delta = exact["attribution_inside"][n], scored["convergence_delta"][n]
+        assert delta <= 0.02 * max(abs(rho), 1)
+        assert abs(scored["attribution_inside"][n] - rho) == pytest.approx(delta, abs=1e-5)
 
 
 def test_integrated_gradients_leave_out_what_changed_outside_the_mask(folder: str) -> None:

@@ -9,7 +9,8 @@ import torch
 import toy_classifiers
 
 from raygen import schema
-from raygen.classifier import Classifier, preprocess, save_classifier
+from raygen.classifier import Classifier, save_classifier
+from raygen.classifier.framing import preprocess
 from raygen.images import encode_image
 from raygen.stages.score import PredictStage, ScoreStage
 from raygen.stages.spec import Batch, object_column
@@ -49,7 +50,7 @@ def test_scores_are_those_of_one_forward_pass_per_picture(classifier: Classifier
     scored = ScoreStage(classifier_folder=folder)(unit([encode_image(image) for image in images]))
     for n, image in enumerate(images):
         with torch.inference_mode():
-            inputs = preprocess([image], toy_classifiers.SIZE_PX)
+            inputs = preprocess([image], toy_classifiers.FRAME)
             logits, features = classifier(inputs)[0], classifier.features(inputs)[0]
         label = torch.tensor(n % 2)
         # The bits of a convolution depend on the number of rows; 1e-5 is ten times what was seen.
@@ -111,6 +112,6 @@ def test_predictions_of_several_classifiers_stand_in_columns_of_their_names(
     other = toy_classifiers.small_resnet(num_classes=3, seed=9)
     for name, model in (("erm", classifier), ("dbb", other)):
         with torch.inference_mode():
-            expected_N = model(preprocess(images, toy_classifiers.SIZE_PX)).argmax(dim=1)
+            expected_N = model(preprocess(images, toy_classifiers.FRAME)).argmax(dim=1)
         assert predicted[name].tolist() == [*expected_N.tolist(), None]
     assert predicted["status"].tolist() == ["ok"] * 5 + ["failed"]

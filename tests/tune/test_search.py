@@ -24,6 +24,7 @@ from raygen.config import load_yaml
 from raygen.errors import ConfigError, ResourceError, RunFolderError
 from raygen.run.config import make_config
 from raygen.run.opened import Opened
+from raygen.storage.progress import quiet
 from tune.candidate_sets import candidate_set_configs, generate, plan_candidate_sets
 from tune.records import Outcome, Record, read_records
 from tune.search import saved_sweep, sweep
@@ -156,7 +157,7 @@ def test_of_two_trials_of_one_point_one_waits_and_fits_nothing(
     shutil.copytree(finished_sweep, tmp_path / "sweep")
     opened = {name: Opened(candidate_set) for name, candidate_set in candidate_sets.items()}
     base, planned = plan_candidate_sets(opened, tmp_path / "sweep", lambda line: None)
-    task = share(whole, base, generate(planned), tmp_path / "sweep")
+    task = share(whole, base, generate(planned), tmp_path / "sweep", say=quiet, warn=quiet)
     config = small_sweep(model, "fit.num_cpus=2", "tune.space.synthesis.k=[0.4]", *ONLY_K, trials=2)
     task = replace(task, sweep=config, trials=tmp_path / "trials")
     task.trials.mkdir()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from memory_metrics import MemoryMetrics
+from pydantic import ValidationError
 from safetensors.numpy import save
 from tiny_pipelines import save_pipeline
 
@@ -103,10 +104,15 @@ def test_the_batch_pool_paints_the_same(served: ServedModelConfig) -> None:
     run(body)
 
 
-@pytest.mark.parametrize("bucket", [1, 4])
+@pytest.mark.parametrize(("bucket", "stop"), [(1, 1.0), (4, 1.0), (4, 0.5)])
 @pytest.mark.parametrize("num_loads", [6, pytest.param(200, marks=pytest.mark.slow)])
-def test_a_picture_is_the_same_in_any_company(served: ServedModelConfig, bucket: int, num_loads: int) -> None:
-    """Under random loads: others with other steps, guidance, strength, schedulers and sizes come, go, are cancelled."""
+def test_a_picture_is_the_same_in_any_company(
+    served: ServedModelConfig, bucket: int, stop: float, num_loads: int
+) -> None:
+    """Under random loads: others with other steps, guidance, strength, schedulers and sizes come, go, are cancelled.
+
+    With guidance on half of the steps, rows part from those that they shared calls with.
+    """
     draw = random.Random(bucket)
 
     def mate(seed: int) -> EditRequest:
@@ -122,7 +128,8 @@ def test_a_picture_is_the_same_in_any_company(served: ServedModelConfig, bucket:
         )
 
     async def body() -> None:
-        config = served.model_copy(update={"bucket": bucket})
+        inpainter = served.inpainter.model_copy(update={"guidance_stop": stop})
+        config = served.model_copy(update={"bucket": bucket, "inpainter": inpainter})
         async with running(config) as engine:
             probes = [request(1), request(2, guidance_scale=1.0), request(5, strength=0.5), request(6, side=45)]
             alone = [await engine.edit(probe) for probe in probes]
@@ -148,6 +155,30 @@ def test_every_scheduler_paints_with_any_number_of_steps(served: ServedModelConf
             assert len({pixels(result)[0] for result in results}) == 5
 
     run(body)
+
+
+def test_a_request_that_names_no_sampling_gets_the_models(served: ServedModelConfig) -> None:
+    """The interval of guidance too, which no request can ask for: the pool with the same config paints the same."""
+
+    async def body() -> None:
+        changes = {"guidance_start": 0.25, "guidance_stop": 0.75, "scheduler": "DDIMScheduler"}
+        inpainter = served.inpainter.model_copy(update=changes)
+        asked = request(3)
+        async with running(served.model_copy(update={"inpainter": inpainter})) as engine:
+            result = await engine.edit(asked)
+            same = await engine.edit(replace(asked, scheduler="DDIMScheduler"))
+            other = await engine.edit(replace(asked, scheduler="UniPCMultistepScheduler"))
+        pool = StableDiffusionInpainter(inpainter, 1, "cpu")
+        (expected,) = inpaint(pool, [asked.image_HWC], [asked.repaint_HW], prompts=["a bird"], seeds=[3])
+        assert isinstance(expected, np.ndarray)
+        assert pixels(result) == pixels(same) == [expected.tobytes()] != pixels(other)
+
+    run(body)
+
+
+def test_a_served_model_is_not_compiled(served: ServedModelConfig) -> None:
+    with pytest.raises(ValidationError, match=r"inpainter\.compile is for pools"):
+        ServedModelConfig(id="m", inpainter=InpainterConfig(compile=True))
 
 
 def test_several_seeds_are_as_many_single_requests(served: ServedModelConfig) -> None:
