@@ -71,10 +71,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.do is not None:
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), time.process_time()
         extra = MEASURED[arguments.do](arguments.folder)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": time.monotonic() - start, "peak": peak, **extra}))
+        cpu_seconds = time.process_time() - cpu_start
+        print(json.dumps({"seconds": time.monotonic() - start, "CPU": cpu_seconds, "peak": peak, **extra}))
         return
     with tempfile.TemporaryDirectory() as scratch:
         measure_rows(Path(scratch), arguments)
@@ -120,6 +121,7 @@ def measure_plan(scratch: Path, arguments: argparse.Namespace) -> None:
     steps["end"] = measured("end", scratch)
     seconds = sum(step["seconds"] for step in steps.values())
     numbers = {f"{name}, s": step["seconds"] for name, step in steps.items()}
+    numbers |= {f"{name}, CPU s": step["CPU"] for name, step in steps.items()}
     numbers |= {f"{name}, peak MB": step["peak"] / 1e6 for name, step in steps.items()}
     claim = f"planning, resume and end of {num_rows:,} rows"
     report(

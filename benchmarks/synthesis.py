@@ -155,7 +155,7 @@ def synthesize(notes: Path) -> None:
     out = notes / "candidates"
     out.mkdir()
     parts = Parts(out, CANDIDATE, "benchmark", plan.num_rows, 0.0)
-    counts = pipeline.run(Pass(plan, index, ("image_png",), specs, pools, UNIT_ROWS, parts), engine="ray")
+    counts = pipeline.run(Pass(plan, index, ("image_png", "object_png"), specs, pools, UNIT_ROWS, parts), engine="ray")
     (notes / DONE).touch()
     assert counts["ok"] == plan.num_rows, counts
 
@@ -179,7 +179,9 @@ class Plain:
         self._plan = {row["image_id"]: row for row in plan.to_pylist()}
         self.ids: list[str] = plan["image_id"].to_pylist()
         self._masker = load_masker(MASKER, str(folder / "classifier"))
-        self._pipe: Any = StableDiffusionInpaintPipeline.from_pretrained(find_painter(INPAINTER).name)
+        self._pipe: Any = StableDiffusionInpaintPipeline.from_pretrained(
+            find_painter(INPAINTER).name, dtype=torch.float32
+        )
         self._pipe.set_progress_bar_config(disable=True)
         self._classifier: Classifier = load_frozen(folder / "classifier", "cpu")
         self.painted: dict[str, bytes] = {}
