@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from _ratios import Ratio, Usage, add_arguments, in_turn, report, used
 
 from raygen import cluster, recipes
-from raygen.fits import ray_train
-from raygen.fits.ray_train import FitConfig
+from raygen.fits import running
+from raygen.fits.running import FitConfig
 from raygen.fits.worker_group import WarmWorkers
 from raygen.run.opened import Opened
 from raygen.run.steps import Run
@@ -90,7 +90,7 @@ def fits(scratch: Path, *, turns: int, into: Path | None) -> None:
             time.sleep(2)  # what those held is given back
         start = time.time()
         with used() as usage:
-            ray_train.run(first_step, {}, folder=folder, resources=FIT, engine="ray", workers=workers)
+            running.run(first_step, {}, folder=folder, resources=FIT, engine="ray", workers=workers)
         usages[name].append(usage)
         return float((folder / FIRST_STEP).read_text()) - start
 

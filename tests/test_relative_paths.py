@@ -13,7 +13,7 @@ from raygen import recipes
 from raygen.classifier import ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.config import load_yaml
 from raygen.errors import ModelError
-from raygen.fits import ray_train
+from raygen.fits import running
 from raygen.model_files import find_model
 from raygen.pools import local, pipeline
 from raygen.run.opened import Opened
@@ -83,7 +83,7 @@ def test_workers_elsewhere_find_what_the_config_names_and_folders_keep_its_words
 
         return moved
 
-    monkeypatch.setattr(ray_train, "run", elsewhere(ray_train.run))
+    monkeypatch.setattr(running, "run", elsewhere(running.run))
     monkeypatch.setattr(pipeline, "run_local", elsewhere(local.run_local))
     monkeypatch.chdir(home)
     run(config_of(), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""One fit from a run's folders: which images, which start, which algorithm; on `raygen.fits.ray_train`'s workers."""
+"""One fit from a run's folders: which images, which start, which algorithm; on `raygen.fits.running`."""
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -18,9 +18,9 @@ from raygen.algorithms.decoding import Loading
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.datasets.rows import RowIndex
-from raygen.fits import ray_train
+from raygen.fits import running
 from raygen.fits.extra_pictures import ExtraRows, extra_pictures
-from raygen.fits.ray_train import FitConfig
+from raygen.fits.running import FitConfig
 from raygen.fits.worker_group import WarmWorkers
 from raygen.storage import progress
 from raygen.storage.progress import Say, quiet
@@ -80,16 +80,16 @@ def fit(
     """Fits into a classifier folder; gives back counts for the manifest.
 
     Raises:
-        RaygenError: See `raygen.fits.ray_train.run` and the algorithms.
+        RaygenError: See `raygen.fits.running.run` and the algorithms.
     """
     try:
-        ray_train.run(
+        running.run(
             fit_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say, workers=workers
         )
     finally:
         for line in progress.noted(folder):
             say(line)
-    ray_train.tidy(folder)
+    running.tidy(folder)
     counts: dict[str, Any] = json.loads((folder / "history.json").read_text(encoding="utf-8"))["counts"]
     return counts
 

@@ -1,4 +1,4 @@
-"""The fit of learned tokens from a run's folders: which images, which model; runs on `raygen.fits.ray_train`'s workers.
+"""The fit of learned tokens from a run's folders: which images, which model; runs on `raygen.fits.running`.
 
 What it leaves in its folder: `<name>/learned_embeds.safetensors` for each token, as diffusers' `load_textual_inversion`
 reads it, and `tokens.json` with the prompts, the images and the losses.
@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError, RowError
-from raygen.fits import ray_train
-from raygen.fits.ray_train import FitConfig
+from raygen.fits import running
+from raygen.fits.running import FitConfig
 from raygen.fits.worker_group import WarmWorkers
 from raygen.images import decode_image, decode_mask
 from raygen.inpainters import InpainterConfig
@@ -127,12 +127,12 @@ def fit(
     """Learns the tokens into a folder; gives back counts for the manifest.
 
     Raises:
-        RaygenError: See `raygen.fits.ray_train.run` and `raygen.textual_inversion.learning.learn_tokens`.
+        RaygenError: See `raygen.fits.running.run` and `raygen.textual_inversion.learning.learn_tokens`.
     """
-    ray_train.run(
+    running.run(
         learn_on_worker, asdict(request), folder=folder, resources=resources, engine=engine, say=say, workers=workers
     )
-    ray_train.tidy(folder)
+    running.tidy(folder)
     return {"tokens": len(request.tokens), "images": sum(len(ids) for ids in request.images)}
 
 

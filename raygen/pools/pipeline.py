@@ -4,7 +4,7 @@ One unit (`raygen.pools.units`) is one Ray Data block from the reader, through e
 composition of every batch depends on nothing but the table, and to resume is to run the units that have no part.
 `engine="local"` runs the very same stages over the very same units in a plain loop.
 
-Not for choosing what to generate (that is `raygen.synthesis`), nor for fits (`raygen.fits.ray_train`).
+Not for choosing what to generate (that is `raygen.synthesis`), nor for fits (`raygen.fits.running`).
 """
 
 import contextlib

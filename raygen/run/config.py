@@ -12,7 +12,7 @@ from raygen.config import Decides, PositiveInt, Seed, Strict, apply_overrides, v
 from raygen.datasets import DatasetConfig
 from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import ConfigError
-from raygen.fits.ray_train import FitConfig
+from raygen.fits.running import FitConfig
 from raygen.inpainters import InpainterConfig
 from raygen.pools.config import PoolsConfig
 from raygen.pools.pipeline import Engine

@@ -10,7 +10,7 @@ from raygen.classifier import weights_file
 from raygen.config import fingerprint
 from raygen.fits import classifiers
 from raygen.fits.extra_pictures import ExtraRows
-from raygen.fits.ray_train import FitConfig
+from raygen.fits.running import FitConfig
 from raygen.run.steps import Run, RunStep
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step, file_digest

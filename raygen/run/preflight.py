@@ -15,7 +15,7 @@ from raygen.datasets.table import check_prompts
 from raygen.endpoint.connect import connect_endpoint
 from raygen.endpoint.retry import ask_blocking
 from raygen.errors import ConfigError, DataError, EndpointError, ResourceError
-from raygen.fits import ray_train
+from raygen.fits import running
 from raygen.inpainters.compilation import check_device
 from raygen.inpainters.model_folder import EXAMPLE, check_model, load_json
 from raygen.inpainters.prompts import tokenize, unknown_tokens
@@ -192,7 +192,7 @@ def _check_resources(config: RunConfig) -> None:
     cluster.connect()
     pipeline.check_pools(["scorer"], config.pools)
     pipeline.check_pools(pools, config.pools)
-    ray_train.check_workers(config.fit)
+    running.check_workers(config.fit)
 
 
 def check_painter(opened: Opened, out: Path, *, fresh: bool) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from raygen import cluster
 from raygen.datasets.rows import RowIndex
-from raygen.fits import ray_train
+from raygen.fits import running
 from raygen.fits.worker_group import WarmWorkers
 from raygen.pools import pipeline
 from raygen.pools.units import Pass
@@ -133,7 +133,7 @@ def rows(run: Run) -> RunStep:
 
     def write(step: Step) -> Mapping[str, Any]:
         if config.engine == "ray" and cluster.is_joined():
-            ray_train.begin(run.workers, config.fit)  # they are there by the time that ERM is to be fitted
+            running.begin(run.workers, config.fit)  # they are there by the time that ERM is to be fitted
         return dataset.write(step.folder, run_seed=config.seed)
 
     return RunStep(

@@ -34,7 +34,7 @@ from raygen.classifier.framing import squash
 from raygen.datasets.row_pictures import RowPictures
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError, RunFolderError, StageError
-from raygen.fits.ray_train import FitConfig
+from raygen.fits.running import FitConfig
 from raygen.images import decode_image
 from raygen.storage import picture_store
 from raygen.worker import Worker

@@ -21,9 +21,9 @@ from tiny_pipelines import save_pipeline
 from raygen import recipes
 from raygen.datasets.rows import RowIndex
 from raygen.errors import ConfigError, DataError, ModelError, RunFolderError
-from raygen.fits import ray_train
+from raygen.fits import running
 from raygen.fits import tokens as token_fits
-from raygen.fits.ray_train import FitConfig
+from raygen.fits.running import FitConfig
 from raygen.inpainters import InpainterConfig
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
@@ -188,13 +188,11 @@ def request(data: Path, model: Path) -> token_fits.TokenRequest:
     )
 
 
-def fit(
-    body: ray_train.Body, asked: token_fits.TokenRequest, folder: Path, engine: str, **resources: Any
-) -> list[bytes]:
+def fit(body: running.Body, asked: token_fits.TokenRequest, folder: Path, engine: str, **resources: Any) -> list[bytes]:
     """Files of a fit."""
     folder.mkdir()
     config = FitConfig(num_cpus=0.5, num_threads=1, **resources)
-    ray_train.run(body, asdict(asked), folder=folder, resources=config, engine=engine)
+    running.run(body, asdict(asked), folder=folder, resources=config, engine=engine)
     return [(folder / name / "learned_embeds.safetensors").read_bytes() for name in ("one", "two")]
 
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from raygen.cluster import capacity
 from raygen.errors import DataError, ResourceError, StageError
-from raygen.fits import ray_train
-from raygen.fits.ray_train import FitConfig
+from raygen.fits import running
+from raygen.fits.running import FitConfig
 from raygen.fits.worker_group import WarmWorkers
 from raygen.worker import Worker
 
@@ -36,7 +36,7 @@ def workers() -> Iterator[WarmWorkers]:
 
 
 def fit(
-    body: ray_train.Body,
+    body: running.Body,
     folder: Path,
     workers: WarmWorkers | None = None,
     payload: dict[str, Any] | None = None,
@@ -45,7 +45,7 @@ def fit(
     """What each worker left of a fit, by rank."""
     folder.mkdir(exist_ok=True)
     config = FitConfig(**{"num_cpus": 0.5, "num_threads": 1, **resources})
-    ray_train.run(body, payload or {}, folder=folder, resources=config, engine="ray", workers=workers)
+    running.run(body, payload or {}, folder=folder, resources=config, engine="ray", workers=workers)
     return [(folder / str(rank)).read_text() for rank in range(config.num_workers)]
 
 

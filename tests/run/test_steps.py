@@ -15,7 +15,7 @@ from ray import cloudpickle
 from raygen import recipes
 from raygen.cluster import capacity
 from raygen.errors import ResourceError
-from raygen.fits import ray_train
+from raygen.fits import running
 from raygen.run.opened import Opened
 from raygen.run.steps import Run, RunStep, rows
 from raygen.storage.run_folder import RunFolder, Step
@@ -142,7 +142,7 @@ def test_fits_share_workers_that_are_there_early_and_are_let_go_before_any_other
     config = recipes.make_config(data, [], where="test")
 
     def fit(step: Step) -> Mapping[str, Any]:
-        ray_train.run(note_process, {}, folder=step.folder, resources=config.fit, engine="ray", workers=run.workers)
+        running.run(note_process, {}, folder=step.folder, resources=config.fit, engine="ray", workers=run.workers)
         return {}
 
     def ask_for_all(step: Step) -> Mapping[str, Any]:

@@ -19,9 +19,9 @@ from raygen.algorithms.loop import LoopConfig
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier, save_classifier
 from raygen.datasets.rows import RowIndex
-from raygen.fits import classifiers, ray_train
+from raygen.fits import classifiers, running
 from raygen.fits.classifiers import FitRequest
-from raygen.fits.ray_train import FitConfig
+from raygen.fits.running import FitConfig
 from raygen.run.fit_steps import erm
 from raygen.run.opened import Opened
 from raygen.run.steps import Run
@@ -49,7 +49,7 @@ GROUP_DRO = GroupDroConfig(epochs=3, batch_size=32, eta=1.0)
 
 
 def fit(
-    body: ray_train.Body,
+    body: running.Body,
     data: Path,
     folder: Path,
     *,
@@ -60,7 +60,7 @@ def fit(
     """Weights of a fit."""
     folder.mkdir()
     config = FitConfig(num_cpus=0.5, num_threads=1, **resources)
-    ray_train.run(body, payload(data, algorithm), folder=folder, resources=config, engine="ray", say=say, every_s=0.01)
+    running.run(body, payload(data, algorithm), folder=folder, resources=config, engine="ray", say=say, every_s=0.01)
     return (folder / "model.safetensors").read_bytes()
 
 
@@ -127,7 +127,7 @@ def test_group_dro_on_two_workers_is_group_dro_on_one(scenes_folder: Path, tmp_p
         folder.mkdir()
         resources = FitConfig(num_cpus=0.5, num_threads=1, num_workers=num_workers)
         asked = {"data": str(scenes_folder)}
-        ray_train.run(fit_a_linear_classifier, asked, folder=folder, resources=resources, engine="ray")
+        running.run(fit_a_linear_classifier, asked, folder=folder, resources=resources, engine="ray")
         state = torch.load(folder / "checkpoint.pt", weights_only=True)
         found.append((state["adaptive"]["q"], torch.load(folder / "weights.pt", weights_only=True)))
     (q_one, one), (q_two, two) = found
