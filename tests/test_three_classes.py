@@ -20,7 +20,7 @@ COUNTS = {"train_counts": [20, 3, 3, 3, 20, 3, 3, 3, 20], "val_counts": [6] * 9,
 TINY = {
     "engine": "local",
     "dataset": {"name": "scenes3", **COUNTS},
-    "classifier": {"width": 8, "image_size_px": 32},
+    "classifier": {"width": 8},
     "erm": {"epochs": 2},
     "inpainter": {"model": "tiny", "num_inference_steps": 1, "guidance_scale": 1},
     "unit_rows": 16,
