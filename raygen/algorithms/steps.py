@@ -1,7 +1,7 @@
 """The steps of a fit: a worker loads, varies and computes only its share of each batch."""
 
-# N images, M draws of an epoch, D draws of this worker, B images of a batch or of a worker's share of it, C classes,
-# T side of the whole picture's square, S side of the classifier's
+# N images, M draws of an epoch, D draws of this worker, B images of a batch or of a worker's share of it, R rows of a
+# step: a share's images and their copies, P pixels, C classes, S side of the classifier's square
 
 import contextlib
 import inspect
@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from raygen.algorithms.augmenting import Augment, Variation, uniforms
+from raygen.algorithms.augmenting import Augment
+from raygen.algorithms.feed import PLAIN, Feed, Share, Terms
 from raygen.algorithms.inference import on_device
 from raygen.algorithms.loss_weights import AdaptiveWeights, LossWeights, Remembered
+from raygen.algorithms.perturbed import with_fgsm
+from raygen.algorithms.terms import mixed, row_losses, saliency_sum
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.seeding import row_seed
@@ -49,6 +51,7 @@ class Stepper:
         scheduler: Of its rate, step by step.
         worker: Where this runs, and how it computes.
         augment: How pictures are varied.
+        terms: What else the loss has.
     """
 
     def __init__(
@@ -61,10 +64,12 @@ class Stepper:
         worker: Worker,
         *,
         augment: Augment,
+        terms: Terms = PLAIN,
     ) -> None:
         self._classifier, self._train, self._weights = classifier, train, loss_weights
         self._optimizer, self._scheduler = optimizer, scheduler
-        self._worker, self._augment = worker, augment
+        self._worker, self._terms, self._infilling = worker, terms, train.infilling
+        self._feed = Feed(train, classifier.frame, worker, augment=augment, terms=terms)
         self._model = prepared(classifier, worker)
         precision = worker.numerics.precision
         self._autocast = None if precision == "float32" else getattr(torch, precision)
@@ -96,21 +101,15 @@ class Stepper:
         """
         worker, begun = self._worker, time.monotonic()
         self._classifier.train()
-        shares = [positions_B[worker.rank :: worker.world_size] for positions_B in batches]
-        # Once an epoch, not at every step: whatever is sent from memory that is not pinned makes the device wait.
-        vary = self._variation(batches, number=number, seed=seed)
-        target_D = torch.from_numpy(self._train.label_N[np.concatenate(shares)]).to(worker.device)
         weight_D = self._fixed_weights(batches)
         total = torch.zeros((), dtype=torch.float64, device=worker.device)
-        start, images, told = 0, 0, begun
-        loaded = zip(batches, self._train.batches(shares), strict=True)
+        images, told = 0, begun
+        shares = zip(batches, self._feed.shares(batches, number=number, seed=seed), strict=True)
         with own_numbers(worker, row_seed(seed, f"fit/{number}/{worker.rank}")):
-            for step, (positions_B, images_BTTC) in enumerate(loaded, 1):
-                own = slice(start, start + len(images_BTTC))
-                inputs_BCSS = vary(on_device(images_BTTC, worker.device), start)
-                weight_B = None if weight_D is None else weight_D[own]
-                total += self._step(inputs_BCSS, target_D[own], weight_B, positions_B)
-                start, images = own.stop, images + len(positions_B)
+            for step, (positions_B, share) in enumerate(shares, 1):
+                own = slice(share.start, share.start + share.num_own)
+                total += self._step(share, None if weight_D is None else weight_D[own], positions_B)
+                images += len(positions_B)
                 if step % LOOK_EVERY == 0:
                     loss, now = _finite(float(total)) / step, time.monotonic()
                     if worker.leads and now > told + TELL_EVERY_S:
@@ -122,18 +121,28 @@ class Stepper:
             _share_statistics(self._classifier)
         return _finite(float(total)) / len(batches), images / max(time.monotonic() - begun, 1e-9)
 
-    def _step(
-        self, inputs_BCSS: torch.Tensor, target_B: torch.Tensor, weight_B: torch.Tensor | None, positions_B: np.ndarray
-    ) -> torch.Tensor:
+    def _step(self, share: Share, weight_B: torch.Tensor | None, positions_B: np.ndarray) -> torch.Tensor:
         """One step on this worker's share; gives back its part of the batch's loss, times the number of workers."""
-        worker = self._worker
+        worker, num = self._worker, share.num_own
+        if self._infilling is not None and self._infilling.factual == "fgsm":
+            share = with_fgsm(share, self._classifier, self._infilling)
+        inputs_RCSS, target_R = share.inputs_RCSS, share.target_R
+        if self._terms.saliency_penalty:
+            inputs_RCSS.requires_grad_()
         with torch.autocast(worker.device, dtype=self._autocast, enabled=self._autocast is not None):
-            logits_BC = self._model(inputs_BCSS).float()
-        losses_B = F.cross_entropy(logits_BC, target_B, reduction="none")
+            logits_RC = self._model(inputs_RCSS).float()
+        losses_R = self._losses(logits_RC, share)
         if weight_B is None:
-            weight_B = self._adapted(losses_B.detach(), logits_BC.argmax(1) == target_B, positions_B)
+            correct_B = logits_RC[:num].argmax(1) == target_R[:num]
+            if share.counterfactual_R is not None:
+                correct_B ^= share.counterfactual_R[:num]
+            weight_B = self._adapted(losses_R[:num].detach(), correct_B, positions_B)
+        if share.object_RSS is None:
+            loss = (losses_R * weight_B).sum()
+        else:
+            loss = self._with_copies(losses_R, weight_B, logits_RC, share, num_batch=len(positions_B))
         # Workers' gradients are averaged, so each worker's part counts world_size times.
-        loss = (losses_B * weight_B).sum() * worker.world_size
+        loss = loss * worker.world_size
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
@@ -141,17 +150,45 @@ class Stepper:
         self._scheduler.step()
         return loss.detach()
 
-    def _variation(self, batches: Sequence[np.ndarray], *, number: int, seed: int) -> Variation:
-        worker, kind = self._worker, self._augment
-        uniform_MU = uniforms(kind, np.concatenate(batches), seed=seed, epoch=number)
-        stops = np.cumsum([len(positions_B) for positions_B in batches])
-        own_D = np.concatenate(
-            [
-                np.arange(stop - len(positions_B), stop)[worker.rank :: worker.world_size]
-                for stop, positions_B in zip(stops, batches, strict=True)
-            ]
+    def _losses(self, logits_RC: torch.Tensor, share: Share) -> torch.Tensor:
+        not_label = "exact" if self._infilling is None else self._infilling.not_label
+        smoothing = self._terms.label_smoothing
+        losses_R = row_losses(
+            logits_RC,
+            share.target_R,
+            counterfactual_B=share.counterfactual_R,
+            not_label=not_label,
+            smoothing=smoothing,
         )
-        return Variation(kind, uniform_MU[own_D], self._classifier.frame, worker.device)
+        if share.other_target_B is None:
+            return losses_R
+        others_R = row_losses(logits_RC, share.other_target_B, smoothing=smoothing)
+        return mixed(losses_R, others_R, share=share.own_fraction)
+
+    def _with_copies(
+        self, losses_R: torch.Tensor, weight_B: torch.Tensor, logits_RC: torch.Tensor, share: Share, *, num_batch: int
+    ) -> torch.Tensor:
+        """The loss over pictures and copies, divided by all of them, and the saliency penalty over those with a mask.
+
+        A copy weighs what its picture does. What could not be made, or shows nothing of the object or nothing but it
+        once it is varied, is no row.
+        """
+        assert share.object_RSS is not None
+        num, shown_RP = share.num_own, share.object_RSS.flatten(1)
+        has_object_R = shown_RP.any(1)
+        counts_R = has_object_R & ~shown_RP.all(1)
+        # Of the whole batch, on every worker alike, without a look at numbers that are still being computed.
+        numbers_2 = torch.stack([counts_R[num:].sum(), has_object_R[:num].sum()]).double()
+        if self._worker.world_size > 1:
+            torch.distributed.all_reduce(numbers_2)
+        loss = (losses_R[:num] * weight_B).sum()
+        if len(losses_R) > num:
+            weight_R = weight_B.repeat(len(losses_R) // num - 1) * counts_R[num:]
+            loss = (loss + (losses_R[num:] * weight_R).sum()) * (num_batch / (num_batch + numbers_2[0])).float()
+        if self._terms.saliency_penalty:
+            penalty = saliency_sum(logits_RC[:num], share.target_R[:num], share.inputs_RCSS, share.object_RSS[:num])
+            loss = loss + self._terms.saliency_penalty * penalty / numbers_2[1].clamp(min=1).float()
+        return loss
 
     def _fixed_weights(self, batches: Sequence[np.ndarray]) -> torch.Tensor | None:
         """Loss weights of this worker's draws, (D,) float32; None where they follow the classifier."""
