@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +12,9 @@ import torch
 from raygen.algorithms.augmenting import Augment, Variation, uniforms
 from raygen.algorithms.inference import on_device
 from raygen.algorithms.infilling import Draws, copy_seeds, fills_of
-from raygen.algorithms.terms import draw_mixing, mixed
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier.framing import Frame
 from raygen.inpainters.fills import Infilling
-from raygen.seeding import row_seed
 from raygen.worker import Worker
 
 
@@ -48,8 +45,6 @@ class Share:
         target_R: Labels.
         counterfactual_R: Whose label is what they do not show, (R,) bool; None: nobody's.
         object_RSS: Where the object is, bool; None where nobody asked. Of a copy that could not be made: nowhere.
-        other_target_B: Labels of the pictures that are mixed in; None: nothing is.
-        own_fraction: How much is a picture's own where others are mixed in.
         num_own: B, rows that are no copies.
         start: Which of the worker's draws of the epoch the first is.
         seeds_B: Seed of each draw's copies; None where there are none.
@@ -59,8 +54,6 @@ class Share:
     target_R: torch.Tensor
     counterfactual_R: torch.Tensor | None
     object_RSS: torch.Tensor | None
-    other_target_B: torch.Tensor | None
-    own_fraction: float
     num_own: int
     start: int
     seeds_B: np.ndarray | None
@@ -74,100 +67,77 @@ class Feed:
         frame: What the classifier sees of one.
         worker: Whose share.
         augment: How pictures are varied.
-        terms: Of the loss.
+        with_masks: Whether object masks are asked for, copies or not.
     """
 
-    def __init__(self, train: TrainingSet, frame: Frame, worker: Worker, *, augment: Augment, terms: Terms) -> None:
+    def __init__(self, train: TrainingSet, frame: Frame, worker: Worker, *, augment: Augment, with_masks: bool) -> None:
         self._train, self._frame, self._worker, self._augment = train, frame, worker, augment
-        self._mixup_alpha = terms.mixup_alpha
-        self._has_masks = terms.saliency_penalty > 0 or makes_copies(train.infilling)
-        self._roles = [role for role, _, _ in fills_of(train.infilling)] if self._has_masks else []
+        self._with_masks = with_masks or makes_copies(train.infilling)
+        self._roles = [role for role, _, _ in fills_of(train.infilling)]
 
-    def shares(self, batches: Sequence[np.ndarray], *, number: int, seed: int) -> Iterator[Share]:
+    def own(self, num: int, *, are_pairs: bool) -> np.ndarray:
+        """Which of a batch's images are this worker's; of pairs, whose second images follow the first, both."""
+        worker = self._worker
+        if not are_pairs:
+            return np.arange(worker.rank, num, worker.world_size)
+        first = np.arange(worker.rank, num // 2, worker.world_size)
+        return np.concatenate([first, num // 2 + first])
+
+    def shares(
+        self, batches: Sequence[np.ndarray], *, number: int, seed: int, are_pairs: bool = False
+    ) -> Iterator[Share]:
         """This worker's share of each batch.
 
         Args:
             batches: Positions of each whole batch's images.
             number: Of the epoch, from 0.
             seed: The fit's.
+            are_pairs: Whether the second half of each batch is mixed into the first.
         """
-        worker, train, position_M = self._worker, self._train, np.concatenate(batches)
-        own, read, fractions, places = self._plan(batches, number=number, seed=seed)
-        copies = 1 + len(self._roles)
+        train, device, position_M, copies = self._train, self._worker.device, np.concatenate(batches), len(self._roles)
+        firsts = np.cumsum([0, *(len(positions_B) for positions_B in batches)]).tolist()
+        draws = [
+            first + self.own(len(positions_B), are_pairs=are_pairs)
+            for first, positions_B in zip(firsts, batches, strict=False)
+        ]
         # Once an epoch, not at every step: whatever is sent from memory that is not pinned makes the device wait.
-        vary = self._variation(position_M, np.concatenate([np.tile(draws, copies) for draws in read]), number, seed)
-        target_M = train.label_N[position_M]
-        target_D, other_D, counterfactual_D = (
-            None if values is None else torch.from_numpy(values).to(worker.device)
-            for values in (
-                target_M[np.concatenate(own)],
-                target_M[np.concatenate(places)] if places else None,
-                self._counterfactual(position_M[np.concatenate(own)]),
-            )
-        )
-        assert target_D is not None
-        seed_M = copy_seeds(position_M, seed=seed, epoch=number) if self._has_masks else None
-        start = varied = 0
-        for step, images_BTTC in enumerate(self._loaded(position_M, read, seed_M)):
-            num, inputs_BCSS = len(own[step]), vary(on_device(images_BTTC, worker.device), varied)
-            varied += len(images_BTTC)
-            mine = slice(start, start + num)
-            objects = inputs_BCSS[:, 3] > 0 if self._has_masks else None
-            if self._has_masks:
-                inputs_BCSS = inputs_BCSS[:, :3].contiguous(memory_format=torch.channels_last)
-            if places:
-                others_BCSS = self._others(inputs_BCSS, num, read[step], places[step])
-                inputs_BCSS = mixed(inputs_BCSS[:num], others_BCSS, share=fractions[step])
-            yield Share(
-                inputs_BCSS,
-                target_D[mine].repeat(copies) if copies > 1 else target_D[mine],
-                None if counterfactual_D is None else self._with_copies(counterfactual_D[mine]),
-                objects,
-                None if other_D is None else other_D[mine],
-                fractions[step] if places else 1.0,
-                num,
-                start,
-                None if seed_M is None else seed_M[own[step]],
-            )
-            start = mine.stop
-
-    def _plan(self, batches: Sequence[np.ndarray], *, number: int, seed: int) -> Any:
-        """Of each batch: own draws, draws that are read, the own fraction, and the draws that are mixed in."""
-        worker, rng = self._worker, np.random.default_rng(row_seed(seed, f"mixup/{number}"))
-        own, read, fractions, places, first = [], [], [], [], 0
-        for positions_B in batches:
-            draws_B = np.arange(first, first + len(positions_B))
-            first += len(positions_B)
-            own.append(draws_B[worker.rank :: worker.world_size])
-            read.append(own[-1])
-            if self._mixup_alpha > 0:
-                fraction, partner_B = draw_mixing(len(positions_B), self._mixup_alpha, rng)
-                fractions.append(fraction)
-                places.append(draws_B[partner_B][worker.rank :: worker.world_size])
-                if worker.world_size > 1:  # partners may be in others' shares
-                    read[-1] = np.concatenate([own[-1], places[-1]])
-        return own, read, fractions, places
-
-    def _others(self, inputs_BCSS: torch.Tensor, num: int, read_B: np.ndarray, place_B: np.ndarray) -> torch.Tensor:
-        """The pictures that are mixed in, of those that were read."""
-        if len(read_B) > num:
-            return inputs_BCSS[num:]
-        return inputs_BCSS[on_device(torch.from_numpy(place_B - read_B[0]), self._worker.device)]
-
-    def _variation(self, position_M: np.ndarray, draws: np.ndarray, number: int, seed: int) -> Variation:
         uniform_MU = uniforms(self._augment, position_M, seed=seed, epoch=number)
-        return Variation(self._augment, uniform_MU[draws], self._frame, self._worker.device)
+        varied = np.concatenate([np.tile(draws_B, 1 + copies) for draws_B in draws])
+        vary = Variation(self._augment, uniform_MU[varied], self._frame, device)
+        position_D = position_M[np.concatenate(draws)]
+        target_D = torch.from_numpy(train.label_N[position_D]).to(device)
+        counterfactual_D = self._counterfactual(position_D)
+        seed_M = copy_seeds(position_M, seed=seed, epoch=number) if self._with_masks else None
+        start = first = 0
+        for draws_B, images_BTTC in zip(draws, self._loaded(position_M, draws, seed_M), strict=True):
+            own = slice(start, start + len(draws_B))
+            inputs_RCSS, objects_RSS = vary(on_device(images_BTTC, device), first), None
+            if self._with_masks:
+                inputs_RCSS, objects_RSS = inputs_RCSS[:, :3], inputs_RCSS[:, 3] > 0
+                inputs_RCSS = inputs_RCSS.contiguous(memory_format=torch.channels_last)
+            yield Share(
+                inputs_RCSS,
+                target_D[own].repeat(1 + copies) if copies else target_D[own],
+                None if counterfactual_D is None else self._with_copies(counterfactual_D[own]),
+                objects_RSS,
+                len(draws_B),
+                start,
+                None if seed_M is None else seed_M[draws_B],
+            )
+            start, first = own.stop, first + len(images_BTTC)
 
     def _loaded(
-        self, position_M: np.ndarray, read: Sequence[np.ndarray], seed_M: np.ndarray | None
+        self, position_M: np.ndarray, draws: Sequence[np.ndarray], seed_M: np.ndarray | None
     ) -> Iterator[torch.Tensor]:
         if seed_M is None:
-            return self._train.batches([position_M[draws_B] for draws_B in read])
-        return self._train.copies([Draws(position_M[draws_B], seed_M[draws_B]) for draws_B in read])
+            return self._train.batches([position_M[draws_B] for draws_B in draws])
+        return self._train.copies([Draws(position_M[draws_B], seed_M[draws_B]) for draws_B in draws])
 
-    def _counterfactual(self, position_D: np.ndarray) -> np.ndarray | None:
+    def _counterfactual(self, position_D: np.ndarray) -> torch.Tensor | None:
         found = self._train.counterfactual_N
-        return found[position_D] if found.any() or "counterfactual" in self._roles else None
+        if not found.any() and "counterfactual" not in self._roles:
+            return None
+        return torch.from_numpy(found[position_D]).to(self._worker.device)
 
     def _with_copies(self, counterfactual_B: torch.Tensor) -> torch.Tensor:
         copies = [torch.full_like(counterfactual_B, role == "counterfactual") for role in self._roles]

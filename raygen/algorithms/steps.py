@@ -8,6 +8,7 @@ import inspect
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from raygen.algorithms.augmenting import Augment
 from raygen.algorithms.feed import PLAIN, Feed, Share, Terms
 from raygen.algorithms.inference import on_device
-from raygen.algorithms.loss_weights import AdaptiveWeights, LossWeights, Remembered
+from raygen.algorithms.loss_weights import AdaptiveWeights, Companion, LossWeights, Remembered
+from raygen.algorithms.mixing import Mixed, label_shares, mix_inputs
 from raygen.algorithms.perturbed import with_fgsm
-from raygen.algorithms.terms import mixed, row_losses, saliency_sum
+from raygen.algorithms.terms import row_losses, saliency_sum
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.seeding import row_seed
@@ -40,36 +42,20 @@ class NotFiniteError(ArithmeticError):
     """The loss is infinite or not a number."""
 
 
-class Stepper:
-    """The steps of a fit.
+class Network:
+    """A network that is fitted, and how its weights move.
 
     Args:
-        classifier: What is fitted, on the device.
-        train: On what.
-        loss_weights: Of the images of a batch.
-        optimizer: Of the classifier's parameters.
+        classifier: The network, on the device.
+        optimizer: Of its parameters.
         scheduler: Of its rate, step by step.
         worker: Where this runs, and how it computes.
-        augment: How pictures are varied.
-        terms: What else the loss has.
     """
 
     def __init__(
-        self,
-        classifier: Classifier,
-        train: TrainingSet,
-        loss_weights: LossWeights | AdaptiveWeights,
-        optimizer: torch.optim.Optimizer,
-        scheduler: Any,
-        worker: Worker,
-        *,
-        augment: Augment,
-        terms: Terms = PLAIN,
+        self, classifier: Classifier, optimizer: torch.optim.Optimizer, scheduler: Any, worker: Worker
     ) -> None:
-        self._classifier, self._train, self._weights = classifier, train, loss_weights
-        self._optimizer, self._scheduler = optimizer, scheduler
-        self._worker, self._terms, self._infilling = worker, terms, train.infilling
-        self._feed = Feed(train, classifier.frame, worker, augment=augment, terms=terms)
+        self.classifier, self._optimizer, self._scheduler, self._worker = classifier, optimizer, scheduler, worker
         self._model = prepared(classifier, worker)
         precision = worker.numerics.precision
         self._autocast = None if precision == "float32" else getattr(torch, precision)
@@ -78,20 +64,76 @@ class Stepper:
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the classifier."""
-        adaptive = self._weights if isinstance(self._weights, AdaptiveWeights) else None
-        memory = Remembered(adaptive)
-        return {
-            "optimizer": self._optimizer,
-            "scheduler": self._scheduler,
-            "scaler": self._scaler,
-            "adaptive": memory,
-        }
+        return {"optimizer": self._optimizer, "scheduler": self._scheduler, "scaler": self._scaler}
 
-    def epoch(self, batches: Sequence[np.ndarray], *, number: int, of: int, seed: int) -> tuple[float, float]:
+    def logits(self, inputs_BCSS: torch.Tensor) -> torch.Tensor:
+        """Logits of a worker's share of a batch, (B, C) float32."""
+        with torch.autocast(self._worker.device, dtype=self._autocast, enabled=self._autocast is not None):
+            logits_BC: torch.Tensor = self._model(inputs_BCSS)
+        return logits_BC.float()
+
+    def step(self, loss: torch.Tensor) -> None:
+        """One step down a loss."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._scheduler.step()
+
+
+class Stepper:
+    """The steps of a fit.
+
+    Args:
+        network: What is fitted.
+        train: On what.
+        loss_weights: Of the images of a batch.
+        worker: Where this runs, and how it computes.
+        augment: How pictures are varied.
+        terms: What else the loss has.
+        beside: The second network, where the weights are those of a `Companion`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        train: TrainingSet,
+        loss_weights: LossWeights | AdaptiveWeights | Companion,
+        worker: Worker,
+        *,
+        augment: Augment,
+        terms: Terms = PLAIN,
+        beside: Network | None = None,
+    ) -> None:
+        self._network, self._train, self._weights, self._beside = network, train, loss_weights, beside
+        self._worker, self._terms, self._infilling, self._are_pairs = worker, terms, train.infilling, False
+        self._feed = Feed(
+            train, network.classifier.frame, worker, augment=augment, with_masks=terms.saliency_penalty > 0
+        )
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the classifier."""
+        adaptive = self._weights if isinstance(self._weights, AdaptiveWeights | Companion) else None
+        found = {**self._network.parts(), "adaptive": Remembered(adaptive)}
+        if self._beside is not None:
+            parts = {"classifier": self._beside.classifier, **self._beside.parts()}
+            found |= {f"companion_{name}": part for name, part in parts.items()}
+        return found
+
+    def epoch(
+        self,
+        batches: Sequence[np.ndarray],
+        *,
+        number: int,
+        of: int,
+        seed: int,
+        mixed: Sequence[Mixed] | None = None,
+    ) -> tuple[float, float]:
         """Fits on all batches; gives back their mean loss, the same on all workers, and images/s of all together.
 
         Args:
             batches: Positions of each whole batch's images.
+            mixed: How each is mixed; its `positions` are then the batch's.
             number: Of the epoch, from 0.
             of: How many epochs.
             seed: The fit's.
@@ -100,15 +142,22 @@ class Stepper:
             NotFiniteError: The loss is not finite.
         """
         worker, begun = self._worker, time.monotonic()
-        self._classifier.train()
+        networks = [self._network, *([] if self._beside is None else [self._beside])]
+        for network in networks:
+            network.classifier.train()
+        self._are_pairs = mixed is not None
         weight_D = self._fixed_weights(batches)
         total = torch.zeros((), dtype=torch.float64, device=worker.device)
         images, told = 0, begun
-        shares = zip(batches, self._feed.shares(batches, number=number, seed=seed), strict=True)
+        shares = zip(
+            batches, self._feed.shares(batches, number=number, seed=seed, are_pairs=self._are_pairs), strict=True
+        )
         with own_numbers(worker, row_seed(seed, f"fit/{number}/{worker.rank}")):
             for step, (positions_B, share) in enumerate(shares, 1):
                 own = slice(share.start, share.start + share.num_own)
-                total += self._step(share, None if weight_D is None else weight_D[own], positions_B)
+                weight_B = None if weight_D is None else weight_D[own]
+                pairs = None if mixed is None else mixed[step - 1].own(worker.rank, worker.world_size)
+                total += self._step(share, weight_B, positions_B, pairs)
                 images += len(positions_B)
                 if step % LOOK_EVERY == 0:
                     loss, now = _finite(float(total)) / step, time.monotonic()
@@ -118,52 +167,89 @@ class Stepper:
         if worker.world_size > 1:
             torch.distributed.all_reduce(total)
             total /= worker.world_size
-            _share_statistics(self._classifier)
+            for network in networks:
+                _share_statistics(network.classifier)
         return _finite(float(total)) / len(batches), images / max(time.monotonic() - begun, 1e-9)
 
-    def _step(self, share: Share, weight_B: torch.Tensor | None, positions_B: np.ndarray) -> torch.Tensor:
+    def _own(self, num: int) -> np.ndarray:
+        return self._feed.own(num, are_pairs=self._are_pairs)
+
+    def _step(
+        self, share: Share, weight_B: torch.Tensor | None, positions_B: np.ndarray, pairs: Mixed | None
+    ) -> torch.Tensor:
         """One step on this worker's share; gives back its part of the batch's loss, times the number of workers."""
-        worker, num = self._worker, share.num_own
+        worker, share_B = self._worker, None
         if self._infilling is not None and self._infilling.factual == "fgsm":
-            share = with_fgsm(share, self._classifier, self._infilling)
-        inputs_RCSS, target_R = share.inputs_RCSS, share.target_R
+            share = with_fgsm(share, self._network.classifier, self._infilling)
+        inputs_RCSS = share.inputs_RCSS
+        if pairs is not None:
+            share_B = on_device(torch.from_numpy(pairs.share_B).float(), worker.device)
+            inputs_RCSS = mix_inputs(inputs_RCSS, share_B, pairs.box)
         if self._terms.saliency_penalty:
             inputs_RCSS.requires_grad_()
-        with torch.autocast(worker.device, dtype=self._autocast, enabled=self._autocast is not None):
-            logits_RC = self._model(inputs_RCSS).float()
+        logits_RC = self._network.logits(inputs_RCSS)
+        if share_B is not None:
+            logits_RC = torch.cat([logits_RC, logits_RC])  # each mixed picture, once for each of its labels
         losses_R = self._losses(logits_RC, share)
         if weight_B is None:
-            correct_B = logits_RC[:num].argmax(1) == target_R[:num]
-            if share.counterfactual_R is not None:
-                correct_B ^= share.counterfactual_R[:num]
-            weight_B = self._adapted(losses_R[:num].detach(), correct_B, positions_B)
+            weight_B = self._adapted(self._found(logits_RC, losses_R, inputs_RCSS, share, positions_B), positions_B)
+        if share_B is not None:
+            losses_R = losses_R * label_shares(share_B)
         if share.object_RSS is None:
             loss = (losses_R * weight_B).sum()
         else:
             loss = self._with_copies(losses_R, weight_B, logits_RC, share, num_batch=len(positions_B))
         # Workers' gradients are averaged, so each worker's part counts world_size times.
         loss = loss * worker.world_size
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._scheduler.step()
+        self._network.step(loss)
         return loss.detach()
 
     def _losses(self, logits_RC: torch.Tensor, share: Share) -> torch.Tensor:
-        not_label = "exact" if self._infilling is None else self._infilling.not_label
-        smoothing = self._terms.label_smoothing
-        losses_R = row_losses(
+        return row_losses(
             logits_RC,
             share.target_R,
             counterfactual_B=share.counterfactual_R,
-            not_label=not_label,
-            smoothing=smoothing,
+            not_label="exact" if self._infilling is None else self._infilling.not_label,
+            smoothing=self._terms.label_smoothing,
         )
-        if share.other_target_B is None:
-            return losses_R
-        others_R = row_losses(logits_RC, share.other_target_B, smoothing=smoothing)
-        return mixed(losses_R, others_R, share=share.own_fraction)
+
+    def _found(
+        self,
+        logits_RC: torch.Tensor,
+        losses_R: torch.Tensor,
+        inputs_RCSS: torch.Tensor,
+        share: Share,
+        positions_B: np.ndarray,
+    ) -> list[torch.Tensor]:
+        """What weights follow: losses of the share's images, and whether they are right, or a second network's."""
+        num = share.num_own
+        if self._beside is not None:
+            return [losses_R[:num].detach(), self._companion_step(inputs_RCSS[:num], share, num=len(positions_B))]
+        correct_B = logits_RC[:num].argmax(1) == share.target_R[:num]
+        if share.counterfactual_R is not None:
+            correct_B ^= share.counterfactual_R[:num]
+        return [losses_R[:num].detach(), correct_B]
+
+    def _companion_step(self, inputs_BCSS: torch.Tensor, share: Share, *, num: int) -> torch.Tensor:
+        """The second network's own step, on this worker's share of `num` images; its losses before it.
+
+        From a counterfactual picture, whose label is not what it shows, it learns nothing.
+        """
+        assert isinstance(self._weights, Companion)
+        assert self._beside is not None
+        own = slice(share.num_own)
+        logits_BC, target_B = self._beside.logits(inputs_BCSS.detach()), share.target_R[own]
+        own_share = replace(
+            share,
+            target_R=target_B,
+            counterfactual_R=None if share.counterfactual_R is None else share.counterfactual_R[own],
+        )
+        losses_B = self._losses(logits_BC.detach(), own_share)
+        objective_B = self._weights.objective(logits_BC, target_B)
+        if own_share.counterfactual_R is not None:
+            objective_B = objective_B * ~own_share.counterfactual_R
+        self._beside.step(objective_B.sum() / num * self._worker.world_size)
+        return losses_B
 
     def _with_copies(
         self, losses_R: torch.Tensor, weight_B: torch.Tensor, logits_RC: torch.Tensor, share: Share, *, num_batch: int
@@ -193,25 +279,29 @@ class Stepper:
     def _fixed_weights(self, batches: Sequence[np.ndarray]) -> torch.Tensor | None:
         """Loss weights of this worker's draws, (D,) float32; None where they follow the classifier."""
         weigh, train, worker = self._weights, self._train, self._worker
-        if isinstance(weigh, AdaptiveWeights):
+        if isinstance(weigh, AdaptiveWeights | Companion):
             return None
         weights = [
-            weigh(train.label_N[positions_B], train.generated_N[positions_B])[worker.rank :: worker.world_size]
+            weigh(train.label_N[positions_B], train.generated_N[positions_B])[self._own(len(positions_B))]
             for positions_B in batches
         ]
         return torch.from_numpy(np.concatenate(weights)).float().to(worker.device)
 
-    def _adapted(self, losses_B: torch.Tensor, correct_B: torch.Tensor, positions_B: np.ndarray) -> torch.Tensor:
-        assert isinstance(self._weights, AdaptiveWeights)
+    def _adapted(self, found: Sequence[torch.Tensor], positions_B: np.ndarray) -> torch.Tensor:
+        """Weights of this worker's share by its losses, and by what is right or by the second network's losses."""
         worker = self._worker
-        share = slice(worker.rank, None, worker.world_size)
+        share = self._own(len(positions_B))
         # Every worker's values, each at its image's place in the batch; in one piece, since each look is a wait.
-        found_2B = torch.zeros((2, len(positions_B)), dtype=torch.float64, device=losses_B.device)
-        found_2B[0, share], found_2B[1, share] = losses_B.double(), correct_B.double()
+        found_2B = torch.zeros((2, len(positions_B)), dtype=torch.float64, device=found[0].device)
+        found_2B[0, share], found_2B[1, share] = found[0].double(), found[1].double()
         if worker.world_size > 1:
             torch.distributed.all_reduce(found_2B)  # a sum with zeros: nothing is rounded
-        all_losses_B, all_correct_B = found_2B.cpu().numpy()
-        weight_B = self._weights.weigh(positions_B, all_losses_B, all_correct_B > 0)
+        all_losses_B, others_B = found_2B.cpu().numpy()
+        if isinstance(self._weights, Companion):
+            weight_B = self._weights.weigh_beside(positions_B, all_losses_B, others_B)
+        else:
+            assert isinstance(self._weights, AdaptiveWeights)
+            weight_B = self._weights.weigh(positions_B, all_losses_B, others_B > 0)
         return on_device(torch.from_numpy(weight_B[share]).float(), worker.device)
 
 

@@ -1,8 +1,8 @@
-"""Terms of the loss that every algorithm of the loop can have: "not y", the saliency penalty, mixup, smoothed labels.
+"""Terms of the loss that every algorithm of the loop can have: "not y", the saliency penalty, smoothed labels.
 
 Chang et al. 2021 (arXiv 2106.01127) give counterfactual pictures the label "not y", penalise the gradient outside of
-the object ("Sal": GradMask, Simpson et al. 2019, arXiv 1904.07478), and compare with mixup (Zhang et al. 2018, arXiv
-1710.09412) and label smoothing (Szegedy et al. 2016, arXiv 1512.00567).
+the object ("Sal": GradMask, Simpson et al. 2019, arXiv 1904.07478), and compare with mixup (`raygen.algorithms.mixing`)
+and label smoothing (Szegedy et al. 2016, arXiv 1512.00567).
 
 Defects of the authors' code that are not copied: -log(1 - p + 1e-20), which is at most 46 and has no gradient there;
 and the gradient of `logits[:, y].sum()`, which for a batch of B labels is that of B x B logits, not of each row's own.
@@ -12,7 +12,6 @@ and the gradient of `logits[:, y].sum()`, which for a batch of B labels is that 
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -81,13 +80,3 @@ def saliency_sum(
     outside_BSS = ~object_BSS & object_BSS.flatten(1).any(1)[:, None, None]
     squares_BCSS = (gradient_BCSS[: len(object_BSS)] * outside_BSS[:, None]) ** 2
     return squares_BCSS.flatten(1).mean(1).sum()
-
-
-def draw_mixing(num: int, alpha: float, rng: np.random.Generator) -> tuple[float, np.ndarray]:
-    """Share of its own picture, Beta(alpha, alpha) once for a batch, and the place of each row's partner, (B,) int."""
-    return float(rng.beta(alpha, alpha)), rng.permutation(num)
-
-
-def mixed(own_BCSS: torch.Tensor, other_BCSS: torch.Tensor, *, share: float) -> torch.Tensor:
-    """Two pictures as one: share * own + (1 - share) * other."""
-    return share * own_BCSS + (1 - share) * other_BCSS

@@ -26,14 +26,15 @@ from raygen.maskers.truth import dilate
 if TYPE_CHECKING:
     from pytorch_grad_cam.base_cam import BaseCAM
 
-CamMethod = Literal["gradcam", "gradcam++"]
+CamMethod = Literal["gradcam", "gradcam++", "xgradcam"]
 
 
 class CamConfig(MaskerBase):
     """Repaint by attention.
 
     Attributes:
-        method: Grad-CAM++ (Chattopadhyay et al. 2018, arXiv 1710.11063), as SCGS uses, or Grad-CAM.
+        method: Grad-CAM++ (Chattopadhyay et al. 2018, arXiv 1710.11063), as SCGS uses, Grad-CAM, or XGrad-CAM (Fu et
+            al. 2020, arXiv 2008.02312), as MaskTune and DaC use.
         tau: Heat from which a pixel counts as attended, 0..1. SCGS says "red and orange regions": orange ends
             at 0.69 (OpenCV's jet) to 0.71 (matplotlib's). Assumption: 0.7, in between.
         repaint: The attended pixels, or all others.
@@ -158,9 +159,9 @@ def scgs_to_edit(keep_HW: np.ndarray) -> np.ndarray:
 def _build_explainer(classifier: Classifier, method: CamMethod) -> "BaseCAM":
     # Here, not at the top: it brings matplotlib and OpenCV, several seconds that only actors with this masker
     # need.
-    from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
+    from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, XGradCAM
 
-    kind = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}[method]
+    kind = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "xgradcam": XGradCAM}[method]
     return kind(model=classifier, target_layers=[classifier.target_layer])
 
 

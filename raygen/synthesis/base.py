@@ -20,12 +20,14 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
 
     Attributes:
         paper: Where it comes from.
+        label_access: Labels that it reads of each split, "class" or "group" (class and attribute): "train: class".
         algorithm: Name of the algorithm of the paper's own recipe.
         space: What of its fields a sweep searches by default: fields of a `tune.domains.Domain` by the field's name.
         name: That of the registry, and of the paper's own recipe.
     """
 
     paper: ClassVar[str]
+    label_access: ClassVar[str]
     algorithm: ClassVar[str] = "erm"
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 

@@ -16,9 +16,10 @@ from raygen.algorithms.feed import Terms
 from raygen.algorithms.inference import right_predictions
 from raygen.algorithms.jtt import JttConfig
 from raygen.algorithms.loop import mean_weights
+from raygen.algorithms.mixing import Mixed, label_shares, mix_batches, mix_inputs
 from raygen.algorithms.pictures import InMemory
-from raygen.algorithms.steps import Stepper
-from raygen.algorithms.terms import draw_mixing, mixed, not_label_losses, row_losses, saliency_sum
+from raygen.algorithms.steps import Network, Stepper
+from raygen.algorithms.terms import not_label_losses, row_losses, saliency_sum
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
 from raygen.classifier.fgsm import fgsm, random_starts
@@ -124,15 +125,18 @@ def test_the_saliency_of_a_row_is_that_of_its_own_label() -> None:
 
 
 def test_a_share_of_one_mixes_nothing_and_one_is_drawn_for_a_batch() -> None:
-    own_B, other_B = torch.rand(5), torch.rand(5)
-    assert torch.equal(mixed(own_B, other_B, share=1.0), own_B)
-    assert torch.equal(mixed(own_B, other_B, share=0.0), other_B)
-    draws = [draw_mixing(6, 0.2, np.random.default_rng(seed)) for seed in range(2000)]
-    shares = np.array([share for share, _ in draws])
+    inputs_BCSS, share_B = torch.rand(6, 3, 2, 2), torch.ones(3)
+    assert torch.equal(mix_inputs(inputs_BCSS, share_B, None), inputs_BCSS[:3])
+    assert label_shares(share_B).tolist() == [2, 2, 2, 0, 0, 0]
+    batches = mix_batches([np.arange(4, 10)] * 2000, 0.2, np.random.default_rng(0))
+    shares = np.array([batch.share_B[0] for batch in batches])
     # Beta(a, a): mean 1/2, variance 1 / (4 (2a + 1)) = 0.17857.
     assert shares.mean() == pytest.approx(0.5, abs=0.03)
     assert shares.var() == pytest.approx(0.17857, abs=0.01)
-    assert all(sorted(partner_B.tolist()) == [*range(6)] for _, partner_B in draws)
+    for batch in batches:
+        assert len({*batch.share_B.tolist()}) == 1
+        assert batch.first_B.tolist() == sorted(batch.second_B.tolist()) == [*range(4, 10)]
+    assert len({tuple(batch.second_B.tolist()) for batch in batches}) > 500
 
 
 def test_fgsm_moves_each_picture_by_its_own_gradient_and_at_most_by_epsilon() -> None:
@@ -201,7 +205,9 @@ class Kept(torch.nn.Flatten):
         return super().forward(images_NCHW)
 
 
-def stepped(train: TrainingSet, folder: Path, terms: Terms, positions: np.ndarray) -> tuple[float, torch.Tensor, Any]:
+def stepped(
+    train: TrainingSet, folder: Path, terms: Terms, positions: np.ndarray, mixed: Mixed | None = None
+) -> tuple[float, torch.Tensor, Any]:
     """The loss of a step without motion, what the network saw, and the classifier."""
     seen = Kept()
     config = ClassifierConfig(image_size_px=16)
@@ -209,10 +215,11 @@ def stepped(train: TrainingSet, folder: Path, terms: Terms, positions: np.ndarra
         torch.default_generator.manual_seed(0)
         classifier = Classifier(config, seen, num_features=3 * 16 * 16, num_classes=2)
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.0)
-    still = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    worker = Worker(0, 1, "cpu", folder)
-    stepper = Stepper(classifier, train, mean_weights, optimizer, still, worker, augment="none", terms=terms)
-    loss, _ = stepper.epoch([positions], number=0, of=1, seed=0)
+    still, worker = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0), Worker(0, 1, "cpu", folder)
+    network = Network(classifier, optimizer, still, worker)
+    stepper = Stepper(network, train, mean_weights, worker, augment="none", terms=terms)
+    batch = positions if mixed is None else mixed.positions
+    loss, _ = stepper.epoch([batch], number=0, of=1, seed=0, mixed=None if mixed is None else [mixed])
     return loss, seen.seen * classifier.std_C11 + classifier.mean_C11, classifier
 
 
@@ -277,23 +284,39 @@ def test_the_penalty_is_over_the_rows_with_a_mask(sets: tuple[TrainingSet, Train
 
 
 def test_mixup_mixes_pictures_and_losses_by_one_share(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:
-    plain, own_BCSS, classifier = stepped(sets[0], tmp_path, Terms(), POSITIONS)
-    loss, seen_BCSS, _ = stepped(sets[0], tmp_path, Terms(mixup_alpha=1.0), POSITIONS)
-    # The share and the partners, found again: one share that explains all rows, each by another partner.
-    own_BP, seen_BP = own_BCSS.flatten(1).double(), seen_BCSS.flatten(1).double()
-    errors_BB = np.empty((12, 12))
-    best: tuple[float, float, list[int]] = (math.inf, 1.0, [])
-    for share in np.linspace(0, 1, 2001):
-        errors_BB = (share * own_BP[:, None] + (1 - share) * own_BP[None] - seen_BP[:, None]).abs().amax(2).numpy()
-        best = min(best, (float(errors_BB.min(1).max()), float(share), errors_BB.argmin(1).tolist()))
-    error, share, places = best
-    assert error < 1e-3  # half a step of the search
-    assert sorted(places) == [*range(12)]
+    train, label_N = sets[0], torch.from_numpy(sets[0].label_N)
+    second_B = POSITIONS[::-1].copy()
+    pairs = Mixed(POSITIONS, second_B, np.full(12, 0.7))
+    _, own_BCSS, _ = stepped(train, tmp_path, Terms(), POSITIONS)
+    loss, seen_BCSS, classifier = stepped(train, tmp_path, Terms(), POSITIONS, pairs)
+    torch.testing.assert_close(seen_BCSS, 0.7 * own_BCSS + 0.3 * own_BCSS.flip(0), atol=1e-5, rtol=0)
     logits_BC = classifier.eval()(seen_BCSS).detach()
-    target_B = torch.from_numpy(sets[0].label_N[POSITIONS])
-    expected = share * F.cross_entropy(logits_BC, target_B) + (1 - share) * F.cross_entropy(logits_BC, target_B[places])
-    assert loss == pytest.approx(float(expected), rel=1e-2)
-    assert loss != plain
+    losses = [F.cross_entropy(logits_BC, label_N[positions]).item() for positions in (POSITIONS, second_B)]
+    assert loss == pytest.approx(0.7 * losses[0] + 0.3 * losses[1], rel=1e-5)
+    smooth, _, _ = stepped(train, tmp_path, Terms(label_smoothing=0.2), POSITIONS, pairs)
+    losses = [
+        F.cross_entropy(logits_BC, label_N[positions], label_smoothing=0.2).item()
+        for positions in (POSITIONS, second_B)
+    ]
+    assert smooth == pytest.approx(0.7 * losses[0] + 0.3 * losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("mixup_alpha", 0.2), ("label_smoothing", 0.1), ("saliency_penalty", 5.0)]
+)
+def test_a_fit_has_the_terms_of_its_config(
+    sets: tuple[TrainingSet, TrainingSet], tmp_path: Path, field: str, value: float
+) -> None:
+    weights = []
+    for number, fields in enumerate(({}, {field: value}, {field: value})):
+        classifier, folder = linear(2), tmp_path / str(number)
+        folder.mkdir()
+        config = ErmConfig(epochs=1, learning_rate=0.01, select="last", **fields)
+        algorithms.of(config).fit(config, classifier, *sets, seed=0, worker=Worker(0, 1, "cpu", folder))
+        weights.append(classifier.head.weight.detach().clone())
+    assert torch.isfinite(weights[1]).all()
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[1], weights[2])
 
 
 def test_a_counterfactual_picture_is_right_when_its_label_is_not_predicted(
