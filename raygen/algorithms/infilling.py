@@ -88,9 +88,7 @@ class CopyReader:
                 label = self._label(int(draws.positions_B[i]))
                 try:
                     repaint_TT = region(masks_BTT[i], role, shape)
-                    copies_BTTC[i] = filled(
-                        value, pictures_BTTC[i], repaint_TT, masks_BTT[i], rng=rng, other=_Other(self, label)
-                    )
+                    copies_BTTC[i] = filled(value, pictures_BTTC[i], repaint_TT, rng=rng, other=_Other(self, label))
                 except RowError:
                     made_BTT[i] = False
             parts.append(_with_mask(copies_BTTC, made_BTT))

@@ -68,7 +68,6 @@ def filled(
     value: Fill,
     image_HWC: np.ndarray,
     repaint_HW: np.ndarray,
-    object_HW: np.ndarray,
     *,
     rng: np.random.Generator,
     other: FindOther | None = None,
@@ -78,8 +77,7 @@ def filled(
     Args:
         value: Which.
         image_HWC: The picture, uint8.
-        repaint_HW: The region, True = filled, bool.
-        object_HW: The object, bool.
+        repaint_HW: The region, True = filled, bool. "tile" takes its band from outside of it.
         rng: Draws.
         other: Gives the picture whose background "mixed_rand" takes.
 
@@ -95,7 +93,7 @@ def filled(
     elif value == "random":
         values_HWC = random_colours(image_HWC, rng=rng)
     elif value == "tile":
-        values_HWC = tiled(image_HWC, object_HW)
+        values_HWC = tiled(image_HWC, repaint_HW)
     else:
         assert other is not None, "mixed_rand needs a picture of another class"
         values_HWC = other_background(*other(rng), height=image_HWC.shape[0], width=image_HWC.shape[1])

@@ -31,7 +31,8 @@ class Opened:
     def painter(self) -> FoundPainter | None:
         """The inpainting model; None where nothing is painted, and where an endpoint paints."""
         config = self.config
-        return None if config.synthesis is None or config.inpainter.url else find_painter(config.inpainter)
+        paints = config.synthesis is not None and config.synthesis.paints()
+        return find_painter(config.inpainter) if paints and not config.inpainter.url else None
 
     @cached_property
     def learner(self) -> FoundPainter | None:

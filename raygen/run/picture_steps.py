@@ -1,27 +1,32 @@
 """From scores to pictures: learned tokens, what to generate, the candidates, and which of them are kept."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen import synthesis
+from raygen.algorithms.feed import makes_copies
 from raygen.config import fingerprint
 from raygen.endpoint.connect import connect_endpoint
 from raygen.errors import DataError
 from raygen.fits import tokens as token_fits
 from raygen.fits.extra_pictures import ExtraRows
+from raygen.inpainters.fills import VERSION
 from raygen.inpainters.served import store_tokens
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
+from raygen.run.config import RunConfig
 from raygen.run.fit_steps import identifier, workers_of
 from raygen.run.score_steps import scores_of
 from raygen.run.steps import Run, RunStep
-from raygen.schema import CANDIDATE
+from raygen.schema import CANDIDATE, MASK, ROLE
+from raygen.stages.fill import FillStage
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.mask import MaskStage
 from raygen.stages.prune import PruneStage
+from raygen.stages.region import RegionStage
 from raygen.stages.spec import StageSpec
 from raygen.storage.parts import CANDIDATE_SCORES, read_parts
 from raygen.storage.progress import labelled
@@ -110,7 +115,7 @@ def candidates(run: Run) -> RunStep:
     """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
     config, paper, tokens = run.config, run.config.synthesis, run.done.get("tokens")
     assert paper is not None
-    models, (method, num_steps) = paper.finder(), paper.measure()
+    models, (method, num_steps), filled = paper.finder(), paper.measure(), paper.as_candidates()
     tolerance = [] if paper.tolerance() is None else [paper.tolerance()]
     inputs = {"data": run.done["data"], "plan": run.done["plan"], "erm": identifier(run)}
     return RunStep(
@@ -119,11 +124,12 @@ def candidates(run: Run) -> RunStep:
         settings={
             "masker": synthesis.of(paper).masker(paper, run.index.dataset),
             "masker_revisions": [] if models is None else models.revisions(),
-            "inpainter": config.inpainter.deciding(),
-            "model_revision": run.opened.painter_revision(),
+            "inpainter": config.inpainter.deciding() if paper.paints() else None,
+            "model_revision": run.opened.painter_revision() if paper.paints() else None,
             "unit_rows": config.unit_rows,
             "pools": {name: getattr(config.pools, name).deciding() for name in ("masker", "inpainter", "pruner")},
             "attribution": method if method == "exact" else [method, num_steps, *tolerance],
+            **({} if filled is None else {"fills": [asdict(filled), VERSION]}),
         },
         doing="generating: masker, inpainter and pruner pools",
         body=lambda step: _generate(run, step),
@@ -158,13 +164,75 @@ def _generate(run: Run, step: Step) -> Mapping[str, Any]:
         "completeness_tolerance": paper.tolerance(),
         "device": pools.pruner.torch_device,
     }
-    specs = [
-        StageSpec(MaskStage, "masker", masks),
-        StageSpec(InpaintStage, "inpainter", paints),
-        StageSpec(PruneStage, "pruner", judges),
-    ]
+    filled, schema = paper.as_candidates(), CANDIDATE
+    makes = [StageSpec(MaskStage, "masker", masks), StageSpec(InpaintStage, "inpainter", paints)]
+    if filled is not None:
+        values = {"counterfactual": filled.counterfactual, "factual": filled.factual}
+        regions = {"counterfactual": filled.counterfactual_region, "factual": filled.factual_region}
+        fills = {
+            "values": {role: value for role, value in values.items() if value is not None},
+            "fgsm_epsilon": filled.fgsm_epsilon,
+            "data": str(run.done["data"].folder.resolve()),
+            "classifier_folder": classifier,
+            "paints": paints if paper.paints() else None,
+            "device": pools.inpainter.torch_device,
+        }
+        makes = [
+            StageSpec(RegionStage, "masker", {**masks, "regions": regions}),
+            StageSpec(FillStage, "inpainter", fills),
+        ]
+        schema = schema.append(ROLE)
     table = pq.read_table(run.done["plan"].folder / "plan.parquet")
-    return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=CANDIDATE)
+    specs = [*makes, StageSpec(PruneStage, "pruner", judges)]
+    return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=schema)
+
+
+def object_masks(run: Run) -> Iterator[RunStep]:
+    """Object masks of the training images, in masks/, where fits need them."""
+    config, paper = run.config, run.config.synthesis
+    if not needs_masks(config):
+        return
+    classifier, masker = run.done["erm"], config.pools.masker
+    fields: dict[str, Any] = {"name": "truth", "dilation_px": 0}
+    for_workers, models = fields, None
+    if paper is not None and paper.in_training() is not None:
+        models = paper.finder()
+        fields = synthesis.of(paper).masker(paper, run.index.dataset)
+        for_workers = synthesis.of(paper).masker(paper.with_absolute_models(), run.index.dataset)
+
+    def find(step: Step) -> Mapping[str, Any]:
+        train = run.index.split("train")
+        columns = {"image_id": train["image_id"], "source_label": train["label"], "predicted_label": train["label"]}
+        table = pa.table({**columns, "role": pa.array(["object"] * train.num_rows)})
+        stage = {
+            "masker": for_workers,
+            "regions": {},
+            "classifier_folder": str(classifier.folder.resolve()),
+            "device": masker.torch_device,
+        }
+        specs = [StageSpec(RegionStage, "masker", stage)]
+        return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=MASK)
+
+    yield RunStep(
+        "masks",
+        # The dataset's own masks are the same whatever was fitted.
+        inputs={"data": run.done["data"], "erm": classifier if fields["name"] == "cam" else None},
+        settings={
+            "masker": fields,
+            "masker_revisions": [] if models is None else models.revisions(),
+            "unit_rows": config.unit_rows,
+            "pool": masker.deciding(),
+        },
+        doing="looking for the objects of the training images",
+        body=find,
+        keeps="parts",
+    )
+
+
+def needs_masks(config: RunConfig) -> bool:
+    """Whether a fit needs object masks of the training images."""
+    filled = None if config.synthesis is None else config.synthesis.in_training()
+    return config.algorithm.needs_masks() or makes_copies(filled)
 
 
 def added_pictures(run: Run) -> Mapping[str, ExtraRows | None]:
@@ -174,7 +242,7 @@ def added_pictures(run: Run) -> Mapping[str, ExtraRows | None]:
         DataError: No picture is kept.
     """
     config, paper = run.config, run.config.synthesis
-    if paper is None:
+    if paper is None or not paper.plans():
         return {} if config.recipe == "erm" else {config.recipe: None}
     made = run.done["candidates"]
     table = read_parts(made.folder, columns=CANDIDATE_SCORES)

@@ -25,7 +25,7 @@ OBJECT[3, 4] = False
 
 def fill(value: Fill, image: np.ndarray, repaint: np.ndarray, seed: int = 0) -> np.ndarray:
     other = picture(6, 7, seed=9), mask(6, 7, slice(1, 3), slice(2, 4))
-    return filled(value, image, repaint, OBJECT, rng=np.random.default_rng(seed), other=lambda rng: other)
+    return filled(value, image, repaint, rng=np.random.default_rng(seed), other=lambda rng: other)
 
 
 @pytest.mark.parametrize("value", get_args(Fill))
@@ -104,7 +104,7 @@ def test_a_tile_without_background_is_grey_and_without_object_the_picture() -> N
 @pytest.mark.parametrize("columns", [slice(0, 2), slice(4, 6)])
 def test_an_object_at_an_edge_is_taken_out_of_its_picture(columns: slice) -> None:
     image, here = picture(8, 6), mask(8, 6, slice(2, 4), columns)
-    found = filled("tile", image, region(here, "counterfactual", "box"), here, rng=np.random.default_rng(0))
+    found = filled("tile", image, region(here, "counterfactual", "box"), rng=np.random.default_rng(0))
     assert np.array_equal(found[2:4, columns], image[6:8, columns])
     # "mixed_rand" takes no object along.
     image[2:4, columns] = 255
