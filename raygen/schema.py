@@ -88,7 +88,7 @@ CANDIDATE = pa.schema(
     ]
 )
 
-# An object mask of one training image, where fits need it; written by the masker pool, kept in <run>/masks/.
+# An object mask of one training image, where fits need it; written by the masker pool, kept in <run>/objects/.
 MASK = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),

@@ -399,7 +399,7 @@ def test_infill_and_terms_run_with_any_algorithm(
     assert set(summary["results"]) == {"erm", name, *(f"control_{kind}" for kind in config.controls)}
     assert recipes.make_config(config.model_dump(mode="json"), [], where="again") == config
     assert counts(tmp_path / "run" / ("dfr_features" if "dfr" in name else "fit") / name)["extra"] == extra
-    masks = tmp_path / "run" / "masks"
+    masks = tmp_path / "run" / "objects"
     assert (counts(masks)["ok"] if masks.is_dir() else 0) == rows_of_masks
     if extra:
         candidates = read_parts(tmp_path / "run" / "candidates")

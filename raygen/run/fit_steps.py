@@ -97,7 +97,7 @@ def _first(run: Run, first: FirstFit, name: str, extra: ExtraRows | None) -> Run
 
 
 def _request(run: Run, algorithm: AlgorithmConfig) -> classifiers.FitRequest:
-    config, masks = run.config, run.done.get("masks")
+    config, masks = run.config, run.done.get("objects")
     return classifiers.FitRequest(
         data=str(run.done["data"].folder.resolve()),
         classifier=config.classifier.model_dump(mode="json"),

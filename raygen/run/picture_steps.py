@@ -1,10 +1,13 @@
 """From scores to pictures: learned tokens, what to generate, the candidates, and which of them are kept."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen import synthesis
@@ -22,6 +25,7 @@ from raygen.run.fit_steps import identifier, workers_of
 from raygen.run.score_steps import scores_of
 from raygen.run.steps import Run, RunStep
 from raygen.schema import CANDIDATE, MASK, ROLE
+from raygen.seeding import row_seed
 from raygen.stages.fill import FillStage
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.mask import MaskStage
@@ -32,7 +36,12 @@ from raygen.storage.parts import CANDIDATE_SCORES, read_parts
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step
 from raygen.storage.writing import atomic, write_json
+from raygen.synthesis import SynthesisConfig
+from raygen.synthesis.base import MaskSearch
 from raygen.synthesis.controls import ControlKind
+
+# What a look at the training images found out for their masks, beside what it saw.
+MASKS_FILE = "found.json"
 
 
 def learning(run: Run) -> Iterator[RunStep]:
@@ -111,6 +120,57 @@ def plan(run: Run) -> RunStep:
     )
 
 
+def mask_search(run: Run) -> Iterator[RunStep]:
+    """How the training images are to be masked, in masks/, where a synthesis finds that out from them."""
+    assert run.config.synthesis is not None
+    search = run.config.synthesis.mask_search()
+    if search is not None:
+        yield _searched(run, search)
+
+
+def _searched(run: Run, search: MaskSearch) -> RunStep:
+    config, classifier = run.config, identifier(run)
+    masker = config.pools.masker
+
+    def look(step: Step) -> Mapping[str, Any]:
+        table = run.index.split("train").select(["image_id", "label"])
+        rng = np.random.default_rng(row_seed(config.seed, "masks"))
+        table = table.take(np.sort(rng.permutation(table.num_rows)[: search.num_images]))
+        fields = {"classifier_folder": str(classifier.folder.resolve()), "device": masker.torch_device}
+        specs = [StageSpec(search.stage, "masker", {**fields, **search.settings})]
+        counts = run.stream(step, table, columns=("image_png",), specs=specs, schema=search.schema)
+        seen = read_parts(step.folder, columns=["status", search.column])
+        seen = seen.filter(pc.equal(seen["status"], "ok"))
+        if not seen.num_rows:
+            raise DataError("none of the training images that masks are chosen by could be looked at")
+        found = search.found(np.array(seen[search.column].to_pylist(), dtype=np.float64))
+        write_json(step.folder / MASKS_FILE, found)
+        run.say("masks: " + ", ".join(f"{name} {value:g}" for name, value in found.items()))
+        return counts
+
+    return RunStep(
+        "masks",
+        inputs={"data": run.done["data"], "erm": classifier},
+        settings={
+            "search": {"images": search.num_images, "column": search.column, **search.settings},
+            "seed": config.seed,
+            "unit_rows": config.unit_rows,
+            "masker": masker.deciding(),
+        },
+        doing="choosing how much of a picture masks keep",
+        body=look,
+        keeps="parts",
+    )
+
+
+def _masker(run: Run, paper: SynthesisConfig) -> dict[str, Any]:
+    """Fields of the masker's config, with what was found out for it."""
+    fields = synthesis.of(paper).masker(paper, run.index.dataset)
+    if "masks" in run.done:
+        fields |= json.loads((run.done["masks"].folder / MASKS_FILE).read_text(encoding="utf-8"))
+    return fields
+
+
 def candidates(run: Run) -> RunStep:
     """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
     config, paper, tokens = run.config, run.config.synthesis, run.done.get("tokens")
@@ -118,14 +178,19 @@ def candidates(run: Run) -> RunStep:
     models, (method, num_steps), filled = paper.finder(), paper.measure(), paper.as_candidates()
     tolerance = [] if paper.tolerance() is None else [paper.tolerance()]
     inputs = {"data": run.done["data"], "plan": run.done["plan"], "erm": identifier(run)}
+    own = paper.own_painter()
+    painter: dict[str, Any] = {}
+    if own is not None:
+        painter = {"painter": [own.name, {**own.settings}], "seed": config.seed}
+    elif config.needs_model:
+        painter = {"inpainter": config.inpainter.deciding(), "model_revision": run.opened.painter_revision()}
     return RunStep(
         "candidates",
         inputs=inputs if tokens is None else {**inputs, "tokens": tokens},
         settings={
-            "masker": synthesis.of(paper).masker(paper, run.index.dataset),
+            "masker": _masker(run, paper),
             "masker_revisions": [] if models is None else models.revisions(),
-            "inpainter": config.inpainter.deciding() if paper.paints() else None,
-            "model_revision": run.opened.painter_revision() if paper.paints() else None,
+            **painter,
             "unit_rows": config.unit_rows,
             "pools": {name: getattr(config.pools, name).deciding() for name in ("masker", "inpainter", "pruner")},
             "attribution": method if method == "exact" else [method, num_steps, *tolerance],
@@ -138,59 +203,86 @@ def candidates(run: Run) -> RunStep:
 
 
 def _generate(run: Run, step: Step) -> Mapping[str, Any]:
-    paper, pools, inpainter, painter = run.config.synthesis, run.config.pools, run.config.inpainter, run.opened.painter
+    paper = run.config.synthesis
     assert paper is not None
-    tokens = token_fits.read_learned(run.done["tokens"].folder).files if "tokens" in run.done else {}
-    if tokens and inpainter.url is not None:
-        store_tokens(connect_endpoint(inpainter.url), tokens, inpainter.model)
-    classifier, (method, num_steps) = str(identifier(run).folder.resolve()), paper.measure()
-    masks = {
-        "masker": synthesis.of(paper).masker(paper.with_absolute_models(), run.index.dataset),
-        "classifier_folder": classifier,
-        "device": pools.masker.torch_device,
-    }
-    paints = {
-        "inpainter": inpainter.model_dump(mode="json"),
-        "found_model": None if painter is None else painter.for_workers,
-        "num_rows": pools.inpainter.batch_size,
-        "device": pools.inpainter.torch_device,
-        "tokens": tokens,
-        "connect": connect_endpoint,
-    }
-    judges = {
-        "classifier_folder": classifier,
-        "attribution": method,
-        "num_steps": num_steps,
-        "completeness_tolerance": paper.tolerance(),
-        "device": pools.pruner.torch_device,
-    }
-    filled, schema = paper.as_candidates(), CANDIDATE
-    makes = [StageSpec(MaskStage, "masker", masks), StageSpec(InpaintStage, "inpainter", paints)]
-    if filled is not None:
-        values = {"counterfactual": filled.counterfactual, "factual": filled.factual}
-        regions = {"counterfactual": filled.counterfactual_region, "factual": filled.factual_region}
-        fills = {
-            "values": {role: value for role, value in values.items() if value is not None},
-            "fgsm_epsilon": filled.fgsm_epsilon,
-            "data": str(run.done["data"].folder.resolve()),
-            "classifier_folder": classifier,
-            "paints": paints if paper.paints() else None,
-            "device": pools.inpainter.torch_device,
-        }
-        makes = [
-            StageSpec(RegionStage, "masker", {**masks, "regions": regions}),
-            StageSpec(FillStage, "inpainter", fills),
-        ]
-        schema = schema.append(ROLE)
+    specs = [_mask_spec(run, paper), _paint_spec(run, paper), _judge_spec(run, paper)]
     table = pq.read_table(run.done["plan"].folder / "plan.parquet")
-    specs = [*makes, StageSpec(PruneStage, "pruner", judges)]
+    schema = CANDIDATE if paper.as_candidates() is None else CANDIDATE.append(ROLE)
     return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=schema)
 
 
+def _mask_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
+    fields = {
+        "masker": _masker(run, paper.with_absolute_models()),
+        "classifier_folder": str(identifier(run).folder.resolve()),
+        "device": run.config.pools.masker.torch_device,
+    }
+    if (filled := paper.as_candidates()) is None:
+        return StageSpec(MaskStage, "masker", fields)
+    regions = {"counterfactual": filled.counterfactual_region, "factual": filled.factual_region}
+    return StageSpec(RegionStage, "masker", {**fields, "regions": regions})
+
+
+def _paint_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
+    """The inpainting model, or what the synthesis has in its place."""
+    pool = run.config.pools.inpainter
+    if (own := paper.own_painter()) is not None:
+        fields = {
+            "num_rows": pool.batch_size,
+            "device": pool.torch_device,
+            "masker": _masker(run, paper.with_absolute_models()),
+            "classifier_folder": str(identifier(run).folder.resolve()),
+            "data_folder": str(run.done["data"].folder.resolve()),
+            "seed": run.config.seed,
+            **own.settings,
+        }
+        return StageSpec(own.stage, "inpainter", fields)
+    if (filled := paper.as_candidates()) is None:
+        return StageSpec(InpaintStage, "inpainter", _model_fields(run))
+    values = {"counterfactual": filled.counterfactual, "factual": filled.factual}
+    fields = {
+        "values": {role: value for role, value in values.items() if value is not None},
+        "fgsm_epsilon": filled.fgsm_epsilon,
+        "data": str(run.done["data"].folder.resolve()),
+        "classifier_folder": str(identifier(run).folder.resolve()),
+        "paints": _model_fields(run) if paper.paints() else None,
+        "device": pool.torch_device,
+    }
+    return StageSpec(FillStage, "inpainter", fields)
+
+
+def _model_fields(run: Run) -> dict[str, Any]:
+    """Arguments of the inpainting model's stage."""
+    pool, inpainter, painter = run.config.pools.inpainter, run.config.inpainter, run.opened.painter
+    tokens = token_fits.read_learned(run.done["tokens"].folder).files if "tokens" in run.done else {}
+    if tokens and inpainter.url is not None:
+        store_tokens(connect_endpoint(inpainter.url), tokens, inpainter.model)
+    return {
+        "num_rows": pool.batch_size,
+        "device": pool.torch_device,
+        "inpainter": inpainter.model_dump(mode="json"),
+        "found_model": None if painter is None else painter.for_workers,
+        "tokens": tokens,
+        "connect": connect_endpoint,
+    }
+
+
+def _judge_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
+    method, num_steps = paper.measure()
+    fields = {
+        "classifier_folder": str(identifier(run).folder.resolve()),
+        "attribution": method,
+        "num_steps": num_steps,
+        "completeness_tolerance": paper.tolerance(),
+        "device": run.config.pools.pruner.torch_device,
+    }
+    return StageSpec(PruneStage, "pruner", fields)
+
+
 def object_masks(run: Run) -> Iterator[RunStep]:
-    """Object masks of the training images, in masks/, where fits need them."""
+    """Object masks of the training images, in objects/, where fits need them."""
     config, paper = run.config, run.config.synthesis
-    if not needs_masks(config):
+    if not needs_objects(config):
         return
     classifier, masker = run.done["erm"], config.pools.masker
     fields: dict[str, Any] = {"name": "truth", "dilation_px": 0}
@@ -214,7 +306,7 @@ def object_masks(run: Run) -> Iterator[RunStep]:
         return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=MASK)
 
     yield RunStep(
-        "masks",
+        "objects",
         # The dataset's own masks are the same whatever was fitted.
         inputs={"data": run.done["data"], "erm": classifier if fields["name"] == "cam" else None},
         settings={
@@ -229,7 +321,7 @@ def object_masks(run: Run) -> Iterator[RunStep]:
     )
 
 
-def needs_masks(config: RunConfig) -> bool:
+def needs_objects(config: RunConfig) -> bool:
     """Whether a fit needs object masks of the training images."""
     filled = None if config.synthesis is None else config.synthesis.in_training()
     return config.algorithm.needs_masks() or makes_copies(filled)

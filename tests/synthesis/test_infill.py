@@ -23,7 +23,7 @@ def test_a_plan_has_a_picture_of_each_role_for_each_image() -> None:
         infill.select(InfillConfig(prompt="a lake"), shuffled(scores, seed=1), dataset=names, run_seed=0)
     )
     for fields, role in (({"factual": None}, "counterfactual"), ({"counterfactual": None}, "factual")):
-        one = infill.select(InfillConfig(**fields), scores, dataset=names, run_seed=0)  # type: ignore[arg-type]
+        one = infill.select(InfillConfig(**fields), scores, dataset=names, run_seed=0)
         assert one["role"].to_pylist() == [role] * 7
         assert set(one["key"].to_pylist()) <= set(plan["key"].to_pylist())
     painted = infill.select(InfillConfig(counterfactual="inpaint", when="training"), scores, dataset=names, run_seed=0)
