@@ -7,7 +7,7 @@ from raygen.run.config import RunConfig, make_config
 from raygen.run.evaluation import evaluation
 from raygen.run.fit_steps import erm, fits, original_first
 from raygen.run.opened import Opened
-from raygen.run.picture_steps import added_pictures, candidates, learning, mask_search, plan
+from raygen.run.picture_steps import added_pictures, candidates, learning, mask_search, object_masks, plan
 from raygen.run.preflight import check, check_painter, say_of_dataset, warn_of_versions
 from raygen.run.score_steps import scoring
 from raygen.run.steps import Run, RunStep, rows
@@ -50,7 +50,8 @@ def steps(begun: Run) -> Iterator[RunStep]:
     """Every step of a run, in order; each is written when those before it are done, since it reads what they left."""
     yield rows(begun)
     yield erm(begun)
-    if begun.config.synthesis is not None:
+    yield from object_masks(begun)
+    if begun.config.synthesis is not None and begun.config.synthesis.plans():
         yield from original_first(begun)
         yield from scoring(begun)
         yield from learning(begun)

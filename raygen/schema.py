@@ -88,6 +88,18 @@ CANDIDATE = pa.schema(
     ]
 )
 
+# An object mask of one training image, where fits need it; written by the masker pool, kept in <run>/objects/.
+MASK = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        *(CANDIDATE.field(name) for name in ("source_label", "repaint_png", "repaint_fraction", "object_iou")),
+        *(CANDIDATE.field(name) for name in ("status", "error")),
+    ]
+)
+# What a picture that is generated says of its label: "counterfactual" ("not its label") or "factual". A column of PLAN
+# and CANDIDATE, last, of syntheses that make such pictures; absent of others.
+ROLE = pa.field("role", pa.string(), nullable=False)
+
 
 def plan_key(image_id: str, *, target_label: int, sample: int) -> str:
     """Unique name of one image to generate; sorting by it sorts by image first."""

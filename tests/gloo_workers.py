@@ -19,14 +19,33 @@ from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.inference import extract_features, right_predictions
 from raygen.algorithms.lff import LffConfig
 from raygen.algorithms.lisa import LisaConfig
+from raygen.algorithms.pictures import InMemory
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
 from raygen.datasets.rows import RowIndex
+from raygen.inpainters.fills import Infilling
 from raygen.worker import Worker
 
 ROOT = Path(__file__).parents[1]
 CROPPED = ClassifierConfig(image_size_px=16, framing="resize_crop")
 FIT = ErmConfig(epochs=2, batch_size=33, learning_rate=1e-3, augment="random_resized_crop", schedule="constant")
+
+
+REGIONS: Any = {"counterfactual_region": "box", "factual_region": "segmentation", "not_label": "exact"}
+TERMS: dict[str, tuple[Infilling | None, dict[str, float]]] = {
+    "copies": (Infilling("random", "mixed_rand", fgsm_epsilon=0.3, **REGIONS), {"saliency_penalty": 50.0}),
+    "perturbed": (Infilling(None, "fgsm", fgsm_epsilon=0.3, **REGIONS), {}),
+    "mixup": (None, {"mixup_alpha": 0.5, "label_smoothing": 0.1}),
+}
+
+
+def with_masks(train: TrainingSet, index: RowIndex) -> TrainingSet:
+    """Every picture has its object in its middle, but for each seventh."""
+    ids, side_px = index.split("train")["image_id"].to_pylist(), CROPPED.frame.whole_px
+    masks_NHWC = np.zeros((len(ids), side_px, side_px, 3), dtype=np.uint8)
+    masks_NHWC[:, 6:12, 5:13] = 255
+    masks_NHWC[::7] = 0
+    return train.with_masks(InMemory(masks_NHWC), ids)
 
 
 class Recorded(TrainingSet):
@@ -79,13 +98,19 @@ def fitted(data: Path, folder: Path, *, rank: int, world_size: int) -> dict[str,
         "right": torch.from_numpy(right_predictions(classifier, val, worker("whole"))),
         "features": torch.from_numpy(extract_features(classifier, val, worker("whole"))),
     }
-    fields = FIT.model_dump(exclude={"name", "select"})
+    fields = FIT.model_dump(exclude={"name", "select", "mixup_alpha"})
     second, _ = linear()
     found["lff_history"] = lff.fit(LffConfig(**fields), second, train, val, seed=0, worker=worker("lff"))
     found["lff"] = second.state_dict()
     mixed, _ = linear()
     lisa.fit(LisaConfig(**fields), mixed, train, val, seed=0, worker=worker("lisa"))
     found["lisa"] = mixed.state_dict()
+    for name, (infilling, terms) in TERMS.items():
+        fitted_so, seen = linear()
+        whole = train if infilling is None else with_masks(train, index).with_infilling(infilling)
+        config = FIT.model_copy(update={"epochs": 1, **terms})
+        found[f"{name}_history"] = erm.fit(config, fitted_so, whole, val, seed=0, worker=worker(name))
+        found[name] = fitted_so.state_dict()
     old = worker("parts").folder / "checkpoint.pt"
     if rank == 0:
         torch.save({"history": [{}, {}]}, old)  # of another format: put aside

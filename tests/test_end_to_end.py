@@ -162,6 +162,21 @@ def test_the_local_engine_generates_the_same_bytes(finished: Path, model: Path, 
     assert ours.equals(theirs)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_infilling_on_ray_gives_the_same_bytes_as_in_this_process(finished: Path, model: Path, tmp_path: Path) -> None:
+    for engine in ("ray", "local"):
+        config = small("cf(inpaint)+f(mixed_rand)+sal", model, synthesis={"k": 6}, engine=engine, controls=[])
+        recipes.run(config, tmp_path / engine, fresh=False, command="", say=lambda line: None, reuse=[finished])
+    for step in ("objects", "candidates"):
+        assert read_parts(tmp_path / "ray" / step).equals(read_parts(tmp_path / "local" / step))
+    weights = [tmp_path / engine / "fit" / config.recipe / "model.safetensors" for engine in ("ray", "local")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    page = write_report(tmp_path / "ray").read_text()
+    assert "landbird → not landbird" in page
+    assert "landbird → landbird" in page
+
+
 def test_the_saved_config_repeats_the_run(finished: Path) -> None:
     from raygen.config import load_yaml
 

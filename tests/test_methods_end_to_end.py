@@ -377,3 +377,59 @@ def test_the_saved_config_of_a_pair_repeats_it(small: Small) -> None:
     config = small("jtt+scgs", synthesis=SCGS)
     assert isinstance(config.synthesis, ScgsConfig)
     assert recipes.make_config(config.model_dump(mode="json"), [], where="again") == config
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "extra", "rows_of_masks"),
+    [
+        ("sal+f(shuffle)+cf(inpaint)", {"synthesis": {"k": 6}, "controls": ["duplicate", "hole"]}, 24, 160),
+        ("cf(grey)+f(mixed_rand)", {"synthesis": {"when": "training"}}, 0, 160),
+        ("infill+jtt", {"synthesis": {"k": 6, "counterfactual_loss": "uniform_except"}}, 24, 0),
+        ("infill+dfr", {"synthesis": {"when": "training", "factual": "fgsm"}, "algorithm": {}}, 0, 160),
+        ("group_dro+sal", {}, 0, 160),
+        ("mixup", {}, 0, 0),
+    ],
+)
+def test_infill_and_terms_run_with_any_algorithm(
+    small: Small, tmp_path: Path, recipe: str, changes: dict[str, Any], extra: int, rows_of_masks: int
+) -> None:
+    config = small(recipe, **{"algorithm": ONE_EPOCH, **changes})
+    summary, _ = run(config, tmp_path / "run")
+    name = config.recipe
+    assert set(summary["results"]) == {"erm", name, *(f"control_{kind}" for kind in config.controls)}
+    assert recipes.make_config(config.model_dump(mode="json"), [], where="again") == config
+    assert counts(tmp_path / "run" / ("dfr_features" if "dfr" in name else "fit") / name)["extra"] == extra
+    masks = tmp_path / "run" / "objects"
+    assert (counts(masks)["ok"] if masks.is_dir() else 0) == rows_of_masks
+    if extra:
+        candidates = read_parts(tmp_path / "run" / "candidates")
+        assert Counter(candidates["role"].to_pylist()) == {"counterfactual": extra // 2, "factual": extra // 2}
+        assert (tmp_path / "run" / "report.html").is_file() or write_report(tmp_path / "run").is_file()
+    else:
+        assert not (tmp_path / "run" / "candidates").exists()
+
+
+def test_an_infilled_fit_is_the_same_interrupted_and_wherever_its_pictures_are(small: Small, tmp_path: Path) -> None:
+    weights = {}
+    for name, place in (("stored", {}), ("streamed", {"store_gb": 0, "loader_processes": 0})):
+        config = small(
+            "cf(random)+f(shuffle)+sal",
+            synthesis={"when": "training"},
+            algorithm=ONE_EPOCH,
+            fit={"num_threads": 1, **place},
+        )
+        if name == "stored":
+            interrupted(config, tmp_path / name, before="fit cf(random)")
+        run(config, tmp_path / name)
+        weights[name] = (tmp_path / name / "fit" / config.recipe / "model.safetensors").read_bytes()
+    assert weights["stored"] == weights["streamed"]
+
+
+@pytest.mark.parametrize("recipe", ["infill", "sal", "cf(grey)+sal"])
+def test_masks_that_are_not_there_are_named_before_any_work(
+    small: Small, without_attributes: Path, tmp_path: Path, recipe: str
+) -> None:
+    config = small(recipe, dataset={"name": "folder", "path": str(without_attributes)})
+    with pytest.raises(DataError, match=r"needs the object masks of the training images, and this dataset ships none"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -107,6 +107,11 @@ def make_sweep(data: Mapping[str, Any], overrides: Sequence[str], *, where: str)
     data["fit"] = {"num_cpus": 1, "num_threads": 1, **(data.get("fit") or {})}
     run = make_config(data, [], where=where)
     check_algorithm(run)
+    if (run.synthesis is not None and run.synthesis.in_training() is not None) or run.algorithm.needs_masks():
+        raise ConfigError(
+            f"{where}: a sweep's trials have neither counterfactual pictures nor object masks, and recipe {run.recipe} "
+            "fits with them; take another recipe, or compare runs of this one (raygen run, raygen report)"
+        )
     if run.fit.num_workers != 1:
         raise ConfigError(f"{where}: fit.num_workers is {run.fit.num_workers}; a trial is fitted by one worker")
     defaults = {path: domain.model_dump(exclude_none=True) for path, domain in default.items()}

@@ -131,10 +131,10 @@ class Variation:
         self._numbers = [torch.from_numpy(np.ascontiguousarray(number_D)).to(device) for number_D in numbers]
 
     def __call__(self, images_BTTC: torch.Tensor, start: int) -> torch.Tensor:
-        """Pictures as the classifier's input, float in [0, 1], (B, 3, S, S).
+        """Pictures as the classifier's input, float in [0, 1], (B, C, S, S).
 
         Args:
-            images_BTTC: Whole pictures, uint8, on the device.
+            images_BTTC: Whole pictures, uint8, on the device; a mask as one more channel is varied as its picture is.
             start: Which of the draws the first is; the others are those that follow.
         """
         numbers = [number_D[start : start + len(images_BTTC)] for number_D in self._numbers]
@@ -148,7 +148,7 @@ class Variation:
 def flip_shift(
     images_BTTC: torch.Tensor, down_B: torch.Tensor, right_B: torch.Tensor, flip_B: torch.Tensor, *, frame: Frame
 ) -> torch.Tensor:
-    """Pictures in the classifier's frame, mirrored or not, then moved, their edges repeated, (B, 3, S, S) in [0, 1].
+    """Pictures in the classifier's frame, mirrored or not, then moved, their edges repeated, (B, C, S, S) in [0, 1].
 
     Args:
         images_BTTC: Whole pictures, uint8.
@@ -157,7 +157,7 @@ def flip_shift(
         flip_B: Whether it is mirrored.
         frame: The classifier's.
     """
-    num, whole_px, device = len(images_BTTC), frame.whole_px, images_BTTC.device
+    num, whole_px, device, channels = len(images_BTTC), frame.whole_px, images_BTTC.device, images_BTTC.shape[-1]
     last, places_S = frame.size_px - 1, torch.arange(frame.size_px, device=device)
     row_BS, column_BS = ((places_S + shift_B[:, None]).clamp(0, last) for shift_B in (down_B, right_B))
     column_BS = torch.where(flip_B[:, None], last - column_BS, column_BS)
@@ -166,8 +166,8 @@ def flip_shift(
         first_B11 + (row_BS + frame.margin_px)[:, :, None] * whole_px + (column_BS + frame.margin_px)[:, None, :]
     )
     # As rows of a table of pixels: on a CPU a quarter of the time of an index for each axis.
-    chosen = images_BTTC.reshape(-1, 3).index_select(0, pixel_BSS.view(-1))
-    return as_input(chosen.view(num, frame.size_px, frame.size_px, 3))
+    chosen = images_BTTC.reshape(-1, channels).index_select(0, pixel_BSS.view(-1))
+    return as_input(chosen.view(num, frame.size_px, frame.size_px, channels))
 
 
 def resized_crops(
@@ -180,18 +180,18 @@ def resized_crops(
     *,
     size_px: int,
 ) -> torch.Tensor:
-    """Rectangles of pictures at the classifier's size, mirrored or not, (B, 3, S, S) in [0, 1].
+    """Rectangles of pictures at the classifier's size, mirrored or not, (B, C, S, S) in [0, 1].
 
     Bilinear with antialias, along rows and then along columns, each rounded to uint8, as torchvision resizes uint8
     tensors; a pixel may differ from its by one where a sum lies in the middle between two.
     """
-    num, side_px = images_BTTC.shape[:2]
+    (num, side_px), channels = images_BTTC.shape[:2], images_BTTC.shape[-1]
     across_BST = resampling_weights(left_B, width_B, flip_B, side_px=side_px, size_px=size_px)
     down_BST = resampling_weights(top_B, height_B, torch.zeros_like(flip_B), side_px=side_px, size_px=size_px)
     lines_BTCT = images_BTTC.permute(0, 1, 3, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    narrow_BTCS = _rounded(torch.bmm(lines_BTCT.view(num, side_px * 3, side_px), across_BST.mT))
-    small_BSCS = _rounded(torch.bmm(down_BST, narrow_BTCS.view(num, side_px, 3 * size_px))).div_(255)
-    pictures_BCSS = small_BSCS.view(num, size_px, 3, size_px).permute(0, 2, 1, 3)
+    narrow_BTCS = _rounded(torch.bmm(lines_BTCT.view(num, side_px * channels, side_px), across_BST.mT))
+    small_BSCS = _rounded(torch.bmm(down_BST, narrow_BTCS.view(num, side_px, channels * size_px))).div_(255)
+    pictures_BCSS = small_BSCS.view(num, size_px, channels, size_px).permute(0, 2, 1, 3)
     return pictures_BCSS.contiguous(memory_format=torch.channels_last)
 
 

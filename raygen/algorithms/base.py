@@ -11,7 +11,9 @@ import numpy as np
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.config import Decides, Strict
-from raygen.worker import Worker
+from raygen.errors import ConfigError
+from raygen.inpainters.fills import Infilling
+from raygen.worker import Numerics, Worker
 
 
 class AlgorithmBase(Strict, decides=Decides.RESULTS):
@@ -56,6 +58,30 @@ class AlgorithmBase(Strict, decides=Decides.RESULTS):
         Raises:
             DataError: They are not.
         """
+
+    def needs_masks(self) -> bool:
+        """Whether object masks of the training images are needed."""
+        return False
+
+    def check_numerics(self, numerics: Numerics) -> None:
+        """Checks before any work that the fit can be computed so.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+
+    def check_infilling(self, infilling: Infilling) -> None:
+        """Checks before any work that the fit can take counterfactual and factual pictures, as these settings say.
+
+        Most cannot: of a counterfactual picture only a loss that knows of it learns what its label is not.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+        raise ConfigError(
+            f"algorithm {self.name} knows no counterfactual or factual pictures (synthesis infill); take one that fits "
+            "all of a network by the loss of each picture, such as erm, jtt or group_dro, or dfr"
+        )
 
     def first_fit(self, erm: "AlgorithmBase", *, has_extra: bool) -> "FirstFit | None":
         """The fit that has to come before this algorithm's own; None: there is none.

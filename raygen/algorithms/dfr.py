@@ -21,6 +21,7 @@ from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.config import PositiveInt
 from raygen.errors import DataError
+from raygen.inpainters.fills import Infilling
 from raygen.metrics import worst_group_accuracy
 from raygen.seeding import row_seed
 from raygen.worker import Worker
@@ -61,6 +62,9 @@ class DfrConfig(AlgorithmBase):
     def check_groups(self, counts_CA: np.ndarray) -> None:
         """Checks that every group can be halved."""
         check_validation(counts_CA)
+
+    def check_infilling(self, infilling: Infilling) -> None:
+        """The features are fitted on them, by ERM; the head on validation images."""
 
     def first_fit(self, erm: AlgorithmBase, *, has_extra: bool) -> FirstFit | None:
         """With pictures, features that have seen them: by ERM, as the run's own are."""

@@ -17,9 +17,12 @@ EVALUATION_BATCH = 256
 
 
 def right_predictions(classifier: Classifier, data: TrainingSet, worker: Worker) -> np.ndarray:
-    """Whether each image's label is predicted, (N,) bool; the same on all workers."""
+    """Whether each image's label is predicted, (N,) bool; the same on all workers.
+
+    Of a counterfactual picture: whether any other is.
+    """
     predicted_N = _of_all(classifier, data, worker, lambda images_NCHW: classifier(images_NCHW).argmax(1), shape=())
-    correct_N: np.ndarray = predicted_N == data.label_N
+    correct_N: np.ndarray = (predicted_N == data.label_N) ^ data.counterfactual_N
     return correct_N
 
 

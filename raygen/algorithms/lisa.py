@@ -18,11 +18,13 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from raygen.algorithms.feed import Terms
 from raygen.algorithms.loop import LoopConfig, fit_loop, mean_weights
 from raygen.algorithms.mixing import Box, Mixed
 from raygen.algorithms.training_set import TrainingSet, known_groups
 from raygen.classifier import Classifier
-from raygen.errors import DataError
+from raygen.errors import ConfigError, DataError
+from raygen.inpainters.fills import Infilling
 from raygen.worker import Worker
 
 Mode = Literal["intra_label", "intra_domain"]
@@ -56,6 +58,18 @@ class LisaConfig(LoopConfig):
     cutmix_alpha: float = Field(0.2, gt=0)
     intra_label: float = Field(0.5, ge=0, le=1)
     init: Literal["scratch", "erm"] = "scratch"
+
+    @property
+    def terms(self) -> Terms:
+        """Its own mixing is no term of the loss."""
+        return Terms(label_smoothing=self.label_smoothing)
+
+    def check_infilling(self, infilling: Infilling) -> None:
+        """Mixed pictures have no object that could be replaced, nor a label that they are not."""
+        raise ConfigError(
+            "algorithm lisa mixes pictures, and counterfactual and factual ones (synthesis infill) cannot be mixed; "
+            "take another algorithm, such as erm or jtt"
+        )
 
     def check_groups(self, counts_CA: np.ndarray) -> None:
         """Checks that two groups share a label or an attribute."""

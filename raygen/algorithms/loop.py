@@ -8,26 +8,28 @@ its share of a batch.
 
 # N images, M draws of an epoch
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raygen.algorithms.augmenting import Augment
 from raygen.algorithms.base import AlgorithmBase
 from raygen.algorithms.batches import batch_sizes, draw_batches, least_rows
 from raygen.algorithms.checkpoints import Progress
+from raygen.algorithms.feed import Terms, makes_copies
 from raygen.algorithms.inference import accuracies, right_predictions
 from raygen.algorithms.loss_weights import AdaptiveWeights, Companion, LossWeights
-from raygen.algorithms.mixing import Mixed, Mixing
+from raygen.algorithms.mixing import Mixed, Mixing, mix_batches
 from raygen.algorithms.steps import Network, NotFiniteError, Stepper
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
-from raygen.config import PositiveInt
-from raygen.errors import StageError
+from raygen.config import Identity, PositiveInt
+from raygen.errors import ConfigError, DataError, StageError
+from raygen.inpainters.fills import Infilling
 from raygen.seeding import row_seed
-from raygen.worker import Worker
+from raygen.worker import Numerics, Worker
 
 
 class LoopConfig(AlgorithmBase):
@@ -48,6 +50,11 @@ class LoopConfig(AlgorithmBase):
             Differs: of the picture squashed to a square, not of its own aspect ratio. "none".
         select: "best": the epoch of the best validation worst-group accuracy, ties by average accuracy, then the
             earlier; "last".
+        saliency_penalty: Weight of the mean squared gradient of the label's logit outside of the object, over the
+            pictures that have an object mask ("Sal", GradMask). The authors' only published value is 10, of pixels in
+            [-1, 1]: 2.5 here, where they are in [0, 1]. Needs object masks and float32.
+        mixup_alpha: Pictures of a batch are mixed in pairs, by a share from Beta(alpha, alpha) once a batch; 0: not.
+        label_smoothing: What the label gives to all classes alike, in [0, 1).
     """
 
     epochs: PositiveInt = 8
@@ -58,6 +65,52 @@ class LoopConfig(AlgorithmBase):
     schedule: Literal["constant", "cosine", "onecycle"] = "onecycle"
     augment: Augment = "flip_shift"
     select: Literal["best", "last"] = "best"
+    saliency_penalty: Annotated[float, Identity.ABSENT_BY_DEFAULT] = Field(0.0, ge=0)
+    mixup_alpha: Annotated[float, Identity.ABSENT_BY_DEFAULT] = Field(0.0, ge=0)
+    label_smoothing: Annotated[float, Identity.ABSENT_BY_DEFAULT] = Field(0.0, ge=0, lt=1)
+
+    @property
+    def terms(self) -> Terms:
+        """What the loss has beside the algorithm's own."""
+        return Terms(self.saliency_penalty, self.mixup_alpha, self.label_smoothing)
+
+    @model_validator(mode="after")
+    def _terms_go_together(self) -> "LoopConfig":
+        other = "mixup_alpha" if self.mixup_alpha else "label_smoothing" if self.label_smoothing else None
+        if self.saliency_penalty and other:
+            raise ValueError(
+                f"saliency_penalty and {other} are both set, and exclude each other: the penalty asks for the gradient "
+                "of one picture's one label. Set one of them to 0"
+            )
+        return self
+
+    def needs_masks(self) -> bool:
+        """For the saliency penalty."""
+        return self.saliency_penalty > 0
+
+    def check_numerics(self, numerics: Numerics) -> None:
+        """Checks that a gradient of a gradient can be computed."""
+        if not self.saliency_penalty:
+            return
+        if numerics.precision != "float32":
+            raise ConfigError(
+                f"algorithm.saliency_penalty is {self.saliency_penalty:g}, which takes gradients of gradients, and "
+                f"fit.precision is {numerics.precision}, in which they vanish; set fit.precision=float32"
+            )
+        if numerics.compile:
+            raise ConfigError(
+                f"algorithm.saliency_penalty is {self.saliency_penalty:g}, which takes gradients of gradients, and "
+                "torch.compile has none; set fit.compile=false"
+            )
+
+    def check_infilling(self, infilling: Infilling) -> None:
+        """Checks that counterfactual and factual pictures can be fitted on."""
+        for name in ("mixup_alpha", "label_smoothing"):
+            if value := getattr(self, name):
+                raise ConfigError(
+                    f"algorithm.{name} is {value:g}, and excludes counterfactual and factual pictures, whose labels "
+                    f"are hard; set it to 0, or take a recipe without them"
+                )
 
 
 def fit_loop(
@@ -90,7 +143,10 @@ def fit_loop(
 
     Raises:
         StageError: The loss is not finite.
+        ConfigError: The terms of the loss go neither with the numbers' precision nor with the pictures.
+        DataError: There are no object masks, and a term of the loss needs them.
     """
+    _check(config, train, worker)
     classifier.to(worker.device).to(memory_format=torch.channels_last)
     assert sampling_weights_N is None or occurrences_M is None
     occurrences_M = np.arange(len(train)) if occurrences_M is None else occurrences_M
@@ -101,7 +157,7 @@ def fit_loop(
     if isinstance(loss_weights, Companion):
         second = loss_weights.classifier.to(worker.device).to(memory_format=torch.channels_last)
         beside = _network(second, config, worker, num_steps=num_steps)
-    stepper = Stepper(network, train, loss_weights, worker, augment=config.augment, beside=beside)
+    stepper = Stepper(network, train, loss_weights, worker, augment=config.augment, terms=config.terms, beside=beside)
     with Progress(classifier, stepper.parts(), worker) as progress:
         for epoch in range(progress.resume(), config.epochs):
             # A seed for each epoch, not one for the fit: so that a fit that goes on from a checkpoint draws the same.
@@ -112,6 +168,9 @@ def fit_loop(
                 batches = [batch.positions for batch in mixed]
             else:
                 batches = [occurrences_M[draws] for draws in draw_batches(sizes, sampling_weights_N, rng)]
+                if config.terms.mixup_alpha:
+                    mixed = mix_batches(batches, config.terms.mixup_alpha, rng)
+                    batches = [batch.positions for batch in mixed]
             try:
                 loss, images_per_s = stepper.epoch(batches, number=epoch, of=config.epochs, seed=seed, mixed=mixed)
             except NotFiniteError as error:
@@ -128,6 +187,17 @@ def fit_loop(
                 worker.tell(_line(entry, config.epochs, images_per_s))
     classifier.load_state_dict(progress.selected)
     return progress.history
+
+
+def _check(config: LoopConfig, train: TrainingSet, worker: Worker) -> None:
+    config.check_numerics(worker.numerics)
+    if train.infilling is not None:
+        config.check_infilling(train.infilling)
+    if train.masks is None and (config.needs_masks() or makes_copies(train.infilling)):
+        raise DataError(
+            "algorithm.saliency_penalty, or pictures that are filled while they are fitted on, need object masks, and "
+            "the training set has none"
+        )
 
 
 def mean_weights(label_B: np.ndarray, generated_B: np.ndarray) -> np.ndarray:

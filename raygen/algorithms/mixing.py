@@ -53,6 +53,21 @@ class Mixing(Protocol):
         ...
 
 
+def mix_batches(batches: Sequence[np.ndarray], alpha: float, rng: np.random.Generator) -> list[Mixed]:
+    """Mixup (Zhang et al. 2018, arXiv 1710.09412): each batch with itself in a random order.
+
+    Args:
+        batches: Positions of the images of each, (B,) int.
+        alpha: The first picture's share is drawn from Beta(alpha, alpha), once for a batch.
+        rng: Draws.
+    """
+    found = []
+    for positions_B in batches:
+        share = float(rng.beta(alpha, alpha))
+        found.append(Mixed(positions_B, rng.permutation(positions_B), np.full(len(positions_B), share)))
+    return found
+
+
 def mix_inputs(inputs_NCSS: torch.Tensor, share_B: torch.Tensor, box: Box | None) -> torch.Tensor:
     """Mixed pictures, (B, 3, S, S).
 

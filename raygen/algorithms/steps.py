@@ -1,24 +1,27 @@
 """The steps of a fit: a worker loads, varies and computes only its share of each batch."""
 
-# N images, M draws of an epoch, D draws of this worker, B images of a batch or of a worker's share of it, C classes,
-# T side of the whole picture's square, S side of the classifier's
+# N images, M draws of an epoch, D draws of this worker, B images of a batch or of a worker's share of it, R rows of a
+# step: a share's images and their copies, P pixels, C classes, S side of the classifier's square
 
 import contextlib
 import inspect
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from raygen.algorithms.augmenting import Augment, Variation, uniforms
+from raygen.algorithms.augmenting import Augment
+from raygen.algorithms.feed import PLAIN, Feed, Share, Terms
 from raygen.algorithms.inference import on_device
 from raygen.algorithms.loss_weights import AdaptiveWeights, Companion, LossWeights, Remembered
 from raygen.algorithms.mixing import Mixed, label_shares, mix_inputs
+from raygen.algorithms.perturbed import with_fgsm
+from raygen.algorithms.terms import row_losses, saliency_sum
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.seeding import row_seed
@@ -87,6 +90,7 @@ class Stepper:
         loss_weights: Of the images of a batch.
         worker: Where this runs, and how it computes.
         augment: How pictures are varied.
+        terms: What else the loss has.
         beside: The second network, where the weights are those of a `Companion`.
     """
 
@@ -98,11 +102,14 @@ class Stepper:
         worker: Worker,
         *,
         augment: Augment,
+        terms: Terms = PLAIN,
         beside: Network | None = None,
     ) -> None:
         self._network, self._train, self._weights, self._beside = network, train, loss_weights, beside
-        self._classifier, self._worker, self._augment = network.classifier, worker, augment
-        self._are_pairs = False
+        self._worker, self._terms, self._infilling, self._are_pairs = worker, terms, train.infilling, False
+        self._feed = Feed(
+            train, network.classifier.frame, worker, augment=augment, with_masks=terms.saliency_penalty > 0
+        )
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the classifier."""
@@ -139,22 +146,19 @@ class Stepper:
         for network in networks:
             network.classifier.train()
         self._are_pairs = mixed is not None
-        shares = [positions_B[self._own(len(positions_B))] for positions_B in batches]
-        # Once an epoch, not at every step: whatever is sent from memory that is not pinned makes the device wait.
-        vary = self._variation(batches, number=number, seed=seed)
-        target_D = torch.from_numpy(self._train.label_N[np.concatenate(shares)]).to(worker.device)
         weight_D = self._fixed_weights(batches)
         total = torch.zeros((), dtype=torch.float64, device=worker.device)
-        start, images, told = 0, 0, begun
-        loaded = zip(batches, self._train.batches(shares), strict=True)
+        images, told = 0, begun
+        shares = zip(
+            batches, self._feed.shares(batches, number=number, seed=seed, are_pairs=self._are_pairs), strict=True
+        )
         with own_numbers(worker, row_seed(seed, f"fit/{number}/{worker.rank}")):
-            for step, (positions_B, images_BTTC) in enumerate(loaded, 1):
-                own = slice(start, start + len(images_BTTC))
-                inputs_BCSS = vary(on_device(images_BTTC, worker.device), start)
+            for step, (positions_B, share) in enumerate(shares, 1):
+                own = slice(share.start, share.start + share.num_own)
                 weight_B = None if weight_D is None else weight_D[own]
                 pairs = None if mixed is None else mixed[step - 1].own(worker.rank, worker.world_size)
-                total += self._step(inputs_BCSS, target_D[own], weight_B, positions_B, pairs)
-                start, images = own.stop, images + len(positions_B)
+                total += self._step(share, weight_B, positions_B, pairs)
+                images += len(positions_B)
                 if step % LOOK_EVERY == 0:
                     loss, now = _finite(float(total)) / step, time.monotonic()
                     if worker.leads and now > told + TELL_EVERY_S:
@@ -168,63 +172,109 @@ class Stepper:
         return _finite(float(total)) / len(batches), images / max(time.monotonic() - begun, 1e-9)
 
     def _own(self, num: int) -> np.ndarray:
-        """Which of a batch's images are this worker's; of pairs, whose second images follow the first, both."""
-        worker = self._worker
-        if not self._are_pairs:
-            return np.arange(worker.rank, num, worker.world_size)
-        first = np.arange(worker.rank, num // 2, worker.world_size)
-        return np.concatenate([first, num // 2 + first])
+        return self._feed.own(num, are_pairs=self._are_pairs)
 
     def _step(
-        self,
-        inputs_BCSS: torch.Tensor,
-        target_B: torch.Tensor,
-        weight_B: torch.Tensor | None,
-        positions_B: np.ndarray,
-        pairs: Mixed | None,
+        self, share: Share, weight_B: torch.Tensor | None, positions_B: np.ndarray, pairs: Mixed | None
     ) -> torch.Tensor:
         """One step on this worker's share; gives back its part of the batch's loss, times the number of workers."""
-        worker = self._worker
-        share_B = None
+        worker, share_B = self._worker, None
+        if self._infilling is not None and self._infilling.factual == "fgsm":
+            share = with_fgsm(share, self._network.classifier, self._infilling)
+        inputs_RCSS = share.inputs_RCSS
         if pairs is not None:
             share_B = on_device(torch.from_numpy(pairs.share_B).float(), worker.device)
-            inputs_BCSS = mix_inputs(inputs_BCSS, share_B, pairs.box)
-        logits_BC = self._network.logits(inputs_BCSS)
+            inputs_RCSS = mix_inputs(inputs_RCSS, share_B, pairs.box)
+        if self._terms.saliency_penalty:
+            inputs_RCSS.requires_grad_()
+        logits_RC = self._network.logits(inputs_RCSS)
         if share_B is not None:
-            logits_BC = torch.cat([logits_BC, logits_BC])  # each mixed picture, once for each of its labels
-        losses_B = F.cross_entropy(logits_BC, target_B, reduction="none")
-        if share_B is not None:
-            losses_B = losses_B * label_shares(share_B)
+            logits_RC = torch.cat([logits_RC, logits_RC])  # each mixed picture, once for each of its labels
+        losses_R = self._losses(logits_RC, share)
         if weight_B is None:
-            beside = self._companion_step(inputs_BCSS, target_B, num=len(positions_B))
-            found = [losses_B.detach(), *beside, *([] if beside else [logits_BC.argmax(1) == target_B])]
-            weight_B = self._adapted(found, positions_B)
+            weight_B = self._adapted(self._found(logits_RC, losses_R, inputs_RCSS, share, positions_B), positions_B)
+        if share_B is not None:
+            losses_R = losses_R * label_shares(share_B)
+        if share.object_RSS is None:
+            loss = (losses_R * weight_B).sum()
+        else:
+            loss = self._with_copies(losses_R, weight_B, logits_RC, share, num_batch=len(positions_B))
         # Workers' gradients are averaged, so each worker's part counts world_size times.
-        loss = (losses_B * weight_B).sum() * worker.world_size
+        loss = loss * worker.world_size
         self._network.step(loss)
         return loss.detach()
 
-    def _companion_step(self, inputs_BCSS: torch.Tensor, target_B: torch.Tensor, *, num: int) -> list[torch.Tensor]:
-        """The second network's own step, on this worker's share of `num` images; its cross entropies before it."""
-        if self._beside is None:
-            return []
-        assert isinstance(self._weights, Companion)
-        logits_BC = self._beside.logits(inputs_BCSS)
-        losses_B = F.cross_entropy(logits_BC.detach(), target_B, reduction="none")
-        self._beside.step(self._weights.objective(logits_BC, target_B).sum() / num * self._worker.world_size)
-        return [losses_B]
-
-    def _variation(self, batches: Sequence[np.ndarray], *, number: int, seed: int) -> Variation:
-        worker, kind = self._worker, self._augment
-        uniform_MU = uniforms(kind, np.concatenate(batches), seed=seed, epoch=number)
-        stops = np.cumsum([len(positions_B) for positions_B in batches])
-        own_D = np.concatenate(
-            [
-                stop - len(positions_B) + self._own(len(positions_B))
-                for stop, positions_B in zip(stops, batches, strict=True)
-            ]
+    def _losses(self, logits_RC: torch.Tensor, share: Share) -> torch.Tensor:
+        return row_losses(
+            logits_RC,
+            share.target_R,
+            counterfactual_B=share.counterfactual_R,
+            not_label="exact" if self._infilling is None else self._infilling.not_label,
+            smoothing=self._terms.label_smoothing,
         )
-        return Variation(kind, uniform_MU[own_D], self._classifier.frame, worker.device)
+
+    def _found(
+        self,
+        logits_RC: torch.Tensor,
+        losses_R: torch.Tensor,
+        inputs_RCSS: torch.Tensor,
+        share: Share,
+        positions_B: np.ndarray,
+    ) -> list[torch.Tensor]:
+        """What weights follow: losses of the share's images, and whether they are right, or a second network's."""
+        num = share.num_own
+        if self._beside is not None:
+            return [losses_R[:num].detach(), self._companion_step(inputs_RCSS[:num], share, num=len(positions_B))]
+        correct_B = logits_RC[:num].argmax(1) == share.target_R[:num]
+        if share.counterfactual_R is not None:
+            correct_B ^= share.counterfactual_R[:num]
+        return [losses_R[:num].detach(), correct_B]
+
+    def _companion_step(self, inputs_BCSS: torch.Tensor, share: Share, *, num: int) -> torch.Tensor:
+        """The second network's own step, on this worker's share of `num` images; its losses before it.
+
+        From a counterfactual picture, whose label is not what it shows, it learns nothing.
+        """
+        assert isinstance(self._weights, Companion)
+        assert self._beside is not None
+        own = slice(share.num_own)
+        logits_BC, target_B = self._beside.logits(inputs_BCSS.detach()), share.target_R[own]
+        own_share = replace(
+            share,
+            target_R=target_B,
+            counterfactual_R=None if share.counterfactual_R is None else share.counterfactual_R[own],
+        )
+        losses_B = self._losses(logits_BC.detach(), own_share)
+        objective_B = self._weights.objective(logits_BC, target_B)
+        if own_share.counterfactual_R is not None:
+            objective_B = objective_B * ~own_share.counterfactual_R
+        self._beside.step(objective_B.sum() / num * self._worker.world_size)
+        return losses_B
+
+    def _with_copies(
+        self, losses_R: torch.Tensor, weight_B: torch.Tensor, logits_RC: torch.Tensor, share: Share, *, num_batch: int
+    ) -> torch.Tensor:
+        """The loss over pictures and copies, divided by all of them, and the saliency penalty over those with a mask.
+
+        A copy weighs what its picture does. What could not be made, or shows nothing of the object or nothing but it
+        once it is varied, is no row.
+        """
+        assert share.object_RSS is not None
+        num, shown_RP = share.num_own, share.object_RSS.flatten(1)
+        has_object_R = shown_RP.any(1)
+        counts_R = has_object_R & ~shown_RP.all(1)
+        # Of the whole batch, on every worker alike, without a look at numbers that are still being computed.
+        numbers_2 = torch.stack([counts_R[num:].sum(), has_object_R[:num].sum()]).double()
+        if self._worker.world_size > 1:
+            torch.distributed.all_reduce(numbers_2)
+        loss = (losses_R[:num] * weight_B).sum()
+        if len(losses_R) > num:
+            weight_R = weight_B.repeat(len(losses_R) // num - 1) * counts_R[num:]
+            loss = (loss + (losses_R[num:] * weight_R).sum()) * (num_batch / (num_batch + numbers_2[0])).float()
+        if self._terms.saliency_penalty:
+            penalty = saliency_sum(logits_RC[:num], share.target_R[:num], share.inputs_RCSS, share.object_RSS[:num])
+            loss = loss + self._terms.saliency_penalty * penalty / numbers_2[1].clamp(min=1).float()
+        return loss
 
     def _fixed_weights(self, batches: Sequence[np.ndarray]) -> torch.Tensor | None:
         """Loss weights of this worker's draws, (D,) float32; None where they follow the classifier."""
@@ -240,7 +290,7 @@ class Stepper:
     def _adapted(self, found: Sequence[torch.Tensor], positions_B: np.ndarray) -> torch.Tensor:
         """Weights of this worker's share by its losses, and by what is right or by the second network's losses."""
         worker = self._worker
-        share = slice(worker.rank, None, worker.world_size)
+        share = self._own(len(positions_B))
         # Every worker's values, each at its image's place in the batch; in one piece, since each look is a wait.
         found_2B = torch.zeros((2, len(positions_B)), dtype=torch.float64, device=found[0].device)
         found_2B[0, share], found_2B[1, share] = found[0].double(), found[1].double()

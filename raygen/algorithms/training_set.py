@@ -5,25 +5,29 @@
 import copy
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from raygen.algorithms.decoding import Loading
+from raygen.algorithms.infilling import CopyReader, Draws, ObjectMasks, check_infilling
 from raygen.algorithms.loader_processes import LoaderProcesses
 from raygen.algorithms.pictures import InMemory, Pictures, open_pictures
 from raygen.datasets.row_pictures import RowPictures
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
 from raygen.groups import group_index
+from raygen.inpainters.fills import Infilling
 from raygen.storage.progress import Say, quiet
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 # Batches that are read before they are asked for.
 READ_AHEAD = 2
 
@@ -38,12 +42,14 @@ class ExtraPictures:
         label_M: Their classes, (M,) int.
         attribute_M: Their spurious attributes, for algorithms that need groups: the sources', which are still in them,
             (M,) int; -1 where a source has none.
+        counterfactual_M: Whose class is what they do not show ("not y"), (M,) bool; None: of none.
     """
 
     pictures: Pictures
     row_M: np.ndarray
     label_M: np.ndarray
     attribute_M: np.ndarray
+    counterfactual_M: np.ndarray | None = None
 
 
 class TrainingSet:
@@ -63,6 +69,10 @@ class TrainingSet:
         label_N: Classes, (N,) int64.
         group_N: Groups, (N,) int64, -1 for extra pictures without an attribute; None where the dataset has none.
         generated_N: True for extra pictures, (N,) bool.
+        counterfactual_N: True for those whose label is what they do not show, (N,) bool.
+        masks: Object masks of the dataset's own images; None where no algorithm or infilling needs them.
+        infilling: What copies of the pictures a fit makes of each batch, and what the loss of counterfactual pictures
+            asks for; None: none.
         num_attributes: Attributes that the dataset names.
         error_N: Which of the pictures a fit before got wrong, (N,) bool; None where no algorithm asked for it.
 
@@ -74,6 +84,9 @@ class TrainingSet:
     label_N: np.ndarray
     group_N: np.ndarray | None
     generated_N: np.ndarray
+    counterfactual_N: np.ndarray
+    masks: ObjectMasks | None
+    infilling: Infilling | None
     num_attributes: int
     error_N: np.ndarray | None
 
@@ -106,6 +119,7 @@ class TrainingSet:
         if not table["attribute"].null_count and self.num_attributes:
             attribute_N = table["attribute"].to_numpy()
             self._own_group_N = group_index(self._own_label_N, attribute_N, num_attributes=self.num_attributes)
+        self.masks = self.infilling = None
         none = np.zeros(0, dtype=np.int64)
         empty = InMemory(np.zeros((0, size_px, size_px, 3), dtype=np.uint8))
         self._reader = _Reader(pictures, row_N, empty, none)
@@ -122,6 +136,32 @@ class TrainingSet:
         none = np.zeros(0, dtype=np.int64)
         return self.with_extra(ExtraPictures(self._reader.extra, none, none, none))
 
+    def with_masks(self, pictures: Pictures, image_ids: Sequence[str]) -> "TrainingSet":
+        """The same pictures, with object masks.
+
+        Args:
+            pictures: Masks as grey pictures, at the size of these.
+            image_ids: Of which image each is.
+        """
+        other = copy.copy(self)
+        row_of = {image_id: row for row, image_id in enumerate(image_ids) if row not in pictures.failed}
+        rows = [row_of.get(image_id, -1) for image_id in self._ids.to_pylist()]
+        other.masks = ObjectMasks(pictures, np.array(rows, dtype=np.int64))
+        other._copies = None
+        return other
+
+    def with_infilling(self, infilling: Infilling) -> "TrainingSet":
+        """The same pictures, of which a fit makes copies, or whose counterfactual ones have another loss.
+
+        Raises:
+            DataError: The copies cannot be made of these pictures.
+        """
+        check_infilling(infilling, self._own_label_N)
+        other = copy.copy(self)
+        other.infilling = infilling
+        other._copies = None
+        return other
+
     def with_errors(self, error_N: np.ndarray) -> "TrainingSet":
         """The same pictures, with the set of those that a fit before got wrong, (N,) bool."""
         other = copy.copy(self)
@@ -136,7 +176,7 @@ class TrainingSet:
                 (N, P) uint8.
         """
         other = copy.copy(self)
-        other._reader, other._loaders = replace(self._reader, black_NP=black_NP), None
+        other._reader, other._loaders, other._copies = replace(self._reader, black_NP=black_NP), None, None
         return other
 
     def image_ids(self, positions: np.ndarray) -> list[str | None]:
@@ -146,6 +186,11 @@ class TrainingSet:
     def _add(self, extra: ExtraPictures) -> None:
         self._reader = _Reader(self._reader.own, self._reader.row_N, extra.pictures, extra.row_M)
         self._loaders: LoaderProcesses[np.ndarray, torch.Tensor] | None = None
+        self._copies: LoaderProcesses[Draws, torch.Tensor] | None = None
+        counterfactual_M = extra.counterfactual_M
+        none_M = np.zeros(len(extra.label_M), dtype=bool)
+        own_N = np.zeros(len(self._own_label_N), dtype=bool)
+        self.counterfactual_N = np.concatenate([own_N, none_M if counterfactual_M is None else counterfactual_M])
         self.label_N = np.concatenate([self._own_label_N, extra.label_M]).astype(np.int64)
         self.generated_N = np.arange(len(self.label_N)) >= len(self._ids)
         self.group_N = self.error_N = None
@@ -158,7 +203,7 @@ class TrainingSet:
 
     def __getstate__(self) -> dict[str, object]:
         """Without loader processes: a copy in another process starts its own."""
-        return {**self.__dict__, "_loaders": None}
+        return {**self.__dict__, "_loaders": None, "_copies": None}
 
     def batches(self, positions: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
         """The pictures of each array of positions, in order, each (B, S, S, 3) uint8; read ahead of the caller.
@@ -179,6 +224,17 @@ class TrainingSet:
             yield from self._loaders.map(positions)
         else:
             yield from _read_ahead(self._reader, positions)
+
+    def copies(self, draws: Iterable[Draws]) -> Iterator[torch.Tensor]:
+        """As `batches`, with masks and filled copies: see `raygen.algorithms.infilling.CopyReader`."""
+        assert self.masks is not None, "copies need object masks"
+        reader = CopyReader(self._reader, self.masks, self._own_label_N, self.infilling)
+        if (self._reader.streams or self.masks.pictures.streams) and self._processes:
+            if self._copies is None:
+                self._copies = LoaderProcesses(reader, num=self._processes)
+            yield from self._copies.map(draws)
+        else:
+            yield from _read_ahead(reader, draws)
 
 
 @dataclass(frozen=True)
@@ -214,7 +270,7 @@ class _Reader:
         return images_BHWC
 
 
-def _read_ahead(read: Callable[[np.ndarray], torch.Tensor], positions: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+def _read_ahead(read: Callable[[Item], torch.Tensor], positions: Iterable[Item]) -> Iterator[torch.Tensor]:
     waiting: deque[Future[torch.Tensor]] = deque()
     # One thread: numpy lets go of Python's lock while it copies, and pages of the file are read by the system.
     with ThreadPoolExecutor(1, thread_name_prefix="pictures") as pool:

@@ -127,6 +127,12 @@ class OpenFolder(OpenDataset):
         if missing := self._listing.missing_splits():
             raise DataError(f"{self._config.path}: {missing[0]}")
 
+    def num_masks(self, split: str) -> int | None:
+        """Those whose file is named; of shards it is not known."""
+        if self._listing.shards:
+            return None
+        return sum(entry.object is not None for entry in self._listing.entries if entry.split == split)
+
     def state(self, *, run_seed: int) -> dict[str, Any]:
         """What the folder holds now."""
         return {"listing": self._listing.digest()}

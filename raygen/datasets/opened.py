@@ -50,6 +50,10 @@ class OpenDataset(ABC):
                 counts_CA[label, attribute] += count
         return counts_CA
 
+    def num_masks(self, split: str) -> int | None:
+        """Images of a split that have an object mask; None where that is not known before they are read."""
+        return None
+
     @property
     @abstractmethod
     def lines(self) -> list[str]:

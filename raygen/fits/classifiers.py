@@ -15,13 +15,16 @@ from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.base import FindErrors
 from raygen.algorithms.compilation import check_compiler
 from raygen.algorithms.decoding import Loading
+from raygen.algorithms.pictures import open_pictures
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.datasets.rows import RowIndex
 from raygen.fits import running
 from raygen.fits.extra_pictures import ExtraRows, extra_pictures
+from raygen.fits.object_masks import MaskPictures, MaskRows
 from raygen.fits.running import FitConfig
 from raygen.fits.worker_group import WarmWorkers
+from raygen.inpainters.fills import Infilling
 from raygen.storage import progress
 from raygen.storage.progress import Say, quiet
 from raygen.storage.writing import atomic, write_json
@@ -51,6 +54,8 @@ class FitRequest:
         weights: The file that `classifier.weights` names, in full: workers have another working directory.
         numerics: How the steps are computed.
         loading: Where decoded pictures are kept, and who decodes them; None: in memory, in the fit's process.
+        masks: Object masks of the training images; None where nothing needs them.
+        infilling: What is done with counterfactual and factual pictures; None: there are none.
     """
 
     data: str
@@ -66,6 +71,8 @@ class FitRequest:
     weights: str | None = None
     numerics: Numerics = field(default_factory=Numerics)
     loading: Loading | None = None
+    masks: MaskRows | None = None
+    infilling: Infilling | None = None
 
 
 def fit(
@@ -97,10 +104,13 @@ def fit(
 def fit_on_worker(worker: Worker, payload: dict[str, Any]) -> None:
     """What a worker does: loads, fits, and, if it leads, saves."""
     extra, loading, numerics = payload["extra"], payload["loading"], Numerics(**payload.get("numerics", {}))
+    masks, infilling = payload.get("masks"), payload.get("infilling")
     objects = {
         "extra": None if extra is None else ExtraRows(**extra),
         "numerics": numerics,
         "loading": None if loading is None else Loading(**loading),
+        "masks": None if masks is None else MaskRows(**masks),
+        "infilling": None if infilling is None else Infilling(**infilling),
     }
     request = FitRequest(**{**payload, **objects})
     worker = replace(worker, numerics=numerics)
@@ -147,6 +157,11 @@ def _prepare(request: FitRequest, worker: Worker) -> tuple[Classifier, TrainingS
     train = TrainingSet(index, "train", keep_N=keep_N, max_failed_fraction=limit, **options)
     if request.extra is not None:
         train = train.with_extra(extra_pictures(request.extra, index, seed=request.seed, **options))
+    if request.masks is not None:
+        source = MaskPictures(request.masks)
+        train = train.with_masks(open_pictures(source, **options), source.image_ids)
+    if request.infilling is not None:
+        train = train.with_infilling(request.infilling)
     if request.errors is not None:
         train = train.with_errors(_read_errors(Path(request.errors), num_images=len(train)))
     return classifier, train, TrainingSet(index, "val", max_failed_fraction=limit, **options)

@@ -24,6 +24,7 @@ from raygen.datasets.row_pictures import RowPictures
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError, RowError, or_row_error
 from raygen.images import decode_image, decode_mask
+from raygen.schema import ROLE
 from raygen.storage.parquet_bytes import ParquetBytes
 from raygen.storage.progress import Say, quiet
 from raygen.synthesis.controls import ControlKind, control_label, control_picture, draw_colour, object_colours
@@ -56,7 +57,8 @@ class CandidateRows:
     Attributes:
         folder: The pass's folder.
         digest: Digest of what it holds.
-        table: key, image_id, source_label and target_label, (M,) rows in order of key.
+        table: key, image_id, source_label and target_label, and role where the synthesis has it, (M,) rows in order of
+            key.
         place_M3: File, row group and row in it of each, (M, 3) int.
     """
 
@@ -84,7 +86,8 @@ def candidate_rows(folder: Path, digest: str) -> CandidateRows:
     tables, places = [], []
     for number, path in enumerate(_parts(folder)):  # a plan, and so its parts, is in order of key
         file = pq.ParquetFile(path)
-        tables.append(file.read(columns=["key", "image_id", "source_label", "target_label"]))
+        names = ["key", "image_id", "source_label", "target_label"]
+        tables.append(file.read(columns=[*names, *([ROLE.name] if ROLE.name in file.schema_arrow.names else [])]))
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         places += [(number, group, row) for group, size in enumerate(sizes) for row in range(size)]
     return CandidateRows(folder, digest, pa.concat_tables(tables), np.array(places, dtype=np.int32).reshape(-1, 3))
@@ -218,7 +221,13 @@ def extra_pictures(
     for row in row_M.tolist():
         if row in pictures.failed:
             raise DataError(f"the {extra.kind} picture {source.name(row)} cannot be read: {pictures.failed[row]}")
-    return ExtraPictures(pictures, row_M, _labels(extra.kind, rows.table), attributes(index, rows.table["image_id"]))
+    return ExtraPictures(
+        pictures,
+        row_M,
+        _labels(extra.kind, rows.table),
+        attributes(index, rows.table["image_id"]),
+        _counterfactual(extra.kind, rows.table),
+    )
 
 
 def attributes(index: RowIndex, image_ids: pa.ChunkedArray) -> np.ndarray:
@@ -237,6 +246,13 @@ def _labels(kind: Literal["generated"] | ControlKind, table: pa.Table) -> np.nda
         return np.asarray(table["target_label"].to_numpy(), dtype=np.int64)
     pairs = zip(table["source_label"].to_pylist(), table["target_label"].to_pylist(), strict=True)
     return np.array([control_label(kind, source_label=a, target_label=b) for a, b in pairs], dtype=np.int64)
+
+
+def _counterfactual(kind: Literal["generated"] | ControlKind, table: pa.Table) -> np.ndarray:
+    """Whose label is what they do not show, (M,) bool; a plain copy shows it."""
+    if kind == "duplicate" or ROLE.name not in table.column_names:
+        return np.zeros(table.num_rows, dtype=bool)
+    return np.asarray(pc.equal(table[ROLE.name], "counterfactual").to_numpy(), dtype=bool)
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from raygen.datasets.rows import RowIndex
 from raygen.errors import RunFolderError, unreadable
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.run.results import results
+from raygen.schema import ROLE
 from raygen.storage.parts import CANDIDATE_SCORES, failure_reasons
 from raygen.storage.run_folder import RunFolder, read_manifest
 from raygen.storage.versions import versions
@@ -119,7 +120,8 @@ def load_candidates(run: Path) -> pa.Table | None:
     tables = []
     for path in sorted((run / "candidates").glob("part-*.parquet")):
         try:
-            table = pq.read_table(path, columns=list(CANDIDATE_SCORES))
+            roles = [ROLE.name] if ROLE.name in pq.read_schema(path).names else []
+            table = pq.read_table(path, columns=[*CANDIDATE_SCORES, *roles])
         except (pa.ArrowInvalid, OSError) as error:
             raise RunFolderError(unreadable(path, error, "Delete it and run again.")) from error
         names = pa.array([path.name] * table.num_rows, pa.string())

@@ -16,6 +16,7 @@ from raygen.pruners import PruneThresholds, verdicts
 from raygen.report import collect, figures, pictures
 from raygen.report.figures import percent
 from raygen.report.words import PSI, REASONS, RHO
+from raygen.schema import ROLE
 
 # How many candidates of each verdict are shown; with 64 px pictures the page stays near 1 MB.
 SHOWN = {"kept": 18, "pruned": 12, "failed": 6}
@@ -91,7 +92,6 @@ def _tile(
     thresholds: PruneThresholds,
 ) -> dict[str, Any]:
     names = rows.dataset.class_names
-    source, target = names[row["source_label"]], names[row["target_label"]]
     text = ""
     if reason == "failed":
         text = row["error"] or "no reason given"
@@ -101,14 +101,23 @@ def _tile(
         "key": row["key"],
         "verdict": _verdict(reason),
         "reason": text,
-        "source_name": source,
-        "target_name": target,
-        "direction": f"{source} → {target}",
+        "source_name": names[row["source_label"]],
+        "target_name": _shown_as(row.get("role"), names[row["target_label"]]),
+        "direction": _direction(row["source_label"], row["target_label"], row.get("role"), names),
         "prompt": row["prompt"],
         "repaint": "" if row["repaint_fraction"] is None else percent(row["repaint_fraction"], 0),
         "scores": _scores(row, thresholds),
         "pictures": shown,
     }
+
+
+def _direction(source: int, target: int, role: str | None, names: Sequence[str]) -> str:
+    return f"{names[source]} → {_shown_as(role, names[target])}"
+
+
+def _shown_as(role: str | None, name: str) -> str:
+    """What a picture is fitted as: its class, or, of a counterfactual one, "not" its class."""
+    return f"not {name}" if role == "counterfactual" else name
 
 
 def _scores(row: Mapping[str, Any], thresholds: PruneThresholds) -> str:
@@ -133,20 +142,23 @@ def _pruning(
     candidates: pa.Table, rows: RowIndex, *, reasons: Sequence[str | None], thresholds: PruneThresholds
 ) -> dict[str, Any]:
     names = rows.dataset.class_names
-    pairs = list(zip(candidates["source_label"].to_pylist(), candidates["target_label"].to_pylist(), strict=True))
+    has_roles = ROLE.name in candidates.column_names
+    roles = candidates[ROLE.name].to_pylist() if has_roles else [None] * candidates.num_rows
+    labels = (candidates[name].to_pylist() for name in ("source_label", "target_label"))
+    pairs = list(zip(*labels, roles, strict=True))
     present = [reason for reason in REASONS if reason in reasons]
     kinds: list[tuple[str, str, str | None]] = [("kept", "kept", None)]
     kinds += [(f"pruned pruned-{i}", REASONS[reason], reason) for i, reason in enumerate(present)]
     kinds += [("failed", "failed", "failed")] if "failed" in reasons else []
     bars, panels = [], []
-    for pair in sorted(set(pairs)):
+    for pair in sorted(set(pairs), key=lambda pair: (pair[0], pair[1], pair[2] or "")):
         inside_N = np.array([p == pair for p in pairs])
         tally = Counter(reason for reason, inside in zip(reasons, inside_N, strict=True) if inside)
         counts = [tally[reason] for _, _, reason in kinds]
         svg = figures.stacked_bar([(role, name, tally[reason]) for role, name, reason in kinds])
-        direction = f"{names[pair[0]]} → {names[pair[1]]}"
+        direction = _direction(pair[0], pair[1], pair[2], names)
         bars.append({"name": direction, "num": int(inside_N.sum()), "counts": counts, "svg": svg})
-        panel = _panel(candidates.filter(pa.array(inside_N)), direction, pair, thresholds)
+        panel = _panel(candidates.filter(pa.array(inside_N)), direction, pair[:2], thresholds)
         if panel is not None:
             panels.append({"name": direction, "svg": figures.score_panel(panel)})
     errors = Counter(

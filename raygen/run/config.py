@@ -1,9 +1,9 @@
 """What a run does: the config of one run with everything it may set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.erm import ErmConfig
@@ -16,7 +16,7 @@ from raygen.fits.running import FitConfig
 from raygen.inpainters import InpainterConfig
 from raygen.pools.config import PoolsConfig
 from raygen.pools.pipeline import Engine
-from raygen.run.names import find_recipe
+from raygen.run.names import TERMS, find_recipe, terms_of
 from raygen.synthesis import SYNTHESES, SynthesisConfig
 from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
 from raygen.textual_inversion.config import TextualInversionConfig
@@ -65,7 +65,7 @@ class RunConfig(Strict, decides=Decides.RESULTS):
     @property
     def needs_model(self) -> bool:
         """Whether an inpainting model paints: something is generated, and not by the synthesis itself."""
-        return self.synthesis is not None and self.synthesis.own_painter() is None
+        return self.synthesis is not None and self.synthesis.own_painter() is None and self.synthesis.paints()
 
     @field_validator("recipe")
     @classmethod
@@ -76,6 +76,20 @@ class RunConfig(Strict, decides=Decides.RESULTS):
     def _is_what_the_recipe_says(self) -> "RunConfig":
         recipe = find_recipe(self.recipe)[1]
         synthesis = None if self.synthesis is None else self.synthesis.name
+        for name, value in recipe.synthesis_fields.items():
+            if (given := getattr(self.synthesis, name)) != value:
+                raise ValueError(
+                    f"recipe {self.recipe} has synthesis.{name} {value or 'null'}, but it is {given or 'null'}; give "
+                    "the values in the recipe's name, or take the recipe infill"
+                )
+        for name in recipe.algorithm_fields:
+            if not getattr(self.algorithm, name):
+                raise ValueError(f"recipe {self.recipe} has the term algorithm.{name}, but it is 0; leave it out")
+        if self.recipe == "erm" and (terms := terms_of(self.algorithm.model_dump())):
+            raise ValueError(
+                f"recipe erm is the first fit alone, and algorithm.{TERMS[terms[0]][0]} is set; name the recipe "
+                f"{'+'.join(terms)}"
+            )
         for field, found, expected in (
             ("synthesis", synthesis, recipe.synthesis),
             ("algorithm", self.algorithm.name, recipe.algorithm),
@@ -94,6 +108,41 @@ class RunConfig(Strict, decides=Decides.RESULTS):
         return self
 
     @model_validator(mode="after")
+    def _terms_can_be_fitted(self) -> "RunConfig":
+        infilling = None if self.synthesis is None else self.synthesis.in_training()
+        if self.erm.needs_masks():
+            raise ValueError(
+                "erm.saliency_penalty is set, but object masks are looked for after the first fit, which is fitted as "
+                "usual; set algorithm.saliency_penalty, or take the recipe sal"
+            )
+        try:
+            self.algorithm.check_numerics(self.fit.numerics)
+            if infilling is not None:
+                self.algorithm.check_infilling(infilling)
+                if self.algorithm.first_fit(self.erm, has_extra=True) is not None:
+                    self.erm.check_infilling(infilling)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _controls_say_something(self) -> "RunConfig":
+        if self.synthesis is None:
+            return self
+        if self.controls and not self.synthesis.plans():
+            raise ValueError(
+                "controls are set, but this synthesis makes its pictures while a classifier is fitted: there are no "
+                "candidates whose places controls could take. Leave controls empty, or set synthesis.when=candidates"
+            )
+        known = self.synthesis.controls
+        if other := [kind for kind in self.controls if kind not in known]:
+            raise ValueError(
+                f"controls has {other[0]}, which says nothing of the pictures of {self.synthesis.name}; it takes "
+                f"{' and '.join(known)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _local_fits_have_one_worker(self) -> "RunConfig":
         if self.engine == "local" and self.fit.num_workers > 1:
             raise ValueError(
@@ -109,6 +158,11 @@ class RunConfig(Strict, decides=Decides.RESULTS):
             raise ValueError(f"textual_inversion is set, but recipe {self.recipe} generates nothing; leave it null")
         if not self.needs_model:
             raise ValueError(f"textual_inversion is set, but recipe {self.recipe} asks no model for pictures; leave it")
+        if not self.synthesis.asks_by_class:
+            raise ValueError(
+                f"textual_inversion is set, but synthesis {self.synthesis.name} asks the inpainter for no class, so "
+                "learned tokens would not be used; leave it null"
+            )
         if self.inpainter.kind == "served" and self.textual_inversion.model is None:
             raise ValueError(
                 "inpainter.kind is served, and an endpoint does not learn tokens; set textual_inversion.model to a "
@@ -137,9 +191,13 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -
         raise ConfigError(f"{where}: {error}") from error
     # "Fitted as usual" uses no groups, and where the worst group is at 0 its accuracy would choose an epoch by chance.
     data["erm"] = _with_defaults(data.get("erm"), select="last")
-    data["algorithm"] = _with_defaults(data.get("algorithm"), name=recipe.algorithm)
+    given = data.get("algorithm")
+    data["algorithm"] = _with_defaults(given, name=recipe.algorithm, **recipe.algorithm_fields)
+    if data["recipe"] == "erm" and isinstance(given, dict) and (terms := terms_of(given)):
+        data["recipe"] = "+".join(terms)  # beside the first fit there is one more, and it has a name of its own
     if recipe.synthesis is not None:
-        data["synthesis"] = _with_defaults(data.get("synthesis"), name=recipe.synthesis)
+        data["synthesis"] = _with_defaults(data.get("synthesis"), name=recipe.synthesis, **recipe.synthesis_fields)
+        data["controls"] = _controls(data, recipe.synthesis)
         if isinstance(data["synthesis"], dict):
             defaults = SYNTHESES[recipe.synthesis].Config.inpainter_defaults(data["synthesis"])
             if defaults:
@@ -149,6 +207,17 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -
     if isinstance(data.get("dataset"), dict):
         data["dataset"] = {"name": "scenes", **data["dataset"]}
     return validate(RunConfig, data, where=where)
+
+
+def _controls(data: Mapping[str, Any], synthesis: str) -> Any:
+    """The controls that are given, or those that say something of the synthesis's pictures: none without candidates."""
+    if "controls" in data or not isinstance(data["synthesis"], dict):
+        return data.get("controls", CONTROL_KINDS)
+    config = SYNTHESES[synthesis].Config
+    try:
+        return config.controls if config.model_validate(data["synthesis"]).plans() else ()
+    except ValidationError:
+        return config.controls  # what is wrong is said where the whole config is read
 
 
 def _with_defaults(value: Any, **defaults: Any) -> Any:

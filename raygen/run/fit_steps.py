@@ -1,7 +1,7 @@
 """The fits of a run: some methods need several for one classifier."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from raygen.algorithms import AlgorithmConfig
@@ -10,7 +10,9 @@ from raygen.classifier import weights_file
 from raygen.config import fingerprint
 from raygen.fits import classifiers
 from raygen.fits.extra_pictures import ExtraRows
+from raygen.fits.object_masks import MaskRows
 from raygen.fits.running import FitConfig
+from raygen.inpainters.fills import Infilling
 from raygen.run.steps import Run, RunStep
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step, file_digest
@@ -55,13 +57,20 @@ def original_first(run: Run) -> Iterator[RunStep]:
 def fits(run: Run, name: str, extra: ExtraRows | None) -> Iterator[RunStep]:
     """A classifier by the recipe's algorithm, in fit/<name>/, and before it what that algorithm needs."""
     algorithm, init, errors = run.config.algorithm, run.done["erm"], None
-    first = algorithm.first_fit(run.config.erm, has_extra=extra is not None)
+    request = replace(_request(run, algorithm), extra=extra, infilling=infilling(run))
+    has_extra = extra is not None or request.infilling is not None
+    first = algorithm.first_fit(run.config.erm, has_extra=has_extra)
     if first is not None:
         step = _first(run, first, name, extra)
         yield step
         made = run.done[step.name]
         init, errors = (made, None) if first.find_errors is None else (init, made)
-    yield _fit(run, f"fit/{name}", name, replace(_request(run, algorithm), extra=extra), init=init, errors=errors)
+    yield _fit(run, f"fit/{name}", name, request, init=init, errors=errors)
+
+
+def infilling(run: Run) -> Infilling | None:
+    """What the fits after the first do with counterfactual and factual pictures; None: they meet none."""
+    return None if run.config.synthesis is None else run.config.synthesis.in_training()
 
 
 def workers_of(fit: FitConfig, *, of_classifier: bool) -> dict[str, Any]:
@@ -82,11 +91,13 @@ def _first(run: Run, first: FirstFit, name: str, extra: ExtraRows | None) -> Run
     if first.of_original:
         name, extra = "original", None
     request = replace(_request(run, first.config), extra=extra, find_errors=first.find_errors)
+    if not first.of_original:
+        request = replace(request, infilling=infilling(run))
     return _fit(run, f"{first.folder}/{name}", f"{first.what} of {name}", request)
 
 
 def _request(run: Run, algorithm: AlgorithmConfig) -> classifiers.FitRequest:
-    config = run.config
+    config, masks = run.config, run.done.get("objects")
     return classifiers.FitRequest(
         data=str(run.done["data"].folder.resolve()),
         classifier=config.classifier.model_dump(mode="json"),
@@ -98,6 +109,7 @@ def _request(run: Run, algorithm: AlgorithmConfig) -> classifiers.FitRequest:
         weights=None if (path := weights_file(config.classifier)) is None else str(path),
         numerics=config.fit.numerics,
         loading=run.loading,
+        masks=None if masks is None else MaskRows(str(masks.folder.resolve()), masks.digest),
     )
 
 
@@ -122,6 +134,10 @@ def _fit(
     weights = weights_file(config.classifier)
     if weights is not None and weights.is_file():
         settings["weights"] = file_digest(weights)
+    if request.masks is not None:
+        settings["masks"] = request.masks.digest
+    if request.infilling is not None:
+        settings["infilling"] = asdict(request.infilling)
     if request.without_fold is not None:
         settings["without_fold"] = request.without_fold
     request = replace(request, init=_place(init), errors=_place(errors))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,21 +11,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen import synthesis
+from raygen.algorithms.feed import makes_copies
 from raygen.config import fingerprint
 from raygen.endpoint.connect import connect_endpoint
 from raygen.errors import DataError
 from raygen.fits import tokens as token_fits
 from raygen.fits.extra_pictures import ExtraRows
+from raygen.inpainters.fills import VERSION
 from raygen.inpainters.served import store_tokens
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
+from raygen.run.config import RunConfig
 from raygen.run.fit_steps import identifier, workers_of
 from raygen.run.score_steps import scores_of
 from raygen.run.steps import Run, RunStep
-from raygen.schema import CANDIDATE
+from raygen.schema import CANDIDATE, MASK, ROLE
 from raygen.seeding import row_seed
+from raygen.stages.fill import FillStage
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.mask import MaskStage
 from raygen.stages.prune import PruneStage
+from raygen.stages.region import RegionStage
 from raygen.stages.spec import StageSpec
 from raygen.storage.parts import CANDIDATE_SCORES, read_parts
 from raygen.storage.progress import labelled
@@ -170,13 +175,14 @@ def candidates(run: Run) -> RunStep:
     """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
     config, paper, tokens = run.config, run.config.synthesis, run.done.get("tokens")
     assert paper is not None
-    models, (method, num_steps) = paper.finder(), paper.measure()
+    models, (method, num_steps), filled = paper.finder(), paper.measure(), paper.as_candidates()
     tolerance = [] if paper.tolerance() is None else [paper.tolerance()]
     inputs = {"data": run.done["data"], "plan": run.done["plan"], "erm": identifier(run)}
     own = paper.own_painter()
+    painter: dict[str, Any] = {}
     if own is not None:
         painter = {"painter": [own.name, {**own.settings}], "seed": config.seed}
-    else:
+    elif config.needs_model:
         painter = {"inpainter": config.inpainter.deciding(), "model_revision": run.opened.painter_revision()}
     return RunStep(
         "candidates",
@@ -188,6 +194,7 @@ def candidates(run: Run) -> RunStep:
             "unit_rows": config.unit_rows,
             "pools": {name: getattr(config.pools, name).deciding() for name in ("masker", "inpainter", "pruner")},
             "attribution": method if method == "exact" else [method, num_steps, *tolerance],
+            **({} if filled is None else {"fills": [asdict(filled), VERSION]}),
         },
         doing="generating: masker, inpainter and pruner pools",
         body=lambda step: _generate(run, step),
@@ -200,7 +207,8 @@ def _generate(run: Run, step: Step) -> Mapping[str, Any]:
     assert paper is not None
     specs = [_mask_spec(run, paper), _paint_spec(run, paper), _judge_spec(run, paper)]
     table = pq.read_table(run.done["plan"].folder / "plan.parquet")
-    return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=CANDIDATE)
+    schema = CANDIDATE if paper.as_candidates() is None else CANDIDATE.append(ROLE)
+    return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=schema)
 
 
 def _mask_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
@@ -209,16 +217,19 @@ def _mask_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
         "classifier_folder": str(identifier(run).folder.resolve()),
         "device": run.config.pools.masker.torch_device,
     }
-    return StageSpec(MaskStage, "masker", fields)
+    if (filled := paper.as_candidates()) is None:
+        return StageSpec(MaskStage, "masker", fields)
+    regions = {"counterfactual": filled.counterfactual_region, "factual": filled.factual_region}
+    return StageSpec(RegionStage, "masker", {**fields, "regions": regions})
 
 
 def _paint_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
     """The inpainting model, or what the synthesis has in its place."""
-    pool, inpainter, painter = run.config.pools.inpainter, run.config.inpainter, run.opened.painter
-    place = {"num_rows": pool.batch_size, "device": pool.torch_device}
+    pool = run.config.pools.inpainter
     if (own := paper.own_painter()) is not None:
         fields = {
-            **place,
+            "num_rows": pool.batch_size,
+            "device": pool.torch_device,
             "masker": _masker(run, paper.with_absolute_models()),
             "classifier_folder": str(identifier(run).folder.resolve()),
             "data_folder": str(run.done["data"].folder.resolve()),
@@ -226,17 +237,34 @@ def _paint_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
             **own.settings,
         }
         return StageSpec(own.stage, "inpainter", fields)
+    if (filled := paper.as_candidates()) is None:
+        return StageSpec(InpaintStage, "inpainter", _model_fields(run))
+    values = {"counterfactual": filled.counterfactual, "factual": filled.factual}
+    fields = {
+        "values": {role: value for role, value in values.items() if value is not None},
+        "fgsm_epsilon": filled.fgsm_epsilon,
+        "data": str(run.done["data"].folder.resolve()),
+        "classifier_folder": str(identifier(run).folder.resolve()),
+        "paints": _model_fields(run) if paper.paints() else None,
+        "device": pool.torch_device,
+    }
+    return StageSpec(FillStage, "inpainter", fields)
+
+
+def _model_fields(run: Run) -> dict[str, Any]:
+    """Arguments of the inpainting model's stage."""
+    pool, inpainter, painter = run.config.pools.inpainter, run.config.inpainter, run.opened.painter
     tokens = token_fits.read_learned(run.done["tokens"].folder).files if "tokens" in run.done else {}
     if tokens and inpainter.url is not None:
         store_tokens(connect_endpoint(inpainter.url), tokens, inpainter.model)
-    fields = {
-        **place,
+    return {
+        "num_rows": pool.batch_size,
+        "device": pool.torch_device,
         "inpainter": inpainter.model_dump(mode="json"),
         "found_model": None if painter is None else painter.for_workers,
         "tokens": tokens,
         "connect": connect_endpoint,
     }
-    return StageSpec(InpaintStage, "inpainter", fields)
 
 
 def _judge_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
@@ -251,6 +279,54 @@ def _judge_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
     return StageSpec(PruneStage, "pruner", fields)
 
 
+def object_masks(run: Run) -> Iterator[RunStep]:
+    """Object masks of the training images, in objects/, where fits need them."""
+    config, paper = run.config, run.config.synthesis
+    if not needs_objects(config):
+        return
+    classifier, masker = run.done["erm"], config.pools.masker
+    fields: dict[str, Any] = {"name": "truth", "dilation_px": 0}
+    for_workers, models = fields, None
+    if paper is not None and paper.in_training() is not None:
+        models = paper.finder()
+        fields = synthesis.of(paper).masker(paper, run.index.dataset)
+        for_workers = synthesis.of(paper).masker(paper.with_absolute_models(), run.index.dataset)
+
+    def find(step: Step) -> Mapping[str, Any]:
+        train = run.index.split("train")
+        columns = {"image_id": train["image_id"], "source_label": train["label"], "predicted_label": train["label"]}
+        table = pa.table({**columns, "role": pa.array(["object"] * train.num_rows)})
+        stage = {
+            "masker": for_workers,
+            "regions": {},
+            "classifier_folder": str(classifier.folder.resolve()),
+            "device": masker.torch_device,
+        }
+        specs = [StageSpec(RegionStage, "masker", stage)]
+        return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=MASK)
+
+    yield RunStep(
+        "objects",
+        # The dataset's own masks are the same whatever was fitted.
+        inputs={"data": run.done["data"], "erm": classifier if fields["name"] == "cam" else None},
+        settings={
+            "masker": fields,
+            "masker_revisions": [] if models is None else models.revisions(),
+            "unit_rows": config.unit_rows,
+            "pool": masker.deciding(),
+        },
+        doing="looking for the objects of the training images",
+        body=find,
+        keeps="parts",
+    )
+
+
+def needs_objects(config: RunConfig) -> bool:
+    """Whether a fit needs object masks of the training images."""
+    filled = None if config.synthesis is None else config.synthesis.in_training()
+    return config.algorithm.needs_masks() or makes_copies(filled)
+
+
 def added_pictures(run: Run) -> Mapping[str, ExtraRows | None]:
     """The fits after the first by name, each with the pictures that it adds: the recipe's own, and those beside it.
 
@@ -258,7 +334,7 @@ def added_pictures(run: Run) -> Mapping[str, ExtraRows | None]:
         DataError: No picture is kept.
     """
     config, paper = run.config, run.config.synthesis
-    if paper is None:
+    if paper is None or not paper.plans():
         return {} if config.recipe == "erm" else {config.recipe: None}
     made = run.done["candidates"]
     table = read_parts(made.folder, columns=CANDIDATE_SCORES)

@@ -51,6 +51,7 @@ def check(opened: Opened) -> None:
     _check_classes(opened)
     _check_groups(opened)
     _check_classifier(opened)
+    _check_masks(opened)
     _check_models(opened)
     _check_tokens(opened)
     _check_resources(opened.config)
@@ -92,6 +93,22 @@ def _check_classifier(opened: Opened) -> None:
     check_classifier(config.classifier, len(info.class_names), map_for=map_for)
 
 
+def _check_masks(opened: Opened) -> None:
+    config = opened.config
+    infills = config.synthesis is not None and config.synthesis.in_training() is not None
+    if infills:
+        assert config.synthesis is not None
+        own = synthesis.of(config.synthesis).masker(config.synthesis, opened.dataset.info)["name"] in ("truth", "box")
+        reads, way_out = own, "set synthesis.mask to language or cam, which find the objects"
+    else:
+        reads, way_out = config.algorithm.needs_masks(), "take a recipe without the saliency penalty"
+    if reads and opened.dataset.num_masks("train") == 0:
+        raise DataError(
+            f"recipe {config.recipe} needs the object masks of the training images, and this dataset ships none. Add "
+            f"the column mask_filename to metadata.csv, or {way_out}"
+        )
+
+
 def _check_models(opened: Opened) -> None:
     config = opened.config
     if config.synthesis is None:
@@ -119,6 +136,8 @@ def _check_prompts(opened: Opened, tokenizer: Any | None) -> None:
     known = {*learned, *(() if tokenizer is None else tokenizer.get_added_vocab())}
     # Prompts with learned tokens are checked with these.
     texts = [("dataset.prompts", prompt) for prompt in info.prompts] if settings is None else []
+    if config.synthesis is not None and not config.synthesis.asks_by_class:
+        texts = [("synthesis.prompt", str(getattr(config.synthesis, "prompt", "")))]
     for field, text in [*texts, ("inpainter.negative_prompt", config.inpainter.negative_prompt)]:
         if tokenizer is not None:
             read = tokenize(tokenizer, text, {name: np.zeros((1, 1), np.float32) for name in learned})
@@ -240,7 +259,8 @@ def say_of_dataset(opened: Opened, say: Say) -> None:
 
 def warn_of_numbers(opened: Opened, say: Say) -> None:
     """Says if the inpainter will be asked for classes that only have numbers, which no model knows."""
-    if not opened.config.needs_model:
+    paper = opened.config.synthesis
+    if paper is None or not opened.config.needs_model or not paper.asks_by_class:
         return
     info, tokens = opened.dataset.info, opened.config.textual_inversion
     if tokens is not None:

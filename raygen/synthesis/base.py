@@ -11,9 +11,11 @@ import pyarrow as pa
 
 from raygen.config import Decides, Strict
 from raygen.inpainters import InpainterConfig
+from raygen.inpainters.fills import Infilling
 from raygen.maskers.language import AnyFinder
 from raygen.schema import SCORE
 from raygen.stages.spec import Stage
+from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
         label_access: Labels that it reads of each split, "class" or "group" (class and attribute): "train: class".
         algorithm: Name of the algorithm of the paper's own recipe.
         space: What of its fields a sweep searches by default: fields of a `tune.domains.Domain` by the field's name.
+        controls: Which controls say something of its pictures.
+        asks_by_class: Whether its prompts are those of the classes.
         name: That of the registry, and of the paper's own recipe.
     """
 
@@ -80,6 +84,8 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
     label_access: ClassVar[str]
     algorithm: ClassVar[str] = "erm"
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    controls: ClassVar[tuple[ControlKind, ...]] = CONTROL_KINDS
+    asks_by_class: ClassVar[bool] = True
 
     name: str
 
@@ -91,6 +97,22 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
             fields: The config as it was given, not checked yet.
         """
         return {}
+
+    def plans(self) -> bool:
+        """Whether candidates are made; else its pictures are made while a classifier is fitted."""
+        return True
+
+    def paints(self) -> bool:
+        """Whether the inpainting model paints any of them."""
+        return True
+
+    def as_candidates(self) -> Infilling | None:
+        """The values that candidates get in place of what a model paints for a prompt; None: they do not."""
+        return None
+
+    def in_training(self) -> Infilling | None:
+        """What a fit does with counterfactual and factual pictures; None: it meets none."""
+        return None
 
     def check_inpainter(self, inpainter: InpainterConfig) -> None:
         """Checks that the pictures can be painted as the inpainter's config says.

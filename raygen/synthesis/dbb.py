@@ -27,11 +27,9 @@ from raygen.maskers.language import AnyFinder, FinderConfig, object_texts
 from raygen.pruners import PruneThresholds
 from raygen.pruners.confidence import mean_confidence
 from raygen.schema import SCORE
+from raygen.synthesis.amounts import Amount, num_selected
 from raygen.synthesis.base import SynthesisBase
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
-
-# A whole number is a count, a fraction a share of the class; 1.0 is all of it, 1 is one image.
-Amount = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
 
 
 class DbbConfig(SynthesisBase):
@@ -200,21 +198,6 @@ def select(config: DbbConfig, scores: pa.Table, *, dataset: DatasetInfo, run_see
         for target in targets_C[label]
     ]
     return plan_table(images, train, prompts=dataset.prompts, run_seed=run_seed)
-
-
-def num_selected(k: int | float | Sequence[int | float], counts_C: Sequence[int] | np.ndarray) -> list[int]:
-    """Images of each class that k asks for; a fraction of a class is rounded and is at least one image.
-
-    Raises:
-        ConfigError: A list with another number of entries than there are classes.
-    """
-    amounts = list(k) if isinstance(k, Sequence) else [k] * len(counts_C)
-    if len(amounts) != len(counts_C):
-        raise ConfigError(f"synthesis.k has {len(amounts)} entries, but the dataset has {len(counts_C)} classes")
-    return [
-        max(1, round(amount * int(count))) if isinstance(amount, float) else amount
-        for amount, count in zip(amounts, counts_C, strict=True)
-    ]
 
 
 def target_labels(config: DbbConfig, train: TrainScores, *, num_classes: int) -> list[list[int]]:

@@ -10,9 +10,13 @@ from typer.testing import CliRunner
 from raygen import recipes
 from raygen.algorithms import ALGORITHMS
 from raygen.cli import app
+from raygen.config import validate
 from raygen.errors import ConfigError
-from raygen.run.names import find_recipe, known_recipes, recipe_name
+from raygen.run.config import RunConfig
+from raygen.run.names import TERMS, find_recipe, known_recipes, recipe_name
 from raygen.synthesis import SYNTHESES
+from raygen.synthesis.infill import InfillConfig
+from tune.sweep_config import make_sweep
 
 RECIPES = known_recipes()
 
@@ -88,3 +92,72 @@ def test_a_recipe_says_what_its_generation_reads_beyond_its_fit(monkeypatch: pyt
 def test_every_paper_says_which_labels_it_reads(modules: dict[str, Any]) -> None:
     for name, module in modules.items():
         assert re.match(r"train: (none|class|group)\b", module.Config.label_access), name
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "values", "term"),
+    [
+        ("cf(inpaint)+f(shuffle)+sal", "cf(inpaint)+f(shuffle)+sal", ("inpaint", "shuffle"), "saliency_penalty"),
+        ("sal + f(mixed_rand)", "f(mixed_rand)+sal", (None, "mixed_rand"), "saliency_penalty"),
+        ("erm+cf( grey )", "cf(grey)", ("grey", None), None),
+        ("jtt+cf(tile)", "cf(tile)+jtt", ("tile", None), None),
+        ("infill+sal", "infill+sal", ("tile", "random"), "saliency_penalty"),
+        ("erm+sal", "sal", None, "saliency_penalty"),
+        ("sal+dbb", "dbb+sal", None, "saliency_penalty"),
+        ("ls+jtt+scgs", "scgs+jtt+ls", None, "label_smoothing"),
+        ("mixup", "mixup", None, "mixup_alpha"),
+    ],
+)
+def test_values_and_terms_may_stand_in_a_name(given: str, name: str, values: Any, term: str | None) -> None:
+    config = recipes.make_config({"recipe": given}, [], where="test")
+    assert config.recipe == name
+    found = config.synthesis
+    if isinstance(found, InfillConfig):
+        assert (found.counterfactual, found.factual) == values
+    else:
+        assert values is None
+    fields = config.algorithm.model_dump()
+    assert [field for field, _, _ in TERMS.values() if fields[field]] == ([] if term is None else [term])
+    assert recipes.make_config(config.model_dump(mode="json"), [], where="again") == config
+    if term is not None:  # another value than the name's default is kept
+        other = recipes.make_config({"recipe": given}, [f"algorithm.{term}=0.5"], where="test")
+        assert getattr(other.algorithm, term) == 0.5
+
+
+def test_erm_with_a_term_is_called_by_it() -> None:
+    config = recipes.make_config({"recipe": "erm"}, ["algorithm.mixup_alpha=0.4"], where="test")
+    assert (config.recipe, config.algorithm.name) == ("mixup", "erm")
+    with pytest.raises(ConfigError, match="recipe erm is the first fit alone"):
+        validate(RunConfig, {**config.model_dump(mode="json"), "recipe": "erm"}, where="test")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        ("cf(blue)", [], r"cf\(blue\), but values of synthesis.counterfactual are grey, random, .* inpaint"),
+        ("f(grey)", [], r"f\(grey\), but values of synthesis.factual are random, shuffle, mixed_rand, fgsm"),
+        ("cf(grey)+cf(tile)", [], "names something twice"),
+        ("cf(grey)+dbb", [], "it takes one algorithm"),
+        ("cf(grey)", ["synthesis.counterfactual=tile"], "has synthesis.counterfactual grey, but it is tile"),
+        ("sal", ["algorithm.saliency_penalty=0"], "has the term algorithm.saliency_penalty, but it is 0"),
+        ("cf(grey)+mixup", [], "algorithm.mixup_alpha is 0.2, and excludes counterfactual"),
+        ("f(random)+ls", [], "algorithm.label_smoothing is 0.1, and excludes counterfactual"),
+        ("sal+mixup", [], "saliency_penalty and mixup_alpha are both set"),
+        ("sal", ["fit.precision=bfloat16"], "fit.precision is bfloat16, in which they vanish"),
+        ("sal", ["erm.saliency_penalty=1"], "erm.saliency_penalty is set"),
+        ("infill+lisa", [], "algorithm lisa mixes pictures"),
+        ("infill", ["controls=[flat]"], "controls has flat"),
+        ("infill", ["synthesis.when=training", "controls=[hole]"], "controls are set"),
+        ("cf(inpaint)", ["textual_inversion.num_images=3"], "asks the inpainter for no class"),
+        ("cf(inpaint)", ["inpainter.composite=false"], "composite is false"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(recipe: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipes.make_config({"recipe": recipe}, overrides, where="test")
+
+
+def test_a_sweep_has_no_counterfactual_pictures() -> None:
+    for recipe in ("infill", "dbb+sal"):
+        with pytest.raises(ConfigError, match="neither counterfactual pictures nor object masks"):
+            make_sweep({"recipe": recipe}, ["tune.space={algorithm.weight_decay: [0.1, 0.2]}"], where="test")

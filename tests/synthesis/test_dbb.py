@@ -9,7 +9,8 @@ from score_tables import dataset, score_table, shuffled, with_failed_rows
 
 from raygen.errors import ConfigError, DataError
 from raygen.pruners import PruneThresholds, verdicts
-from raygen.synthesis.dbb import DbbConfig, num_selected, select, thresholds
+from raygen.synthesis.amounts import num_selected
+from raygen.synthesis.dbb import DbbConfig, select, thresholds
 
 
 def random_scores(counts: tuple[int, ...], *, seed: int = 0) -> pa.Table:

@@ -1,6 +1,7 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pydantic import TypeAdapter
 from score_tables import dataset, score_table
@@ -15,7 +16,7 @@ from raygen.maskers.grounded_sam import GroundedSamConfig
 from raygen.maskers.language import LanguageConfig
 from raygen.maskers.truth import TruthConfig
 from raygen.maskers.whole import WholeConfig
-from raygen.schema import PLAN
+from raygen.schema import PLAN, ROLE
 from raygen.synthesis import SYNTHESES, SynthesisConfig, of
 
 
@@ -59,6 +60,13 @@ def masker(found: Any, dataset: DatasetInfo) -> dict[str, Any]:
             {"name": "dbb", "mask": "cam", "tau": 0.4},
             CamConfig(method="gradcam++", tau=0.4, repaint="attended", explain="source_label", dilation_px=8),
         ),
+        ({"name": "infill"}, TruthConfig(dilation_px=0)),
+        ({"name": "infill", "mask": "box", "dilation_px": 2}, BoxConfig(dilation_px=2)),
+        ({"name": "infill", "mask": "cam"}, CamConfig(tau=0.5, repaint="attended", dilation_px=0)),
+        (
+            {"name": "infill", "mask": "language", "language": {"text": "an animal"}},
+            LanguageConfig(finder=ClipsegConfig(text="an animal"), texts=("an animal", "an animal"), dilation_px=0),
+        ),
     ],
 )
 def test_each_synthesis_asks_for_a_masker_that_exists(fields: Any, expected: Any) -> None:
@@ -84,14 +92,16 @@ def test_the_shipped_model_looks_for_birds_in_scenes_and_refuses_other_pictures(
 def test_each_synthesis_plans_rows_of_the_schema_sorted_by_key(name: str) -> None:
     scores = score_table([0, 0, 0, 1, 1, 1], [[0, 1], [0, 2], [1, 0], [1, 0], [2, 0], [0, 1]])
     plan = SYNTHESES[name].select(config(name=name), scores, dataset=dataset(), run_seed=0)
-    assert plan.schema == PLAN
+    roles = [ROLE] if config(name=name).as_candidates() else []
+    assert plan.schema == pa.schema([*PLAN, *roles])
     assert plan.num_rows
     keys = plan["key"].to_pylist()
     assert keys == sorted(set(keys))
 
 
 @pytest.mark.parametrize(
-    "fields", [{"name": "dbb", "k": 2}, {"name": "dbb", "k": 2, "target": [1, 0]}, {"name": "scgs"}]
+    "fields",
+    [{"name": "dbb", "k": 2}, {"name": "dbb", "k": 2, "target": [1, 0]}, {"name": "scgs"}, {"name": "infill", "k": 3}],
 )
 def test_only_the_columns_that_it_names_are_read(fields: dict[str, Any]) -> None:
     found = config(**fields)
