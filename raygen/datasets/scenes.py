@@ -14,7 +14,7 @@ Group counts follow Waterbirds (Sagawa et al. 2020, arXiv 1911.08731, table 4). 
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import Field
 
 from raygen.datasets.opened import DatasetBase, OpenDataset
+from raygen.datasets.pairs import Pair
 from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, OBJECT_WORDS, Plumage, render_scene
 from raygen.datasets.table import DatasetInfo, check_prompts, write_source
 from raygen.errors import DataError
@@ -113,6 +114,23 @@ class OpenScenes(OpenDataset):
             np.random.default_rng(row_seed(seed, f"scenes/{split}")).shuffle(groups)
             scenes += [_Scene(split, i, int(g), seed, config.plumage) for i, g in enumerate(groups)]
         return write_source(_render_all(scenes), self.info, folder)
+
+    def pairs(
+        self, image_ids: Sequence[str], groups: Sequence[tuple[int, int | None]], *, run_seed: int
+    ) -> list[Pair | None]:
+        """The same birds before the next background, rendered anew; every other pixel is what it was."""
+        seed = run_seed if self._config.seed is None else self._config.seed
+        num_classes, num_attributes = len(self.info.class_names), len(self.info.attribute_names)
+        found: list[Pair | None] = []
+        for image_id, (label, attribute) in zip(image_ids, groups, strict=True):
+            assert attribute is not None, f"scene {image_id} has no background"
+            split, _, index = image_id.rpartition("-")
+            other = (attribute + 1) % num_attributes
+            scene = _Scene(split, int(index), label * num_attributes + other, seed, self._config.plumage)
+            # A class's expected background has the class's number.
+            is_next = attribute == label and other == (label + 1) % num_classes
+            found.append(Pair(_render_row(scene)["image_png"], is_next_class=is_next))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
