@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from raygen.metrics import (
     average_precision,
@@ -43,6 +43,15 @@ def test_average_precision_by_hand() -> None:
     attribution_CHW = np.array([[[-3.0, 0.0, 1.0, 0.0]], [[0.0, 2.0, 0.0, 0.0]]])
     found = average_precision(attribution_CHW, np.array([[True, False, True, False]]))
     assert found == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize("num_scores", [3, 1000])
+def test_average_precision_agrees_with_scikit_learn(num_scores: int) -> None:
+    """With many equal scores, and with few."""
+    rng = np.random.default_rng(0)
+    score_HW, object_HW = rng.integers(0, num_scores, (20, 20)), rng.random((20, 20)) < 0.3
+    found = average_precision(np.sqrt(score_HW)[None], object_HW)
+    assert found == pytest.approx(average_precision_score(object_HW.ravel(), score_HW.ravel()), abs=1e-12)
 
 
 def test_average_precision_sums_squares_over_colours() -> None:
@@ -93,6 +102,8 @@ def test_macro_auc_is_the_share_of_pairs_in_order_averaged_over_the_classes_that
         areas.append(np.mean([float(a > b) + 0.5 * float(a == b) for a, b in itertools.product(inside, outside)]))
     found = macro_auc(logits_NC, label_N)
     assert found.value == pytest.approx(np.mean(areas))
+    by_library = [roc_auc_score(label_N == c, logits_NC[:, c]) for c in (0, 1, 3)]
+    assert found.value == pytest.approx(np.mean(by_library))
     assert (found.num, found.constant) == (60, 0.5)
 
 
