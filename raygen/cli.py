@@ -1,4 +1,4 @@
-"""The command line: `raygen demo | run | data | fit | evaluate | report | tune | serve | key | doctor`.
+"""The command line: `raygen demo | run | recipes | data | fit | evaluate | report | tune | serve | key | doctor`.
 
 Verbs only read arguments, call one function and print; heavy imports are inside them, so that `--help` is quick.
 Exit codes: 0 done, 1 failed, 2 the user's mistake.
@@ -78,7 +78,11 @@ def demo(
 @app.command()
 def run(
     target: Annotated[
-        str | None, typer.Argument(metavar="RECIPE|CONFIG", help="A recipe, such as dbb or scgs+jtt, or a YAML config.")
+        str | None,
+        typer.Argument(
+            metavar="RECIPE|CONFIG",
+            help="A recipe (`raygen recipes` lists them), such as dbb or scgs+jtt, or a YAML config.",
+        ),
     ] = None,
     dataset: Dataset = None,
     out: Out = Path("runs/latest"),
@@ -96,8 +100,24 @@ def run(
 
 
 @app.command()
+def recipes(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: recipes, syntheses, algorithms.")] = False,
+) -> None:
+    """List what can be run: every recipe, synthesis and algorithm, its paper, and the labels that it reads."""
+    from raygen.report import tables
+    from raygen.run.names import listing
+
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(listing(), indent=2, ensure_ascii=False))
+        return
+    tables.print_recipes(listing())
+
+
+@app.command()
 def fit(
-    algorithm: Annotated[str, typer.Argument(help="erm, reweighted, jtt, group_dro or dfr.")],
+    algorithm: Annotated[str, typer.Argument(help="One of those that `raygen recipes` lists, such as jtt.")],
     dataset: Dataset = "scenes",
     out: Out = Path("runs/fit"),
     overrides: Set = None,

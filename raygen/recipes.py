@@ -9,7 +9,7 @@ from raygen.run.evaluation import evaluation
 from raygen.run.fit_steps import erm, fits, original_first
 from raygen.run.measures import measures
 from raygen.run.opened import Opened
-from raygen.run.picture_steps import added_pictures, candidates, learning, plan
+from raygen.run.picture_steps import added_pictures, candidates, learning, mask_search, plan
 from raygen.run.preflight import check, check_painter, say_of_dataset, warn_of_versions
 from raygen.run.score_steps import scoring
 from raygen.run.steps import Run, RunStep, rows
@@ -57,6 +57,7 @@ def steps(begun: Run) -> Iterator[RunStep]:
         yield from scoring(begun)
         yield from learning(begun)
         yield plan(begun)
+        yield from mask_search(begun)
         yield candidates(begun)
     added = added_pictures(begun)
     for name, extra in added.items():

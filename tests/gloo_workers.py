@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from raygen.algorithms import erm
+from raygen.algorithms import erm, lff, lisa
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.inference import extract_features, right_predictions
+from raygen.algorithms.lff import LffConfig
+from raygen.algorithms.lisa import LisaConfig
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
 from raygen.datasets.rows import RowIndex
@@ -77,6 +79,13 @@ def fitted(data: Path, folder: Path, *, rank: int, world_size: int) -> dict[str,
         "right": torch.from_numpy(right_predictions(classifier, val, worker("whole"))),
         "features": torch.from_numpy(extract_features(classifier, val, worker("whole"))),
     }
+    fields = FIT.model_dump(exclude={"name", "select"})
+    second, _ = linear()
+    found["lff_history"] = lff.fit(LffConfig(**fields), second, train, val, seed=0, worker=worker("lff"))
+    found["lff"] = second.state_dict()
+    mixed, _ = linear()
+    lisa.fit(LisaConfig(**fields), mixed, train, val, seed=0, worker=worker("lisa"))
+    found["lisa"] = mixed.state_dict()
     old = worker("parts").folder / "checkpoint.pt"
     if rank == 0:
         torch.save({"history": [{}, {}]}, old)  # of another format: put aside

@@ -15,6 +15,7 @@ from raygen.synthesis.plan import PlannedImage, plan_table, read_scores
 
 class HardestConfig(SynthesisBase):
     paper = "nobody's"
+    label_access = "train: class"
     algorithm = "weighted"
     space: ClassVar = {"share": {"values": (0.1, 0.2)}}
 

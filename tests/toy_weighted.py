@@ -13,6 +13,7 @@ from raygen.worker import Worker
 
 class WeightedConfig(LoopConfig):
     paper = "nobody's either"
+    label_access = "train: class; validation: group to select"
     space: ClassVar = {"weight": {"values": (1.0, 4.0)}}
 
     name: Literal["weighted"] = "weighted"

@@ -27,7 +27,7 @@ from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.config import RunConfig
 from raygen.run.fit_steps import erm
 from raygen.run.opened import Opened
-from raygen.run.picture_steps import candidates, learning, plan
+from raygen.run.picture_steps import candidates, learning, mask_search, plan
 from raygen.run.score_steps import scoring
 from raygen.run.steps import Run, rows
 from raygen.storage.parts import CANDIDATE_SCORES, read_parts
@@ -159,6 +159,8 @@ def generate(planned: Sequence[PlannedSet]) -> list[CandidateSet]:
     """
     candidate_sets = []
     for candidate_set in planned:
+        for step in mask_search(candidate_set.run):
+            candidate_set.run.do(step)
         made = candidate_set.run.do(candidates(candidate_set.run))
         candidate_sets.append(CandidateSet(candidate_set.name, candidate_set.run.done["scores"], made))
         table = candidate_sets[-1].tables()[1]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import SerializeAsAny
 
-from raygen.algorithms import balanced, dfr, erm, group_dro, jtt, reweighted
+from raygen.algorithms import balanced, dac_head, dfr, erm, group_dro, jtt, lff, lisa, masktune, reweighted
 from raygen.algorithms.base import AlgorithmBase
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
@@ -44,6 +44,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "jtt": jtt,
     "group_dro": group_dro,
     "dfr": dfr,
+    "lisa": lisa,
+    "lff": lff,
+    "masktune": masktune,
+    "dac_head": dac_head,
 }
 AlgorithmConfig = Annotated[SerializeAsAny[AlgorithmBase], one_of(ALGORITHMS)]
 

@@ -31,6 +31,7 @@ class BalancedConfig(LoopConfig):
     """
 
     paper = "DBB (Yazdan Parast et al., arXiv 2503.17226)"
+    label_access = "train: class; validation: group to select"
     is_recipe = False  # without generated pictures it is ERM
     # gamma in {1, ..., 10}: section 5.
     space: ClassVar = {"gamma": {"low": 1, "high": 10, "per_class": True}}

@@ -19,6 +19,9 @@ class AlgorithmBase(Strict, decides=Decides.RESULTS):
 
     Attributes:
         paper: Where it comes from.
+        label_access: Labels that it reads of each split, "class" or "group" (class and attribute), and what for where
+            that is less than the fit itself: "train: class; validation: group to select". Where groups only select,
+            a dataset without attributes is selected on by its worst class.
         recipe_name: What it is called in a recipe's name; by default as in the registry.
         is_recipe: Whether it is a recipe by itself too, without a synthesis.
         needs_groups_of: The split whose images must all have an attribute; None: neither.
@@ -27,6 +30,7 @@ class AlgorithmBase(Strict, decides=Decides.RESULTS):
     """
 
     paper: ClassVar[str]
+    label_access: ClassVar[str]
     recipe_name: ClassVar[str | None] = None
     is_recipe: ClassVar[bool] = True
     needs_groups_of: ClassVar[Literal["train", "val"] | None] = None

@@ -42,6 +42,7 @@ class DfrConfig(AlgorithmBase):
     """
 
     paper = "DFR (Kirichenko et al. 2022, arXiv 2204.02937)"
+    label_access = "train: class; validation: group"
     needs_groups_of = "val"
 
     name: Literal["dfr"] = "dfr"

@@ -16,6 +16,7 @@ class ErmConfig(LoopConfig):
     """
 
     paper = "empirical risk minimization"
+    label_access = "train: class; validation: group to select"
 
     name: Literal["erm"] = "erm"
     init: Literal["scratch", "erm"] = "scratch"

@@ -35,6 +35,7 @@ class GroupDroConfig(LoopConfig):
     """
 
     paper = "group DRO (Sagawa et al. 2020, arXiv 1911.08731)"
+    label_access = "train: group; validation: group to select"
     needs_groups_of = "train"
 
     name: Literal["group_dro"] = "group_dro"

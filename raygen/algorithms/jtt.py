@@ -46,6 +46,7 @@ class JttConfig(LoopConfig):
     """
 
     paper = "JTT (Liu et al. 2021, arXiv 2107.09044)"
+    label_access = "train: class; validation: group to select"
 
     name: Literal["jtt"] = "jtt"
     identification_epochs: int = Field(2, ge=1)

@@ -19,8 +19,9 @@ from raygen.algorithms.base import AlgorithmBase
 from raygen.algorithms.batches import batch_sizes, draw_batches, least_rows
 from raygen.algorithms.checkpoints import Progress
 from raygen.algorithms.inference import accuracies, right_predictions
-from raygen.algorithms.loss_weights import AdaptiveWeights, LossWeights
-from raygen.algorithms.steps import NotFiniteError, Stepper
+from raygen.algorithms.loss_weights import AdaptiveWeights, Companion, LossWeights
+from raygen.algorithms.mixing import Mixed, Mixing
+from raygen.algorithms.steps import Network, NotFiniteError, Stepper
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.config import PositiveInt
@@ -67,9 +68,10 @@ def fit_loop(
     *,
     seed: int,
     worker: Worker,
-    loss_weights: LossWeights | AdaptiveWeights,
+    loss_weights: LossWeights | AdaptiveWeights | Companion,
     sampling_weights_N: np.ndarray | None = None,
     occurrences_M: np.ndarray | None = None,
+    mixing: Mixing | None = None,
 ) -> list[dict[str, float]]:
     """Fits a classifier in place; gives back one entry per epoch.
 
@@ -84,6 +86,7 @@ def fit_loop(
         sampling_weights_N: Draw images with replacement in proportion to these, (N,); by default each once an epoch.
         occurrences_M: What an epoch goes through once, as positions of images, (M,) int: an image that stands there
             several times counts as often. Not together with `sampling_weights_N`.
+        mixing: Draws the pairs that are mixed, as many an epoch as it would have images; by default none are.
 
     Raises:
         StageError: The loss is not finite.
@@ -93,15 +96,24 @@ def fit_loop(
     occurrences_M = np.arange(len(train)) if occurrences_M is None else occurrences_M
     least = least_rows(classifier, worker, num=len(occurrences_M), batch_size=config.batch_size)
     sizes = batch_sizes(len(occurrences_M), config.batch_size, least=least)
-    optimizer, scheduler = _build_optimizer(classifier, config, worker, num_steps=len(sizes) * config.epochs)
-    stepper = Stepper(classifier, train, loss_weights, optimizer, scheduler, worker, augment=config.augment)
+    num_steps = len(sizes) * config.epochs
+    network, beside = _network(classifier, config, worker, num_steps=num_steps), None
+    if isinstance(loss_weights, Companion):
+        second = loss_weights.classifier.to(worker.device).to(memory_format=torch.channels_last)
+        beside = _network(second, config, worker, num_steps=num_steps)
+    stepper = Stepper(network, train, loss_weights, worker, augment=config.augment, beside=beside)
     with Progress(classifier, stepper.parts(), worker) as progress:
         for epoch in range(progress.resume(), config.epochs):
             # A seed for each epoch, not one for the fit: so that a fit that goes on from a checkpoint draws the same.
             rng = np.random.default_rng(row_seed(seed, f"fit/{epoch}"))
-            batches = [occurrences_M[draws] for draws in draw_batches(sizes, sampling_weights_N, rng)]
+            mixed: list[Mixed] | None = None
+            if mixing is not None:
+                mixed = mixing.draw(sizes, rng)
+                batches = [batch.positions for batch in mixed]
+            else:
+                batches = [occurrences_M[draws] for draws in draw_batches(sizes, sampling_weights_N, rng)]
             try:
-                loss, images_per_s = stepper.epoch(batches, number=epoch, of=config.epochs, seed=seed)
+                loss, images_per_s = stepper.epoch(batches, number=epoch, of=config.epochs, seed=seed, mixed=mixed)
             except NotFiniteError as error:
                 raise StageError(
                     f"the loss of epoch {epoch + 1} is {error}; lower learning_rate (now {config.learning_rate})"
@@ -129,6 +141,11 @@ def _line(entry: dict[str, float], num_epochs: int, images_per_s: float, *, noun
         f"epoch {entry['epoch'] + 1:.0f}/{num_epochs}: loss {entry['loss']:.4f}, validation "
         f"{entry['val_average']:.1%}, worst {noun} {entry['val_worst_group']:.1%}, {images_per_s:,.0f} images/s"
     )
+
+
+def _network(classifier: Classifier, config: LoopConfig, worker: Worker, *, num_steps: int) -> Network:
+    optimizer, scheduler = _build_optimizer(classifier, config, worker, num_steps=num_steps)
+    return Network(classifier, optimizer, scheduler, worker)
 
 
 def _build_optimizer(

@@ -22,6 +22,7 @@ class ReweightedConfig(LoopConfig):
     """
 
     paper = "group-reweighted ERM (Sagawa et al. 2020, arXiv 1911.08731)"
+    label_access = "train: group; validation: group to select"
     recipe_name = "erm_reweighted"
     needs_groups_of = "train"
 

@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raygen.algorithms.augmenting import Augment, Variation, uniforms
 from raygen.algorithms.inference import on_device
-from raygen.algorithms.loss_weights import AdaptiveWeights, LossWeights, Remembered
+from raygen.algorithms.loss_weights import AdaptiveWeights, Companion, LossWeights, Remembered
+from raygen.algorithms.mixing import Mixed, label_shares, mix_inputs
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.seeding import row_seed
@@ -38,33 +39,20 @@ class NotFiniteError(ArithmeticError):
     """The loss is infinite or not a number."""
 
 
-class Stepper:
-    """The steps of a fit.
+class Network:
+    """A network that is fitted, and how its weights move.
 
     Args:
-        classifier: What is fitted, on the device.
-        train: On what.
-        loss_weights: Of the images of a batch.
-        optimizer: Of the classifier's parameters.
+        classifier: The network, on the device.
+        optimizer: Of its parameters.
         scheduler: Of its rate, step by step.
         worker: Where this runs, and how it computes.
-        augment: How pictures are varied.
     """
 
     def __init__(
-        self,
-        classifier: Classifier,
-        train: TrainingSet,
-        loss_weights: LossWeights | AdaptiveWeights,
-        optimizer: torch.optim.Optimizer,
-        scheduler: Any,
-        worker: Worker,
-        *,
-        augment: Augment,
+        self, classifier: Classifier, optimizer: torch.optim.Optimizer, scheduler: Any, worker: Worker
     ) -> None:
-        self._classifier, self._train, self._weights = classifier, train, loss_weights
-        self._optimizer, self._scheduler = optimizer, scheduler
-        self._worker, self._augment = worker, augment
+        self.classifier, self._optimizer, self._scheduler, self._worker = classifier, optimizer, scheduler, worker
         self._model = prepared(classifier, worker)
         precision = worker.numerics.precision
         self._autocast = None if precision == "float32" else getattr(torch, precision)
@@ -73,20 +61,72 @@ class Stepper:
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the classifier."""
-        adaptive = self._weights if isinstance(self._weights, AdaptiveWeights) else None
-        memory = Remembered(adaptive)
-        return {
-            "optimizer": self._optimizer,
-            "scheduler": self._scheduler,
-            "scaler": self._scaler,
-            "adaptive": memory,
-        }
+        return {"optimizer": self._optimizer, "scheduler": self._scheduler, "scaler": self._scaler}
 
-    def epoch(self, batches: Sequence[np.ndarray], *, number: int, of: int, seed: int) -> tuple[float, float]:
+    def logits(self, inputs_BCSS: torch.Tensor) -> torch.Tensor:
+        """Logits of a worker's share of a batch, (B, C) float32."""
+        with torch.autocast(self._worker.device, dtype=self._autocast, enabled=self._autocast is not None):
+            logits_BC: torch.Tensor = self._model(inputs_BCSS)
+        return logits_BC.float()
+
+    def step(self, loss: torch.Tensor) -> None:
+        """One step down a loss."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._scheduler.step()
+
+
+class Stepper:
+    """The steps of a fit.
+
+    Args:
+        network: What is fitted.
+        train: On what.
+        loss_weights: Of the images of a batch.
+        worker: Where this runs, and how it computes.
+        augment: How pictures are varied.
+        beside: The second network, where the weights are those of a `Companion`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        train: TrainingSet,
+        loss_weights: LossWeights | AdaptiveWeights | Companion,
+        worker: Worker,
+        *,
+        augment: Augment,
+        beside: Network | None = None,
+    ) -> None:
+        self._network, self._train, self._weights, self._beside = network, train, loss_weights, beside
+        self._classifier, self._worker, self._augment = network.classifier, worker, augment
+        self._are_pairs = False
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the classifier."""
+        adaptive = self._weights if isinstance(self._weights, AdaptiveWeights | Companion) else None
+        found = {**self._network.parts(), "adaptive": Remembered(adaptive)}
+        if self._beside is not None:
+            parts = {"classifier": self._beside.classifier, **self._beside.parts()}
+            found |= {f"companion_{name}": part for name, part in parts.items()}
+        return found
+
+    def epoch(
+        self,
+        batches: Sequence[np.ndarray],
+        *,
+        number: int,
+        of: int,
+        seed: int,
+        mixed: Sequence[Mixed] | None = None,
+    ) -> tuple[float, float]:
         """Fits on all batches; gives back their mean loss, the same on all workers, and images/s of all together.
 
         Args:
             batches: Positions of each whole batch's images.
+            mixed: How each is mixed; its `positions` are then the batch's.
             number: Of the epoch, from 0.
             of: How many epochs.
             seed: The fit's.
@@ -95,8 +135,11 @@ class Stepper:
             NotFiniteError: The loss is not finite.
         """
         worker, begun = self._worker, time.monotonic()
-        self._classifier.train()
-        shares = [positions_B[worker.rank :: worker.world_size] for positions_B in batches]
+        networks = [self._network, *([] if self._beside is None else [self._beside])]
+        for network in networks:
+            network.classifier.train()
+        self._are_pairs = mixed is not None
+        shares = [positions_B[self._own(len(positions_B))] for positions_B in batches]
         # Once an epoch, not at every step: whatever is sent from memory that is not pinned makes the device wait.
         vary = self._variation(batches, number=number, seed=seed)
         target_D = torch.from_numpy(self._train.label_N[np.concatenate(shares)]).to(worker.device)
@@ -109,7 +152,8 @@ class Stepper:
                 own = slice(start, start + len(images_BTTC))
                 inputs_BCSS = vary(on_device(images_BTTC, worker.device), start)
                 weight_B = None if weight_D is None else weight_D[own]
-                total += self._step(inputs_BCSS, target_D[own], weight_B, positions_B)
+                pairs = None if mixed is None else mixed[step - 1].own(worker.rank, worker.world_size)
+                total += self._step(inputs_BCSS, target_D[own], weight_B, positions_B, pairs)
                 start, images = own.stop, images + len(positions_B)
                 if step % LOOK_EVERY == 0:
                     loss, now = _finite(float(total)) / step, time.monotonic()
@@ -119,27 +163,56 @@ class Stepper:
         if worker.world_size > 1:
             torch.distributed.all_reduce(total)
             total /= worker.world_size
-            _share_statistics(self._classifier)
+            for network in networks:
+                _share_statistics(network.classifier)
         return _finite(float(total)) / len(batches), images / max(time.monotonic() - begun, 1e-9)
 
+    def _own(self, num: int) -> np.ndarray:
+        """Which of a batch's images are this worker's; of pairs, whose second images follow the first, both."""
+        worker = self._worker
+        if not self._are_pairs:
+            return np.arange(worker.rank, num, worker.world_size)
+        first = np.arange(worker.rank, num // 2, worker.world_size)
+        return np.concatenate([first, num // 2 + first])
+
     def _step(
-        self, inputs_BCSS: torch.Tensor, target_B: torch.Tensor, weight_B: torch.Tensor | None, positions_B: np.ndarray
+        self,
+        inputs_BCSS: torch.Tensor,
+        target_B: torch.Tensor,
+        weight_B: torch.Tensor | None,
+        positions_B: np.ndarray,
+        pairs: Mixed | None,
     ) -> torch.Tensor:
         """One step on this worker's share; gives back its part of the batch's loss, times the number of workers."""
         worker = self._worker
-        with torch.autocast(worker.device, dtype=self._autocast, enabled=self._autocast is not None):
-            logits_BC = self._model(inputs_BCSS).float()
+        share_B = None
+        if pairs is not None:
+            share_B = on_device(torch.from_numpy(pairs.share_B).float(), worker.device)
+            inputs_BCSS = mix_inputs(inputs_BCSS, share_B, pairs.box)
+        logits_BC = self._network.logits(inputs_BCSS)
+        if share_B is not None:
+            logits_BC = torch.cat([logits_BC, logits_BC])  # each mixed picture, once for each of its labels
         losses_B = F.cross_entropy(logits_BC, target_B, reduction="none")
+        if share_B is not None:
+            losses_B = losses_B * label_shares(share_B)
         if weight_B is None:
-            weight_B = self._adapted(losses_B.detach(), logits_BC.argmax(1) == target_B, positions_B)
+            beside = self._companion_step(inputs_BCSS, target_B, num=len(positions_B))
+            found = [losses_B.detach(), *beside, *([] if beside else [logits_BC.argmax(1) == target_B])]
+            weight_B = self._adapted(found, positions_B)
         # Workers' gradients are averaged, so each worker's part counts world_size times.
         loss = (losses_B * weight_B).sum() * worker.world_size
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._scheduler.step()
+        self._network.step(loss)
         return loss.detach()
+
+    def _companion_step(self, inputs_BCSS: torch.Tensor, target_B: torch.Tensor, *, num: int) -> list[torch.Tensor]:
+        """The second network's own step, on this worker's share of `num` images; its cross entropies before it."""
+        if self._beside is None:
+            return []
+        assert isinstance(self._weights, Companion)
+        logits_BC = self._beside.logits(inputs_BCSS)
+        losses_B = F.cross_entropy(logits_BC.detach(), target_B, reduction="none")
+        self._beside.step(self._weights.objective(logits_BC, target_B).sum() / num * self._worker.world_size)
+        return [losses_B]
 
     def _variation(self, batches: Sequence[np.ndarray], *, number: int, seed: int) -> Variation:
         worker, kind = self._worker, self._augment
@@ -147,7 +220,7 @@ class Stepper:
         stops = np.cumsum([len(positions_B) for positions_B in batches])
         own_D = np.concatenate(
             [
-                np.arange(stop - len(positions_B), stop)[worker.rank :: worker.world_size]
+                stop - len(positions_B) + self._own(len(positions_B))
                 for stop, positions_B in zip(stops, batches, strict=True)
             ]
         )
@@ -156,25 +229,29 @@ class Stepper:
     def _fixed_weights(self, batches: Sequence[np.ndarray]) -> torch.Tensor | None:
         """Loss weights of this worker's draws, (D,) float32; None where they follow the classifier."""
         weigh, train, worker = self._weights, self._train, self._worker
-        if isinstance(weigh, AdaptiveWeights):
+        if isinstance(weigh, AdaptiveWeights | Companion):
             return None
         weights = [
-            weigh(train.label_N[positions_B], train.generated_N[positions_B])[worker.rank :: worker.world_size]
+            weigh(train.label_N[positions_B], train.generated_N[positions_B])[self._own(len(positions_B))]
             for positions_B in batches
         ]
         return torch.from_numpy(np.concatenate(weights)).float().to(worker.device)
 
-    def _adapted(self, losses_B: torch.Tensor, correct_B: torch.Tensor, positions_B: np.ndarray) -> torch.Tensor:
-        assert isinstance(self._weights, AdaptiveWeights)
+    def _adapted(self, found: Sequence[torch.Tensor], positions_B: np.ndarray) -> torch.Tensor:
+        """Weights of this worker's share by its losses, and by what is right or by the second network's losses."""
         worker = self._worker
         share = slice(worker.rank, None, worker.world_size)
         # Every worker's values, each at its image's place in the batch; in one piece, since each look is a wait.
-        found_2B = torch.zeros((2, len(positions_B)), dtype=torch.float64, device=losses_B.device)
-        found_2B[0, share], found_2B[1, share] = losses_B.double(), correct_B.double()
+        found_2B = torch.zeros((2, len(positions_B)), dtype=torch.float64, device=found[0].device)
+        found_2B[0, share], found_2B[1, share] = found[0].double(), found[1].double()
         if worker.world_size > 1:
             torch.distributed.all_reduce(found_2B)  # a sum with zeros: nothing is rounded
-        all_losses_B, all_correct_B = found_2B.cpu().numpy()
-        weight_B = self._weights.weigh(positions_B, all_losses_B, all_correct_B > 0)
+        all_losses_B, others_B = found_2B.cpu().numpy()
+        if isinstance(self._weights, Companion):
+            weight_B = self._weights.weigh_beside(positions_B, all_losses_B, others_B)
+        else:
+            assert isinstance(self._weights, AdaptiveWeights)
+            weight_B = self._weights.weigh(positions_B, all_losses_B, others_B > 0)
         return on_device(torch.from_numpy(weight_B[share]).float(), worker.device)
 
 

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -128,6 +128,17 @@ class TrainingSet:
         other.error_N = error_N
         return other
 
+    def with_black(self, black_NP: np.ndarray) -> "TrainingSet":
+        """The same pictures, some of whose pixels are black.
+
+        Args:
+            black_NP: Which: for each picture the bits of its square, row after row, as `numpy.packbits` packs them,
+                (N, P) uint8.
+        """
+        other = copy.copy(self)
+        other._reader, other._loaders = replace(self._reader, black_NP=black_NP), None
+        return other
+
     def image_ids(self, positions: np.ndarray) -> list[str | None]:
         """Ids of the dataset's own images among these; None for extra pictures."""
         return [self._ids[i].as_py() if i < len(self._ids) else None for i in positions.tolist()]
@@ -178,20 +189,29 @@ class _Reader:
     row_N: np.ndarray
     extra: Pictures
     row_M: np.ndarray
+    black_NP: np.ndarray | None = None
 
     @property
     def streams(self) -> bool:
         return self.own.streams or (self.extra.streams and len(self.row_M) > 0)
 
     def __call__(self, positions: np.ndarray) -> torch.Tensor:
+        images_BHWC = self._read(positions)
+        if self.black_NP is not None:
+            num_pixels = images_BHWC.shape[1] * images_BHWC.shape[2]
+            black_BHW = np.unpackbits(self.black_NP[positions], axis=1, count=num_pixels).astype(bool)
+            images_BHWC[black_BHW.reshape(images_BHWC.shape[:3])] = 0
+        return torch.from_numpy(images_BHWC)
+
+    def _read(self, positions: np.ndarray) -> np.ndarray:
         is_own_B = positions < len(self.row_N)
         if is_own_B.all():
-            return torch.from_numpy(self.own.read(self.row_N[positions]))
+            return self.own.read(self.row_N[positions])
         extra_BHWC = self.extra.read(self.row_M[positions[~is_own_B] - len(self.row_N)])
         images_BHWC = np.empty((len(positions), *extra_BHWC.shape[1:]), dtype=np.uint8)
         images_BHWC[~is_own_B] = extra_BHWC
         images_BHWC[is_own_B] = self.own.read(self.row_N[positions[is_own_B]])
-        return torch.from_numpy(images_BHWC)
+        return images_BHWC
 
 
 def _read_ahead(read: Callable[[np.ndarray], torch.Tensor], positions: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:

@@ -27,14 +27,15 @@ from raygen.maskers.truth import dilate
 if TYPE_CHECKING:
     from pytorch_grad_cam.base_cam import BaseCAM
 
-CamMethod = Literal["gradcam", "gradcam++"]
+CamMethod = Literal["gradcam", "gradcam++", "xgradcam"]
 
 
 class CamConfig(MaskerBase):
     """Repaint by attention.
 
     Attributes:
-        method: Grad-CAM++ (Chattopadhyay et al. 2018, arXiv 1710.11063), as SCGS uses, or Grad-CAM.
+        method: Grad-CAM++ (Chattopadhyay et al. 2018, arXiv 1710.11063), as SCGS uses, Grad-CAM, or XGrad-CAM (Fu et
+            al. 2020, arXiv 2008.02312), as MaskTune and DaC use.
         tau: Heat from which a pixel counts as attended, 0..1. SCGS says "red and orange regions": orange ends
             at 0.69 (OpenCV's jet) to 0.71 (matplotlib's). Assumption: 0.7, in between.
         repaint: The attended pixels, or all others.
@@ -43,6 +44,8 @@ class CamConfig(MaskerBase):
         top_q: Where the map is 0 everywhere, this share of the pixels counts as attended: those whose activations speak
             least against the label (gradient times activation, summed over channels, without Grad-CAM's ReLU). None:
             such a picture has no mask.
+        quantile: A pixel counts as attended from this quantile of its picture's own heat on, in place of `tau`: of a
+            map without ties, 1 - quantile of its pixels; equal heat is all attended, or none of it.
     """
 
     name: Literal["cam"] = "cam"
@@ -52,6 +55,7 @@ class CamConfig(MaskerBase):
     explain: Literal["predicted_label", "source_label"] = "source_label"
     dilation_px: int = Field(8, ge=0)
     top_q: float | None = Field(None, gt=0, lt=1)
+    quantile: float | None = Field(None, gt=0, lt=1)
 
 
 class CamMasker:
@@ -79,6 +83,8 @@ class CamMasker:
     def _repaint(self, image_HWC: np.ndarray, heatmap_HW: np.ndarray, signed_HW: np.ndarray) -> Repaint:
         if self._config.top_q is not None and not heatmap_HW.any():
             attended_HW = top_pixels(signed_HW, fraction=self._config.top_q)
+        elif self._config.quantile is not None:
+            attended_HW = hot_pixels(heatmap_HW, quantile=self._config.quantile)
         else:
             attended_HW = attended(heatmap_HW, tau=self._config.tau)
         # What lies outside of the classifier's frame is not attended.
@@ -89,7 +95,8 @@ class CamMasker:
         chosen_HW = resize_mask(chosen_HW, height=height, width=width)
         repaint_HW = dilate(chosen_HW, radius_px=self._config.dilation_px)
         if not repaint_HW.any():
-            raise RowError(f"no pixel is left to repaint at tau = {self._config.tau:g}; use another tau")
+            name = "tau" if self._config.quantile is None else "quantile"
+            raise RowError(f"no pixel is left to repaint at {name} = {getattr(self._config, name):g}; use another")
         return Repaint(repaint_HW, chosen_HW if is_object else None)
 
 
@@ -187,6 +194,18 @@ def top_pixels(heatmap_HW: np.ndarray, *, fraction: float) -> np.ndarray:
     return top_HW
 
 
+def hot_pixels(heatmap_HW: np.ndarray, *, quantile: float) -> np.ndarray:
+    """Pixels whose heat is at least a quantile of the map, (H, W) bool.
+
+    Raises:
+        RowError: The map is not finite.
+    """
+    if not np.isfinite(heatmap_HW).all():
+        raise RowError("the class activation map is not finite; is the classifier's training diverged?")
+    hot_HW: np.ndarray = heatmap_HW >= np.quantile(heatmap_HW, quantile)
+    return hot_HW
+
+
 def scgs_to_edit(keep_HW: np.ndarray) -> np.ndarray:
     """Repaint mask from SCGS's mask, whose True means keep, (H, W) bool."""
     return ~keep_HW
@@ -195,9 +214,9 @@ def scgs_to_edit(keep_HW: np.ndarray) -> np.ndarray:
 def _build_explainer(classifier: Classifier, method: CamMethod) -> "BaseCAM":
     # Here, not at the top: it brings matplotlib and OpenCV, several seconds that only actors with this masker
     # need.
-    from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
+    from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, XGradCAM
 
-    kind = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}[method]
+    kind = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "xgradcam": XGradCAM}[method]
     return kind(model=classifier, target_layers=[classifier.target_layer])
 
 

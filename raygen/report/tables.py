@@ -113,6 +113,23 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     _print_measures(console, dict(zip(named, entries, strict=True)), split="test, means over runs")
 
 
+def print_recipes(listing: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """What can be run, as `raygen.run.names.listing` gives it."""
+    console = _console()
+    for kind, first in (("recipes", "recipe"), ("syntheses", "synthesis"), ("algorithms", "algorithm")):
+        table = Table(title=kind)
+        table.add_column(first, no_wrap=True)
+        for name in ("labels that it reads", "paper"):
+            table.add_column(name, overflow="fold")
+        for row in listing[kind]:
+            # An algorithm has the name here that it has in a pair.
+            table.add_row(row.get("recipe_name", row["name"]), row["label_access"], row["paper"])
+        console.print(table)
+    console.print(
+        "Any synthesis goes with any algorithm: raygen run SYNTHESIS+ALGORITHM, such as scgs+jtt", soft_wrap=True
+    )
+
+
 def print_trials(path: Path, summary: Mapping[str, Any]) -> None:
     """The best trials of a sweep by validation, with the standard error of the worst group, and the refit on test.
 

@@ -83,6 +83,11 @@ class RunConfig(Strict, decides=Decides.RESULTS):
     unit_rows: PositiveInt = 64
     max_failed_fraction: Annotated[float, Decides.NOTHING] = Field(0.05, ge=0, le=1)
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether an inpainting model paints: something is generated, and not by the synthesis itself."""
+        return self.synthesis is not None and self.synthesis.own_painter() is None
+
     @field_validator("recipe")
     @classmethod
     def _known(cls, value: str) -> str:
@@ -123,6 +128,8 @@ class RunConfig(Strict, decides=Decides.RESULTS):
             return self
         if self.synthesis is None:
             raise ValueError(f"textual_inversion is set, but recipe {self.recipe} generates nothing; leave it null")
+        if not self.needs_model:
+            raise ValueError(f"textual_inversion is set, but recipe {self.recipe} asks no model for pictures; leave it")
         if self.inpainter.kind == "served" and self.textual_inversion.model is None:
             raise ValueError(
                 "inpainter.kind is served, and an endpoint does not learn tokens; set textual_inversion.model to a "

@@ -1,7 +1,7 @@
 """The recipes by name: a synthesis, or none, and an algorithm. Any algorithm goes with any synthesis."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from raygen.algorithms import ALGORITHMS
 from raygen.synthesis import SYNTHESES
@@ -15,11 +15,21 @@ class Recipe:
         synthesis: Name of the synthesis, or None.
         algorithm: Name of the algorithm.
         paper: Where it comes from.
+        label_access: Which labels of which split it reads, in the words of its parts.
     """
 
     synthesis: str | None
     algorithm: str
     paper: str
+
+    @property
+    def label_access(self) -> str:  # noqa: D102
+        fit = ALGORITHMS[self.algorithm].Config.label_access
+        if self.synthesis is None:
+            return fit
+        chosen = SYNTHESES[self.synthesis].Config.label_access
+        # What a fit reads anyway need not be said twice.
+        return fit if chosen in fit else f"{fit} (to generate: {chosen})"
 
     @property
     def needs_groups_of(self) -> Literal["train", "val"] | None:
@@ -36,6 +46,40 @@ def known_recipes() -> dict[str, Recipe]:
     }
     papers = {name: module.Config for name, module in SYNTHESES.items()}
     return alone | {name: Recipe(name, config.algorithm, config.paper) for name, config in papers.items()}
+
+
+def listing() -> dict[str, list[dict[str, Any]]]:
+    """Every named recipe, synthesis and algorithm as plain data, each with its paper and the labels that it reads.
+
+    "recipes": name, synthesis (None: none), algorithm, paper, label_access. "syntheses": name, algorithm (of its own
+    recipe), paper, label_access. "algorithms": name, recipe_name (what it is called in a pair), paper, label_access.
+    Algorithms are named as in a config, `algorithm.name`.
+    """
+    return {
+        "recipes": [
+            {
+                "name": name,
+                "synthesis": recipe.synthesis,
+                "algorithm": recipe.algorithm,
+                "paper": recipe.paper,
+                "label_access": recipe.label_access,
+            }
+            for name, recipe in sorted(known_recipes().items())
+        ],
+        "syntheses": [
+            {"name": name, "algorithm": config.algorithm, "paper": config.paper, "label_access": config.label_access}
+            for name, config in ((name, SYNTHESES[name].Config) for name in sorted(SYNTHESES))
+        ],
+        "algorithms": [
+            {
+                "name": name,
+                "recipe_name": recipe_name(name),
+                "paper": module.Config.paper,
+                "label_access": module.Config.label_access,
+            }
+            for name, module in sorted(ALGORITHMS.items())
+        ],
+    }
 
 
 def recipe_name(algorithm: str) -> str:

@@ -29,9 +29,9 @@ class Opened:
 
     @cached_property
     def painter(self) -> FoundPainter | None:
-        """The inpainting model; None where nothing is painted, and where an endpoint paints."""
+        """The inpainting model; None where none paints here."""
         config = self.config
-        return None if config.synthesis is None or config.inpainter.url else find_painter(config.inpainter)
+        return find_painter(config.inpainter) if config.needs_model and not config.inpainter.url else None
 
     @cached_property
     def learner(self) -> FoundPainter | None:

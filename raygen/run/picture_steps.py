@@ -1,10 +1,13 @@
 """From scores to pictures: learned tokens, what to generate, the candidates, and which of them are kept."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen import synthesis
@@ -19,6 +22,7 @@ from raygen.run.fit_steps import identifier, workers_of
 from raygen.run.score_steps import scores_of
 from raygen.run.steps import Run, RunStep
 from raygen.schema import CANDIDATE
+from raygen.seeding import row_seed
 from raygen.stages.inpaint import InpaintStage
 from raygen.stages.mask import MaskStage
 from raygen.stages.prune import PruneStage
@@ -27,7 +31,12 @@ from raygen.storage.parts import CANDIDATE_SCORES, read_parts
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step
 from raygen.storage.writing import atomic, write_json
+from raygen.synthesis import SynthesisConfig
+from raygen.synthesis.base import MaskSearch
 from raygen.synthesis.controls import ControlKind
+
+# What a look at the training images found out for their masks, beside what it saw.
+MASKS_FILE = "found.json"
 
 
 def learning(run: Run) -> Iterator[RunStep]:
@@ -106,6 +115,57 @@ def plan(run: Run) -> RunStep:
     )
 
 
+def mask_search(run: Run) -> Iterator[RunStep]:
+    """How the training images are to be masked, in masks/, where a synthesis finds that out from them."""
+    assert run.config.synthesis is not None
+    search = run.config.synthesis.mask_search()
+    if search is not None:
+        yield _searched(run, search)
+
+
+def _searched(run: Run, search: MaskSearch) -> RunStep:
+    config, classifier = run.config, identifier(run)
+    masker = config.pools.masker
+
+    def look(step: Step) -> Mapping[str, Any]:
+        table = run.index.split("train").select(["image_id", "label"])
+        rng = np.random.default_rng(row_seed(config.seed, "masks"))
+        table = table.take(np.sort(rng.permutation(table.num_rows)[: search.num_images]))
+        fields = {"classifier_folder": str(classifier.folder.resolve()), "device": masker.torch_device}
+        specs = [StageSpec(search.stage, "masker", {**fields, **search.settings})]
+        counts = run.stream(step, table, columns=("image_png",), specs=specs, schema=search.schema)
+        seen = read_parts(step.folder, columns=["status", search.column])
+        seen = seen.filter(pc.equal(seen["status"], "ok"))
+        if not seen.num_rows:
+            raise DataError("none of the training images that masks are chosen by could be looked at")
+        found = search.found(np.array(seen[search.column].to_pylist(), dtype=np.float64))
+        write_json(step.folder / MASKS_FILE, found)
+        run.say("masks: " + ", ".join(f"{name} {value:g}" for name, value in found.items()))
+        return counts
+
+    return RunStep(
+        "masks",
+        inputs={"data": run.done["data"], "erm": classifier},
+        settings={
+            "search": {"images": search.num_images, "column": search.column, **search.settings},
+            "seed": config.seed,
+            "unit_rows": config.unit_rows,
+            "masker": masker.deciding(),
+        },
+        doing="choosing how much of a picture masks keep",
+        body=look,
+        keeps="parts",
+    )
+
+
+def _masker(run: Run, paper: SynthesisConfig) -> dict[str, Any]:
+    """Fields of the masker's config, with what was found out for it."""
+    fields = synthesis.of(paper).masker(paper, run.index.dataset)
+    if "masks" in run.done:
+        fields |= json.loads((run.done["masks"].folder / MASKS_FILE).read_text(encoding="utf-8"))
+    return fields
+
+
 def candidates(run: Run) -> RunStep:
     """Candidates: masked, inpainted and scored by three pools at once, in candidates/."""
     config, paper, tokens = run.config, run.config.synthesis, run.done.get("tokens")
@@ -113,14 +173,18 @@ def candidates(run: Run) -> RunStep:
     models, (method, num_steps) = paper.finder(), paper.measure()
     tolerance = [] if paper.tolerance() is None else [paper.tolerance()]
     inputs = {"data": run.done["data"], "plan": run.done["plan"], "erm": identifier(run)}
+    own = paper.own_painter()
+    if own is not None:
+        painter = {"painter": [own.name, {**own.settings}], "seed": config.seed}
+    else:
+        painter = {"inpainter": config.inpainter.deciding(), "model_revision": run.opened.painter_revision()}
     return RunStep(
         "candidates",
         inputs=inputs if tokens is None else {**inputs, "tokens": tokens},
         settings={
-            "masker": synthesis.of(paper).masker(paper, run.index.dataset),
+            "masker": _masker(run, paper),
             "masker_revisions": [] if models is None else models.revisions(),
-            "inpainter": config.inpainter.deciding(),
-            "model_revision": run.opened.painter_revision(),
+            **painter,
             "unit_rows": config.unit_rows,
             "pools": {name: getattr(config.pools, name).deciding() for name in ("masker", "inpainter", "pruner")},
             "attribution": method if method == "exact" else [method, num_steps, *tolerance],
@@ -132,39 +196,59 @@ def candidates(run: Run) -> RunStep:
 
 
 def _generate(run: Run, step: Step) -> Mapping[str, Any]:
-    paper, pools, inpainter, painter = run.config.synthesis, run.config.pools, run.config.inpainter, run.opened.painter
+    paper = run.config.synthesis
     assert paper is not None
+    specs = [_mask_spec(run, paper), _paint_spec(run, paper), _judge_spec(run, paper)]
+    table = pq.read_table(run.done["plan"].folder / "plan.parquet")
+    return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=CANDIDATE)
+
+
+def _mask_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
+    fields = {
+        "masker": _masker(run, paper.with_absolute_models()),
+        "classifier_folder": str(identifier(run).folder.resolve()),
+        "device": run.config.pools.masker.torch_device,
+    }
+    return StageSpec(MaskStage, "masker", fields)
+
+
+def _paint_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
+    """The inpainting model, or what the synthesis has in its place."""
+    pool, inpainter, painter = run.config.pools.inpainter, run.config.inpainter, run.opened.painter
+    place = {"num_rows": pool.batch_size, "device": pool.torch_device}
+    if (own := paper.own_painter()) is not None:
+        fields = {
+            **place,
+            "masker": _masker(run, paper.with_absolute_models()),
+            "classifier_folder": str(identifier(run).folder.resolve()),
+            "data_folder": str(run.done["data"].folder.resolve()),
+            "seed": run.config.seed,
+            **own.settings,
+        }
+        return StageSpec(own.stage, "inpainter", fields)
     tokens = token_fits.read_learned(run.done["tokens"].folder).files if "tokens" in run.done else {}
     if tokens and inpainter.url is not None:
         store_tokens(connect_endpoint(inpainter.url), tokens, inpainter.model)
-    classifier, (method, num_steps) = str(identifier(run).folder.resolve()), paper.measure()
-    masks = {
-        "masker": synthesis.of(paper).masker(paper.with_absolute_models(), run.index.dataset),
-        "classifier_folder": classifier,
-        "device": pools.masker.torch_device,
-    }
-    paints = {
+    fields = {
+        **place,
         "inpainter": inpainter.model_dump(mode="json"),
         "found_model": None if painter is None else painter.for_workers,
-        "num_rows": pools.inpainter.batch_size,
-        "device": pools.inpainter.torch_device,
         "tokens": tokens,
         "connect": connect_endpoint,
     }
-    judges = {
-        "classifier_folder": classifier,
+    return StageSpec(InpaintStage, "inpainter", fields)
+
+
+def _judge_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
+    method, num_steps = paper.measure()
+    fields = {
+        "classifier_folder": str(identifier(run).folder.resolve()),
         "attribution": method,
         "num_steps": num_steps,
         "completeness_tolerance": paper.tolerance(),
-        "device": pools.pruner.torch_device,
+        "device": run.config.pools.pruner.torch_device,
     }
-    specs = [
-        StageSpec(MaskStage, "masker", masks),
-        StageSpec(InpaintStage, "inpainter", paints),
-        StageSpec(PruneStage, "pruner", judges),
-    ]
-    table = pq.read_table(run.done["plan"].folder / "plan.parquet")
-    return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=CANDIDATE)
+    return StageSpec(PruneStage, "pruner", fields)
 
 
 def added_pictures(run: Run) -> Mapping[str, ExtraRows | None]:

@@ -99,10 +99,12 @@ def _check_models(opened: Opened) -> None:
     config = opened.config
     if config.synthesis is None:
         return
-    if config.inpainter.compile:
+    if config.needs_model and config.inpainter.compile:
         check_device(config.pools.inpainter.torch_device, where="pools.inpainter")
     if (models := config.synthesis.finder()) is not None:
         models.check()
+    if not config.needs_model:
+        return
     if config.inpainter.url is not None:
         _check_endpoint(config.inpainter.url, config.inpainter.model)
         # What others have stored at the endpoint must not decide a run's pictures.
@@ -215,7 +217,7 @@ def check_painter(opened: Opened, out: Path, *, fresh: bool) -> None:
     is_scenes = (info.name, info.class_names) == (TINY_DATASET, CLASS_NAMES)  # a user's folder may be called so
     is_said = "model" in inpainter.model_fields_set or inpainter.kind == "served"
     is_begun = not fresh and (out / MARKER).is_file()
-    if opened.config.synthesis is None or is_said or is_begun or is_scenes:
+    if not opened.config.needs_model or is_said or is_begun or is_scenes:
         return
     raise ConfigError(
         f"inpainter.model is '{inpainter.model}' unless another is named, and it paints only the birds of "
@@ -241,7 +243,7 @@ def say_of_dataset(opened: Opened, say: Say) -> None:
 
 def warn_of_numbers(opened: Opened, say: Say) -> None:
     """Says if the inpainter will be asked for classes that only have numbers, which no model knows."""
-    if opened.config.synthesis is None:
+    if not opened.config.needs_model:
         return
     info, tokens = opened.dataset.info, opened.config.textual_inversion
     if tokens is not None:

@@ -11,7 +11,7 @@ from pydantic import SerializeAsAny
 from raygen.config import HasConfig, one_of
 from raygen.datasets.table import DatasetInfo
 from raygen.pruners import PruneThresholds
-from raygen.synthesis import dbb, scgs
+from raygen.synthesis import dac, dbb, scgs
 from raygen.synthesis.base import SynthesisBase
 
 
@@ -53,7 +53,7 @@ class Synthesis(HasConfig[SynthesisBase], Protocol):
 
 
 # The registry, by the `name` of the config; what is put into it later counts too.
-SYNTHESES: dict[str, Synthesis] = {"scgs": scgs, "dbb": dbb}
+SYNTHESES: dict[str, Synthesis] = {"scgs": scgs, "dbb": dbb, "dac": dac}
 SynthesisConfig = Annotated[SerializeAsAny[SynthesisBase], one_of(SYNTHESES)]
 
 

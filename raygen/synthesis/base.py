@@ -2,15 +2,65 @@
 
 # C classes
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import pyarrow as pa
 
 from raygen.config import Decides, Strict
 from raygen.inpainters import InpainterConfig
 from raygen.maskers.language import AnyFinder
 from raygen.schema import SCORE
+from raygen.stages.spec import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPainter:
+    """What makes a synthesis's pictures where no model does, as a stage of the inpainter's pool.
+
+    Attributes:
+        stage: Built with `masker` (fields), `classifier_folder`, `data_folder`, `num_rows`, `device`, `seed`, and
+            `settings`; reads and writes what `raygen.stages.inpaint.InpaintStage` does.
+        name: Of the stage, for what pictures depend on.
+        settings: Its other arguments, plain data; they decide the pictures.
+    """
+
+    stage: Callable[..., Stage]
+    name: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSearch:
+    """A look at training images that decides how they are masked, before any mask is made.
+
+    Attributes:
+        num_images: Training images that are looked at; drawn by the run's seed.
+        column: What the stage writes for each, a list of float32.
+        stage: Built with `classifier_folder`, `device` and `settings`; runs in the masker's pool on `image_png` and
+            `label`.
+        settings: Its other arguments, plain data.
+        found: From the column's values, (images, values), to fields of the masker's config.
+    """
+
+    num_images: int
+    column: str
+    stage: Callable[..., Stage]
+    settings: Mapping[str, Any]
+    found: Callable[[np.ndarray], dict[str, Any]]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of its table."""
+        return pa.schema(
+            [
+                *(SCORE.field(name) for name in ("image_id", "label")),
+                pa.field(self.column, pa.list_(pa.float32())),
+                *(SCORE.field(name) for name in ("status", "error")),
+            ]
+        )
 
 
 class SynthesisBase(Strict, decides=Decides.RESULTS):
@@ -20,12 +70,14 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
 
     Attributes:
         paper: Where it comes from.
+        label_access: Labels that it reads of each split, "class" or "group" (class and attribute): "train: class".
         algorithm: Name of the algorithm of the paper's own recipe.
         space: What of its fields a sweep searches by default: fields of a `tune.domains.Domain` by the field's name.
         name: That of the registry, and of the paper's own recipe.
     """
 
     paper: ClassVar[str]
+    label_access: ClassVar[str]
     algorithm: ClassVar[str] = "erm"
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -87,6 +139,14 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
 
     def tolerance(self) -> float | None:
         """The completeness error at which integrated gradients stop before all of their steps; None: they do not."""
+        return None
+
+    def own_painter(self) -> OwnPainter | None:
+        """What makes the pictures in place of the inpainting model; None: that model does."""
+        return None
+
+    def mask_search(self) -> MaskSearch | None:
+        """What has to be known of the training images before any is masked; None: nothing."""
         return None
 
     def finder(self) -> AnyFinder | None:

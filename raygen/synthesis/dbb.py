@@ -69,6 +69,7 @@ class DbbConfig(SynthesisBase):
     """
 
     paper = "DBB (Yazdan Parast et al., arXiv 2503.17226)"
+    label_access = "train: class"
     algorithm = "balanced"
     space: ClassVar = {
         # K in {0.1, ..., 1}: section 5.

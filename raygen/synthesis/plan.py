@@ -50,12 +50,16 @@ class TrainScores:
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """One image to generate: the row of its source in the scores, and what to make of it."""
+    """One image to generate: the row of its source in the scores, and what to make of it.
+
+    `prompt` is what is asked for; None: that of the target class.
+    """
 
     row: int
     sample: int
     target_label: int
     cluster: int | None = None
+    prompt: str | None = None
 
 
 def read_scores(scores: pa.Table) -> TrainScores:
@@ -109,7 +113,7 @@ def plan_table(
         "sample": [image.sample for image in images],
         "source_label": scores.label_N[rows_N],
         "target_label": [image.target_label for image in images],
-        "prompt": [prompts[image.target_label] for image in images],
+        "prompt": [prompts[image.target_label] if image.prompt is None else image.prompt for image in images],
         "seed": [row_seed(run_seed, key) for key in keys],
         "loss_rank": scores.loss_rank_N[rows_N],
         "cluster": pa.array([image.cluster for image in images], pa.int32()),

@@ -69,6 +69,7 @@ class ScgsConfig(SynthesisBase):
     """
 
     paper = "SCGS (Li et al., arXiv 2412.19457)"
+    label_access = "train: class"
     space: ClassVar = {
         # 2 and 4 clusters: the paper's. Every pair of clusters and tau is a pool of its own.
         "num_clusters": {"values": (2, 4)},

@@ -48,6 +48,16 @@ def test_the_loss_and_the_weights_are_those_of_one_worker_and_alike_on_both(
         assert torch.equal(two[0]["weights"][name], two[1]["weights"][name])
 
 
+@pytest.mark.parametrize("name", ["lff", "lisa"])
+def test_a_second_network_and_mixed_pictures_are_shared_too(
+    name: str, one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    for part, weights in one[name].items():
+        torch.testing.assert_close(two[0][name][part], weights, rtol=1e-4, atol=1e-6)
+        assert torch.equal(two[0][name][part], two[1][name][part])
+    assert two[0]["lff_history"] == two[1]["lff_history"]
+
+
 def test_validation_and_features_are_shared_and_known_to_both(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
     for worker in two:
         assert torch.equal(worker["right"], one["right"])

@@ -188,3 +188,14 @@ def test_the_whole_masker_repaints_every_pixel() -> None:
         assert repaint.mask_HW.shape == (20, 20)
         assert repaint.mask_HW.all()
         assert repaint.object_HW is None
+
+
+def test_xgrad_cam_is_grad_cam_on_a_pooled_convolution() -> None:
+    """There both weigh a channel by w / HW: as many times the map of the head's weights, which min-max takes out."""
+    classifier = toy_classifiers.convolutional([[0.5, -1.0, 2.0], [-0.3, 1.5, 0.1]])
+    images_NCHW = preprocess(pictures(3), toy_classifiers.FRAME)
+    found, expected = (
+        cam_heatmaps(classifier, images_NCHW, [1, 0, 1], method=method) for method in ("xgradcam", "gradcam")
+    )
+    assert found.any()
+    np.testing.assert_allclose(found, expected, atol=CAM_TOLERANCE)
