@@ -126,10 +126,11 @@ class OpenScenes(OpenDataset):
             assert attribute is not None, f"scene {image_id} has no background"
             split, _, index = image_id.rpartition("-")
             other = (attribute + 1) % num_attributes
-            scene = _Scene(split, int(index), label * num_attributes + other, seed, self._config.plumage)
+            own_seed = row_seed(seed, f"scenes/{split}/{int(index)}")
+            rendered = render_scene(own_seed, label=label, attribute=other, plumage=self._config.plumage)
             # A class's expected background has the class's number.
             is_next = attribute == label and other == (label + 1) % num_classes
-            found.append(Pair(_render_row(scene)["image_png"], is_next_class=is_next))
+            found.append(Pair(encode_image(rendered.image_HWC), is_next_class=is_next))
         return found
 
 
