@@ -1,11 +1,13 @@
 """The whole job from top to bottom: `run` is the place to start reading, and `steps` is what it does."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raygen.run.config import RunConfig, make_config
 from raygen.run.evaluation import evaluation
 from raygen.run.fit_steps import erm, fits, original_first
+from raygen.run.measures import measures
 from raygen.run.opened import Opened
 from raygen.run.picture_steps import added_pictures, candidates, learning, mask_search, object_masks, plan
 from raygen.run.preflight import check, check_painter, say_of_dataset, warn_of_versions
@@ -41,13 +43,13 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
         warn_of_versions(other_versions, say)
         say_of_dataset(opened, say)
         with Run(opened, folder, say) as begun:
-            for step in steps(begun):
+            for step in itertools.chain(steps(begun), measuring(begun)):
                 begun.do(step)
         remove_stores(out)
 
 
 def steps(begun: Run) -> Iterator[RunStep]:
-    """Every step of a run, in order; each is written when those before it are done, since it reads what they left."""
+    """Every step that decides results, in order; each is written when those before it are done, which it reads."""
     yield rows(begun)
     yield erm(begun)
     yield from object_masks(begun)
@@ -62,3 +64,10 @@ def steps(begun: Run) -> Iterator[RunStep]:
     for name, extra in added.items():
         yield from fits(begun, name, extra)
     yield evaluation(begun, {"erm": begun.done["erm"], **{name: begun.done[f"fit/{name}"] for name in added}})
+
+
+def measuring(begun: Run) -> Iterator[RunStep]:
+    """What is looked at once all results are there: nothing depends on it."""
+    fitted = {name: step for name, step in begun.done.items() if name == "erm" or name.startswith("fit/")}
+    if (step := measures(begun, {name.removeprefix("fit/"): step for name, step in fitted.items()})) is not None:
+        yield step

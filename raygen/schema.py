@@ -4,6 +4,7 @@ SOURCE     one image of a dataset; written by `raygen.datasets`, kept in <run>/d
 SCORE      what the ERM classifier makes of one image; written by the scorer pool, kept in <run>/scores/
 PLAN       one image to generate; written by a synthesis's `select`, kept in <run>/plan/
 CANDIDATE  one generated image with its scores; written by the synthesis pools, kept in <run>/candidates/
+MEASURED   what one fit looks at on one image; written by the scorer pool, kept in <run>/measures/
 
 Null means "does not exist" (no attribute label, no mask in the dataset); NaN never stands for it.
 
@@ -99,6 +100,31 @@ MASK = pa.schema(
 # What a picture that is generated says of its label: "counterfactual" ("not its label") or "factual". A column of PLAN
 # and CANDIDATE, last, of syntheses that make such pictures; absent of others.
 ROLE = pa.field("role", pa.string(), nullable=False)
+
+# What `raygen.stages.measure` finds of one image by one classifier; null where it cannot be said, as without a mask.
+MEASURES = pa.schema(
+    [
+        pa.field("logits", pa.list_(pa.float32())),  # (C,)
+        pa.field("foreground", pa.float32()),  # share of the object in what the classifier sees
+        pa.field("saliency_ap", pa.float32()),  # average precision of the input gradient's square as the object's score
+        pa.field("pointing", pa.float32()),  # whether the class activation map is hottest on the object
+        pa.field("deep_lift_ap", pa.float32()),  # as saliency_ap, of DeepLiftShap; null unless it is asked for
+        pa.field("deep_lift_gap", pa.float32()),  # how far its attributions are from complete; see raygen.attention
+        pa.field("pair_logits", pa.list_(pa.float32())),  # (C,) of the same object before another background
+    ]
+)
+
+MEASURED = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("attribute", pa.int32()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("is_next_class", pa.bool_()),  # whether the other background is one of the next class; null: no pair
+        pa.field("result", pa.string(), nullable=False),  # the fit, as in summary.json
+        *MEASURES,
+    ]
+)
 
 
 def plan_key(image_id: str, *, target_label: int, sample: int) -> str:

@@ -14,8 +14,8 @@ from raygen.datasets.scene_drawing import SIZE_PX
 from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, render_scene
 from raygen.datasets.table import DatasetInfo, write_source
 from raygen.images import encode_image, encode_mask
-from raygen.schema import CANDIDATE, PLAN, cast, plan_key
-from raygen.storage.run_folder import RunFolder
+from raygen.schema import CANDIDATE, MEASURED, PLAN, cast, plan_key
+from raygen.storage.run_folder import RunFolder, Step
 from raygen.storage.writing import write_json
 
 # By result and split, how many of each group are right.
@@ -51,8 +51,9 @@ def write_run(
     has_attributes: bool = True,
     correct: Correct | None = None,
     error: str = "the repaint mask is empty",
+    has_measures: bool = False,
 ) -> Path:
-    """Writes a finished run; `recipe` "erm" has no synthesis."""
+    """Writes a finished run; `recipe` "erm" has no synthesis; without measures, as by versions before them."""
     folder = RunFolder(run)
     config = {"recipe": recipe, "seed": seed, "dataset": {"name": "scenes"}}
     with folder.claimed(config, identity=config, fresh=False):
@@ -62,6 +63,8 @@ def write_run(
     rows = _write_data(run / "data", has_attributes=has_attributes)
     names: Correct = correct or {name: {**CORRECT[name]} for name in (CORRECT if recipe == "dbb" else ("erm",))}
     _write_predictions(run, rows, names)
+    if has_measures:
+        write_measures(run, rows, list(names))
     config_small = ClassifierConfig()
     save_classifier(build_classifier(config_small, 2, seed=0), run / "erm")
     if recipe == "dbb":
@@ -114,6 +117,31 @@ def _write_predictions(run: Path, rows: list[dict[str, Any]], correct: Correct) 
         columns[name] = pa.array(predicted, pa.int32())
     (run / "evaluation").mkdir()
     pq.write_table(pa.table(columns), run / "evaluation" / "predictions.parquet")
+
+
+def write_measures(run: Path, rows: list[dict[str, Any]], names: list[str]) -> None:
+    """Measures of the first two test images of each group: saliency 0.5 and 0.75, hits 1 and 0, and no pairs.
+
+    The classifiers' number counts: each one's saliency is 0.1 below the one's before.
+    """
+    step = Step(run / "measures", {"fits": {name: name for name in names}})
+    step.begin()
+    measured = [row for row in rows if row["split"] == "test" and row["image_id"].endswith(("000", "001"))]
+    found = [
+        {
+            **{name: row[name] for name in ("image_id", "label", "attribute", "split")},
+            "result": name,
+            "logits": [1.0, 0.0] if is_second else [0.0, 1.0],
+            "foreground": 0.25,
+            "saliency_ap": (0.75 if is_second else 0.5) - 0.1 * number,
+            "pointing": 0.0 if is_second else 1.0,
+        }
+        for number, name in enumerate(names)
+        for row in measured
+        for is_second in [row["image_id"].endswith("001")]
+    ]
+    pq.write_table(pa.Table.from_pylist(found, schema=MEASURED), run / "measures" / "measures.parquet")
+    step.finish({})
 
 
 def _write_candidates(run: Path, rows: list[dict[str, Any]], *, error: str) -> None:

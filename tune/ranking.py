@@ -102,15 +102,20 @@ def importances(
     }
 
 
-def warning_of_small_validation(group_N: np.ndarray) -> str | None:
-    """What to say of a validation split whose smallest group decides by a few images; None where it does not."""
+def warning_of_small_validation(group_N: np.ndarray, *, noun: str = "group") -> str | None:
+    """What to say of a validation split whose smallest group decides by a few images; None where it does not.
+
+    Args:
+        group_N: Group of each image, (N,) int; of the class where there are no attributes.
+        noun: Which of the two: "group" or "class".
+    """
     num = int(np.unique(group_N, return_counts=True)[1].min())
     if num >= SMALL_GROUP:
         return None
     error = 100 * standard_error(num // 2, num)
     return (
-        f"validation has {len(group_N)} images, {num} in its smallest group: a worst-group accuracy near one half has "
-        f"a standard error of {error:.0f} points, and trials that are closer cannot be told apart. "
+        f"validation has {len(group_N)} images, {num} in its smallest {noun}: a worst-{noun} accuracy near one half "
+        f"has a standard error of {error:.0f} points, and trials that are closer cannot be told apart. "
         "--set tune.validation_splits=20 chooses epochs on one random half and measures on the other"
     )
 

@@ -67,12 +67,13 @@ def sweep(
         with folder.timed("decoding"), newest(labelled("decoding", say)) as tell:
             task = share(config, base, made, out, say=tell, warn=say)
         rows: SharedRows = ray.get(task.rows)
-        if warning := warning_of_small_validation(groups(rows.val)):
+        noun = "class" if rows.val.group_N is None else "group"
+        if warning := warning_of_small_validation(groups(rows.val), noun=noun):
             say(f"warning: {warning}")
         domains = expand(config.space, num_classes=len(rows.dataset.class_names))
         first = point_of(config.run, space=config.space, num_classes=len(rows.dataset.class_names))
         with folder.timed("trials"):
-            run_trials(task, domains=domains, first=first, say=say, objective=objective)
+            run_trials(task, domains=domains, first=first, say=say, objective=objective, noun=noun)
         summary = _finish(task, base, made, rows, folder, first=first, say=say)
         remove_stores(out)
         return summary
@@ -135,7 +136,8 @@ def _finish(
     ranked = rank(task, records, rows)
     best = chosen(ranked)
     write_ranking(ranked, out / "sweep.parquet")
-    _write_best(task.config_of(best["params"]), best, len(ranked), out / "best.yaml")
+    noun = "class" if rows.val.group_N is None else "group"
+    _write_best(task.config_of(best["params"]), best, len(ranked), out / "best.yaml", noun=noun)
     (record,) = [record for record in records if record.name == best["name"]]
     (candidate_set,) = [candidate_set for candidate_set in candidate_sets if candidate_set.name == best["pool"]]
     with folder.timed("refit"):
@@ -188,9 +190,9 @@ def _found(
     }
 
 
-def _write_best(config: RunConfig, best: Mapping[str, Any], num_trials: int, path: Path) -> None:
+def _write_best(config: RunConfig, best: Mapping[str, Any], num_trials: int, path: Path, *, noun: str) -> None:
     head = (
-        f"# The best of {num_trials} trials on validation: worst-group accuracy {100 * best['worst_group']:.1f} ± "
+        f"# The best of {num_trials} trials on validation: worst-{noun} accuracy {100 * best['worst_group']:.1f} ± "
         f"{100 * best['standard_error']:.1f}, average {100 * best['average']:.1f}.\n"
         f"# raygen run --config {path.name} --out runs/best\n"
     )

@@ -84,6 +84,7 @@ def run_trials(
     first: Mapping[str, Any] | None,
     say: Say,
     objective: Objective = run_trial,
+    noun: str = "group",
 ) -> None:
     """Runs the sweep's trials; those that are done are only reported again.
 
@@ -93,6 +94,7 @@ def run_trials(
         first: The point of the run's own config, tried first where the sampler can; None where it is not in the space.
         say: Called with a line for every trial.
         objective: What runs a trial.
+        noun: What the worst accuracy is of: "class" where no attribute is known.
 
     Raises:
         KeyboardInterrupt: Interrupted; what is done stays done.
@@ -102,7 +104,7 @@ def run_trials(
     total = math.prod(len(d.points() or ()) for d in domains.values()) if search.sampler == "grid" else search.trials
     num = min(concurrency(task.sweep.run, at_most=search.max_concurrent), total)
     say(f"trials: {total}, {num} at once, {sum(record.status in DONE for record in known)} done before")
-    notes = _Notes(task, total, say)
+    notes = _Notes(task, total, say, noun=noun)
     _prepare_logs(task.trials.parent / LOG_FOLDER)
     fit = task.sweep.run.fit
     one = Need("fit", {"CPU": fit.num_cpus, "GPU": fit.num_gpus})
@@ -236,8 +238,8 @@ def _most_epochs(sweep: SweepConfig) -> int:
 class _Notes(Callback):
     """Writes the outcome of every trial, and says it."""
 
-    def __init__(self, task: Task, total: int, say: Say) -> None:
-        self._task, self._total, self._say = task, total, say
+    def __init__(self, task: Task, total: int, say: Say, *, noun: str) -> None:
+        self._task, self._total, self._say, self._noun = task, total, say, noun
         self._crashes: Counter[str] = Counter()
         self.num_ended = 0
 
@@ -267,7 +269,7 @@ class _Notes(Callback):
         how = {"stopped": f", stopped after epoch {len(progress.epochs)}"}.get(outcome.status, "")
         what = "no picture kept: pruned, or failed"
         if progress.kept:
-            what = f"worst group {_last(trial, 'worst_group')}, average {_last(trial, 'average')}{how}"
+            what = f"worst {self._noun} {_last(trial, 'worst_group')}, average {_last(trial, 'average')}{how}"
         self._line(progress.params, what + (", done before" if is_known else ""))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -184,7 +184,8 @@ def fit_loop(
                 worker.on_epoch(entry, correct_N)
             progress.add(entry, select=config.select)
             if worker.leads:
-                worker.tell(_line(entry, config.epochs, images_per_s))
+                noun = "class" if val.group_N is None else "group"
+                worker.tell(_line(entry, config.epochs, images_per_s, noun=noun))
     classifier.load_state_dict(progress.selected)
     return progress.history
 
@@ -205,10 +206,10 @@ def mean_weights(label_B: np.ndarray, generated_B: np.ndarray) -> np.ndarray:
     return np.full(len(label_B), 1 / len(label_B))
 
 
-def _line(entry: dict[str, float], num_epochs: int, images_per_s: float) -> str:
+def _line(entry: dict[str, float], num_epochs: int, images_per_s: float, *, noun: str) -> str:
     return (
         f"epoch {entry['epoch'] + 1:.0f}/{num_epochs}: loss {entry['loss']:.4f}, validation "
-        f"{entry['val_average']:.1%}, worst group {entry['val_worst_group']:.1%}, {images_per_s:,.0f} images/s"
+        f"{entry['val_average']:.1%}, worst {noun} {entry['val_worst_group']:.1%}, {images_per_s:,.0f} images/s"
     )
 
 

@@ -14,6 +14,7 @@ refused by name; a file that is there and cannot be read becomes a failed row. `
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from raygen.datasets.entries import Listing
 from raygen.datasets.files import is_text, not_text, printable, why_no_file, why_no_folder
 from raygen.datasets.known import Names
 from raygen.datasets.opened import DatasetBase, OpenDataset
+from raygen.datasets.pairs import Pair, list_pairs
 from raygen.datasets.shards import list_shards
 from raygen.datasets.table import INFO_FILE, write_source
 from raygen.errors import DataError
@@ -102,6 +104,8 @@ class OpenFolder(OpenDataset):
 
     def __init__(self, config: FolderConfig) -> None:
         self._config, self._listing = config, open_folder(config)
+        entries = [] if self._listing.shards else self._listing.entries
+        self._pairs = list_pairs(config.path, {entry.picture: entry.image_id for entry in entries})
         super().__init__(self._listing.info, self._listing.counts())
 
     @property
@@ -155,6 +159,17 @@ class OpenFolder(OpenDataset):
                 "; ".join(unread[:SHOWN_PROBLEMS]),
             )
         return counts
+
+    def pairs(
+        self, image_ids: Sequence[str], groups: Sequence[tuple[int, int | None]], *, run_seed: int
+    ) -> list[Pair | None]:
+        """Those of the folder's `pairs.csv`."""
+        found = [self._pairs.get(image_id) for image_id in image_ids]
+        return [None if pair is None else pair.read() for pair in found]
+
+    def pairs_state(self) -> Any:
+        """Which they are, and their files now."""
+        return [[image_id, *pair.state] for image_id, pair in self._pairs.items()] or None
 
     def _check_entries(self) -> None:
         problems, path = self._listing.problems, self._config.path

@@ -4,12 +4,14 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raygen.config import Decides, Strict
+from raygen.datasets.pairs import Pair
 from raygen.datasets.table import DatasetInfo
 
 
@@ -81,3 +83,19 @@ class OpenDataset(ABC):
         Raises:
             DataError: The dataset's files, labels or counts are wrong.
         """
+
+    def pairs(
+        self, image_ids: Sequence[str], groups: Sequence[tuple[int, int | None]], *, run_seed: int
+    ) -> list[Pair | None]:
+        """The same objects before another background, None for each picture that has none here.
+
+        Args:
+            image_ids: Rows that `write` gives.
+            groups: Their label and attribute.
+            run_seed: As `write` gets it.
+        """
+        return [None] * len(image_ids)
+
+    def pairs_state(self) -> Any:
+        """What decides the pairs beside the rows; None where nothing does."""
+        return None

@@ -14,7 +14,7 @@ Group counts follow Waterbirds (Sagawa et al. 2020, arXiv 1911.08731, table 4). 
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import Field
 
 from raygen.datasets.opened import DatasetBase, OpenDataset
+from raygen.datasets.pairs import Pair
 from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, OBJECT_WORDS, Plumage, render_scene
 from raygen.datasets.table import DatasetInfo, check_prompts, write_source
 from raygen.errors import DataError
@@ -138,6 +139,24 @@ class OpenScenes(OpenDataset):
             kinds = [divmod(int(group), len(config.attribute_names)) for group in groups]
             scenes += [_Scene(split, i, *kind, seed, config.plumage) for i, kind in enumerate(kinds)]
         return write_source(_render_all(scenes), self.info, folder)
+
+    def pairs(
+        self, image_ids: Sequence[str], groups: Sequence[tuple[int, int | None]], *, run_seed: int
+    ) -> list[Pair | None]:
+        """The same birds before the next background, rendered anew; every other pixel is what it was."""
+        seed = run_seed if self._config.seed is None else self._config.seed
+        num_classes, num_attributes = len(self.info.class_names), len(self.info.attribute_names)
+        found: list[Pair | None] = []
+        for image_id, (label, attribute) in zip(image_ids, groups, strict=True):
+            assert attribute is not None, f"scene {image_id} has no background"
+            split, _, index = image_id.rpartition("-")
+            other = (attribute + 1) % num_attributes
+            own_seed = row_seed(seed, f"scenes/{split}/{int(index)}")
+            rendered = render_scene(own_seed, label=label, attribute=other, plumage=self._config.plumage)
+            # A class's expected background has the class's number.
+            is_next = attribute == label and other == (label + 1) % num_classes
+            found.append(Pair(encode_image(rendered.image_HWC), is_next_class=is_next))
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ are pytorch-grad-cam's.
 # N images, H height, W width, C colour channels
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -130,6 +131,42 @@ def cam_heatmaps(
         explainer.activations_and_grads.release()
 
 
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What one pass forth and back says of pictures.
+
+    Attributes:
+        logits_NC: Logits, (N, C) float32.
+        heatmaps_NHW: Class activation maps as `cam_heatmaps` gives them, (N, H, W) float32.
+        signed_NHW: Gradient times activation summed over channels, (N, H, W) float32.
+        gradient_NCHW: Gradient of each label's logit at the pixels, (N, 3, H, W) float32.
+    """
+
+    logits_NC: np.ndarray
+    heatmaps_NHW: np.ndarray
+    signed_NHW: np.ndarray
+    gradient_NCHW: np.ndarray
+
+
+class CamExplainer:
+    """Class activation maps of one classifier, with the logits and the gradients at the pixels that come with them.
+
+    Args:
+        classifier: In evaluation mode.
+        method: Which weights.
+
+    Raises:
+        ModelError: The architecture has no convolutional stage that we know of.
+    """
+
+    def __init__(self, classifier: Classifier, method: CamMethod) -> None:
+        self._explainer = _build_explainer(classifier, method)
+
+    def __call__(self, images_NCHW: torch.Tensor, labels: Sequence[int]) -> Explained:
+        """What speaks for these labels in pictures, (N, 3, H, W) in [0, 1]."""
+        return _explained(self._explainer, images_NCHW, labels)
+
+
 def attended(heatmap_HW: np.ndarray, *, tau: float) -> np.ndarray:
     """Pixels with heat of at least tau, (H, W) bool.
 
@@ -185,6 +222,11 @@ def _build_explainer(classifier: Classifier, method: CamMethod) -> "BaseCAM":
 
 def _heatmaps(explainer: "BaseCAM", images_NCHW: torch.Tensor, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """The library's maps, and gradient times activation summed over channels, (N, H, W) float32 each."""
+    found = _explained(explainer, images_NCHW, labels)
+    return found.heatmaps_NHW, found.signed_NHW
+
+
+def _explained(explainer: "BaseCAM", images_NCHW: torch.Tensor, labels: Sequence[int]) -> Explained:
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     targets = [ClassifierOutputTarget(int(label)) for label in labels]
@@ -196,6 +238,11 @@ def _heatmaps(explainer: "BaseCAM", images_NCHW: torch.Tensor, labels: Sequence[
     signed_N1hw = (kept.gradients[-1] * kept.activations[-1]).detach().float().sum(1, keepdim=True)
     signed_N1HW = torch.nn.functional.interpolate(signed_N1hw, size=images_NCHW.shape[2:], mode="bilinear")
     # The library keeps the last batch's graph until the next call; an actor may wait for long in between.
+    outputs_NC: Any = explainer.outputs
     explainer.outputs = None
     explainer.activations_and_grads.clear()
-    return np.asarray(heatmaps_NHW, dtype=np.float32), np.asarray(signed_N1HW[:, 0].cpu().numpy())
+    assert inputs_NCHW.grad is not None
+    logits_NC, signed_NHW, gradient_NCHW = (
+        tensor.detach().float().cpu().numpy() for tensor in (outputs_NC, signed_N1HW[:, 0], inputs_NCHW.grad)
+    )
+    return Explained(logits_NC, np.asarray(heatmaps_NHW, dtype=np.float32), signed_NHW, gradient_NCHW)

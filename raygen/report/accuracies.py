@@ -6,9 +6,9 @@ from typing import Any
 from raygen.datasets.rows import RowIndex
 from raygen.groups import group_name
 from raygen.metrics import difference_interval, wilson_interval
-from raygen.report import collect, figures
+from raygen.report import collect, figures, measures
 from raygen.report.figures import percent
-from raygen.report.words import describe_result
+from raygen.report.words import NO_ATTRIBUTE, describe_result, noun_of
 
 # With more groups a table is wider than any screen; the chart shows the lowest ones.
 MAX_TABLE_GROUPS = 8
@@ -25,8 +25,9 @@ def main_split(summary: Entry) -> str:
 
 def group_noun(summary: Entry) -> str:
     """What the groups of the main split are: "group", or "class" without attributes."""
-    entries = [by_split[main_split(summary)] for by_split in summary["results"].values() if by_split]
-    return "group" if entries and entries[0]["groups"][0]["attribute"] is not None else "class"
+    split = main_split(summary)
+    entries = [by_split[split] for by_split in summary["results"].values() if split in by_split]
+    return noun_of([group for entry in entries for group in entry["groups"]])
 
 
 def results(summary: Entry, rows: RowIndex) -> dict[str, Any]:
@@ -37,13 +38,15 @@ def results(summary: Entry, rows: RowIndex) -> dict[str, Any]:
     shown = after or next(iter(of_split.values()))
     return {
         "results_lead": f"{split.capitalize()} split. The worst {noun} is the one with the lowest accuracy, "
-        f"whichever it is.",
+        f"whichever it is."
+        + (f" {NO_ATTRIBUTE}; accuracy per class and what is measured beside it is what is known." * (noun == "class")),
         "cards": [
             *_accuracy_cards(before, shown, rows, split=split, noun=noun),
             *_picture_card(summary["synthesis"]),
             *_control_card(of_split, recipe, noun=noun),
         ],
         "chart": _chart(before, shown, rows, name=recipe if after else next(iter(of_split))),
+        "measures": measures.table(of_split, split=split, recipe=recipe, noun=noun),
         "tables": [_table(summary, name, rows) for name in dict.fromkeys((split, "val")) if _has(summary, name)],
     }
 

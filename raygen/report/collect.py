@@ -21,7 +21,7 @@ from raygen.config import load_yaml
 from raygen.datasets.rows import RowIndex
 from raygen.errors import RunFolderError, unreadable
 from raygen.pruners import PruneThresholds, verdicts
-from raygen.run.results import results
+from raygen.run.results import MEASURES_FILE, measured, results
 from raygen.schema import ROLE
 from raygen.storage.parts import CANDIDATE_SCORES, failure_reasons
 from raygen.storage.run_folder import RunFolder, read_manifest
@@ -38,7 +38,7 @@ def summarize(run: Path) -> dict[str, Any]:
 
     `label` and `attribute` of a group are the numbers of the SOURCE columns. Where no row of a split has an
     attribute, the groups are the classes and `attribute` is null. `synthesis` is null for a recipe that generates
-    nothing.
+    nothing. `measures` of a result on a split are empty where they were not taken, as by versions before them.
 
     Args:
         run: The run's folder.
@@ -51,6 +51,12 @@ def summarize(run: Path) -> dict[str, Any]:
     rows = RowIndex(run / "data")
     recipe = config["recipe"]
     predictions = load_predictions(run)
+    found, measures = results(predictions, rows, names=order_results(result_names(predictions), recipe)), {}
+    if (table := load_measures(run)) is not None:
+        measures = measured(table)
+    for name, by_split in found.items():
+        for split, entry in by_split.items():
+            entry["measures"] = measures.get(name, {}).get(split, {})
     return {
         "recipe": recipe,
         "dataset": rows.dataset.name,
@@ -59,7 +65,7 @@ def summarize(run: Path) -> dict[str, Any]:
         "seconds": RunFolder(run).seconds(),
         "synthesis": _synthesis_counts(run),
         "failures": failures(run),
-        "results": results(predictions, rows, names=order_results(result_names(predictions), recipe)),
+        "results": found,
     }
 
 
@@ -97,6 +103,23 @@ def load_predictions(run: Path) -> pa.Table:
         return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise RunFolderError(unreadable(path, error, f"Delete {path.parent} and run again.")) from error
+
+
+def load_measures(run: Path) -> pa.Table | None:
+    """MEASURED rows of the very fits that were evaluated; None where they were not measured, or not to the end.
+
+    Raises:
+        RunFolderError: The file is damaged.
+    """
+    folder = run / "measures"
+    manifest, evaluation = read_manifest(folder), read_manifest(run / "evaluation")
+    if manifest is None or (evaluation is not None and evaluation["depends"]["fits"] != manifest["depends"]["fits"]):
+        return None
+    path = folder / MEASURES_FILE
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RunFolderError(unreadable(path, error, f"Delete {folder} and run again.")) from error
 
 
 def result_names(predictions: pa.Table) -> list[str]:

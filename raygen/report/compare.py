@@ -6,14 +6,15 @@ except the seed, so compare what you know to be comparable.
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raygen.errors import RunFolderError
-from raygen.report import figures
+from raygen.report import figures, measures
 from raygen.report.collect import order_results, summarize
 from raygen.report.html import render
+from raygen.report.words import noun_of
 from raygen.storage.writing import write_text
 
 MEASURES = ("worst_group", "average")
@@ -23,8 +24,10 @@ def compare(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """One row per recipe, dataset, split and result.
 
     Returns:
-        Plain rows with `recipe`, `dataset`, `split`, `result`, `num_runs`, `seeds`, and for each of `worst_group`
-        and `average` a mapping of `mean`, `std` (sample standard deviation; null for one run), `min`, `max`.
+        Plain rows with `recipe`, `dataset`, `split`, `result`, `num_runs`, `seeds`, `noun` ("class" where no attribute
+        is known: then the worst group is the worst class), and for each of `worst_group` and `average` a mapping of
+        `mean`, `std` (sample standard deviation; null for one run), `min`, `max`. `measures` has such mappings by name,
+        over the runs that have the measure, with its mean `constant` too.
 
     Raises:
         RunFolderError: No run, the same run twice, or one that is not finished.
@@ -52,10 +55,14 @@ def write_comparison(runs: Sequence[Path], path: Path) -> list[dict[str, Any]]:
         table = tables.setdefault(
             place, {"recipe": place[0], "dataset": place[1], "split": place[2], "seeds": "", "rows": []}
         )
+        table["noun"] = row["noun"]
         table["seeds"] = ", ".join(str(seed) for seed in row["seeds"])
         table["rows"].append({**row, "svg": _svg(row), "cells": [_cell(row[measure]) for measure in MEASURES]})
+    for table in tables.values():
+        _add_measures(table)
     context = {
         "tables": list(tables.values()),
+        "scatters": _scatters(rows),
         "axis": figures.percent_axis(),
         "num_runs": len(runs),
         "runs": [str(run) for run in runs],
@@ -63,6 +70,45 @@ def write_comparison(runs: Sequence[Path], path: Path) -> list[dict[str, Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, render("compare.html.j2", context))
     return rows
+
+
+def _add_measures(table: dict[str, Any]) -> None:
+    """Columns of the measures that some result of the table has, and a sentence on each."""
+    entries = [measures.row_entry(row) for row in table["rows"]]
+    names = measures.shown(entries)
+    table["measures"] = [measures.MEASURES[name].title for name in names]
+    table["explained"] = measures.explained(entries)
+    for row in table["rows"]:
+        row["measure_cells"] = [_measure_cell(name, row["measures"].get(name)) for name in names]
+
+
+def _scatters(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each dataset and split that has them: saliency AUPR against accuracy, one dot for each recipe's results."""
+    found = []
+    for place in dict.fromkeys((row["dataset"], row["split"]) for row in rows):
+        own = [row for row in rows if (row["dataset"], row["split"]) == place]
+        recipes, several = {row["recipe"] for row in own}, len({row["recipe"] for row in own}) > 1
+        # ERM is the same fit in every recipe's run of a seed: once is enough.
+        kept = [row for row in own if row["result"] != "erm" or row["recipe"] == own[0]["recipe"]]
+        called = [_called(row, several=several) for row in kept]
+        results = [(name, row["result"], measures.row_entry(row)) for name, row in zip(called, kept, strict=True)]
+        panels = measures.scatters(results, recipes=recipes, noun=own[0]["noun"])
+        if panels:
+            found.append({"dataset": place[0], "split": place[1], "panels": panels})
+    return found
+
+
+def _called(row: Mapping[str, Any], *, several: bool) -> str:
+    """A result's name; a control's with its recipe where there are several."""
+    own_name = not several or row["result"] in {"erm", row["recipe"]}
+    return str(row["result"]) if own_name else f"{row['result']} ({row['recipe']})"
+
+
+def _measure_cell(name: str, over: Mapping[str, Any] | None) -> tuple[str, str]:
+    text = measures.over_runs_text(name, over)
+    if over is None or over["std"] is None:
+        return text, ""
+    return text, f"{measures.text(name, over['min'])} to {measures.text(name, over['max'])}"
 
 
 def _ordered(places: list[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
@@ -79,11 +125,23 @@ def _ordered(places: list[tuple[str, str, str, str]]) -> list[tuple[str, str, st
 def _row(recipe: str, dataset: str, split: str, result: str, found: list[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
     row: dict[str, Any] = {"recipe": recipe, "dataset": dataset, "split": split, "result": result}
     row |= {"num_runs": len(found), "seeds": sorted((seed for seed, _ in found), key=str)}
+    row["noun"] = noun_of([group for _, entry in found for group in entry["groups"]])
     for measure in MEASURES:
-        values = [entry[measure] for _, entry in found]
-        std = statistics.stdev(values) if len(values) > 1 else None
-        row[measure] = {"mean": statistics.fmean(values), "std": std, "min": min(values), "max": max(values)}
+        row[measure] = _over_runs([entry[measure] for _, entry in found])
+    row["measures"] = {}
+    for name in measures.MEASURES:
+        taken = [entry["measures"][name] for _, entry in found if entry.get("measures", {}).get(name)]
+        taken = [measure for measure in taken if measure["value"] is not None]
+        if taken:
+            constants = [measure["constant"] for measure in taken if measure["constant"] is not None]
+            constant = statistics.fmean(constants) if constants else None
+            row["measures"][name] = {**_over_runs([measure["value"] for measure in taken]), "constant": constant}
     return row
+
+
+def _over_runs(values: Sequence[float]) -> dict[str, float | None]:
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": std, "min": min(values), "max": max(values)}
 
 
 def _svg(row: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from raygen.report import collect, figures
 from raygen.report.accuracies import group_noun, main_split, results
 from raygen.report.attention import attention
 from raygen.report.gallery import synthesis
-from raygen.report.words import GLOSSARY, SYNTHESIS_GLOSSARY
+from raygen.report.words import CLASS_GLOSSARY, GLOSSARY, GROUP_GLOSSARY, SYNTHESIS_GLOSSARY
 from raygen.storage.run_folder import RunFolder
 from raygen.storage.writing import write_text
 
@@ -42,7 +42,9 @@ def write_report(run: Path, *, seed_for_choice: int = 0) -> Path:
         **_header(run, summary, rows),
         **results(summary, rows),
         **made,
-        "glossary": GLOSSARY + (SYNTHESIS_GLOSSARY if made["pruning"] else ()),
+        "glossary": (GROUP_GLOSSARY if group_noun(summary) == "group" else CLASS_GLOSSARY)
+        + GLOSSARY
+        + (SYNTHESIS_GLOSSARY if made["pruning"] else ()),
         **attention(run, summary, rows, seed=seed_for_choice),
         "times": times(summary["seconds"]),
         **_again(run),

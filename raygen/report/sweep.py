@@ -21,11 +21,11 @@ from raygen.report.figures import percent
 from raygen.report.gallery import of_candidates
 from raygen.report.html import duration, last_command, render, times
 from raygen.report.sweep_figures import Axis, TrialLine, against, parallel_coordinates
+from raygen.report.words import noun_of
 from raygen.storage.writing import write_text
 
 # Rows of the ranking on the page; sweep.parquet has them all.
 SHOWN_TRIALS = 40
-METRIC_NAMES = {"worst_group": "worst-group accuracy", "average": "average accuracy"}
 
 
 def write_sweep_page(sweep: Path, *, seed_for_choice: int = 0) -> Path:
@@ -46,7 +46,8 @@ def write_sweep_page(sweep: Path, *, seed_for_choice: int = 0) -> Path:
         "title": f"Sweep of {summary['recipe']} on {summary['dataset']}",
         "facts": _facts(summary),
         "cards": _cards(summary),
-        "metric": METRIC_NAMES[summary["metric"]],
+        "metric": _metric_name(summary),
+        "noun": sweep_noun(summary),
         "warning": _warning(summary),
         **_ranking(summary, trials, rows),
         **_figures(summary, trials, rows, load_yaml(sweep / "config.yaml")["tune"]["space"]),
@@ -59,6 +60,16 @@ def write_sweep_page(sweep: Path, *, seed_for_choice: int = 0) -> Path:
     }
     write_text(path, render("sweep.html.j2", context))
     return path
+
+
+def sweep_noun(summary: Mapping[str, Any]) -> str:
+    """What the worst accuracy of a sweep is of: "group", or "class" where no attribute is known."""
+    return noun_of([group for splits in summary["test"].values() for group in splits["test"]["groups"]])
+
+
+def _metric_name(summary: Mapping[str, Any]) -> str:
+    worst = f"worst-{sweep_noun(summary)} accuracy"
+    return {"worst_group": worst, "average": "average accuracy"}[summary["metric"]]
 
 
 def parameter_name(name: str, class_names: Sequence[str]) -> tuple[str, str]:
@@ -101,7 +112,7 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     is_gain = default is not None and default["name"] != best["name"] and default[metric] is not None
     cards = [
         {
-            "name": f"Best trial, {METRIC_NAMES[metric]} on validation",
+            "name": f"Best trial, {_metric_name(summary)} on validation",
             "was": percent(default[metric]) if is_gain else None,
             "value": percent(best[metric]),
             "lines": lines,
@@ -115,7 +126,8 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     if summary["num_test_readings"] > 1:
         lines.append(f"Test was read for {summary['num_test_readings']} chosen trials of this folder in all.")
-    cards.append({"name": "Worst-group accuracy on test", "was": None, "value": _spread(worst), "lines": lines})
+    name = f"Worst-{sweep_noun(summary)} accuracy on test"
+    cards.append({"name": name, "was": None, "value": _spread(worst), "lines": lines})
     seconds = summary["seconds"]
     making = sum(seconds.get(name, 0.0) for name in ("preparation", "generation"))
     lines = [
@@ -127,11 +139,11 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _warning(summary: Mapping[str, Any]) -> str:
-    validation = summary["validation"]
+    validation, noun = summary["validation"], sweep_noun(summary)
     error = _points(summary["best"]["standard_error"])
     text = (
-        f"Validation has {validation['images']:,} images, {validation['smallest_group']:,} in its smallest group: the "
-        f"best trial's worst-group accuracy has a standard error of {error}. "
+        f"Validation has {validation['images']:,} images, {validation['smallest_group']:,} in its smallest {noun}: the "
+        f"best trial's worst-{noun} accuracy has a standard error of {error}. "
     )
     others = summary["num_alike"] - 1
     if others:
@@ -186,7 +198,7 @@ def _figures(
     error = summary["best"]["standard_error"]
     low = math.floor(20 * (min(trial[metric] for trial in scored) - error)) / 20
     high = math.ceil(20 * (max(trial[metric] for trial in scored) + error)) / 20
-    metric_axis = Axis(METRIC_NAMES[metric], "validation", low=max(0.0, low), high=min(1.0, high), is_share=True)
+    metric_axis = Axis(_metric_name(summary), "validation", low=max(0.0, low), high=min(1.0, high), is_share=True)
     lines = [_line(trial, params, summary) for trial in scored]
     importance = summary["importance"]
     bars = [

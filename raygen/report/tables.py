@@ -12,7 +12,9 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from raygen.report.words import describe_point
+from raygen.report import measures
+from raygen.report.measures import row_entry
+from raygen.report.words import NO_ATTRIBUTE, describe_point, noun_of
 
 # More of them do not fit a terminal; the report has them all.
 MAX_GROUP_COLUMNS = 6
@@ -29,19 +31,24 @@ def print_results(summary: Mapping[str, Any]) -> None:
     console = _console()
     results = summary["results"]
     split = "test" if all("test" in splits for splits in results.values()) else "val"
-    groups = sorted({group["group"] for splits in results.values() for group in splits[split]["groups"]})
+    entries = {name: splits[split] for name, splits in results.items()}
+    noun = noun_of([group for entry in entries.values() for group in entry["groups"]])
+    groups = sorted({group["group"] for entry in entries.values() for group in entry["groups"]})
     shown = groups if len(groups) <= MAX_GROUP_COLUMNS else []
-    table = Table(title=f"{split} accuracy, % (worst group: 95% interval; g0, g1 …: groups)")
+    letter, nouns = noun[0], {"group": "groups", "class": "classes"}[noun]
+    table = Table(title=f"{split} accuracy, % (worst {noun}: 95% interval; {letter}0, {letter}1 …: {nouns})")
     table.add_column("result", no_wrap=True)
-    for name in ("average", "worst group", *(f"g{group}" for group in shown)):
+    for name in ("average", f"worst {noun}", *(f"{letter}{group}" for group in shown)):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, splits in results.items():
-        found = splits[split]
+    for name, found in entries.items():
         low, high = found["worst_group_ci"]
         accuracy = {group["group"]: _percent(group["accuracy"]) for group in found["groups"]}
         worst = f"{_percent(found['worst_group'])} ({_percent(low)}-{_percent(high)})"
         table.add_row(name, _percent(found["average"]), worst, *(accuracy.get(group, "") for group in shown))
     console.print(table)
+    if noun == "class":
+        console.print(f"  {NO_ATTRIBUTE}.", soft_wrap=True)
+    _print_measures(console, entries, split=split)
     counts = summary.get("synthesis")
     if counts:
         pruned = ", ".join(f"{n} by {reason}" for reason, n in counts["pruned"].items()) or "none"
@@ -60,6 +67,24 @@ def print_results(summary: Mapping[str, Any]) -> None:
         console.print(f"time: {total:.0f} s ({steps})", soft_wrap=True)
 
 
+def _print_measures(console: Console, entries: Mapping[str, Mapping[str, Any]], *, split: str) -> None:
+    """What the fits look at, with a line on each measure; nothing where nothing was measured."""
+    names = measures.shown(entries.values())
+    if names:
+        table = Table(title=f"measures: {split}, %")
+        table.add_column("result", no_wrap=True)
+        for name in names:
+            table.add_column(measures.MEASURES[name].title, justify="right")
+        for result, entry in entries.items():
+            found = entry.get("measures", {})
+            table.add_row(result, *(measures.text(name, found.get(name, {}).get("value")) for name in names))
+        console.print(table)
+    for title, text in measures.explained(entries.values()):
+        console.print(f"  {title}: {text}", soft_wrap=True)
+    for line in measures.absent(entries.values()):
+        console.print(f"  {line}", soft_wrap=True)
+
+
 def _failures_table(failures: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="rows that failed")
     for name in ("step", "rows", "reason"):
@@ -74,13 +99,18 @@ def _failures_table(failures: Sequence[Mapping[str, Any]]) -> Table:
 def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     """Mean and spread of test accuracies over runs, as `raygen.report.compare` gives them."""
     table = Table(title="test accuracy over runs, %: mean ± standard deviation")
-    for name in ("recipe", "result", "runs", "worst group", "average"):
+    rows = [row for row in rows if row["split"] == "test"]
+    entries = [row_entry(row) for row in rows]
+    worst = " / ".join(dict.fromkeys(f"worst {row['noun']}" for row in rows)) or "worst group"
+    for name in ("recipe", "result", "runs", worst, "average"):
         table.add_column(name, justify="left" if name in {"recipe", "result"} else "right", no_wrap=True)
     for row in rows:
-        if row["split"] == "test":
-            cells = [_spread(row[measure]) for measure in ("worst_group", "average")]
-            table.add_row(row["recipe"], row["result"], str(row["num_runs"]), *cells)
-    _console().print(table)
+        cells = [_spread(row[measure]) for measure in ("worst_group", "average")]
+        table.add_row(row["recipe"], row["result"], str(row["num_runs"]), *cells)
+    console = _console()
+    console.print(table)
+    named = [f"{row['recipe']}: {row['result']}" for row in rows]
+    _print_measures(console, dict(zip(named, entries, strict=True)), split="test, means over runs")
 
 
 def print_recipes(listing: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -109,8 +139,9 @@ def print_trials(path: Path, summary: Mapping[str, Any]) -> None:
     """
     console, trials = _console(), pq.read_table(path).to_pylist()
     params = list(summary["best"]["params"])
-    table = Table(title="validation accuracy, %: worst group ± its standard error")
-    for name in ("trial", "worst group", "average", "status", "parameters"):
+    noun = noun_of([group for splits in summary["test"].values() for group in splits["test"]["groups"]])
+    table = Table(title=f"validation accuracy, %: worst {noun} ± its standard error")
+    for name in ("trial", f"worst {noun}", "average", "status", "parameters"):
         is_text = name in {"status", "parameters"}
         table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text)
     for trial in trials[:MAX_TRIALS]:
@@ -129,7 +160,7 @@ def print_trials(path: Path, summary: Mapping[str, Any]) -> None:
     worst = [splits["test"]["worst_group"] for splits in summary["test"].values()]
     spread = statistics.stdev(worst) if len(worst) > 1 else None
     console.print(
-        f"test, the best trial refitted with {len(worst)} seed(s): worst group "
+        f"test, the best trial refitted with {len(worst)} seed(s): worst {noun} "
         f"{_spread({'mean': statistics.fmean(worst), 'std': spread})} ({', '.join(map(_percent, worst))})",
         soft_wrap=True,
     )

@@ -1,11 +1,11 @@
 """The fixed sentences of the page: what results, reasons and terms mean."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 PSI, RHO = "\N{GREEK SMALL LETTER PSI}", "\N{GREEK SMALL LETTER RHO}"
 
-GLOSSARY = (
+GROUP_GLOSSARY = (
     ("group", "Images with one class and one spurious attribute, such as waterbirds on land."),
     (
         "worst-group accuracy",
@@ -16,12 +16,27 @@ GLOSSARY = (
         "adjusted average",
         "Group accuracies averaged with the training split's group shares, as papers on Waterbirds report it.",
     ),
+)
+GLOSSARY = (
     (
         "interval",
         "95% Wilson interval: what the number of test images leaves open. It does not cover other seeds.",
     ),
     ("erm", "Empirical risk minimisation: plain training on the data as they are."),
 )
+
+# In place of the first three where no attribute is known: then nothing is called a group.
+CLASS_GLOSSARY = (
+    (
+        "worst-class accuracy",
+        "The lowest accuracy over the classes. No attribute is known, so a group inside of a class, such as its images "
+        "with an unusual background, may be worse unseen.",
+    ),
+    ("average", "Share of all images of the split that are right."),
+)
+
+# Said where no attribute is known.
+NO_ATTRIBUTE = "No attribute is known, so a group inside of a class may be worse unseen"
 
 SYNTHESIS_GLOSSARY = (
     ("repaint mask", "The pixels that the diffusion model generates anew; all others stay as they were."),
@@ -60,6 +75,11 @@ NEEDS = {
     "train": "; needs the group labels of training images",
     "val": "; needs the group labels of validation images, which it fits on: compare on test",
 }
+
+
+def noun_of(groups: Sequence[Mapping[str, Any]]) -> str:
+    """What the groups of a result are: "group", or "class" where no attribute is known."""
+    return "group" if any(group["attribute"] is not None for group in groups) else "class"
 
 
 def describe_result(name: str, recipe: str) -> str:

@@ -1,7 +1,7 @@
 """What a run does: the config of one run with everything it may set."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -14,12 +14,31 @@ from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import ConfigError
 from raygen.fits.running import FitConfig
 from raygen.inpainters import InpainterConfig
+from raygen.maskers.cam import CamMethod
 from raygen.pools.config import PoolsConfig
 from raygen.pools.pipeline import Engine
 from raygen.run.names import TERMS, find_recipe, terms_of
 from raygen.synthesis import SYNTHESES, SynthesisConfig
 from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
 from raygen.textual_inversion.config import TextualInversionConfig
+
+
+class MeasuresConfig(Strict, decides=Decides.NOTHING):
+    """What fits are measured by beside accuracy; no fit depends on it, so it may be set anew for a finished run.
+
+    Attributes:
+        images: Images of each split that are looked at, drawn from the run's seed; 0 for no measures.
+        splits: Which splits; validation where the dataset has no test images.
+        cam: The class activation map of the pointing game.
+        deep_lift: Also the saliency measure by DeepLiftShap, which takes some 40 passes an image.
+        baselines: Pictures of the same split that DeepLiftShap compares with; 20 in Chang et al. 2021.
+    """
+
+    images: int = Field(256, ge=0)
+    splits: tuple[Literal["val", "test"], ...] = Field(("test",), min_length=1)
+    cam: CamMethod = "gradcam"
+    deep_lift: bool = False
+    baselines: int = Field(20, ge=2)
 
 
 class RunConfig(Strict, decides=Decides.RESULTS):
@@ -41,6 +60,7 @@ class RunConfig(Strict, decides=Decides.RESULTS):
         fit: Workers of a fit.
         controls: Which controls are fitted beside the recipe, with as many extra rows from the same sources.
         unpruned: Also fit with every generated picture, kept or pruned, as "<recipe>_unpruned".
+        measures: What fits are measured by beside accuracy.
         unit_rows: Rows that are committed at once; a multiple of pools.inpainter.batch_size.
         max_failed_fraction: A pass stops when more than this share of its rows fails.
     """
@@ -59,6 +79,7 @@ class RunConfig(Strict, decides=Decides.RESULTS):
     fit: FitConfig = FitConfig()
     controls: tuple[ControlKind, ...] = CONTROL_KINDS
     unpruned: bool = False
+    measures: Annotated[MeasuresConfig, Decides.NOTHING] = MeasuresConfig()
     unit_rows: PositiveInt = 64
     max_failed_fraction: Annotated[float, Decides.NOTHING] = Field(0.05, ge=0, le=1)
 

@@ -9,6 +9,7 @@ import torch
 
 from raygen import cluster, synthesis
 from raygen.algorithms.compilation import check_compiler
+from raygen.attention import check_deep_lift
 from raygen.classifier import MapUse, check_classifier
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.table import check_prompts
@@ -91,6 +92,8 @@ def _check_classifier(opened: Opened) -> None:
         if fields["name"] == "cam":
             map_for = MapUse(config.synthesis.map_setting(), may_be_empty=fields.get("top_q") is not None)
     check_classifier(config.classifier, len(info.class_names), map_for=map_for)
+    if config.measures.images and config.measures.deep_lift:
+        check_deep_lift(config.classifier, len(info.class_names))
 
 
 def _check_masks(opened: Opened) -> None:

@@ -14,3 +14,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def erm_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of plain ERM without groups: no synthesis, no attributes."""
     return write_run(tmp_path_factory.mktemp("runs") / "erm", recipe="erm", has_attributes=False)
+
+
+@pytest.fixture(scope="session")
+def measured_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dbb run with measures."""
+    return write_run(tmp_path_factory.mktemp("runs") / "measured", has_measures=True)

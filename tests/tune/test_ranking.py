@@ -102,4 +102,7 @@ def test_a_small_validation_split_is_warned_of() -> None:
     assert warning is not None
     assert "81 images, 16 in its smallest group" in warning
     assert "a standard error of 12 points" in warning
+    of_classes = warning_of_small_validation(np.repeat([0, 1], [40, 41]), noun="class")
+    assert of_classes is not None
+    assert "40 in its smallest class: a worst-class accuracy" in of_classes
     assert warning_of_small_validation(np.repeat([0, 1], [100, 400])) is None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,8 @@ from raygen import recipes
 from raygen.cli import app
 from raygen.config import load_yaml
 from raygen.errors import ConfigError, ResourceError, RunFolderError
+from raygen.report.sweep import write_sweep_page
+from raygen.report.tables import print_trials
 from raygen.run.config import make_config
 from raygen.run.opened import Opened
 from raygen.storage.progress import quiet
@@ -81,6 +84,23 @@ def test_the_folder_holds_what_it_should(finished_sweep: Path) -> None:
     (finished_sweep / "sweep.html").unlink()
     assert CliRunner().invoke(app, ["report", str(finished_sweep)]).exit_code == 0
     assert (finished_sweep / "sweep.html").read_text() == page
+
+
+def test_without_attributes_the_sweeps_page_and_table_say_class(
+    finished_sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    out = shutil.copytree(finished_sweep, tmp_path / "sweep")
+    summary = json.loads((out / "summary.json").read_text())
+    for splits in summary["test"].values():
+        for group in splits["test"]["groups"]:
+            group["attribute"] = None
+    (out / "summary.json").write_text(json.dumps(summary))
+    page = re.sub(r"(?s)<style>.*?</style>|<pre.*?</pre>", "", write_sweep_page(out).read_text())
+    print_trials(out / "sweep.parquet", summary)
+    for text in (page, capsys.readouterr().out):
+        assert re.search(r"worst.class", text, re.IGNORECASE)
+        assert not re.search(r"worst.group|smallest group", text, re.IGNORECASE)
 
 
 def test_a_trial_of_the_runs_own_config_is_the_plain_runs_fit(
