@@ -4,7 +4,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import SerializeAsAny
 
-from raygen.algorithms import balanced, dfr, erm, group_dro, jtt, reweighted
+from raygen.algorithms import afr, balanced, dfr, erm, evals, group_dro, hsfm, jtt, nsf, reweighted, self_
 from raygen.algorithms.base import AlgorithmBase
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
@@ -44,6 +44,11 @@ ALGORITHMS: dict[str, Algorithm] = {
     "jtt": jtt,
     "group_dro": group_dro,
     "dfr": dfr,
+    "nsf": nsf,
+    "afr": afr,
+    "self": self_,
+    "evals": evals,
+    "hsfm": hsfm,
 }
 AlgorithmConfig = Annotated[SerializeAsAny[AlgorithmBase], one_of(ALGORITHMS)]
 

@@ -8,7 +8,7 @@ its share of a batch.
 
 # N images, M draws of an epoch
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from raygen.algorithms.batches import batch_sizes, draw_batches, least_rows
 from raygen.algorithms.checkpoints import Progress
 from raygen.algorithms.inference import accuracies, right_predictions
 from raygen.algorithms.loss_weights import AdaptiveWeights, LossWeights
+from raygen.algorithms.selection import SelectBy
 from raygen.algorithms.steps import NotFiniteError, Stepper
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
-from raygen.config import PositiveInt
+from raygen.config import Identity, PositiveInt
 from raygen.errors import StageError
 from raygen.seeding import row_seed
 from raygen.worker import Worker
@@ -47,6 +48,8 @@ class LoopConfig(AlgorithmBase):
             Differs: of the picture squashed to a square, not of its own aspect ratio. "none".
         select: "best": the epoch of the best validation worst-group accuracy, ties by average accuracy, then the
             earlier; "last".
+        select_by: The groups of which the worst counts there, see `raygen.algorithms.selection`: "auto" takes the known
+            ones, or, where validation images have no attributes, the classes.
     """
 
     epochs: PositiveInt = 8
@@ -57,6 +60,11 @@ class LoopConfig(AlgorithmBase):
     schedule: Literal["constant", "cosine", "onecycle"] = "onecycle"
     augment: Augment = "flip_shift"
     select: Literal["best", "last"] = "best"
+    select_by: Annotated[SelectBy, Identity.ABSENT_BY_DEFAULT] = "auto"
+
+    def selects_by(self) -> SelectBy | None:
+        """The epoch."""
+        return self.select_by if self.select == "best" else None
 
 
 def fit_loop(
