@@ -55,10 +55,11 @@ class NsfConfig(HeadConfig):
     neither part of the last step, as in the released code; their share is noted (`dropped`).
 
     Attributes:
-        scale_free: False: as published. True: the features are standardised by validation's mean and deviation; T (with
-            no feature turned around: beta is 0 or more) and the head go on until their losses stop falling, instead of
-            for so many steps; the head's loss is the mean that the batches draw from, with an L2 penalty of 1e-3. Then
-            `eliminate_steps`, `update_steps` and `learning_rate` are not read, and scaling a feature changes nothing.
+        scale_free: False: as published. True: the features are centred and all divided by one number, the root of
+            their mean variance; T (with no feature turned around: beta is 0 or more) and the head go on until their
+            losses stop falling, instead of for so many steps; the head's loss is the mean that the batches draw from,
+            with an L2 penalty of 1e-3. Then `eliminate_steps`, `update_steps` and `learning_rate` are not read, and
+            scaling or moving the features changes nothing.
         eliminate_steps: N1, full-batch steps on T.
         update_steps: N2, steps on the new head.
         learning_rate: Of AdamW, in both.
@@ -104,10 +105,10 @@ def fit_head(config: NsfConfig, given: HeadInputs, *, seed: int) -> tuple[Linear
     """
     rows = given.val.use(Role.FIT)
     check_present(rows.counts_C, what="nsf")
-    scale_D, shift_D = np.ones(rows.features_ND.shape[1]), np.zeros(rows.features_ND.shape[1])
+    scale, shift_D = 1.0, np.zeros(rows.features_ND.shape[1])
     if config.scale_free:
-        scale_D, shift_D = standardising(rows.features_ND)
-    features_ND = rows.features_ND * scale_D + shift_D
+        scale, shift_D = standardising(rows.features_ND)
+    features_ND = rows.features_ND * scale + shift_D
     centroids_CD = centroids(features_ND, rows)
     outlier_N = nearest(features_ND, centroids_CD) != rows.label_N
     neutral_CD = neutral_centroids(features_ND, rows, outlier_N)
@@ -128,15 +129,19 @@ def fit_head(config: NsfConfig, given: HeadInputs, *, seed: int) -> tuple[Linear
     )
     head = updated(moved_ND, rows, recovered_N, ~outlier_N, config, seed=row_seed(seed, "nsf/head"))
     # T(x) = (x + b) * beta - b is affine in each feature, and so is the standardising before it.
-    return head.of_affine(beta_D, (beta_D - 1) * b_D).of_affine(scale_D, shift_D), [counts]
+    return head.of_affine(beta_D, (beta_D - 1) * b_D).of_affine(np.full(len(shift_D), scale), shift_D), [counts]
 
 
-def standardising(features_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and shift, (D,) each, that make the features' means 0 and their deviations 1; a constant one becomes 0."""
-    deviation_D = features_ND.std(axis=0)
-    is_constant_D = deviation_D <= 1e-12 * np.abs(features_ND).max(axis=0, initial=0)
-    scale_D = 1 / np.where(is_constant_D, 1.0, deviation_D)
-    return scale_D, -features_ND.mean(axis=0) * scale_D
+def standardising(features_ND: np.ndarray) -> tuple[float, np.ndarray]:
+    """One scale, and a shift of each feature, (D,), that make all means 0 and the mean variance 1.
+
+    One scale for all, since which centroid is nearest depends on how large features are beside each other: a cue is
+    found because it is large.
+    """
+    deviation = float(np.sqrt(features_ND.var(axis=0).mean()))
+    largest = float(np.abs(features_ND).max(initial=0))
+    scale = 1 / deviation if deviation > 1e-12 * largest else 1.0
+    return scale, -features_ND.mean(axis=0) * scale
 
 
 def mean_of(features_ND: np.ndarray, is_one_N: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def test_pictures_become_rows_with_ids_and_extra_ones_do_not(scenes_folder: Path
     set_linear(classifier, Linear(np.full((2, 32), 0.5), np.array([1.0, 2.0])))
     assert head_of(classifier).bias_C.tolist() == [1, 2]
     next(iter(classifier.backbone.parameters())).data.fill_(float("nan"))
-    with pytest.raises(StageError, match="features of train image .* are not finite"):
+    with pytest.raises(StageError, match="features of train image"):
         feature_table(classifier, train, worker, split="train")
 
 
