@@ -44,6 +44,7 @@ class DfrConfig(HeadConfig):
     paper = "DFR (Kirichenko et al. 2022, arXiv 2204.02937)"
     label_access: ClassVar[str] = "train: class; validation: group"
     needs_groups_of = "val"
+    reads_first = False
 
     name: Literal["dfr"] = "dfr"
     c_values: tuple[float, ...] = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -82,7 +82,13 @@ class FitHead(Protocol):
 
 
 class HeadConfig(AlgorithmBase):
-    """Base of the configs of algorithms that fit only a new last layer."""
+    """Base of the configs of algorithms that fit only a new last layer.
+
+    Attributes:
+        reads_first: Whether the head of the first fit is read, not only its features.
+    """
+
+    reads_first: ClassVar[bool] = True
 
     def training_rows(self, label_N: np.ndarray, *, seed: int) -> np.ndarray | None:
         """Positions of the training images whose features are read, (M,) int; None: none is.

@@ -69,6 +69,7 @@ class NsfConfig(HeadConfig):
 
     paper = "NSF (Li et al., CVPR 2025, arXiv 2512.22874)"
     label_access: ClassVar[str] = "train: class; validation: class"
+    reads_first = False
 
     name: Literal["nsf"] = "nsf"
     scale_free: bool = False

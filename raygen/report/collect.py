@@ -21,6 +21,7 @@ from raygen.config import load_yaml
 from raygen.datasets.rows import RowIndex
 from raygen.errors import RunFolderError, unreadable
 from raygen.pruners import PruneThresholds, verdicts
+from raygen.report.selection import selected_by
 from raygen.run.results import results
 from raygen.storage.parts import CANDIDATE_SCORES, failure_reasons
 from raygen.storage.run_folder import RunFolder, read_manifest
@@ -50,6 +51,7 @@ def summarize(run: Path) -> dict[str, Any]:
     rows = RowIndex(run / "data")
     recipe = config["recipe"]
     predictions = load_predictions(run)
+    names = order_results(result_names(predictions), recipe)
     return {
         "recipe": recipe,
         "dataset": rows.dataset.name,
@@ -58,7 +60,8 @@ def summarize(run: Path) -> dict[str, Any]:
         "seconds": RunFolder(run).seconds(),
         "synthesis": _synthesis_counts(run),
         "failures": failures(run),
-        "results": results(predictions, rows, names=order_results(result_names(predictions), recipe)),
+        "selected_by": selected_by(run, names),
+        "results": results(predictions, rows, names=names),
     }
 
 

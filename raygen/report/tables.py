@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from raygen.report.selection import selection_line
 from raygen.report.words import describe_point
 
 # More of them do not fit a terminal; the report has them all.
@@ -42,6 +43,8 @@ def print_results(summary: Mapping[str, Any]) -> None:
         worst = f"{_percent(found['worst_group'])} ({_percent(low)}-{_percent(high)})"
         table.add_row(name, _percent(found["average"]), worst, *(accuracy.get(group, "") for group in shown))
     console.print(table)
+    if line := selection_line(summary):
+        console.print(line, soft_wrap=True)
     counts = summary.get("synthesis")
     if counts:
         pruned = ", ".join(f"{n} by {reason}" for reason, n in counts["pruned"].items()) or "none"

@@ -68,9 +68,10 @@ def test_the_gradient_is_torchs_away_from_the_first_head() -> None:
     np.testing.assert_allclose(found.bias_C, bias.grad.numpy(), atol=1e-12)
 
 
-def moved(**fields: Any) -> float:
-    """How far a head goes."""
-    train = biased(300, cue=100, agree=0.9, size=4, noise=10, seed=0)
+def moved(scale: float, **fields: Any) -> float:
+    """How far a head goes on features of a scale."""
+    train = biased(300, cue=3, agree=0.9, size=4, noise=1, seed=0)
+    train = rows(scale * train.features_ND, train.label_N)
     given = inputs(train, train)
     head, _ = fit_head(AfrConfig(select="last", **fields), given, seed=0)
     away = ((head.weight_CD - given.first.weight_CD) ** 2).sum() + ((head.bias_C - given.first.bias_C) ** 2).sum()
@@ -78,10 +79,10 @@ def moved(**fields: Any) -> float:
 
 
 def test_a_head_goes_no_farther_than_its_steps_and_nowhere_with_a_large_penalty() -> None:
-    free = moved(num_steps=20, learning_rate=0.01)
+    free = moved(30, num_steps=20, learning_rate=0.01)
     assert 0.01 < free <= 20 * 0.01
-    assert moved(num_steps=20, learning_rate=0.01, max_gradient_norm=100) > 0.2
-    assert moved(num_steps=200, learning_rate=0.001, l2=400) < 0.02
+    assert moved(30, num_steps=20, learning_rate=0.01, max_gradient_norm=100) > 0.2
+    assert moved(1, num_steps=200, learning_rate=0.001, l2=400) < 0.004 < moved(1, num_steps=200, learning_rate=0.001)
 
 
 def test_it_mends_a_head_that_reads_the_cue_and_keeps_the_best_step() -> None:

@@ -25,7 +25,7 @@ QUICK: dict[str, dict[str, Any]] = {
 
 
 def fitted(name: str, train: Features, val: Features) -> tuple[Linear, HeadInputs]:
-    config = algorithms.ALGORITHMS[name].Config(name=name, **QUICK.get(name, {}))  # type: ignore[call-arg]
+    config = algorithms.ALGORITHMS[name].Config(name=name, **QUICK.get(name, {}))
     chosen = config.training_rows(train.label_N, seed=0)  # type: ignore[attr-defined]
     found = inputs(train, val)
     read = None if chosen is None else inputs(train.take(chosen), val).train

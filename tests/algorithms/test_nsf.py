@@ -121,7 +121,7 @@ def test_it_mends_a_head_that_reads_the_cue(fields: dict[str, float], least: flo
     train, test = train_and_test()
     by_centroid_N = nearest(test.features_ND, centroids(train.features_ND, train))
     assert score_of(by_centroid_N, test.label_N, test.group_N)[0] < 0.05  # type: ignore[arg-type]
-    head, (counts,) = fit_head(NsfConfig(**fields), inputs(train, train), seed=0)  # type: ignore[arg-type]
+    head, (counts,) = fit_head(NsfConfig(**fields), inputs(train, train), seed=0)
     assert least <= worst(head, test) <= most
     minority = np.isin(train.group_N, [1, 2]).sum()  # type: ignore[arg-type]
     assert counts["outliers"] == pytest.approx(minority, rel=0.05)

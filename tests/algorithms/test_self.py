@@ -36,7 +36,7 @@ def test_every_score() -> None:
     final = Linear(FINAL.T, np.zeros(2))  # its logits of the three rows are FINAL
 
     def of(name: str, **fields: float) -> np.ndarray:
-        return scores(SelfConfig(score=name, **fields), pool, final, EARLY, seed=0)  # type: ignore[arg-type]
+        return scores(SelfConfig(score=name, **fields), pool, final, EARLY, seed=0)
 
     assert of("early_disagreement") == pytest.approx([0.807232, 0.010327, 0.681369], abs=1e-6)
     assert of("misclassification") == pytest.approx(-np.log([0.99, 0.05, 0.1]))

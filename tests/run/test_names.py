@@ -32,7 +32,7 @@ def test_any_algorithm_goes_with_any_synthesis_in_either_order(synthesis: str, n
 
 @pytest.mark.parametrize("name", ["", "dbbb", "dbb+", "jtt+dfr", "scgs+dbb", "scgs+jtt+dfr", "balanced", None, 3])
 def test_a_name_that_is_none_is_refused_with_those_that_are(name: object) -> None:
-    with pytest.raises(ValueError, match=r"known: dbb, dfr, erm, .* such as scgs\+jtt"):
+    with pytest.raises(ValueError, match=r"known: .*dbb, dfr, erm, .* such as scgs\+jtt"):
         find_recipe(name)
 
 
