@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from raygen.algorithms.base import AlgorithmBase, FirstFit
 from raygen.algorithms.features import Role
 from raygen.algorithms.heads import HeadConfig, HeadInputs, Linear, fit_frozen, softmax
 from raygen.algorithms.selection import Best, SelectBy, score_of, selection_groups
@@ -77,6 +78,10 @@ class AfrConfig(HeadConfig):
     def held_out_fold(self) -> tuple[int, int] | None:
         """On images that ERM was fitted on it is sure of all, and the weights would be alike."""
         return 0, self.num_folds
+
+    def first_fit(self, erm: AlgorithmBase, *, has_extra: bool) -> FirstFit | None:
+        """ERM on the other parts, with the pictures where there are any."""
+        return FirstFit(erm, "afr_features", "features")
 
     def training_rows(self, label_N: np.ndarray, *, seed: int) -> np.ndarray | None:
         """All of the held-out part."""
