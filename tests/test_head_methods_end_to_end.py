@@ -16,6 +16,7 @@ from tiny_pipelines import save_pipeline
 from raygen import recipes
 from raygen.algorithms import head_algorithms
 from raygen.classifier import load_classifier
+from raygen.datasets.rows import RowIndex
 from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import ConfigError, DataError
 from raygen.report.collect import write_summary
@@ -106,10 +107,9 @@ def test_a_head_goes_from_the_rows_to_the_report(small: Small, first: Path, tmp_
         "hsfm": {("train", "fit"): 16, ("val", "fit and select"): 80},
     }.get(name, halved)
     if name == "afr":  # ERM has seen none of what the head is fitted on
-        ids = pq.read_table(out / "data" / "part-000000.parquet", columns=["image_id", "label", "split"]).to_pylist()
-        train = sorted((row["image_id"], row["label"]) for row in ids if row["split"] == "train")
-        fold_N = assign_folds(np.array([label for _, label in train]), num_folds=5, seed=0)
-        own = {image for (image, _), fold in zip(train, fold_N, strict=True) if fold == 0}
+        train = RowIndex(out / "data").split("train")
+        fold_N = assign_folds(train["label"].to_numpy(), num_folds=5, seed=0)
+        own = set(np.array(train["image_id"].to_pylist())[fold_N == 0])
         assert {row["image_id"] for row in table.to_pylist() if row["split"] == "train"} == own
         assert counts(base)["images"] == 128
 
