@@ -100,7 +100,15 @@ def test_it_mends_a_head_that_reads_the_cue_and_reads_no_group(fields: dict[str,
     if fields.get("select_by") != "classes":  # which do not tell a head that reads the cue from one that does not
         assert after > before + 0.1
     assert len(entries) == 4
-    assert sum(entry["chosen"] for entry in entries) == 1
+    (chosen,) = [entry for entry in entries if entry["chosen"]]
+    if not fields:  # selected by rows that it was not fitted on, told apart by the first head
+        other = known.take(np.flatnonzero(np.array(given.val.roles()["role"].to_pylist()) == "select"))
+        group_N = error_environments(given.first.logits(other.features_ND), other.label_N)
+        assert score_of(head.predict(other.features_ND), other.label_N, group_N) == (
+            chosen["val_worst_group"],
+            chosen["val_average"],
+        )
+        assert chosen["val_worst_group"] == max(entry["val_worst_group"] for entry in entries)
     assert {role: given.val.roles()["role"].to_pylist().count(role) for role in ("fit", "select")} == {
         "fit": pytest.approx(600, abs=1), "select": pytest.approx(600, abs=1),
     }  # fmt: skip

@@ -82,6 +82,10 @@ def test_it_mends_a_head_that_reads_the_cue(fields: dict[str, Any]) -> None:
     assert after > before + 0.05
     assert len(history) == 15
     assert history[-1]["loss"] < history[0]["loss"]
+    if not fields:
+        assert val.group_N is not None
+        best = max((entry["val_worst_group"], entry["val_average"]) for entry in history)
+        assert score_of(head.predict(val.features_ND), val.label_N, val.group_N) == best
     roles = set(found.val.roles()["role"].to_pylist())
     assert roles == ({"fit", "select"} if fields else {"fit and select"})
     again, _ = fit_head(config, given(train, val, config), seed=0)

@@ -16,9 +16,11 @@ from raygen.algorithms.nsf import (
     neutral_centroids,
     standardising,
     transformed,
+    updated,
 )
 from raygen.algorithms.selection import score_of
 from raygen.errors import DataError
+from raygen.seeding import row_seed
 
 
 def theory(*, cue: float, agree: float, size: int) -> tuple[Features, np.ndarray]:
@@ -126,6 +128,40 @@ def test_it_mends_a_head_that_reads_the_cue(fields: dict[str, float], least: flo
     minority = np.isin(train.group_N, [1, 2]).sum()  # type: ignore[arg-type]
     assert counts["outliers"] == pytest.approx(minority, rel=0.05)
     assert counts["recovered"] <= counts["outliers"]
+
+
+@pytest.mark.parametrize("scale_free", [False, True])
+def test_the_map_is_folded_into_the_head(scale_free: bool) -> None:
+    """What the head says of features is what the new layer says of T of them."""
+    train = biased(400, cue=3, agree=0.9, size=5, noise=0.5, seed=0)
+    config = NsfConfig(scale_free=scale_free, eliminate_steps=400, learning_rate=0.01, update_steps=50)
+    head, _ = fit_head(config, inputs(train, train), seed=4)
+    scale, shift_D = standardising(train.features_ND) if scale_free else (1.0, np.zeros(5))
+    features_ND = train.features_ND * scale + shift_D
+    outlier_N = nearest(features_ND, centroids(features_ND, train)) != train.label_N
+    neutral_CD = neutral_centroids(features_ND, train, outlier_N)
+    beta_D, b_D = eliminated(features_ND, neutral_CD[train.label_N], config)
+    assert np.abs(beta_D - 1).max() > 0.5
+    assert np.abs(b_D).max() > 0.05
+    moved_ND = transformed(features_ND, beta_D, b_D)
+    recovered_N = outlier_N & (nearest(moved_ND, neutral_CD) == train.label_N)
+    layer = updated(moved_ND, train, recovered_N, ~outlier_N, config, seed=row_seed(4, "nsf/head"))
+    np.testing.assert_allclose(head.logits(train.features_ND), layer.logits(moved_ND), atol=1e-9)
+
+
+def test_the_last_step_sees_as_many_of_either_part() -> None:
+    """Features without any say: the bias finds how often each class is drawn."""
+    nothing = rows(np.zeros((100, 2)), [0] * 90 + [1] * 10)
+    first_N = np.arange(100) >= 90
+    config = NsfConfig(update_steps=3000, learning_rate=0.01)
+    for recovered_N, inlier_N, expected in (
+        (first_N, ~first_N, 0.5),
+        (first_N, first_N | (np.arange(100) < 30), 0.375),
+    ):
+        bias_C = updated(nothing.features_ND, nothing, recovered_N, inlier_N, config, seed=0).bias_C
+        share = np.exp(bias_C[0]) / np.exp(bias_C).sum()
+        # Of the second pair the larger part has 30 of class 0 and 10 of class 1, drawn as often as the smaller part.
+        assert share == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])

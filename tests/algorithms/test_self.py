@@ -68,6 +68,9 @@ def test_it_mends_a_head_that_reads_the_cue() -> None:
     chosen = [entry for entry in entries if entry["chosen"]]
     assert len(chosen) == 1
     assert chosen[0]["val_worst_group"] == max(entry["val_worst_group"] for entry in entries)
+    other = val.take(np.flatnonzero(np.array(given.val.roles()["role"].to_pylist()) == "select"))
+    assert other.group_N is not None
+    assert score_of(head.predict(other.features_ND), other.label_N, other.group_N)[0] == chosen[0]["val_worst_group"]
     roles = given.val.roles()["role"].to_pylist()
     assert roles.count("fit") == pytest.approx(400, abs=1)
     assert roles.count("select") == pytest.approx(400, abs=1)
