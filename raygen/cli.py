@@ -1,4 +1,4 @@
-"""The command line: `raygen demo | run | recipes | data | fit | evaluate | report | tune | serve | key | doctor`.
+"""The command line: `raygen demo | run | recipes | data | fit | heads | evaluate | report | tune | serve | …`.
 
 Verbs only read arguments, call one function and print; heavy imports are inside them, so that `--help` is quick.
 Exit codes: 0 done, 1 failed, 2 the user's mistake.
@@ -135,6 +135,23 @@ def fit(
 
     data = {"recipe": recipe_name(algorithm), "dataset": named_dataset(dataset or "scenes")}
     _run(data, overrides, out=out, fresh=fresh)
+
+
+@app.command()
+def heads(
+    features: Annotated[
+        Path, typer.Argument(help="Parquet with the columns id, features, label, split and, if known, attribute.")
+    ],
+    algorithm: Annotated[str, typer.Option("--algorithm", help="nsf, evals, dfr, afr, self or hsfm.")],
+    out: Annotated[Path, program.path_option("--out", "Folder for the head and its numbers.")] = Path("runs/heads"),
+    overrides: Set = None,
+) -> None:
+    """Fit a new last layer on features of any model, such as a text model's, and evaluate it."""
+    from raygen.report import tables
+    from raygen.run.heads import fit_heads, make_heads_config
+
+    config = make_heads_config(algorithm, overrides or [])
+    tables.print_results(fit_heads(features, config, out, say=program.announcing(typer.echo)))
 
 
 @app.command()

@@ -49,6 +49,7 @@ class Worker:
         on_epoch: Called on the leading worker after every epoch, before its checkpoint is written.
         tell: Called on the leading worker with a line on how far the fit is.
         numerics: How it computes.
+        beside: Folder of another classifier that the algorithm reads (`FirstFit.beside`).
     """
 
     rank: int
@@ -58,6 +59,7 @@ class Worker:
     on_epoch: OnEpoch | None = None
     tell: Say = quiet
     numerics: Numerics = Numerics()
+    beside: Path | None = None
 
     @property
     def leads(self) -> bool:

@@ -52,14 +52,20 @@ def check_algorithm(run: RunConfig) -> None:
     """Checks that a trial can fit by the run's algorithm.
 
     Raises:
-        ConfigError: It is no single fit that goes from epoch to epoch: jtt has another fit before it, dfr no epochs.
+        ConfigError: It is no single fit that goes from epoch to epoch: jtt has another fit before it, dfr no epochs;
+            or it selects by groups that a sweep does not score by.
     """
-    first = run.algorithm.first_fit(run.erm, has_extra=True)
-    if first is not None or not isinstance(run.algorithm, LoopConfig):
+    first = run.algorithm.first_fits(run.erm, has_extra=True)
+    if first or not isinstance(run.algorithm, LoopConfig):
         raise ConfigError(
             f"recipe {run.recipe} cannot be searched: a trial is one fit with a validation accuracy after every epoch, "
             f"and {run.algorithm.name} is not. Search the synthesis with another algorithm, and give what it finds to "
             f"`raygen run {run.recipe}`"
+        )
+    if run.algorithm.selects_by() not in ("auto", None):
+        raise ConfigError(
+            "algorithm.select_by is not auto, and a sweep scores its trials by known groups, or by classes where there "
+            "are none; leave it out"
         )
 
 

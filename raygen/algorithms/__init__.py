@@ -4,8 +4,25 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import SerializeAsAny
 
-from raygen.algorithms import balanced, dac_head, dfr, erm, group_dro, jtt, lff, lisa, masktune, reweighted
+from raygen.algorithms import (
+    afr,
+    balanced,
+    dac_head,
+    dfr,
+    erm,
+    evals,
+    group_dro,
+    hsfm,
+    jtt,
+    lff,
+    lisa,
+    masktune,
+    nsf,
+    reweighted,
+    self_,
+)
 from raygen.algorithms.base import AlgorithmBase
+from raygen.algorithms.heads import FitHead, HeadConfig
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.config import HasConfig, one_of
@@ -48,8 +65,27 @@ ALGORITHMS: dict[str, Algorithm] = {
     "lff": lff,
     "masktune": masktune,
     "dac_head": dac_head,
+    "nsf": nsf,
+    "afr": afr,
+    "self": self_,
+    "evals": evals,
+    "hsfm": hsfm,
 }
 AlgorithmConfig = Annotated[SerializeAsAny[AlgorithmBase], one_of(ALGORITHMS)]
+
+
+class HeadAlgorithm(Algorithm, Protocol):
+    """What the module of an algorithm that fits only a new last layer has."""
+
+    fit_head: FitHead
+
+
+def head_algorithms() -> dict[str, HeadAlgorithm]:
+    """The algorithms that fit only a new last layer, on features, by name."""
+    heads: dict[str, Any] = {
+        name: module for name, module in ALGORITHMS.items() if issubclass(module.Config, HeadConfig)
+    }
+    return heads
 
 
 def of(config: AlgorithmBase) -> Algorithm:

@@ -2,12 +2,13 @@
 
 # N images, C classes, A attributes
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from raygen.algorithms.selection import SelectBy
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.config import Decides, Strict
@@ -83,6 +84,33 @@ class AlgorithmBase(Strict, decides=Decides.RESULTS):
             "all of a network by the loss of each picture, such as erm, jtt or group_dro, or dfr"
         )
 
+    def check_counts(self, train_C: np.ndarray, val_C: np.ndarray) -> None:
+        """Checks before any work that the classes of both splits are large enough.
+
+        Args:
+            train_C: Training images of each class, (C,) int.
+            val_C: Validation images of each class, (C,) int.
+
+        Raises:
+            DataError: They are not.
+        """
+
+    def selects_by(self) -> SelectBy | None:
+        """What validation images are told apart by where the worst of them is selected by; None: nothing is."""
+        return None
+
+    def held_out_fold(self) -> tuple[int, int] | None:
+        """The fold (number, of how many) of the training images that this fit takes and its first fits leave out.
+
+        None: all of them take all images.
+        """
+        return None
+
+    def first_fits(self, erm: "AlgorithmBase", *, has_extra: bool) -> "Sequence[FirstFit]":
+        """The fits that have to come before this algorithm's own, where there may be more than one."""
+        first = self.first_fit(erm, has_extra=has_extra)
+        return [] if first is None else [first]
+
     def first_fit(self, erm: "AlgorithmBase", *, has_extra: bool) -> "FirstFit | None":
         """The fit that has to come before this algorithm's own; None: there is none.
 
@@ -114,6 +142,7 @@ class FirstFit:
         of_original: Whether it takes the dataset's own images only, and is one for all fits of a run.
         find_errors: For an error set (`TrainingSet.error_N`): what fits and finds it. None: the algorithm starts from
             the weights of this fit, which is an ordinary one.
+        beside: Whether the algorithm reads this classifier (`Worker.beside`) in place of starting from its weights.
     """
 
     config: AlgorithmBase
@@ -121,3 +150,4 @@ class FirstFit:
     what: str
     of_original: bool = False
     find_errors: FindErrors | None = None
+    beside: bool = False

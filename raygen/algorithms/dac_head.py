@@ -22,6 +22,7 @@ from pydantic import Field
 
 from raygen.algorithms.base import AlgorithmBase
 from raygen.algorithms.inference import accuracies, extract_features
+from raygen.algorithms.selection import SelectBy
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.config import PositiveInt
@@ -58,6 +59,10 @@ class DacHeadConfig(AlgorithmBase):
     halve_after: PositiveInt = 5
     weight_decay: float = Field(0.0, ge=0)
     init: Literal["erm"] = "erm"
+
+    def selects_by(self) -> SelectBy | None:
+        """The epoch."""
+        return "auto"
 
 
 Config = DacHeadConfig

@@ -9,19 +9,18 @@ validation accuracies are of images that it has seen: compare on test.
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import field_validator
 
-from raygen.algorithms.base import AlgorithmBase, FirstFit
-from raygen.algorithms.inference import extract_features
+from raygen.algorithms.features import Role
+from raygen.algorithms.heads import HeadConfig, HeadInputs, Linear, fit_frozen, set_linear
+from raygen.algorithms.selection import SelectBy
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
 from raygen.config import PositiveInt
 from raygen.errors import DataError
-from raygen.inpainters.fills import Infilling
 from raygen.metrics import worst_group_accuracy
 from raygen.seeding import row_seed
 from raygen.worker import Worker
@@ -29,7 +28,7 @@ from raygen.worker import Worker
 logger = logging.getLogger(__name__)
 
 
-class DfrConfig(AlgorithmBase):
+class DfrConfig(HeadConfig):
     """DFR on validation ("DFR-val").
 
     Attributes:
@@ -43,8 +42,9 @@ class DfrConfig(AlgorithmBase):
     """
 
     paper = "DFR (Kirichenko et al. 2022, arXiv 2204.02937)"
-    label_access = "train: class; validation: group"
+    label_access: ClassVar[str] = "train: class; validation: group"
     needs_groups_of = "val"
+    reads_first = False
 
     name: Literal["dfr"] = "dfr"
     c_values: tuple[float, ...] = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
@@ -63,12 +63,13 @@ class DfrConfig(AlgorithmBase):
         """Checks that every group can be halved."""
         check_validation(counts_CA)
 
-    def check_infilling(self, infilling: Infilling) -> None:
-        """The features are fitted on them, by ERM; the head on validation images."""
+    def selects_by(self) -> SelectBy | None:
+        """The penalty, by the worst group of the half that the head is not fitted on."""
+        return "groups"
 
-    def first_fit(self, erm: AlgorithmBase, *, has_extra: bool) -> FirstFit | None:
-        """With pictures, features that have seen them: by ERM, as the run's own are."""
-        return FirstFit(erm, "dfr_features", "features") if has_extra else None
+    def training_rows(self, label_N: np.ndarray, *, seed: int) -> np.ndarray | None:
+        """All, if they are what the features are standardised by."""
+        return np.arange(len(label_N)) if self.scaler == "train" else None
 
 
 Config = DfrConfig
@@ -108,18 +109,26 @@ def fit(
     Raises:
         DataError: A validation image has no attribute, a class has no validation image, or a group just one.
     """
-    group_N = _checked_groups(val, num_classes=classifier.num_classes)
-    features_ND = scaled_by_ND = extract_features(classifier, val, worker)
-    if config.scaler == "train":
-        own = train.without_extra()
-        scaled_by_ND = extract_features(classifier, own, worker)
-    if not worker.leads:
-        return []
-    scores = penalty_scores(features_ND, val.label_N, group_N, c_values=config.c_values, seed=seed)
+    _checked_groups(val.group_N, num_classes=classifier.num_classes, num_attributes=val.num_attributes)
+    return fit_frozen(fit_head, config, classifier, train, val, seed=seed, worker=worker)
+
+
+def fit_head(config: DfrConfig, given: HeadInputs, *, seed: int) -> tuple[Linear, list[dict[str, float]]]:
+    """The head, and an entry for each penalty that was tried.
+
+    Every validation image is fitted on; the halves by which the penalty is chosen are parts of these.
+
+    Raises:
+        DataError: As `fit`.
+    """
+    val = given.val.use(Role.FIT)
+    group_N = _checked_groups(val.group_N, num_classes=val.num_classes, num_attributes=val.num_attributes)
+    scaled_by_ND = val.features_ND if given.train is None else given.train.use(Role.FIT).features_ND
+    scores = penalty_scores(val.features_ND, val.label_N, group_N, c_values=config.c_values, seed=seed)
     c_value = config.c_values[int(np.argmax(scores))]
     logger.info("DFR: C = %g of %s, worst group %.3f on the held-out half", c_value, config.c_values, max(scores))
     head = average_head(
-        features_ND,
+        val.features_ND,
         val.label_N,
         group_N,
         scaled_by_ND=scaled_by_ND,
@@ -127,8 +136,7 @@ def fit(
         num_retrains=config.num_retrains,
         seed=seed,
     )
-    set_head(classifier, head)
-    return [
+    return as_linear(head), [
         {"c": c, "val_worst_group": score, "chosen": float(c == c_value)}
         for c, score in zip(config.c_values, scores, strict=True)
     ]
@@ -222,17 +230,19 @@ def logistic_head(features_ND: np.ndarray, label_N: np.ndarray, *, c_value: floa
 
 
 def set_head(classifier: Classifier, head: Head) -> None:
-    """Makes a head the classifier's own linear layer.
+    """Makes a head the classifier's own linear layer."""
+    set_linear(classifier, as_linear(head))
+
+
+def as_linear(head: Head) -> Linear:
+    """A head with a logit for every class.
 
     A single decision value d becomes the logits -d/2 and d/2, whose softmax is the logistic regression's probability.
     """
     weight_CD, bias_C = head.weight_KD, head.bias_K
     if len(bias_C) == 1:
         weight_CD, bias_C = np.concatenate([-weight_CD, weight_CD]) / 2, np.concatenate([-bias_C, bias_C]) / 2
-    layer = classifier.head
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight_CD))
-        layer.bias.copy_(torch.from_numpy(bias_C))
+    return Linear(weight_CD, bias_C)
 
 
 def check_validation(counts_CA: np.ndarray) -> None:
@@ -253,9 +263,9 @@ def check_validation(counts_CA: np.ndarray) -> None:
         raise DataError(f"algorithm dfr fits on validation, which has no image of class {label}")
 
 
-def _checked_groups(val: TrainingSet, *, num_classes: int) -> np.ndarray:
-    if val.group_N is None:
+def _checked_groups(group_N: np.ndarray | None, *, num_classes: int, num_attributes: int) -> np.ndarray:
+    if group_N is None:
         raise DataError("algorithm dfr needs the attribute of every validation image; this dataset has none")
-    num_groups = num_classes * val.num_attributes
-    check_validation(np.bincount(val.group_N, minlength=num_groups).reshape(num_classes, val.num_attributes))
-    return val.group_N
+    num_groups = num_classes * num_attributes
+    check_validation(np.bincount(group_N, minlength=num_groups).reshape(num_classes, num_attributes))
+    return group_N

@@ -1,6 +1,6 @@
 """What a classifier says of all pictures of a set, in evaluation mode; each worker asks it about a share of them."""
 
-# N images, D features, B images of a batch, T side of the whole picture's square
+# N images, M some of them, D features, C classes, B images of a batch, T side of the whole picture's square
 
 from collections.abc import Callable
 
@@ -26,14 +26,28 @@ def right_predictions(classifier: Classifier, data: TrainingSet, worker: Worker)
     return correct_N
 
 
-def extract_features(classifier: Classifier, data: TrainingSet, worker: Worker) -> np.ndarray:
-    """Input of the linear head for each image, without augmentation, (N, D) float64; the same on all workers."""
-    return _of_all(classifier, data, worker, classifier.features, shape=(classifier.head.in_features,))
+def extract_features(
+    classifier: Classifier, data: TrainingSet, worker: Worker, *, row_M: np.ndarray | None = None
+) -> np.ndarray:
+    """Input of the linear head for each image, without augmentation, (N, D) float64; the same on all workers.
+
+    Args:
+        classifier: The classifier.
+        data: The images.
+        worker: Where this runs.
+        row_M: Positions of those to ask about, (M,) int; by default all.
+    """
+    return _of_all(classifier, data, worker, classifier.features, shape=(classifier.head.in_features,), row_M=row_M)
+
+
+def extract_logits(classifier: Classifier, data: TrainingSet, worker: Worker) -> np.ndarray:
+    """Logits of each image, (N, C) float64; the same on all workers."""
+    return _of_all(classifier, data, worker, classifier, shape=(classifier.num_classes,))
 
 
 def accuracies(correct_N: np.ndarray, data: TrainingSet) -> dict[str, float]:
-    """Average and worst-group accuracy (worst class where there are no attributes), each in [0, 1]."""
-    group_N = data.label_N if data.group_N is None else data.group_N
+    """Average accuracy, and that of the worst of the groups that are selected by, each in [0, 1]."""
+    group_N = data.selection_group_N
     worst_group = worst_group_accuracy(correct_N, group_N, num_groups=int(group_N.max()) + 1)
     return {"val_average": float(correct_N.mean()), "val_worst_group": worst_group}
 
@@ -53,10 +67,12 @@ def _of_all(
     ask: Callable[[torch.Tensor], torch.Tensor],
     *,
     shape: tuple[int, ...],
+    row_M: np.ndarray | None = None,
 ) -> np.ndarray:
-    """What `ask` gives for every picture, (N, *shape) float64."""
+    """What `ask` gives for every picture, or for those at some positions, (N, *shape) float64."""
     classifier.to(worker.device).eval()
-    own = np.arange(worker.rank, len(data), worker.world_size)
+    row_M = np.arange(len(data)) if row_M is None else row_M
+    own = row_M[worker.rank :: worker.world_size]
     batches = np.split(own, range(EVALUATION_BATCH, len(own), EVALUATION_BATCH)) if len(own) else []
     inside = classifier.frame.inside
     # Left on the device until the last is done: nothing waits in between.
@@ -64,7 +80,7 @@ def _of_all(
         ask(as_input(on_device(images_BTTC, worker.device)[:, inside, inside])).double()
         for images_BTTC in data.batches(batches)
     ]
-    all_N = torch.zeros((len(data), *shape), dtype=torch.float64, device=worker.device)
+    all_N = torch.zeros((len(row_M), *shape), dtype=torch.float64, device=worker.device)
     if found:
         all_N[worker.rank :: worker.world_size] = torch.cat(found)
     if worker.world_size > 1:

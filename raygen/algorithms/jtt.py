@@ -58,7 +58,7 @@ class JttConfig(LoopConfig):
     def first_fit(self, erm: AlgorithmBase, *, has_extra: bool) -> FirstFit | None:
         """The identification classifier, for its error set."""
         # What only the second fit reads must not make the first one again; both start from new weights.
-        second = {"epochs": 1, "select": "last", "up_weight": 0, "init": "scratch"}
+        second = {"epochs": 1, "select": "last", "select_by": "auto", "up_weight": 0, "init": "scratch"}
         return FirstFit(
             self.model_copy(update=second),
             folder="jtt_errors",

@@ -22,6 +22,7 @@ from raygen.algorithms.feed import Terms, makes_copies
 from raygen.algorithms.inference import accuracies, right_predictions
 from raygen.algorithms.loss_weights import AdaptiveWeights, Companion, LossWeights
 from raygen.algorithms.mixing import Mixed, Mixing, mix_batches
+from raygen.algorithms.selection import SelectBy
 from raygen.algorithms.steps import Network, NotFiniteError, Stepper
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
@@ -50,6 +51,8 @@ class LoopConfig(AlgorithmBase):
             Differs: of the picture squashed to a square, not of its own aspect ratio. "none".
         select: "best": the epoch of the best validation worst-group accuracy, ties by average accuracy, then the
             earlier; "last".
+        select_by: The groups of which the worst counts there, see `raygen.algorithms.selection`: "auto" takes the known
+            ones, or, where validation images have no attributes, the classes.
         saliency_penalty: Weight of the mean squared gradient of the label's logit outside of the object, over the
             pictures that have an object mask ("Sal", GradMask). The authors' only published value is 10, of pixels in
             [-1, 1]: 2.5 here, where they are in [0, 1]. Needs object masks and float32.
@@ -65,6 +68,7 @@ class LoopConfig(AlgorithmBase):
     schedule: Literal["constant", "cosine", "onecycle"] = "onecycle"
     augment: Augment = "flip_shift"
     select: Literal["best", "last"] = "best"
+    select_by: Annotated[SelectBy, Identity.ABSENT_BY_DEFAULT] = "auto"
     saliency_penalty: Annotated[float, Identity.ABSENT_BY_DEFAULT] = Field(0.0, ge=0)
     mixup_alpha: Annotated[float, Identity.ABSENT_BY_DEFAULT] = Field(0.0, ge=0)
     label_smoothing: Annotated[float, Identity.ABSENT_BY_DEFAULT] = Field(0.0, ge=0, lt=1)
@@ -83,6 +87,10 @@ class LoopConfig(AlgorithmBase):
                 "of one picture's one label. Set one of them to 0"
             )
         return self
+
+    def selects_by(self) -> SelectBy | None:
+        """The epoch."""
+        return self.select_by if self.select == "best" else None
 
     def needs_masks(self) -> bool:
         """For the saliency penalty."""

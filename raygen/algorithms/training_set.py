@@ -75,6 +75,8 @@ class TrainingSet:
             asks for; None: none.
         num_attributes: Attributes that the dataset names.
         error_N: Which of the pictures a fit before got wrong, (N,) bool; None where no algorithm asked for it.
+        selection_group_N: Groups of which the worst is selected by, (N,) int64: `group_N`, else the classes, unless
+            `selecting_by` gave others.
 
     Raises:
         DataError: The split is empty, or too many of its pictures cannot be decoded.
@@ -89,6 +91,7 @@ class TrainingSet:
     infilling: Infilling | None
     num_attributes: int
     error_N: np.ndarray | None
+    _inferred_N: np.ndarray | None = None
 
     def __init__(
         self,
@@ -179,6 +182,19 @@ class TrainingSet:
         other._reader, other._loaders, other._copies = replace(self._reader, black_NP=black_NP), None, None
         return other
 
+    def selecting_by(self, group_N: np.ndarray) -> "TrainingSet":
+        """The same pictures, told apart by these groups where the worst of them is selected by, (N,) int."""
+        other = copy.copy(self)
+        other._inferred_N = group_N
+        return other
+
+    @property
+    def selection_group_N(self) -> np.ndarray:
+        """See the class."""
+        if self._inferred_N is not None:
+            return self._inferred_N
+        return self.label_N if self.group_N is None else self.group_N
+
     def image_ids(self, positions: np.ndarray) -> list[str | None]:
         """Ids of the dataset's own images among these; None for extra pictures."""
         return [self._ids[i].as_py() if i < len(self._ids) else None for i in positions.tolist()]
@@ -193,7 +209,7 @@ class TrainingSet:
         self.counterfactual_N = np.concatenate([own_N, none_M if counterfactual_M is None else counterfactual_M])
         self.label_N = np.concatenate([self._own_label_N, extra.label_M]).astype(np.int64)
         self.generated_N = np.arange(len(self.label_N)) >= len(self._ids)
-        self.group_N = self.error_N = None
+        self.group_N = self.error_N = self._inferred_N = None
         if self._own_group_N is not None:
             group_M = np.where(extra.attribute_M < 0, -1, extra.label_M * self.num_attributes + extra.attribute_M)
             self.group_N = np.concatenate([self._own_group_N, group_M]).astype(np.int64)

@@ -15,7 +15,10 @@ from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.base import FindErrors
 from raygen.algorithms.compilation import check_compiler
 from raygen.algorithms.decoding import Loading
+from raygen.algorithms.features import Role, feature_table
+from raygen.algorithms.heads import HeadConfig, head_of
 from raygen.algorithms.pictures import open_pictures
+from raygen.algorithms.selection import needs_first_fit, resolved, selection_groups
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier, load_classifier, save_classifier
 from raygen.datasets.rows import RowIndex
@@ -51,6 +54,8 @@ class FitRequest:
         errors: Folder of the error set that the algorithm reads, written by a fit with `find_errors`.
         find_errors: What fits in place of the algorithm's own `fit`, and finds an error set.
         without_fold: (number, of how many): leave out the training images of one fold.
+        only_fold: (number, of how many): take the training images of that fold alone.
+        beside: Folder of another classifier that the algorithm reads.
         weights: The file that `classifier.weights` names, in full: workers have another working directory.
         numerics: How the steps are computed.
         loading: Where decoded pictures are kept, and who decodes them; None: in memory, in the fit's process.
@@ -68,6 +73,8 @@ class FitRequest:
     errors: str | None = None
     find_errors: FindErrors | None = None
     without_fold: tuple[int, int] | None = None
+    only_fold: tuple[int, int] | None = None
+    beside: str | None = None
     weights: str | None = None
     numerics: Numerics = field(default_factory=Numerics)
     loading: Loading | None = None
@@ -113,11 +120,12 @@ def fit_on_worker(worker: Worker, payload: dict[str, Any]) -> None:
         "infilling": None if infilling is None else Infilling(**infilling),
     }
     request = FitRequest(**{**payload, **objects})
-    worker = replace(worker, numerics=numerics)
+    worker = replace(worker, numerics=numerics, beside=None if request.beside is None else Path(request.beside))
     if numerics.compile:
         check_compiler(worker.device)  # before any picture is read
     config, found = request.algorithm, {}
     classifier, train, val = _prepare(request, worker)
+    val = selecting(config, val, init=request.init, seed=request.seed, worker=worker)
     if request.find_errors is not None:
         error_N, history = request.find_errors(config, classifier, train, val, seed=request.seed, worker=worker)
         found["errors"] = int(error_N.sum())
@@ -143,10 +151,10 @@ def _prepare(request: FitRequest, worker: Worker) -> tuple[Classifier, TrainingS
     )
     size_px = classifier.frame.whole_px
     keep_N = None
-    if request.without_fold is not None:
-        number, num_folds = request.without_fold
+    if (fold := request.without_fold or request.only_fold) is not None:
         label_N = index.split("train")["label"].to_numpy()
-        keep_N = assign_folds(label_N, num_folds=num_folds, seed=request.seed) != number
+        is_in_fold_N = assign_folds(label_N, num_folds=fold[1], seed=request.seed) == fold[0]
+        keep_N = is_in_fold_N if request.without_fold is None else ~is_in_fold_N
     options: dict[str, Any] = {
         "size_px": size_px,
         "loading": request.loading,
@@ -165,6 +173,35 @@ def _prepare(request: FitRequest, worker: Worker) -> tuple[Classifier, TrainingS
     if request.errors is not None:
         train = train.with_errors(_read_errors(Path(request.errors), num_images=len(train)))
     return classifier, train, TrainingSet(index, "val", max_failed_fraction=limit, **options)
+
+
+def selecting(
+    algorithm: AlgorithmConfig, val: TrainingSet, *, init: str | None, seed: int, worker: Worker
+) -> TrainingSet:
+    """Validation, told apart as the algorithm selects by it; all workers agree.
+
+    Args:
+        algorithm: What selects.
+        val: Validation.
+        init: Folder of the first fit's classifier, which infers the groups where they are to be inferred.
+        seed: Of clusters.
+        worker: Where this runs.
+
+    Raises:
+        DataError: The groups are asked for and not known.
+    """
+    by = algorithm.selects_by()
+    if by is None or isinstance(algorithm, HeadConfig):  # a head has rows of its own to select by
+        return val
+    by = resolved(by, has_groups=val.group_N is not None)
+    if by == "classes":
+        return val.selecting_by(val.label_N)
+    if not needs_first_fit(by):
+        return val
+    assert init is not None, "what selects by inferred groups has a fit before it"
+    first = load_classifier(Path(init))
+    rows = feature_table(first, val, worker, split="val").use(Role.SELECT)
+    return val.selecting_by(selection_groups(by, rows, head_of(first).logits(rows.features_ND), seed=seed))
 
 
 def _save(

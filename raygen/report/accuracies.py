@@ -8,6 +8,7 @@ from raygen.groups import group_name
 from raygen.metrics import difference_interval, wilson_interval
 from raygen.report import collect, figures, measures
 from raygen.report.figures import percent
+from raygen.report.selection import selection_line
 from raygen.report.words import NO_ATTRIBUTE, describe_result, noun_of
 
 # With more groups a table is wider than any screen; the chart shows the lowest ones.
@@ -38,7 +39,7 @@ def results(summary: Entry, rows: RowIndex) -> dict[str, Any]:
     shown = after or next(iter(of_split.values()))
     return {
         "results_lead": f"{split.capitalize()} split. The worst {noun} is the one with the lowest accuracy, "
-        f"whichever it is."
+        f"whichever it is. {selection_line(summary)}".rstrip()
         + (f" {NO_ATTRIBUTE}; accuracy per class and what is measured beside it is what is known." * (noun == "class")),
         "cards": [
             *_accuracy_cards(before, shown, rows, split=split, noun=noun),

@@ -21,6 +21,7 @@ from raygen.config import load_yaml
 from raygen.datasets.rows import RowIndex
 from raygen.errors import RunFolderError, unreadable
 from raygen.pruners import PruneThresholds, verdicts
+from raygen.report.selection import selected_by
 from raygen.run.results import MEASURES_FILE, measured, results
 from raygen.schema import ROLE
 from raygen.storage.parts import CANDIDATE_SCORES, failure_reasons
@@ -51,7 +52,8 @@ def summarize(run: Path) -> dict[str, Any]:
     rows = RowIndex(run / "data")
     recipe = config["recipe"]
     predictions = load_predictions(run)
-    found, measures = results(predictions, rows, names=order_results(result_names(predictions), recipe)), {}
+    names = order_results(result_names(predictions), recipe)
+    found, measures = results(predictions, rows, names=names), {}
     if (table := load_measures(run)) is not None:
         measures = measured(table)
     for name, by_split in found.items():
@@ -65,6 +67,7 @@ def summarize(run: Path) -> dict[str, Any]:
         "seconds": RunFolder(run).seconds(),
         "synthesis": _synthesis_counts(run),
         "failures": failures(run),
+        "selected_by": selected_by(run, names),
         "results": found,
     }
 

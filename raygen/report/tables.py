@@ -14,6 +14,7 @@ from rich.text import Text
 
 from raygen.report import measures
 from raygen.report.measures import row_entry
+from raygen.report.selection import selection_line
 from raygen.report.words import NO_ATTRIBUTE, describe_point, noun_of
 
 # More of them do not fit a terminal; the report has them all.
@@ -48,6 +49,8 @@ def print_results(summary: Mapping[str, Any]) -> None:
     console.print(table)
     if noun == "class":
         console.print(f"  {NO_ATTRIBUTE}.", soft_wrap=True)
+    if line := selection_line(summary):
+        console.print(line, soft_wrap=True)
     _print_measures(console, entries, split=split)
     counts = summary.get("synthesis")
     if counts:

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.erm import ErmConfig
+from raygen.algorithms.selection import needs_first_fit
 from raygen.classifier import ClassifierConfig
 from raygen.config import Decides, PositiveInt, Seed, Strict, apply_overrides, validate
 from raygen.datasets import DatasetConfig
@@ -120,6 +121,15 @@ class RunConfig(Strict, decides=Decides.RESULTS):
                     f"recipe {self.recipe} has {field} {expected or 'null'}, but {field}.name is {found or 'null'}; "
                     "give the pair as the recipe, such as scgs+jtt"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _the_first_fit_has_none_before_it(self) -> "RunConfig":
+        if needs_first_fit(self.erm.selects_by()):
+            raise ValueError(
+                f"erm.select_by is {self.erm.select_by}, which a fit before tells apart, and erm is the first; take "
+                "classes, or groups where validation has attributes"
+            )
         return self
 
     @model_validator(mode="after")

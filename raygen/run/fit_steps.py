@@ -6,6 +6,7 @@ from typing import Any
 
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.base import FirstFit
+from raygen.algorithms.selection import WORDS, resolved
 from raygen.classifier import weights_file
 from raygen.config import fingerprint
 from raygen.fits import classifiers
@@ -49,23 +50,25 @@ def folds(run: Run, *, num_folds: int) -> Iterator[RunStep]:
 
 def original_first(run: Run) -> Iterator[RunStep]:
     """What the algorithm needs fitted on the original images, such as JTT's error set: before hours of generation."""
-    first = run.config.algorithm.first_fit(run.config.erm, has_extra=True)
-    if first is not None and first.of_original:
-        yield _first(run, first, "", None)
+    for first in run.config.algorithm.first_fits(run.config.erm, has_extra=True):
+        if first.of_original:
+            yield _first(run, first, "", None)
 
 
 def fits(run: Run, name: str, extra: ExtraRows | None) -> Iterator[RunStep]:
     """A classifier by the recipe's algorithm, in fit/<name>/, and before it what that algorithm needs."""
-    algorithm, init, errors = run.config.algorithm, run.done["erm"], None
-    request = replace(_request(run, algorithm), extra=extra, infilling=infilling(run))
+    algorithm = run.config.algorithm
+    request = replace(
+        _request(run, algorithm), extra=extra, infilling=infilling(run), only_fold=algorithm.held_out_fold()
+    )
     has_extra = extra is not None or request.infilling is not None
-    first = algorithm.first_fit(run.config.erm, has_extra=has_extra)
-    if first is not None:
+    read: dict[str, Step] = {"init": run.done["erm"]}
+    for first in algorithm.first_fits(run.config.erm, has_extra=has_extra):
         step = _first(run, first, name, extra)
         yield step
-        made = run.done[step.name]
-        init, errors = (made, None) if first.find_errors is None else (init, made)
-    yield _fit(run, f"fit/{name}", name, request, init=init, errors=errors)
+        use = "beside" if first.beside else "init" if first.find_errors is None else "errors"
+        read[use] = run.done[step.name]
+    yield _fit(run, f"fit/{name}", name, request, **read)
 
 
 def infilling(run: Run) -> Infilling | None:
@@ -90,7 +93,8 @@ def _first(run: Run, first: FirstFit, name: str, extra: ExtraRows | None) -> Run
     """What an algorithm needs to be fitted first; of the original images, one for all fits, in .../original/."""
     if first.of_original:
         name, extra = "original", None
-    request = replace(_request(run, first.config), extra=extra, find_errors=first.find_errors)
+    without = run.config.algorithm.held_out_fold()
+    request = replace(_request(run, first.config), extra=extra, find_errors=first.find_errors, without_fold=without)
     if not first.of_original:
         request = replace(request, infilling=infilling(run))
     return _fit(run, f"{first.folder}/{name}", f"{first.what} of {name}", request)
@@ -121,6 +125,7 @@ def _fit(
     *,
     init: Step | None = None,
     errors: Step | None = None,
+    beside: Step | None = None,
 ) -> RunStep:
     config, extra, label = run.config, request.extra, f"fit {what}"
     settings: dict[str, Any] = {
@@ -140,24 +145,37 @@ def _fit(
         settings["infilling"] = asdict(request.infilling)
     if request.without_fold is not None:
         settings["without_fold"] = request.without_fold
-    request = replace(request, init=_place(init), errors=_place(errors))
+    if request.only_fold is not None:
+        settings["only_fold"] = request.only_fold
+    request = replace(request, init=_place(init), errors=_place(errors), beside=_place(beside))
+    others = {name: found for name, found in (("errors", errors), ("beside", beside)) if found is not None}
     return RunStep(
         name,
-        inputs={"data": run.done["data"], "init": init, **({} if errors is None else {"errors": errors})},
+        inputs={"data": run.done["data"], "init": init, **others},
         settings=settings,
         doing=f"fitting {what}" + ("" if extra is None else f" with {len(extra.keys)} extra images"),
-        body=lambda step: classifiers.fit(
-            request,
-            step.folder,
-            resources=config.fit,
-            engine=config.engine,
-            say=labelled(label, run.say),
-            workers=run.workers,
-        ),
+        body=lambda step: {
+            **classifiers.fit(
+                request,
+                step.folder,
+                resources=config.fit,
+                engine=config.engine,
+                say=labelled(label, run.say),
+                workers=run.workers,
+            ),
+            "selected_by": _selected_by(run, request.algorithm),
+        },
         label=label,
         is_fit=True,
         keeps="own",  # a checkpoint of another training set or algorithm is not gone on from
     )
+
+
+def _selected_by(run: Run, algorithm: AlgorithmConfig) -> str | None:
+    """What a fit is selected by on validation, in words; None: nothing is, such as where the last epoch is taken."""
+    by, attributes = algorithm.selects_by(), run.index.split("val")["attribute"]
+    has_groups = bool(run.index.dataset.attribute_names) and not attributes.null_count
+    return None if by is None else WORDS[resolved(by, has_groups=has_groups)]
 
 
 def _place(step: Step | None) -> str | None:

@@ -9,6 +9,7 @@ import torch
 
 from raygen import cluster, synthesis
 from raygen.algorithms.compilation import check_compiler
+from raygen.algorithms.selection import resolved
 from raygen.attention import check_deep_lift
 from raygen.classifier import MapUse, check_classifier
 from raygen.datasets.scene_rendering import CLASS_NAMES
@@ -64,6 +65,8 @@ def _check_classes(opened: Opened) -> None:
         shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
         raise DataError(f"a classifier tells at least two classes apart; training images by class are {shown}")
     config.algorithm.check_classes(len(counts))
+    val_counts = opened.dataset.class_counts("val")
+    config.algorithm.check_counts(np.array(list(counts.values())), np.array(list(val_counts.values())))
     if config.synthesis is not None:
         config.synthesis.check_classes(counts)
         # It says if it cannot look for what the dataset shows.
@@ -72,6 +75,9 @@ def _check_classes(opened: Opened) -> None:
 
 def _check_groups(opened: Opened) -> None:
     config = opened.config
+    for algorithm in (config.erm, config.algorithm):
+        if (by := algorithm.selects_by()) is not None and algorithm.needs_groups_of != "val":
+            resolved(by, has_groups=opened.dataset.group_counts("val") is not None)
     split = config.algorithm.needs_groups_of
     if split is None:
         return

@@ -36,7 +36,17 @@ def test_accuracies_are_those_of_the_invented_predictions(finished_run: Path, na
 
 def test_summary_has_the_agreed_names(finished_run: Path) -> None:
     summary = summarize(finished_run)
-    assert list(summary) == ["recipe", "dataset", "seed", "versions", "seconds", "synthesis", "failures", "results"]
+    assert list(summary) == [
+        "recipe",
+        "dataset",
+        "seed",
+        "versions",
+        "seconds",
+        "synthesis",
+        "failures",
+        "selected_by",
+        "results",
+    ]
     assert (summary["recipe"], summary["dataset"], summary["seed"]) == ("dbb", "scenes", 0)
     assert summary["seconds"] == {"erm": 12.5, "synthesis": 125.0}
     assert {"python", "raygen", "ray", "torch", "diffusers"} <= set(summary["versions"])

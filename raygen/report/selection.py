@@ -1,0 +1,33 @@
+"""What each result was selected by on validation, as its fit noted it."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from raygen.storage.run_folder import read_manifest
+
+NOT_SELECTED = "nothing (as fitted)"
+
+
+def selected_by(run: Path, names: Iterable[str]) -> dict[str, str | None]:
+    """What epochs and settings were selected by, by result; None: nothing was. Fits of before said nothing.
+
+    Raises:
+        RunFolderError: A manifest is damaged.
+    """
+    found = {}
+    for name in names:
+        manifest = read_manifest(run / "erm") if name == "erm" else read_manifest(run / "fit" / name)
+        counts = {} if manifest is None else manifest.get("counts", {})
+        if "selected_by" in counts:
+            found[name] = counts["selected_by"]
+    return found
+
+
+def selection_line(summary: Mapping[str, Any]) -> str:
+    """A sentence, such as "Selected on validation: jtt by worst group."; empty where nothing is known."""
+    by_words: dict[str, list[str]] = {}
+    for name, words in (summary.get("selected_by") or {}).items():
+        by_words.setdefault(words or NOT_SELECTED, []).append(name)
+    parts = [f"{', '.join(names)} by {words}" for words, names in by_words.items()]
+    return f"Selected on validation: {'; '.join(parts)}." if parts else ""
