@@ -20,7 +20,8 @@ COUNTS = {"train_counts": [20, 3, 3, 3, 20, 3, 3, 3, 20], "val_counts": [6] * 9,
 TINY = {
     "engine": "local",
     "dataset": {"name": "scenes3", **COUNTS},
-    "classifier": {"width": 8},
+    # Not 8 wide: oneDNN's gradient of so narrow a network writes beyond its buffer for some sizes of a last batch.
+    "classifier": {"image_size_px": 32},
     "erm": {"epochs": 2},
     "inpainter": {"model": "tiny", "num_inference_steps": 1, "guidance_scale": 1},
     "unit_rows": 16,
