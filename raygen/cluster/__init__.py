@@ -19,6 +19,9 @@ from raygen.program import interrupts
 _OUT_OF_MEMORY = ("address the out of memory issue", "OutOfMemoryError", "running low on memory")
 # Letters of what Ray says; its advice can fill a page.
 MAX_REASON = 400
+# Where a node has more processes than CPUs, Ray ends those that had nothing to do for a second. The next unit to be
+# read or written would start another, which imports for 1.5 s of a core.
+IDLE_WORKER_MS = 600_000
 
 
 def connect() -> None:
@@ -36,6 +39,7 @@ def connect() -> None:
     address = _find_cluster()
     if address is None:
         ray_address.check_start(os.environ)
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_WORKER_MS))
         # "local": otherwise Ray joins whatever cluster was last started on this machine, somebody else's test perhaps.
         _init(**options, address="local", include_dashboard=False)
     else:
