@@ -404,9 +404,24 @@ def test_infill_and_terms_run_with_any_algorithm(
     if extra:
         candidates = read_parts(tmp_path / "run" / "candidates")
         assert Counter(candidates["role"].to_pylist()) == {"counterfactual": extra // 2, "factual": extra // 2}
-        assert (tmp_path / "run" / "report.html").is_file() or write_report(tmp_path / "run").is_file()
+        assert write_report(tmp_path / "run").is_file()
+        check_extra(tmp_path / "run", candidates.to_pylist())
     else:
         assert not (tmp_path / "run" / "candidates").exists()
+
+
+def check_extra(run: Path, candidates: list[dict[str, Any]]) -> None:
+    """Pictures say of their own class what their role says; a plain copy shows it."""
+    from raygen.fits.extra_pictures import ExtraRows, extra_pictures
+
+    folder, keys = str(run / "candidates"), tuple(row["key"] for row in candidates)
+    for kind in ("generated", "hole", "duplicate"):
+        extra = ExtraRows(kind=kind, keys=keys, candidates=folder, digest="")  # type: ignore[arg-type]
+        found = extra_pictures(extra, RowIndex(run / "data"), seed=0, size_px=64)
+        assert found.label_M.tolist() == [row["source_label"] for row in candidates]
+        assert found.counterfactual_M is not None
+        is_not_label = [row["role"] == "counterfactual" and kind != "duplicate" for row in candidates]
+        assert found.counterfactual_M.tolist() == is_not_label
 
 
 def test_an_infilled_fit_is_the_same_interrupted_and_wherever_its_pictures_are(small: Small, tmp_path: Path) -> None:
