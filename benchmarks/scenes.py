@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, SIZE_PX, Scene, render_scene
+from raygen.datasets.scene_drawing import SIZE_PX
+from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, Scene, render_scene
 from raygen.datasets.table import DatasetInfo, write_source
 from raygen.images import encode_image
 from raygen.seeding import row_seed

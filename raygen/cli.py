@@ -41,7 +41,7 @@ Set = Annotated[
 Config = Annotated[
     Path | None, program.path_option("--config", "YAML config, such as the config.yaml of an earlier run.")
 ]
-Dataset = Annotated[str | None, typer.Option("--dataset", help="'scenes' or a folder of pictures.")]
+Dataset = Annotated[str | None, typer.Option("--dataset", help="'scenes', 'scenes3' or a folder of pictures.")]
 Reuse = Annotated[
     list[Path] | None,
     typer.Option(

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen.classifier import ClassifierConfig, build_classifier, save_classifier
-from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, SIZE_PX, render_scene
+from raygen.datasets.scene_drawing import SIZE_PX
+from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, render_scene
 from raygen.datasets.table import DatasetInfo, write_source
 from raygen.images import encode_image, encode_mask
 from raygen.schema import CANDIDATE, PLAN, cast, plan_key

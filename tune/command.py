@@ -15,7 +15,9 @@ Target = Annotated[str | None, typer.Argument(metavar="RECIPE|CONFIG", help="A r
 def tune(
     target: Target = None,
     *,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="'scenes' or a folder of pictures.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="'scenes', 'scenes3' or a folder of pictures.")
+    ] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Points to try (tune.trials).")] = None,
     out: Annotated[Path, path_option("--out", "Sweep folder; an unfinished sweep in it is resumed.")] = (
         Path("runs/tune")
@@ -79,5 +81,13 @@ def read_target(target: str | None, config: Path | None, dataset: str | None) ->
 
 
 def named_dataset(name: str) -> dict[str, Any]:
-    """The config of a dataset that is given by a word: "scenes", or a folder."""
-    return {"name": "scenes"} if name == "scenes" else {"name": "folder", "path": name}
+    """The config of a dataset that is given by a word: one that needs nothing but its name, such as "scenes"; a folder.
+
+    A folder of such a name is meant by its path, "./scenes".
+    """
+    from raygen.datasets import DATASETS
+
+    module = DATASETS.get(name)
+    if module is not None and not any(field.is_required() for field in module.Config.model_fields.values()):
+        return {"name": name}
+    return {"name": "folder", "path": name}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import SerializeAsAny
 
 from raygen.config import HasConfig, Strict, apply_overrides, one_of, validate
-from raygen.datasets import folder, scenes
+from raygen.datasets import folder, scenes, scenes3
 from raygen.datasets.opened import DatasetBase, OpenDataset
 from raygen.errors import DataError
 from raygen.storage.progress import Say, quiet
@@ -28,7 +28,7 @@ class DatasetModule(HasConfig[DatasetBase], Protocol):
 
 
 # The registry, by the `name` of the config; what is put into it later counts too.
-DATASETS: dict[str, DatasetModule] = {"scenes": scenes, "folder": folder}
+DATASETS: dict[str, DatasetModule] = {"scenes": scenes, "folder": folder, "scenes3": scenes3}
 DatasetConfig = Annotated[SerializeAsAny[DatasetBase], one_of(DATASETS)]
 
 

@@ -1,20 +1,29 @@
-"""Rendering of one scene: a bird of one of two kinds on one of two backgrounds.
+"""Rendering of one scene: a bird of one of two kinds on one of two backgrounds, or of three on one of three.
 
 Only the silhouette tells the kind for certain; see `raygen.datasets.scenes`. Nothing here imports torch.
 """
 
 # H height, W width, C colour channels
 
-import colorsys
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw
 
-SIZE_PX = 64
-SUPERSAMPLING = 3
+from raygen.datasets.scene_drawing import (
+    SIZE_PX,
+    Canvas,
+    Pose,
+    Rgb,
+    draw_bill,
+    grid,
+    hsv,
+    outlined,
+    smooth_noise,
+)
+from raygen.datasets.scene_third import TYPICAL_THIRD, draw_owl, snow
+
 CLASS_NAMES = ("landbird", "waterbird")
 ATTRIBUTE_NAMES = ("land", "water")
 # What to call the object of each class when it is looked for, as the papers do with Waterbirds.
@@ -31,15 +40,12 @@ FAMILIES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float,
     "black": ((0.60, 0.70), (0.05, 0.30), (0.08, 0.20)),
     "blue": ((0.56, 0.63), (0.45, 0.75), (0.45, 0.80)),
 }
-TYPICAL_FAMILIES = (("brown", "red", "yellow", "green"), ("white", "grey", "black", "blue"))
+TYPICAL_FAMILIES = (("brown", "red", "yellow", "green"), ("white", "grey", "black", "blue"), TYPICAL_THIRD)
 # With this probability a bird wears a family typical of its kind, otherwise any family: the best colour-only
 # guess is then right in 0.35 + 0.65 / 2 = 67.5% of cases, so colour hints but cannot decide.
 TYPICAL_PLUMAGE_PROBABILITY = 0.35
 
-_UNIT_CIRCLE = [(math.cos(2 * math.pi * i / 28), math.sin(2 * math.pi * i / 28)) for i in range(28)]
-
 Plumage = Literal["hinted", "independent"]
-Rgb = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +55,14 @@ class Scene:
     Attributes:
         image_HWC: The picture, (64, 64, 3) uint8 RGB.
         object_HW: True where the bird covers at least a third of the pixel, (64, 64) bool.
-        counterpart_HW: The silhouette that the *other* kind of bird has in the same place and pose, (64, 64) bool.
-            The union of both tells nothing about the kind: masks that must not leak the class are made from it.
+        counterpart_HW: The silhouette that the *other* kind of bird has in the same place and pose, (64, 64) bool; for
+            an owl, the waterbird's. The union of both tells nothing about the first two kinds: masks that must not leak
+            the class are made from it.
     """
 
     image_HWC: np.ndarray
     object_HW: np.ndarray
     counterpart_HW: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class _Pose:
-    """Where a bird stands, whatever its kind; lengths of a bird are in units of `half_length_px`."""
-
-    half_length_px: float
-    center_x_px: float
-    center_y_px: float
-    facing: int
-    tilt: float
-    aspect: float
-    has_legs: bool
 
 
 def render_scene(seed: int, *, label: int, attribute: int, plumage: Plumage = "hinted") -> Scene:
@@ -77,8 +71,8 @@ def render_scene(seed: int, *, label: int, attribute: int, plumage: Plumage = "h
     Args:
         seed: Any integer of at most 64 bits; the same seed gives the same bytes. Background, pose and the two
             silhouettes depend on the seed and `attribute` only, so `label` changes the bird and nothing else.
-        label: 0 landbird, 1 waterbird.
-        attribute: 0 land, 1 water.
+        label: 0 landbird, 1 waterbird, 2 owl.
+        attribute: 0 land, 1 water, 2 snow.
         plumage: "hinted" draws class-typical colours a little more often; "independent" makes the colours say
             nothing about the class.
 
@@ -86,9 +80,11 @@ def render_scene(seed: int, *, label: int, attribute: int, plumage: Plumage = "h
         The picture, the object's mask, and the mask that the other kind of bird has there.
     """
     background_rng = np.random.default_rng([seed, 0])
-    background_HWC = _water(background_rng) if attribute == 1 else _land(background_rng)
+    background_HWC = (_land, _water, snow)[attribute](background_rng)
     pose = _draw_pose(np.random.default_rng([seed, 1]))
     birds = [_draw_bird(np.random.default_rng([seed, 2 + kind]), kind, pose, plumage) for kind in (0, 1)]
+    if label == 2:
+        birds.append(_draw_bird(np.random.default_rng([seed, 5]), label, pose, plumage))
     rgba_HWC = birds[label]
 
     finish_rng = np.random.default_rng([seed, 4])
@@ -100,48 +96,32 @@ def render_scene(seed: int, *, label: int, attribute: int, plumage: Plumage = "h
     return Scene(image_HWC.clip(0, 255).astype(np.uint8), silhouettes[label], silhouettes[1 - label])
 
 
-def _hsv(hue: float, saturation: float, value: float) -> Rgb:
-    rgb = colorsys.hsv_to_rgb(hue % 1, min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0))
-    return np.array(rgb) * 255
-
-
-def _smooth_noise(rng: np.random.Generator, rows: int, columns: int | None = None) -> np.ndarray:
-    """Noise in about [0, 1] that varies over SIZE_PX / rows pixels, (64, 64) float32."""
-    grid = rng.random((rows, columns or rows)).astype(np.float32)
-    return np.asarray(Image.fromarray(grid).resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC))
-
-
-def _grid() -> tuple[np.ndarray, np.ndarray]:
-    rows, columns = np.mgrid[0:SIZE_PX, 0:SIZE_PX].astype(np.float32)
-    return rows, columns
-
-
 def _water(rng: np.random.Generator) -> np.ndarray:
     """Sky over a sea with perspective waves, (64, 64, 3) float."""
-    y_HW, x_HW = _grid()
+    y_HW, x_HW = grid()
     horizon_px = rng.uniform(4, 26)
     if rng.random() < 0.2:  # dawn or dusk
         top, low = (
-            _hsv(rng.uniform(0.02, 0.1), rng.uniform(0.3, 0.6), rng.uniform(0.6, 0.95)),
-            _hsv(0.11, 0.4, 0.95),
+            hsv(rng.uniform(0.02, 0.1), rng.uniform(0.3, 0.6), rng.uniform(0.6, 0.95)),
+            hsv(0.11, 0.4, 0.95),
         )
     else:
         top, low = (
-            _hsv(rng.uniform(0.53, 0.62), rng.uniform(0.2, 0.6), rng.uniform(0.6, 1)),
-            _hsv(0.56, 0.12, 0.95),
+            hsv(rng.uniform(0.53, 0.62), rng.uniform(0.2, 0.6), rng.uniform(0.6, 1)),
+            hsv(0.56, 0.12, 0.95),
         )
     fade_HW1 = (y_HW / horizon_px).clip(0, 1)[..., None]
-    sky_HWC = top * (1 - fade_HW1) + low * fade_HW1 + (_smooth_noise(rng, 5)[..., None] - 0.5) * rng.uniform(0, 35)
+    sky_HWC = top * (1 - fade_HW1) + low * fade_HW1 + (smooth_noise(rng, 5)[..., None] - 0.5) * rng.uniform(0, 35)
 
     hue = rng.uniform(0.47, 0.62)
     near, far = (
-        _hsv(hue, rng.uniform(0.4, 0.8), rng.uniform(0.3, 0.6)),
-        _hsv(hue + 0.02, 0.4, rng.uniform(0.55, 0.8)),
+        hsv(hue, rng.uniform(0.4, 0.8), rng.uniform(0.3, 0.6)),
+        hsv(hue + 0.02, 0.4, rng.uniform(0.55, 0.8)),
     )
     depth_HW = ((y_HW - horizon_px) / (SIZE_PX - horizon_px)).clip(0, 1)
     sea_HWC = far * (1 - depth_HW[..., None]) + near * depth_HW[..., None]
     phase, frequency = rng.uniform(0, 2 * math.pi, 2), rng.uniform(14, 28)
-    wobble_HW = _smooth_noise(rng, 6) * rng.uniform(1, 4) + 0.05 * x_HW * rng.uniform(-1, 1)
+    wobble_HW = smooth_noise(rng, 6) * rng.uniform(1, 4) + 0.05 * x_HW * rng.uniform(-1, 1)
     distance_HW = np.log1p(3 * depth_HW)
     waves_HW = np.sin(frequency * distance_HW + wobble_HW + phase[0])
     waves_HW = waves_HW + 0.5 * np.sin(1.9 * frequency * distance_HW + 1.7 * wobble_HW + phase[1])
@@ -154,27 +134,27 @@ def _water(rng: np.random.Generator) -> np.ndarray:
 
 def _land(rng: np.random.Generator) -> np.ndarray:
     """Foliage and trunks behind a meadow, (64, 64, 3) float."""
-    y_HW, x_HW = _grid()
+    y_HW, x_HW = grid()
     hue = rng.uniform(0.2, 0.38) if rng.random() < 0.75 else rng.uniform(0.06, 0.14)
-    dark = _hsv(hue, rng.uniform(0.4, 0.8), rng.uniform(0.15, 0.4))
-    light = _hsv(hue + rng.uniform(-0.05, 0.05), rng.uniform(0.3, 0.7), rng.uniform(0.45, 0.8))
-    leaves_HW = 0.6 * _smooth_noise(rng, 6) + 0.4 * _smooth_noise(rng, 13)
+    dark = hsv(hue, rng.uniform(0.4, 0.8), rng.uniform(0.15, 0.4))
+    light = hsv(hue + rng.uniform(-0.05, 0.05), rng.uniform(0.3, 0.7), rng.uniform(0.45, 0.8))
+    leaves_HW = 0.6 * smooth_noise(rng, 6) + 0.4 * smooth_noise(rng, 13)
     leaves_HW = ((leaves_HW - 0.5) * rng.uniform(1.0, 2.0) + 0.5).clip(0, 1)
     image_HWC = dark * (1 - leaves_HW[..., None]) + light * leaves_HW[..., None]
     for _ in range(rng.integers(0, 4)):
         half_width_px, lean = rng.uniform(1.5, 4.5), rng.uniform(-0.1, 0.1)
         across_HW = (x_HW - rng.uniform(-2, SIZE_PX + 2) - lean * y_HW) / half_width_px
-        bark = _hsv(rng.uniform(0.04, 0.1), rng.uniform(0.2, 0.55), rng.uniform(0.2, 0.5))
-        trunk_HWC = (1 - 0.4 * across_HW[..., None]) * bark + (_smooth_noise(rng, 24, 5)[..., None] - 0.5) * 25
+        bark = hsv(rng.uniform(0.04, 0.1), rng.uniform(0.2, 0.55), rng.uniform(0.2, 0.5))
+        trunk_HWC = (1 - 0.4 * across_HW[..., None]) * bark + (smooth_noise(rng, 24, 5)[..., None] - 0.5) * 25
         image_HWC = np.where((np.abs(across_HW) < 1)[..., None], trunk_HWC, image_HWC)
-    meadow = _hsv(rng.uniform(0.1, 0.33), rng.uniform(0.3, 0.7), rng.uniform(0.35, 0.7))
-    tufts_HW = 0.6 * _smooth_noise(rng, 9, 5) + 0.4 * _smooth_noise(rng, 30, 16) - 0.5
-    edge_HW = rng.uniform(34, 58) + (_smooth_noise(rng, 2, 7) - 0.5) * 7
+    meadow = hsv(rng.uniform(0.1, 0.33), rng.uniform(0.3, 0.7), rng.uniform(0.35, 0.7))
+    tufts_HW = 0.6 * smooth_noise(rng, 9, 5) + 0.4 * smooth_noise(rng, 30, 16) - 0.5
+    edge_HW = rng.uniform(34, 58) + (smooth_noise(rng, 2, 7) - 0.5) * 7
     return np.where((y_HW > edge_HW)[..., None], meadow + tufts_HW[..., None] * rng.uniform(30, 70), image_HWC)
 
 
-def _draw_pose(rng: np.random.Generator) -> _Pose:
-    return _Pose(
+def _draw_pose(rng: np.random.Generator) -> Pose:
+    return Pose(
         half_length_px=rng.uniform(12.0, 15.5),
         center_x_px=rng.uniform(28, 36),
         center_y_px=rng.uniform(34, 42),
@@ -189,84 +169,29 @@ def _draw_colour(rng: np.random.Generator, kind: int, plumage: Plumage) -> Rgb:
     typical = plumage == "hinted" and rng.random() < TYPICAL_PLUMAGE_PROBABILITY
     families = TYPICAL_FAMILIES[kind] if typical else tuple(FAMILIES)
     hue, saturation, value = FAMILIES[families[rng.integers(len(families))]]
-    return _hsv(rng.uniform(*hue), rng.uniform(*saturation), rng.uniform(*value))
+    return hsv(rng.uniform(*hue), rng.uniform(*saturation), rng.uniform(*value))
 
 
-class _Canvas:
-    """Draws parts of a bird, given in body coordinates (forward, up) in units of the half-length."""
-
-    def __init__(self, pose: _Pose) -> None:
-        side = SIZE_PX * SUPERSAMPLING
-        self.image = Image.new("RGBA", (side, side), (0, 0, 0, 0))
-        self._draw = ImageDraw.Draw(self.image)
-        self._pose, self._cos, self._sin = pose, math.cos(pose.tilt), math.sin(pose.tilt)
-
-    def point(self, forward: float, up: float) -> tuple[float, float]:
-        pose = self._pose
-        x = forward * self._cos - up * self._sin
-        y = forward * self._sin + up * self._cos
-        return (
-            (pose.center_x_px + pose.facing * pose.half_length_px * x) * SUPERSAMPLING,
-            (pose.center_y_px - pose.half_length_px * y) * SUPERSAMPLING,
-        )
-
-    def polygon(self, points: list[tuple[float, float]], colour: Rgb) -> None:
-        self._draw.polygon([self.point(*p) for p in points], fill=_fill(colour))
-
-    def ellipse(self, center: tuple[float, float], half: tuple[float, float], angle: float, colour: Rgb) -> None:
-        cos, sin = math.cos(angle), math.sin(angle)
-        outline = [(half[0] * x, half[1] * y) for x, y in _UNIT_CIRCLE]
-        self.polygon([(center[0] + a * cos - b * sin, center[1] + a * sin + b * cos) for a, b in outline], colour)
-
-    def tube(self, spine: list[tuple[float, float]], width: tuple[float, float], colour: Rgb) -> None:
-        left, right = [], []
-        last = len(spine) - 1
-        for i, (u, v) in enumerate(spine):
-            (u0, v0), (u1, v1) = spine[max(i - 1, 0)], spine[min(i + 1, last)]
-            length = math.hypot(u1 - u0, v1 - v0)
-            half = (width[0] + (width[1] - width[0]) * i / last) / 2
-            left.append((u - (v1 - v0) / length * half, v + (u1 - u0) / length * half))
-            right.append((u + (v1 - v0) / length * half, v - (u1 - u0) / length * half))
-        self.polygon(left + right[::-1], colour)
-
-    def leg(self, at: tuple[float, float], length: float, sway: float, colour: Rgb) -> None:
-        # Legs hang straight down, however the body is tilted.
-        x, y = self.point(*at)
-        scale = self._pose.half_length_px * SUPERSAMPLING
-        width = max(2, round(0.1 * scale))
-        self._draw.line([x, y, x + sway * scale, y + length * scale], fill=_fill(colour), width=width)
-
-    def disc(self, at: tuple[float, float], radius_px: float, colour: Rgb) -> None:
-        x, y = self.point(*at)
-        r = radius_px * SUPERSAMPLING
-        self._draw.ellipse([x - r, y - r, x + r, y + r], fill=_fill(colour))
-
-
-def _fill(colour: Rgb) -> tuple[int, int, int, int]:
-    red, green, blue = (min(max(int(v), 0), 255) for v in colour)
-    return red, green, blue, 255
-
-
-def _draw_bird(rng: np.random.Generator, kind: int, pose: _Pose, plumage: Plumage) -> np.ndarray:
+def _draw_bird(rng: np.random.Generator, kind: int, pose: Pose, plumage: Plumage) -> np.ndarray:
     """One bird on nothing, (64, 64, 4) float RGBA, straight alpha, 0..255."""
     body = _draw_colour(rng, kind, plumage)
     wing = body * rng.uniform(0.55, 0.8) if body.mean() > 60 else body + rng.uniform(40, 80)
     head = body if rng.random() < 0.7 else (np.full(3, 30.0) if body.mean() > 110 else np.full(3, 225.0))
-    bill = _hsv(rng.uniform(0.05, 0.14), 0.9, rng.uniform(0.8, 1)) if rng.random() < 0.8 else np.full(3, 50.0)
-    canvas = _Canvas(pose)
+    bill = hsv(rng.uniform(0.05, 0.14), 0.9, rng.uniform(0.8, 1)) if rng.random() < 0.8 else np.full(3, 50.0)
+    canvas = Canvas(pose)
     if pose.has_legs:
         length = rng.uniform(0.45, 0.75)
         for forward in (-0.12, 0.18):
             canvas.leg((forward, -pose.aspect * 0.8), length, rng.uniform(-0.08, 0.08), bill * 0.85)
-    head_at, head_radius = (_waterbird if kind == 1 else _landbird)(canvas, rng, pose, body, wing, head, bill)
+    head_at, head_radius = (_landbird, _waterbird, draw_owl)[kind](canvas, rng, pose, body, wing, head, bill)
     canvas.ellipse((-0.15, 0.04), (0.55, pose.aspect * 0.55), rng.uniform(-0.1, 0.2), wing)
     eye = np.full(3, 15.0) if head.mean() > 70 else np.full(3, 235.0)
     canvas.disc((head_at[0] + head_radius * 0.3, head_at[1] + head_radius * 0.25), 0.9, eye)
-    return _outlined(canvas.image, body * 0.35)
+    return outlined(canvas.image, body * 0.35)
 
 
 def _landbird(
-    canvas: _Canvas, rng: np.random.Generator, pose: _Pose, body: Rgb, wing: Rgb, head: Rgb, bill: Rgb
+    canvas: Canvas, rng: np.random.Generator, pose: Pose, body: Rgb, wing: Rgb, head: Rgb, bill: Rgb
 ) -> tuple[tuple[float, float], float]:
     """Round head on the shoulders, short thick bill, long tail; gives back the head's centre and radius."""
     angle, length = rng.uniform(-0.3, 0.45), rng.uniform(0.7, 1.05)
@@ -275,13 +200,13 @@ def _landbird(
     canvas.ellipse((0, 0), (1, pose.aspect), 0, body)
     radius = rng.uniform(0.36, 0.44)
     at = (rng.uniform(0.74, 0.88), pose.aspect * 0.5 + rng.uniform(0.2, 0.34))
-    _bill(canvas, at, radius, rng.uniform(0.26, 0.38), rng.uniform(0.26, 0.34), rng.uniform(-0.3, 0.15), bill)
+    draw_bill(canvas, at, radius, rng.uniform(0.26, 0.38), rng.uniform(0.26, 0.34), rng.uniform(-0.3, 0.15), bill)
     canvas.ellipse(at, (radius * 1.05, radius), 0, head)
     return at, radius
 
 
 def _waterbird(
-    canvas: _Canvas, rng: np.random.Generator, pose: _Pose, body: Rgb, wing: Rgb, head: Rgb, bill: Rgb
+    canvas: Canvas, rng: np.random.Generator, pose: Pose, body: Rgb, wing: Rgb, head: Rgb, bill: Rgb
 ) -> tuple[tuple[float, float], float]:
     """Long neck, small head, long thin bill, stub of a tail; gives back the head's centre and radius."""
     angle, length = rng.uniform(0.1, 0.5), rng.uniform(0.15, 0.35)
@@ -302,41 +227,6 @@ def _waterbird(
     canvas.tube(spine, (rng.uniform(0.4, 0.52), rng.uniform(0.24, 0.3)), body)
     radius = rng.uniform(0.23, 0.29)
     at = (end[0] + 0.06, end[1] + 0.03)
-    _bill(canvas, at, radius, rng.uniform(0.6, 0.9), rng.uniform(0.16, 0.22), rng.uniform(-0.4, 0.05), bill)
+    draw_bill(canvas, at, radius, rng.uniform(0.6, 0.9), rng.uniform(0.16, 0.22), rng.uniform(-0.4, 0.05), bill)
     canvas.ellipse(at, (radius * 1.15, radius), 0, head)
     return at, radius
-
-
-def _bill(
-    canvas: _Canvas,
-    head_at: tuple[float, float],
-    head_radius: float,
-    length: float,
-    thickness: float,
-    angle: float,
-    colour: Rgb,
-) -> None:
-    cos, sin = math.cos(angle), math.sin(angle)
-    u, v = head_at[0] + 0.8 * head_radius * cos, head_at[1] + 0.8 * head_radius * sin
-    half = thickness / 2
-    canvas.polygon(
-        [
-            (u - sin * half, v + cos * half),
-            (u + length * cos, v + length * sin),
-            (u + sin * half, v - cos * half),
-        ],
-        colour,
-    )
-
-
-def _outlined(bird: Image.Image, colour: Rgb) -> np.ndarray:
-    """The bird with a thin dark outline, brought to 64 px, so that its shape shows on any background."""
-    alpha = bird.getchannel("A")
-    grown = alpha
-    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        grown = ImageChops.lighter(grown, ImageChops.offset(alpha, dx, dy))
-    outline = Image.new("RGBA", bird.size, _fill(colour))
-    outline.putalpha(grown)
-    outline.alpha_composite(bird)
-    # Reduce with premultiplied alpha: with straight alpha the black of empty pixels would darken the edges.
-    return np.asarray(outline.convert("RGBa").reduce(SUPERSAMPLING).convert("RGBA")).astype(np.float32)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -34,7 +34,32 @@ from raygen.seeding import LEAST_SEED, MAX_SEED, row_seed
 Count = Annotated[int, Field(ge=0)]
 
 
-class ScenesConfig(DatasetBase):
+class AnyScenesConfig(DatasetBase):
+    """Base of the configs of scenes, whatever their kinds.
+
+    Attributes:
+        class_names: Kinds of bird.
+        attribute_names: Backgrounds; a group is kind * backgrounds + background.
+        object_words: What to call the object of each kind when it is looked for.
+    """
+
+    class_names: ClassVar[tuple[str, ...]]
+    attribute_names: ClassVar[tuple[str, ...]]
+    object_words: ClassVar[tuple[str, ...]]
+
+    if TYPE_CHECKING:  # fields that each declares itself, and so at a place of its own in a config's file
+        scale: float
+        plumage: Plumage
+        prompts: tuple[str, ...]
+        seed: int | None
+
+    def counts(self, split: str) -> tuple[int, ...]:
+        """Scenes per group of a split, scaled."""
+        counts: tuple[int, ...] = getattr(self, f"{split}_counts")
+        return tuple(max(1, round(n * self.scale)) if n else 0 for n in counts)
+
+
+class ScenesConfig(AnyScenesConfig):
     """What to render.
 
     Attributes:
@@ -48,6 +73,10 @@ class ScenesConfig(DatasetBase):
         seed: Seed of the draw, from -(2**63) to 2**64 - 1; by default the run's.
     """
 
+    class_names = CLASS_NAMES
+    attribute_names = ATTRIBUTE_NAMES
+    object_words = OBJECT_WORDS
+
     name: Literal["scenes"] = "scenes"
     train_counts: tuple[Count, Count, Count, Count] = (3498, 184, 56, 1057)
     val_counts: tuple[Count, Count, Count, Count] = (467, 466, 133, 133)
@@ -56,11 +85,6 @@ class ScenesConfig(DatasetBase):
     plumage: Plumage = "hinted"
     prompts: tuple[str, ...] = ()
     seed: int | None = Field(None, ge=LEAST_SEED, le=MAX_SEED)
-
-    def counts(self, split: str) -> tuple[int, ...]:
-        """Scenes per group of a split, scaled."""
-        counts: tuple[int, ...] = getattr(self, f"{split}_counts")
-        return tuple(max(1, round(n * self.scale)) if n else 0 for n in counts)
 
 
 class OpenScenes(OpenDataset):
@@ -75,14 +99,14 @@ class OpenScenes(OpenDataset):
 
     lines: ClassVar[list[str]] = []
 
-    def __init__(self, config: ScenesConfig) -> None:
-        self._config = config
-        prompts = check_prompts(config.prompts, CLASS_NAMES)
+    def __init__(self, config: AnyScenesConfig) -> None:
+        self._config, names = config, config.class_names
+        prompts = check_prompts(config.prompts, names)
         super().__init__(
-            DatasetInfo("scenes", CLASS_NAMES, ATTRIBUTE_NAMES, prompts, OBJECT_WORDS),
+            DatasetInfo(config.name, names, config.attribute_names, prompts, config.object_words),
             Counter(
                 {
-                    (split, *divmod(group, len(ATTRIBUTE_NAMES))): count
+                    (split, *divmod(group, len(config.attribute_names))): count
                     for split in SPLITS
                     for group, count in enumerate(config.counts(split))
                 }
@@ -109,9 +133,10 @@ class OpenScenes(OpenDataset):
             counts = config.counts(split)
             if not sum(counts):
                 raise DataError(f"{split}_counts is {list(counts)}; a split needs at least one scene")
-            groups = np.repeat(np.arange(4), counts)
+            groups = np.repeat(np.arange(len(counts)), counts)
             np.random.default_rng(row_seed(seed, f"scenes/{split}")).shuffle(groups)
-            scenes += [_Scene(split, i, int(g), seed, config.plumage) for i, g in enumerate(groups)]
+            kinds = [divmod(int(group), len(config.attribute_names)) for group in groups]
+            scenes += [_Scene(split, i, *kind, seed, config.plumage) for i, kind in enumerate(kinds)]
         return write_source(_render_all(scenes), self.info, folder)
 
 
@@ -119,7 +144,8 @@ class OpenScenes(OpenDataset):
 class _Scene:
     split: str
     index: int
-    group: int
+    label: int
+    attribute: int
     seed: int
     plumage: Plumage
 
@@ -135,14 +161,13 @@ def _render_all(scenes: list[_Scene]) -> Iterator[dict[str, Any]]:
 
 
 def _render_row(scene: _Scene) -> dict[str, Any]:
-    label, attribute = divmod(scene.group, len(ATTRIBUTE_NAMES))
     seed = row_seed(scene.seed, f"scenes/{scene.split}/{scene.index}")
-    rendered = render_scene(seed, label=label, attribute=attribute, plumage=scene.plumage)
+    rendered = render_scene(seed, label=scene.label, attribute=scene.attribute, plumage=scene.plumage)
     return {
         "image_id": f"{scene.split}-{scene.index:06d}",
         "image_png": encode_image(rendered.image_HWC),
-        "label": label,
-        "attribute": attribute,
+        "label": scene.label,
+        "attribute": scene.attribute,
         "split": scene.split,
         "role": "source",
         "object_png": encode_mask(rendered.object_HW),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPSegProcessor, CLIPTokenizer, ViTImageProcessor
 
-from raygen.datasets.scene_rendering import SIZE_PX
+from raygen.datasets.scene_drawing import SIZE_PX
 from raygen.tiny.model import put_in_place
 from raygen.tiny.tokenizer import build_tokenizer
 from raygen.tiny.world import TEMPLATES

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, SIZE_PX, Plumage, render_scene
+from raygen.datasets.scene_drawing import SIZE_PX
+from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, Plumage, render_scene
 from raygen.seeding import row_seed
 
 # Where a scene takes place, in words, per attribute.
