@@ -416,7 +416,7 @@ def check_extra(run: Path, candidates: list[dict[str, Any]]) -> None:
 
     folder, keys = str(run / "candidates"), tuple(row["key"] for row in candidates)
     for kind in ("generated", "hole", "duplicate"):
-        extra = ExtraRows(kind=kind, keys=keys, candidates=folder, digest="")  # type: ignore[arg-type]
+        extra = ExtraRows(kind=kind, keys=keys, candidates=folder, digest="")
         found = extra_pictures(extra, RowIndex(run / "data"), seed=0, size_px=64)
         assert found.label_M.tolist() == [row["source_label"] for row in candidates]
         assert found.counterfactual_M is not None

@@ -114,10 +114,10 @@ def test_every_batch_has_the_same_bytes_however_it_comes(
     for batch, positions_B in zip(masked(train).copies(draws), positions, strict=True):
         assert len(batch) == 3 * len(positions_B)
         of_own = positions_B < 160
-        for copy, found in enumerate(np.split(batch.numpy(), 3)):
-            assert np.array_equal(found[of_own], expected[positions_B[of_own], copy])
-            assert not found[~of_own, ..., 3].any()  # an extra picture has no object, and so no copies
-            assert np.array_equal(found[~of_own, ..., :3], beside_MHWC[positions_B[~of_own] - 160])
+        for copy, copies_BTTC in enumerate(np.split(batch.numpy(), 3)):
+            assert np.array_equal(copies_BTTC[of_own], expected[positions_B[of_own], copy])
+            assert not copies_BTTC[~of_own, ..., 3].any()  # an extra picture has no object, and so no copies
+            assert np.array_equal(copies_BTTC[~of_own, ..., :3], beside_MHWC[positions_B[~of_own] - 160])
 
 
 def test_whoever_stops_in_the_middle_can_begin_again(scenes_folder: Path, tmp_path: Path) -> None:
