@@ -14,6 +14,7 @@ from raygen.datasets.scenes3 import Scenes3Config
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
 from raygen.run.names import known_recipes
+from raygen.synthesis import SYNTHESES
 
 COUNTS = {"train_counts": [20, 3, 3, 3, 20, 3, 3, 3, 20], "val_counts": [6] * 9, "test_counts": [3] * 9}
 # What a tiny run needs that its defaults are not: little to fit, and models that are there.
@@ -65,12 +66,13 @@ def test_every_recipe_takes_three_classes_and_attributes(recipe: str, base: Path
         groups = summary["results"][name]["test"]["groups"]
         assert [group["group"] for group in groups] == [*range(9)]
         assert [group["n"] for group in groups] == [3] * 9
-    if known_recipes()[recipe].synthesis is None:
+    synthesis = known_recipes()[recipe].synthesis
+    if synthesis is None:
         return
     table = pq.read_table(tmp_path / "run" / "plan" / "plan.parquet")
     assert {*table["target_label"].to_pylist()} <= {0, 1, 2}
     assert {*table["source_label"].to_pylist()} == {0, 1, 2}
-    assert {f"control_{kind}" for kind in ("duplicate", "hole", "flat")} <= {*summary["results"]}
+    assert {f"control_{kind}" for kind in SYNTHESES[synthesis].Config.controls} <= {*summary["results"]}
 
 
 def test_scenes3_are_what_they_should_be(base: Path) -> None:
