@@ -1,5 +1,6 @@
 """Every recipe on three classes and three attributes, from its pictures to its page; the registries say which."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from raygen import recipes
 from raygen.datasets import open_dataset
 from raygen.datasets.rows import RowIndex
 from raygen.datasets.scenes3 import Scenes3Config
+from raygen.errors import ConfigError, DataError
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
 from raygen.run.names import known_recipes
-from raygen.synthesis import SYNTHESES
+from raygen.run.opened import Opened
+from raygen.run.preflight import check, check_painter
 
 COUNTS = {"train_counts": [20, 3, 3, 3, 20, 3, 3, 3, 20], "val_counts": [6] * 9, "test_counts": [3] * 9}
 # What a tiny run needs that its defaults are not: little to fit, and models that are there.
@@ -27,6 +30,8 @@ TINY = {
     "inpainter": {"model": "tiny", "num_inference_steps": 1, "guidance_scale": 1},
     "unit_rows": 16,
     "max_failed_fraction": 1,
+    "controls": ["flat"],
+    "fit": {"num_threads": 1},
 }
 # The shipped segmenter has seen no owl, and a classifier of two epochs gets most of its images wrong.
 SYNTHESIS: dict[str, dict[str, Any]] = {
@@ -66,13 +71,12 @@ def test_every_recipe_takes_three_classes_and_attributes(recipe: str, base: Path
         groups = summary["results"][name]["test"]["groups"]
         assert [group["group"] for group in groups] == [*range(9)]
         assert [group["n"] for group in groups] == [3] * 9
-    synthesis = known_recipes()[recipe].synthesis
-    if synthesis is None:
+    if known_recipes()[recipe].synthesis is None:
         return
     table = pq.read_table(tmp_path / "run" / "plan" / "plan.parquet")
     assert {*table["target_label"].to_pylist()} <= {0, 1, 2}
     assert {*table["source_label"].to_pylist()} == {0, 1, 2}
-    assert {f"control_{kind}" for kind in SYNTHESES[synthesis].Config.controls} <= {*summary["results"]}
+    assert "control_flat" in summary["results"]
 
 
 def test_scenes3_are_what_they_should_be(base: Path) -> None:
@@ -85,3 +89,38 @@ def test_scenes3_are_what_they_should_be(base: Path) -> None:
     config = Scenes3Config()
     assert [sum(config.counts(split)) for split in ("train", "val", "test")] == [3840, 900, 3600]
     assert open_dataset(config).class_counts("train") == {"landbird": 1280, "waterbird": 1280, "owl": 1280}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "message"),
+    [
+        ("dbb", "synthesis.mask=language", "knows only the birds of 'scenes'"),
+        ("dbb", "algorithm.gamma=[1, 2]", "expected 3 numbers, one per class"),
+        ("dbb", "synthesis.target=[1, 0, 2]", "expected 3 entries, each another class"),
+        ("scgs", "synthesis.num_clusters=[1, 2]", "2 entries, but the dataset has 3 classes"),
+        ("dac", "textual_inversion.num_images=3", "recipe dac asks no model for pictures"),
+        ("dac", "dataset.train_counts=[9, 9, 9, 9, 9, 9, 0, 0, 0]", "class 'owl' has no training image"),
+        ("lisa", "dataset.train_counts=[9, 0, 0, 0, 9, 0, 0, 0, 9]", "a class and an attribute of its own"),
+    ],
+)
+def test_what_does_not_fit_three_classes_is_refused_before_any_work(recipe: str, override: str, message: str) -> None:
+    def begin() -> None:
+        data = {**TINY, "recipe": recipe, "synthesis": SYNTHESIS.get(recipe)}
+        check(Opened(recipes.make_config(data, [override], where="test")))
+
+    with pytest.raises((ConfigError, DataError), match=re.escape(message)):
+        begin()
+
+
+def test_the_shipped_painter_is_not_taken_unless_it_is_named_but_dac_needs_none(tmp_path: Path) -> None:
+    unnamed = {name: value for name, value in TINY.items() if name != "inpainter"}
+    for recipe in ("dbb", "dac"):
+        config = recipes.make_config({**unnamed, "recipe": recipe, "synthesis": SYNTHESIS[recipe]}, [], where="test")
+        opened = Opened(config)
+        if recipe == "dbb":
+            with pytest.raises(ConfigError, match="paints only the birds of 'scenes', but the dataset is 'scenes3'"):
+                check_painter(opened, tmp_path, fresh=False)
+        else:
+            check_painter(opened, tmp_path, fresh=False)
+            check(opened)
+            assert opened.painter is None

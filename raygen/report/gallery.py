@@ -69,10 +69,10 @@ def _tiles(
     thresholds: PruneThresholds,
     seed: int,
 ) -> list[dict[str, Any]]:
-    order = [candidates[name].to_pylist() for name in ("target_label", "source_label", "key")]
+    order = [candidates[name].to_pylist() for name in ("target_label", "source_label", "sample", "key")]
     chosen: list[int] = []
     for verdict, count in SHOWN.items():
-        # By reason and direction first: evenly spaced places then meet all of them.
+        # By reason, direction and sample first: evenly spaced places then meet all of them.
         of_verdict = [i for i, reason in enumerate(reasons) if _verdict(reason) == verdict]
         of_verdict.sort(key=lambda i: (reasons[i] or "", *(column[i] for column in order)))
         chosen += [of_verdict[i] for i in pictures.choose(len(of_verdict), count, seed=seed)]

@@ -148,7 +148,6 @@ def test_erm_with_a_term_is_called_by_it() -> None:
         ("infill+lisa", [], "algorithm lisa mixes pictures"),
         ("infill+dac_head", [], "algorithm dac_head knows no counterfactual"),
         ("dfr+sal", [], "algorithm dfr fits no network .* and has no saliency_penalty"),
-        ("infill", ["controls=[flat]"], "controls has flat"),
         ("infill", ["synthesis.when=training", "controls=[hole]"], "controls are set"),
         ("cf(inpaint)", ["textual_inversion.num_images=3"], "asks the inpainter for no class"),
         ("cf(inpaint)", ["inpainter.composite=false"], "composite is false"),
