@@ -8,8 +8,9 @@ from raygen.run.config import RunConfig, make_config
 from raygen.run.evaluation import evaluation
 from raygen.run.fit_steps import erm, fits, original_first
 from raygen.run.measures import measures
+from raygen.run.object_steps import object_masks
 from raygen.run.opened import Opened
-from raygen.run.picture_steps import added_pictures, candidates, learning, mask_search, object_masks, plan
+from raygen.run.picture_steps import added_pictures, candidates, learning, mask_search, plan
 from raygen.run.preflight import check, check_painter, say_of_dataset, warn_of_versions
 from raygen.run.score_steps import scoring
 from raygen.run.steps import Run, RunStep, rows

@@ -290,7 +290,10 @@ class Stepper:
     def _adapted(self, found: Sequence[torch.Tensor], positions_B: np.ndarray) -> torch.Tensor:
         """Weights of this worker's share by its losses, and by what is right or by the second network's losses."""
         worker = self._worker
-        share = self._own(len(positions_B))
+        # A slice where it can be one: an index would have to be sent to the device.
+        share: Any = slice(worker.rank, None, worker.world_size)
+        if self._are_pairs:
+            share = self._own(len(positions_B))
         # Every worker's values, each at its image's place in the batch; in one piece, since each look is a wait.
         found_2B = torch.zeros((2, len(positions_B)), dtype=torch.float64, device=found[0].device)
         found_2B[0, share], found_2B[1, share] = found[0].double(), found[1].double()

@@ -129,6 +129,7 @@ class ControlPictures:
         self.label: str = kind
         self._kind, self._seed, self._keys = kind, seed, rows.keys
         self._target_M = rows.table["target_label"].to_numpy()
+        self._counterfactual_M = _counterfactual(kind, rows.table)
         self._sources = RowPictures(index, rows.table["image_id"].to_pylist(), label=kind)
         self._repaint = rows.column("repaint_png")
         self.columns = (*self._sources.columns, self._repaint)
@@ -153,9 +154,14 @@ class ControlPictures:
         if self._kind == "flat" and self._colour_M3 is None:
             assert self._index is not None
             colours = flat_colours(self._index, seed=self._seed)
+            # A picture that is to show anything but its class gets a colour of another class's objects.
+            others = {
+                label: np.concatenate([colours[other] for other in colours if other != label]) for label in colours
+            }
+            chosen = zip(self._keys, self._target_M.tolist(), self._counterfactual_M.tolist(), strict=True)
             drawn = [
-                draw_colour(colours[target], run_seed=self._seed, key=key)
-                for key, target in zip(self._keys, self._target_M.tolist(), strict=True)
+                draw_colour((others if is_not_label else colours)[target], run_seed=self._seed, key=key)
+                for key, target, is_not_label in chosen
             ]
             self._colour_M3 = np.array(drawn, dtype=np.uint8).reshape(-1, 3)
 

@@ -157,19 +157,13 @@ class RunConfig(Strict, decides=Decides.RESULTS):
         return self
 
     @model_validator(mode="after")
-    def _controls_say_something(self) -> "RunConfig":
+    def _controls_have_places(self) -> "RunConfig":
         if self.synthesis is None:
             return self
         if self.controls and not self.synthesis.plans():
             raise ValueError(
                 "controls are set, but this synthesis makes its pictures while a classifier is fitted: there are no "
                 "candidates whose places controls could take. Leave controls empty, or set synthesis.when=candidates"
-            )
-        known = self.synthesis.controls
-        if other := [kind for kind in self.controls if kind not in known]:
-            raise ValueError(
-                f"controls has {other[0]}, which says nothing of the pictures of {self.synthesis.name}; it takes "
-                f"{' and '.join(known)}"
             )
         return self
 
@@ -241,14 +235,14 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -
 
 
 def _controls(data: Mapping[str, Any], synthesis: str) -> Any:
-    """The controls that are given, or those that say something of the synthesis's pictures: none without candidates."""
+    """The controls that are given, or all of them; none where a synthesis makes no candidates."""
     if "controls" in data or not isinstance(data["synthesis"], dict):
         return data.get("controls", CONTROL_KINDS)
     config = SYNTHESES[synthesis].Config
     try:
-        return config.controls if config.model_validate(data["synthesis"]).plans() else ()
+        return CONTROL_KINDS if config.model_validate(data["synthesis"]).plans() else ()
     except ValidationError:
-        return config.controls  # what is wrong is said where the whole config is read
+        return CONTROL_KINDS  # what is wrong is said where the whole config is read
 
 
 def _with_defaults(value: Any, **defaults: Any) -> Any:

@@ -166,6 +166,13 @@ def _with_values_and_terms(parts: Sequence[str], algorithms: Mapping[str, str]) 
         found, base = find_recipe("+".join(rest) if rest else "erm")
         written, fields = [] if found == "erm" else [found], {}
         base = Recipe(base.synthesis, base.algorithm, " with ".join([*([base.paper] if written else []), *papers]))
+    has = ALGORITHMS[base.algorithm].Config.model_fields
+    for term in terms:
+        if TERMS[term][0] not in has:
+            raise ValueError(
+                f"recipe is '{'+'.join(parts)}', but algorithm {base.algorithm} fits no network by the losses of "
+                f"pictures and has no {TERMS[term][0]}; leave {term} out, or take another algorithm, such as erm or jtt"
+            )
     of_loss = {TERMS[term][0]: TERMS[term][1] for term in terms}
     return "+".join([*written, *terms]), Recipe(base.synthesis, base.algorithm, base.paper, fields, of_loss)
 

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen import synthesis
-from raygen.algorithms.feed import makes_copies
 from raygen.config import fingerprint
 from raygen.endpoint.connect import connect_endpoint
 from raygen.errors import DataError
@@ -20,11 +19,10 @@ from raygen.fits.extra_pictures import ExtraRows
 from raygen.inpainters.fills import VERSION
 from raygen.inpainters.served import store_tokens
 from raygen.pruners import PruneThresholds, nothing_kept, verdicts
-from raygen.run.config import RunConfig
 from raygen.run.fit_steps import identifier, workers_of
 from raygen.run.score_steps import scores_of
 from raygen.run.steps import Run, RunStep
-from raygen.schema import CANDIDATE, MASK, ROLE
+from raygen.schema import CANDIDATE, ROLE
 from raygen.seeding import row_seed
 from raygen.stages.fill import FillStage
 from raygen.stages.inpaint import InpaintStage
@@ -277,54 +275,6 @@ def _judge_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
         "device": run.config.pools.pruner.torch_device,
     }
     return StageSpec(PruneStage, "pruner", fields)
-
-
-def object_masks(run: Run) -> Iterator[RunStep]:
-    """Object masks of the training images, in objects/, where fits need them."""
-    config, paper = run.config, run.config.synthesis
-    if not needs_objects(config):
-        return
-    classifier, masker = run.done["erm"], config.pools.masker
-    fields: dict[str, Any] = {"name": "truth", "dilation_px": 0}
-    for_workers, models = fields, None
-    if paper is not None and paper.in_training() is not None:
-        models = paper.finder()
-        fields = synthesis.of(paper).masker(paper, run.index.dataset)
-        for_workers = synthesis.of(paper).masker(paper.with_absolute_models(), run.index.dataset)
-
-    def find(step: Step) -> Mapping[str, Any]:
-        train = run.index.split("train")
-        columns = {"image_id": train["image_id"], "source_label": train["label"], "predicted_label": train["label"]}
-        table = pa.table({**columns, "role": pa.array(["object"] * train.num_rows)})
-        stage = {
-            "masker": for_workers,
-            "regions": {},
-            "classifier_folder": str(classifier.folder.resolve()),
-            "device": masker.torch_device,
-        }
-        specs = [StageSpec(RegionStage, "masker", stage)]
-        return run.stream(step, table, columns=("image_png", "object_png"), specs=specs, schema=MASK)
-
-    yield RunStep(
-        "objects",
-        # The dataset's own masks are the same whatever was fitted.
-        inputs={"data": run.done["data"], "erm": classifier if fields["name"] == "cam" else None},
-        settings={
-            "masker": fields,
-            "masker_revisions": [] if models is None else models.revisions(),
-            "unit_rows": config.unit_rows,
-            "pool": masker.deciding(),
-        },
-        doing="looking for the objects of the training images",
-        body=find,
-        keeps="parts",
-    )
-
-
-def needs_objects(config: RunConfig) -> bool:
-    """Whether a fit needs object masks of the training images."""
-    filled = None if config.synthesis is None else config.synthesis.in_training()
-    return config.algorithm.needs_masks() or makes_copies(filled)
 
 
 def added_pictures(run: Run) -> Mapping[str, ExtraRows | None]:

@@ -15,7 +15,6 @@ from raygen.inpainters.fills import Infilling
 from raygen.maskers.language import AnyFinder
 from raygen.schema import SCORE
 from raygen.stages.spec import Stage
-from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,6 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
         label_access: Labels that it reads of each split, "class" or "group" (class and attribute): "train: class".
         algorithm: Name of the algorithm of the paper's own recipe.
         space: What of its fields a sweep searches by default: fields of a `tune.domains.Domain` by the field's name.
-        controls: Which controls say something of its pictures.
         asks_by_class: Whether its prompts are those of the classes.
         name: That of the registry, and of the paper's own recipe.
     """
@@ -84,7 +82,6 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
     label_access: ClassVar[str]
     algorithm: ClassVar[str] = "erm"
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    controls: ClassVar[tuple[ControlKind, ...]] = CONTROL_KINDS
     asks_by_class: ClassVar[bool] = True
 
     name: str

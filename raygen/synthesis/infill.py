@@ -14,7 +14,7 @@ follows a classifier's gradient. "Not y" is a loss of its own (`raygen.algorithm
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,6 @@ from raygen.schema import ROLE, SCORE
 from raygen.seeding import row_seed
 from raygen.synthesis.amounts import Amount, num_selected
 from raygen.synthesis.base import SynthesisBase
-from raygen.synthesis.controls import ControlKind
 from raygen.synthesis.plan import PlannedImage, plan_table, read_scores
 
 # Number of a source's picture by role, and with it the end of its key.
@@ -75,8 +74,6 @@ class InfillConfig(SynthesisBase):
     paper = "CF/F infilling (Chang et al. 2021, arXiv 2106.01127)"
     label_access = "train: class and object masks"
     algorithm = "erm"
-    # A picture of its own class in a colour of its own class's objects would be called "not" that class.
-    controls: ClassVar[tuple[ControlKind, ...]] = ("duplicate", "hole")
     asks_by_class = False
 
     name: Literal["infill"] = "infill"

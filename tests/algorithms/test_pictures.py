@@ -27,7 +27,8 @@ from extra_sets import NotedPictures, extra_of, store
 from raygen.algorithms import erm
 from raygen.algorithms.decoding import Loading
 from raygen.algorithms.erm import ErmConfig
-from raygen.algorithms.pictures import open_pictures
+from raygen.algorithms.infilling import Draws
+from raygen.algorithms.pictures import InMemory, open_pictures
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier
 from raygen.classifier.framing import squash
@@ -36,6 +37,7 @@ from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError, RunFolderError, StageError
 from raygen.fits.running import FitConfig
 from raygen.images import decode_image
+from raygen.inpainters.fills import Infilling
 from raygen.storage import picture_store
 from raygen.worker import Worker
 
@@ -76,6 +78,15 @@ def all_of(source: RowPictures, place: Loading) -> np.ndarray:
     return open_pictures(source, size_px=SIDE, loading=place).read(np.arange(len(source)))
 
 
+def masked(train: TrainingSet) -> TrainingSet:
+    """Every picture has an object, and gets a counterfactual and a factual copy."""
+    masks_NHWC = np.zeros((160, SIDE, SIDE, 3), np.uint8)
+    masks_NHWC[:, SIDE // 4 : SIDE // 2, SIDE // 4 :] = 255
+    infilling = Infilling("random", "mixed_rand", "box", "segmentation", fgsm_epsilon=0.3, not_label="exact")
+    ids = [str(image_id) for image_id in train.image_ids(np.arange(160))]
+    return train.with_masks(InMemory(masks_NHWC), ids).with_infilling(infilling)
+
+
 @pytest.mark.parametrize("way", [None, *WAYS])
 def test_every_batch_has_the_same_bytes_however_it_comes(
     scenes_folder: Path, images_NHWC: np.ndarray, tmp_path: Path, way: str | None
@@ -94,6 +105,19 @@ def test_every_batch_has_the_same_bytes_however_it_comes(
             assert np.array_equal(batch.numpy(), expected[positions_B])
     kept = list(tmp_path.glob("*/pictures.npy"))
     assert bool(kept) == (way is not None and way.startswith("stored"))
+    # And so have copies that are filled on the way, by the same seeds.
+    seeds_N = rng.integers(2**62, size=len(train))
+    draws = [Draws(positions_B, seeds_N[positions_B]) for positions_B in positions]
+    plain = TrainingSet(RowIndex(scenes_folder), "train", size_px=SIDE)
+    alone = [Draws(np.array([i]), seeds_N[[i]]) for i in range(160)]
+    expected = np.stack([batch.numpy() for batch in masked(plain).copies(alone)])
+    for batch, positions_B in zip(masked(train).copies(draws), positions, strict=True):
+        assert len(batch) == 3 * len(positions_B)
+        of_own = positions_B < 160
+        for copy, copies_BTTC in enumerate(np.split(batch.numpy(), 3)):
+            assert np.array_equal(copies_BTTC[of_own], expected[positions_B[of_own], copy])
+            assert not copies_BTTC[~of_own, ..., 3].any()  # an extra picture has no object, and so no copies
+            assert np.array_equal(copies_BTTC[~of_own, ..., :3], beside_MHWC[positions_B[~of_own] - 160])
 
 
 def test_whoever_stops_in_the_middle_can_begin_again(scenes_folder: Path, tmp_path: Path) -> None:
