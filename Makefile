@@ -18,7 +18,7 @@ help:
 	@echo 'make demo      the main job on the embedded benchmark, then where its report is (ARGS="--out runs/other")'
 	@echo 'make test      the quick tests          make test-all  all that this machine can run'
 	@echo 'make check     style, types, layers     make bench     the short benchmarks, into benchmarks/results.json'
-	@echo 'make results   every recipe over three seeds, into docs/results.md (about two hours on two cores)'
+	@echo 'make results   every recipe over three seeds, into docs/results.md (hours; goes on where it stopped)'
 	@echo 'make clean     removes .venv and caches; runs/ stays'
 
 demo: $(STAMP)

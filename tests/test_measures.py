@@ -153,9 +153,9 @@ def test_next_class_shift_by_hand() -> None:
 
 
 def test_flip_rate_is_the_share_of_pairs_with_two_answers() -> None:
-    found = flip_rate(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1]))
-    assert (found.value, found.num) == (0.5, 4)
-    assert found.interval == wilson_interval(2, 4)
+    found = flip_rate(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 2]))
+    assert (found.value, found.num) == (0.25, 4)
+    assert found.interval == wilson_interval(1, 4)
     assert flip_rate(np.array([]), np.array([])).reason == "the dataset has no pictures with the background exchanged"
 
 

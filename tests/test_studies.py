@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = (
@@ -37,7 +40,10 @@ def test_each_study_of_the_papers_tables_runs(tmp_path: Path) -> None:
     scgs, dbb = (*SMALL, "synthesis.gen_ratio=0.1", "synthesis.tau=0.3"), (*SMALL, "synthesis.k=6")
     run("effect", "--seeds", "1", "--recipes", "scgs", "--into", str(document), folder=tmp_path, settings=scgs)
     written = document.read_text(encoding="utf-8")
-    assert "| scgs | " in written
+    assert "| scgs | class | " in written
+    assert "CPU s |" in written
+    assert "Pictures are painted by: tiny" in written
+    assert (tmp_path / "runs" / "effect" / "comparison.html").is_file()
     assert "control_flat" in written
     assert "old" not in written
     run("effect", "--seeds", "1", "--recipes", "dbb", folder=tmp_path, settings=dbb)
@@ -55,3 +61,37 @@ def test_each_study_of_the_papers_tables_runs(tmp_path: Path) -> None:
     # The recipe's own row is the run that effect.py made.
     own = printed[printed.index("grad-cam++") :]
     assert "candidates: done before" in own
+
+
+def test_a_study_of_photos_that_are_not_there_says_so(tmp_path: Path) -> None:
+    said = run("effect", "--photos", str(tmp_path / "none.tar.gz"), folder=tmp_path, settings=())
+    assert said == f"{tmp_path}/none.tar.gz is not there: nothing to do without photos\n"
+
+
+@pytest.mark.slow
+def test_a_study_of_photos_goes_on_and_names_what_cannot_be_run(tmp_path: Path) -> None:
+    """Packed, of 32 px, with masks; the shipped model paints no photos, so that dbb has a reason and no numbers."""
+    rng, lines = np.random.default_rng(0), ["img_filename,y,split,place,mask_filename"]
+    for number in range(48):
+        label, place, split = number % 2, number // 2 % 2, number // 4 % 3
+        for kind in ("img", "mask"):
+            path = tmp_path / "photos" / kind / f"{number:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256 if kind == "img" else 1, (32, 32, 3), dtype=np.uint8)
+            pixels[8:24, 8:24] = 255 * label if kind == "img" else 255
+            Image.fromarray(pixels).save(path)
+        lines.append(f"img/{number:02d}.png,{label},{split},{place},mask/{number:02d}.png")
+    (tmp_path / "photos" / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
+    with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "photos", arcname="photos")
+    settings = ("engine=local", "erm.epochs=1", "algorithm.epochs=1", "classifier.image_size_px=32")
+    given = ("effect", "--photos", "photos.tar.gz", "--seeds", "1", "--recipes", "jtt", "dbb")
+    first = run(*given, folder=tmp_path, settings=settings)
+    (row,) = [line.split(" | ") for line in first.splitlines() if line.startswith("| jtt | class |")]
+    assert " / " in row[6]  # original and flipped
+    assert row[-1].endswith("CPU s |")
+    assert "| dbb | class | " in first
+    assert "it paints only the birds of 'scenes', but the dataset is" in first
+    again = run(*given, folder=tmp_path, settings=settings)
+    assert "fit jtt: done before" in again
+    assert row in [line.split(" | ") for line in again.splitlines()]

@@ -111,7 +111,7 @@ class Run:
             self.say(f"{label}: {wanted.doing}")
             if not wanted.is_fit:
                 self.workers.release()
-            with self.folder.timed(label):
+            with self.folder.timed(label, folder=wanted.name):
                 step.begin(keep_parts=wanted.keeps == "parts" or (wanted.keeps == "own" and step.is_begun))
                 step.finish(wanted.body(step))
         self.done[wanted.name] = step

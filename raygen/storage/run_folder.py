@@ -281,11 +281,11 @@ class RunFolder:
             file.write(line + "\n")
 
     @contextlib.contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        """Logs a step's seconds; a step that is skipped logs nothing, so that earlier times stay true."""
+    def timed(self, step: str, **fields: Any) -> Iterator[None]:
+        """Logs a step's seconds, and `fields`; a step that is skipped logs nothing, so that earlier times stay true."""
         start = time.monotonic()
         yield
-        self.log("step", step=step, seconds=round(time.monotonic() - start, 3))
+        self.log("step", step=step, seconds=round(time.monotonic() - start, 3), **fields)
 
     def events(self) -> list[dict[str, Any]]:
         """Lines of `log.jsonl`, oldest first; a line that a crash cut off is left out."""
