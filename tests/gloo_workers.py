@@ -3,6 +3,7 @@
 Each leaves what it did in FOLDER/<rank>.pt.
 """
 
+import copy
 import os
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from raygen.algorithms import erm
+from raygen.algorithms import erm, hsfm
 from raygen.algorithms.erm import ErmConfig
+from raygen.algorithms.hsfm import HsfmConfig
 from raygen.algorithms.inference import extract_features, right_predictions
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
@@ -77,6 +79,16 @@ def fitted(data: Path, folder: Path, *, rank: int, world_size: int) -> dict[str,
         "right": torch.from_numpy(right_predictions(classifier, val, worker("whole"))),
         "features": torch.from_numpy(extract_features(classifier, val, worker("whole"))),
     }
+    headed = copy.deepcopy(classifier)
+    hsfm.fit(
+        HsfmConfig(epochs=1, num_support=4, learning_rate=0.01, support_learning_rate=0.01),
+        headed,
+        train,
+        val,
+        seed=0,
+        worker=worker("head"),
+    )
+    found["head"] = headed.head.weight.detach()
     old = worker("parts").folder / "checkpoint.pt"
     if rank == 0:
         torch.save({"history": [{}, {}]}, old)  # of another format: put aside
