@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # Added to counts and to differences, as the authors' code does it (the latter is that of torch's PairwiseDistance).
 COUNT_EPS, DISTANCE_EPS = 1e-5, 1e-6
 # The scale-free form: the distance is taken per square root of the features, so that the regulariser weighs as it does
-# in the paper's 2048 dimensions; the head has an L2 penalty, without which it would grow for ever where it can be right.
+# in the paper's 2048 dimensions; the head has an L2 penalty, without which it grows for ever where it can be right.
 PAPER_FEATURES, SCALE_FREE_DECAY = 2048, 1e-3
 
 
