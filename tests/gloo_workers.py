@@ -3,6 +3,7 @@
 Each leaves what it did in FOLDER/<rank>.pt.
 """
 
+import copy
 import os
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from raygen.algorithms import erm, lff, lisa
+from raygen.algorithms import erm, hsfm, lff, lisa
 from raygen.algorithms.erm import ErmConfig
+from raygen.algorithms.hsfm import HsfmConfig
 from raygen.algorithms.inference import extract_features, right_predictions
 from raygen.algorithms.lff import LffConfig
 from raygen.algorithms.lisa import LisaConfig
@@ -111,6 +113,16 @@ def fitted(data: Path, folder: Path, *, rank: int, world_size: int) -> dict[str,
         config = FIT.model_copy(update={"epochs": 1, **terms})
         found[f"{name}_history"] = erm.fit(config, fitted_so, whole, val, seed=0, worker=worker(name))
         found[name] = fitted_so.state_dict()
+    headed = copy.deepcopy(classifier)
+    hsfm.fit(
+        HsfmConfig(epochs=1, num_support=4, learning_rate=0.01, support_learning_rate=0.01),
+        headed,
+        train,
+        val,
+        seed=0,
+        worker=worker("head"),
+    )
+    found["head"] = headed.head.weight.detach()
     old = worker("parts").folder / "checkpoint.pt"
     if rank == 0:
         torch.save({"history": [{}, {}]}, old)  # of another format: put aside

@@ -92,7 +92,11 @@ def test_a_head_goes_from_the_rows_to_the_report(small: Small, first: Path, tmp_
     assert changed == {"head.weight", "head.bias"}
     phrase = {"nsf": None, "evals": "worst environment: what the first fit gets right, and wrong, of each class"}
     assert summary["selected_by"] == {"erm": None, name: phrase.get(name, "worst group")}
-    assert f"{name} by {phrase.get(name, 'worst group') or 'nothing'}" in write_report(out).read_text(encoding="utf-8")
+    words = phrase.get(name, "worst group")
+    line = (
+        f"As fitted: erm, {name}." if words is None else f"Selected on validation: {name} by {words}. As fitted: erm."
+    )
+    assert line in write_report(out).read_text(encoding="utf-8")
     _, said = run(small(name, algorithm=QUICK[name]), out)
     assert f"fit {name}: done before" in said
     if name == "self":
@@ -182,7 +186,8 @@ def test_without_attributes_what_was_selected_by_is_said(
     found = summary["selected_by"][recipe]
     assert found is None if words is None else found.startswith(words)
     assert [group["attribute"] for group in summary["results"][recipe]["test"]["groups"]] == [None, None]
-    assert (found or "nothing (as fitted)").replace("'", "&#39;") in write_report(tmp_path / "run").read_text("utf-8")
+    line = f"As fitted: erm, {recipe}." if found is None else f"{recipe} by {found}.".replace("'", "&#39;")
+    assert line in write_report(tmp_path / "run").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

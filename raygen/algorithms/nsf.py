@@ -30,11 +30,9 @@ logger = logging.getLogger(__name__)
 
 # Added to counts and to differences, as the authors' code does it (the latter is that of torch's PairwiseDistance).
 COUNT_EPS, DISTANCE_EPS = 1e-5, 1e-6
-# The scale-free form. The distance is taken per square root of the features, so that the regulariser weighs as it does
-# in the paper's 2048 dimensions; both parts go on until the loss falls by less than a share of it in so many steps.
-PAPER_FEATURES = 2048
-SCALE_FREE_RATE, LEAST_FALL, LOOK_EVERY, MOST_STEPS = 1e-2, 1e-4, 100, 10_000
-SCALE_FREE_DECAY = 1e-3
+# The scale-free form: the distance is taken per square root of the features, so that the regulariser weighs as it does
+# in the paper's 2048 dimensions; the head has an L2 penalty, without which it grows for ever where it can be right.
+PAPER_FEATURES, SCALE_FREE_DECAY = 2048, 1e-3
 
 
 class NsfConfig(HeadConfig):
@@ -56,10 +54,10 @@ class NsfConfig(HeadConfig):
 
     Attributes:
         scale_free: False: as published. True: the features are centred and all divided by one number, the root of
-            their mean variance; T (with no feature turned around: beta is 0 or more) and the head go on until their
-            losses stop falling, instead of for so many steps; the head's loss is the mean that the batches draw from,
-            with an L2 penalty of 1e-3. Then `eliminate_steps`, `update_steps` and `learning_rate` are not read, and
-            scaling or moving the features changes nothing.
+            their mean variance, before anything else, the distance by the root of their count; and the head, with an L2
+            penalty of 1e-3 and all rows of both parts, goes on until its loss stops falling. Then `update_steps` is not
+            read, `eliminate_steps` mean the same for all features, and scaling or moving them changes nothing. (T by
+            itself does not go on until it converges: its regulariser would draw every feature to a constant.)
         eliminate_steps: N1, full-batch steps on T.
         update_steps: N2, steps on the new head.
         learning_rate: Of AdamW, in both.
@@ -181,26 +179,17 @@ def eliminated(features_ND: np.ndarray, target_ND: np.ndarray, config: NsfConfig
     features, target = torch.from_numpy(features_ND), torch.from_numpy(target_ND)
     beta_D = torch.ones(features.shape[1], dtype=torch.float64, requires_grad=True)
     b_D = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
-    rate = SCALE_FREE_RATE if config.scale_free else config.learning_rate
     scale, weight = 1.0, config.regularization
     if config.scale_free:
         scale, weight = features.shape[1] ** -0.5, config.regularization * PAPER_FEATURES**-0.5
-    optimizer, before = torch.optim.AdamW([beta_D, b_D], lr=rate, weight_decay=0), float("inf")
-    for step in range(MOST_STEPS if config.scale_free else config.eliminate_steps):
+    optimizer = torch.optim.AdamW([beta_D, b_D], lr=config.learning_rate, weight_decay=0)
+    for _ in range(config.eliminate_steps):
         moved = (features + b_D) * beta_D - b_D
         distance_N = torch.linalg.vector_norm(moved - target + DISTANCE_EPS, dim=1)
         loss = scale * distance_N.mean() + weight * beta_D.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if config.scale_free:
-            with torch.no_grad():
-                beta_D.clamp_(min=0)
-            if step % LOOK_EVERY == 0:
-                now = float(loss.detach())
-                if before - now < LEAST_FALL * abs(now):
-                    break
-                before = now
     return beta_D.detach().numpy(), b_D.detach().numpy()
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from raygen.storage.run_folder import read_manifest
 
-NOT_SELECTED = "nothing (as fitted)"
-
 
 def selected_by(run: Path, names: Iterable[str]) -> dict[str, str | None]:
     """What epochs and settings were selected by, by result; None: nothing was. Fits of before said nothing.
@@ -25,9 +23,11 @@ def selected_by(run: Path, names: Iterable[str]) -> dict[str, str | None]:
 
 
 def selection_line(summary: Mapping[str, Any]) -> str:
-    """A sentence, such as "Selected on validation: jtt by worst group."; empty where nothing is known."""
-    by_words: dict[str, list[str]] = {}
+    """Such as "Selected on validation: jtt by worst group. As fitted: erm."; empty where nothing is known."""
+    by_words: dict[str | None, list[str]] = {}
     for name, words in (summary.get("selected_by") or {}).items():
-        by_words.setdefault(words or NOT_SELECTED, []).append(name)
-    parts = [f"{', '.join(names)} by {words}" for words, names in by_words.items()]
-    return f"Selected on validation: {'; '.join(parts)}." if parts else ""
+        by_words.setdefault(words, []).append(name)
+    as_fitted = by_words.pop(None, [])
+    selected = "; ".join(f"{', '.join(names)} by {words}" for words, names in by_words.items())
+    sentences = [f"Selected on validation: {selected}."] if selected else []
+    return " ".join([*sentences, *([f"As fitted: {', '.join(as_fitted)}."] if as_fitted else [])])

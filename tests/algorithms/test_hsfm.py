@@ -1,5 +1,6 @@
 """HSFM's meta step in closed form, and on features with a cue."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,15 @@ def test_it_mends_a_head_that_reads_the_cue(fields: dict[str, Any]) -> None:
     assert roles == ({"fit", "select"} if fields else {"fit and select"})
     again, _ = fit_head(config, given(train, val, config), seed=0)
     assert np.array_equal(again.weight_CD, head.weight_CD)
+
+
+def test_each_epoch_goes_on_from_the_head_of_the_one_before() -> None:
+    train = biased(400, cue=3, agree=0.9, size=4, noise=0.9, seed=0)
+    config = HsfmConfig(epochs=4, learning_rate=0.05, support_learning_rate=1e-12, num_hard=1000)
+    _, history = fit_head(config, given(train, train, config), seed=0)
+    # The vectors stand still and the hard set is all of validation: only the head can change the loss.
+    losses = [entry["loss"] for entry in history]
+    assert all(abs(after - before) > 1e-4 for before, after in pairwise(losses))
 
 
 def test_the_support_set_is_of_every_class_and_what_is_too_few_is_named() -> None:

@@ -116,7 +116,7 @@ def train_and_test() -> tuple[Features, Features]:
         ({"eliminate_steps": 10, "update_steps": 1500}, 0.93, 0.98),
         ({"eliminate_steps": 350, "update_steps": 1500}, 0.91, 0.98),
         ({"eliminate_steps": 10, "update_steps": 110}, 0.2, 0.9),  # the steps of one dataset do not do for another
-        ({"scale_free": True}, 0.93, 0.98),
+        ({"scale_free": True}, 0.9, 0.98),
     ],
 )
 def test_it_mends_a_head_that_reads_the_cue(fields: dict[str, float], least: float, most: float) -> None:

@@ -69,6 +69,13 @@ def test_validation_and_features_are_shared_and_known_to_both(one: dict[str, Any
         assert len(worker["right"]) > 0
 
 
+def test_a_head_on_features_of_two_workers_is_that_of_one(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    """The leading worker fits it; the other's classifier is not saved, and stays as it was."""
+    torch.testing.assert_close(two[0]["head"], one["head"], rtol=1e-4, atol=1e-6)
+    assert torch.equal(two[1]["head"], two[1]["weights"]["head.weight"])
+    assert not torch.equal(two[0]["head"], two[1]["head"])
+
+
 def test_workers_leave_with_the_same_running_statistics(two: list[dict[str, Any]]) -> None:
     for name, weights in two[0]["normalised"].items():
         assert torch.equal(weights, two[1]["normalised"][name]), name
