@@ -1,6 +1,7 @@
 """DaC: which images it composes, how much of them it keeps, and what the compositions are."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import score_tables
 
@@ -9,7 +10,7 @@ from raygen.stages.compose import fused, partner_of
 from raygen.synthesis.dac import TRIED, DacConfig, found_heat, knee_of, masker, select
 
 
-def scores(margins: dict[int, list[float]]) -> score_tables.pa.Table:
+def scores(margins: dict[int, list[float]]) -> pa.Table:
     """Images of each label whose logit leads the next by a margin; a larger one is a lower loss."""
     labels = [label for label, values in margins.items() for _ in values]
     num_classes = max(margins) + 1
