@@ -131,6 +131,27 @@ def test_what_a_checkpoint_holds_is_of_its_epoch_though_the_next_has_begun(tmp_p
     assert torch.equal(network.weight, before)
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "object"])
+def test_a_damaged_checkpoint_says_so(tmp_path: Path, damage: str) -> None:
+    file, network, worker = tmp_path / "checkpoint.pt", torch.nn.Linear(4, 4), Worker(0, 1, "cpu", tmp_path)
+    with Progress(network, {}, worker) as progress:
+        progress.add({"val_worst_group": 0.5, "val_average": 0.5}, select="last")
+    match damage:
+        case "empty":
+            file.write_bytes(b"")
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-100])
+        case "text":
+            file.write_text("hello")
+        case _:
+            torch.save(network, file)  # an object, which a checkpoint never holds
+    with (
+        pytest.raises(RunFolderError, match=rf"{file} is damaged \(.*\)\. Delete it; the fit then begins anew"),
+        Progress(network, {}, worker) as progress,
+    ):
+        progress.resume()
+
+
 def test_a_checkpoint_that_cannot_be_written_ends_the_fit(
     sets: tuple[TrainingSet, TrainingSet], tmp_path: Path
 ) -> None:
