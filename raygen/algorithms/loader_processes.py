@@ -64,12 +64,18 @@ class LoaderProcesses(Generic[Item, Result]):
         One at a time: a `map` that begins ends those before it.
 
         Raises:
-            StageError: A process died.
+            StageError: A process died, or the system starts no more of them.
             RaygenError: As the function raised it.
         """
         self._items.now = items
         with _own_words(), _without_main():
-            results = iter(self._loader)
+            try:
+                results = iter(self._loader)
+            except OSError as error:
+                raise StageError(
+                    f"{self._loader.num_workers} processes that decode pictures for the fit cannot be started "
+                    f"({error.strerror or error}); set fit.loader_processes lower"
+                ) from error
         while True:
             with _own_words():
                 result: Result | RaygenError | None = next(results, None)

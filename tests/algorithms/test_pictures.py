@@ -201,7 +201,7 @@ def test_how_far_decoding_is_is_said(scenes_folder: Path, tmp_path: Path) -> Non
         assert 0 < int(found[2]) <= 32 / 0.25
 
 
-@pytest.mark.parametrize("damage", ["header", "other", "shape", "cut"])
+@pytest.mark.parametrize("damage", ["header", "failed", "other", "shape", "cut", "empty", "archive"])
 def test_a_store_that_is_not_what_it_should_be_is_refused(source: RowPictures, tmp_path: Path, damage: str) -> None:
     place = loading(tmp_path)
     all_of(source, place)
@@ -210,6 +210,8 @@ def test_a_store_that_is_not_what_it_should_be_is_refused(source: RowPictures, t
     match damage:
         case "header":
             header.write_text("{")
+        case "failed":
+            header.write_text(json.dumps({**json.loads(header.read_text()), "failed": [3]}))
         case "other":
             found = json.loads(header.read_text())
             header.write_text(json.dumps({**found, "key": {**found["key"], "source": {"rows": "others"}}}))
@@ -217,8 +219,44 @@ def test_a_store_that_is_not_what_it_should_be_is_refused(source: RowPictures, t
             np.save(pictures, np.zeros((160, SIDE, SIDE + 1, 3), np.uint8))
         case "cut":
             os.truncate(pictures, pictures.stat().st_size - 1)
+        case "empty":
+            os.truncate(pictures, 0)
+        case "archive":
+            with pictures.open("wb") as file:
+                np.savez(file, images=np.zeros(3))
     with pytest.raises(RunFolderError, match=rf"Delete {header.parent}; its pictures are then decoded again"):
         all_of(source, place)
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "shape"])
+def test_places_that_are_not_what_they_should_be_are_refused(source: RowPictures, tmp_path: Path, damage: str) -> None:
+    place = loading(tmp_path, gb=0)
+    all_of(source, place)
+    (places,) = tmp_path.glob("*/ranges-0.npy")
+    match damage:
+        case "gone":
+            places.unlink()
+        case "empty":
+            os.truncate(places, 0)
+        case "cut":
+            os.truncate(places, places.stat().st_size - 1)
+        case "shape":
+            np.save(places, np.zeros((160, 3), np.int64))
+    with pytest.raises(RunFolderError, match=rf"Delete {places.parent}; its pictures are then decoded again"):
+        all_of(source, place)
+
+
+def test_loader_processes_that_the_system_does_not_start_are_said(
+    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    place = loading(tmp_path, gb=0, processes=7)
+    train = TrainingSet(RowIndex(scenes_folder), "train", size_px=SIDE, loading=place)
+    monkeypatch.setattr(multiprocessing.get_context("forkserver").Process, "start", refuse)
+    with pytest.raises(StageError, match=r"^7 processes .* \(Too many open files\); set fit.loader_processes lower$"):
+        next(train.batches([np.arange(8)]))
 
 
 @pytest.mark.parametrize(
