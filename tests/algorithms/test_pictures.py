@@ -22,11 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from extra_sets import NotedPictures, extra_of, store
+from extra_sets import NotedPictures, extra_of, store, tensor_without_room
 
 from raygen.algorithms import erm
 from raygen.algorithms.decoding import Loading
 from raygen.algorithms.erm import ErmConfig
+from raygen.algorithms.loader_processes import LoaderProcesses
 from raygen.algorithms.pictures import open_pictures
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier
@@ -257,6 +258,12 @@ def test_loader_processes_that_the_system_does_not_start_are_said(
     monkeypatch.setattr(multiprocessing.get_context("forkserver").Process, "start", refuse)
     with pytest.raises(StageError, match=r"^7 processes .* \(Too many open files\); set fit.loader_processes lower$"):
         next(train.batches([np.arange(8)]))
+
+
+def test_shared_memory_that_is_full_ends_the_fit_and_does_not_make_it_wait() -> None:
+    loaders = LoaderProcesses(tensor_without_room, num=1)
+    with pytest.raises(StageError, match=r"no room in shared memory \(.+\); give /dev/shm more .*fit.loader_processes"):
+        list(loaders.map([1 << 20]))
 
 
 @pytest.mark.parametrize(
