@@ -18,7 +18,7 @@ from raygen.algorithms.balanced import BalancedConfig
 from raygen.algorithms.batches import batch_sizes, draw_batches, least_rows
 from raygen.algorithms.checkpoints import Progress
 from raygen.algorithms.erm import ErmConfig
-from raygen.algorithms.loop import LoopConfig, fit_loop
+from raygen.algorithms.loop import fit_loop
 from raygen.algorithms.reweighted import ReweightedConfig
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
@@ -78,7 +78,7 @@ def test_every_image_counts_with_its_own_weight_in_whatever_batch(
     """A classifier of zeros that hardly learns has a loss of log 2 for each image."""
     classifier = Classifier(ClassifierConfig(), torch.nn.Flatten(), num_features=3 * 64 * 64, num_classes=2)
     classifier.load_state_dict({name: torch.zeros_like(value) for name, value in classifier.state_dict().items()})
-    config = LoopConfig(epochs=1, batch_size=16, learning_rate=1e-12, schedule="constant", augment="none")
+    config = ErmConfig(epochs=1, batch_size=16, learning_rate=1e-12, schedule="constant", augment="none")
     worker, train = Worker(0, 1, "cpu", tmp_path), sets[0]
     (entry,) = fit_loop(
         classifier,

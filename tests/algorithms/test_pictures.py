@@ -34,9 +34,10 @@ from raygen.classifier import ClassifierConfig, build_classifier
 from raygen.classifier.framing import squash
 from raygen.datasets.row_pictures import RowPictures
 from raygen.datasets.rows import RowIndex
+from raygen.datasets.table import DatasetInfo, write_source
 from raygen.errors import DataError, RunFolderError, StageError
 from raygen.fits.running import FitConfig
-from raygen.images import decode_image
+from raygen.images import decode_image, encode_image
 from raygen.storage import picture_store
 from raygen.worker import Worker
 
@@ -165,6 +166,28 @@ def test_a_store_is_made_once_for_all_and_again_for_other_pictures(
     other_way = RowPictures(index, index.split("train")["image_id"].to_pylist(), label="train")
     assert np.array_equal(all_of(other_way, place), one_by_one(index, "train"))
     assert len(list((tmp_path / "store").glob("*/store.json"))) == 4
+
+
+def test_a_file_that_changed_after_it_was_stored_is_decoded_again(tmp_path: Path) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(4)]
+    for i, file in enumerate(files):
+        file.write_bytes(encode_image(np.full((SIDE, SIDE, 3), i, np.uint8)))
+    rows = [
+        {"image_id": file.stem, "path": str(file), "label": i % 2, "split": "train", "role": "source"}
+        for i, file in enumerate(files)
+    ]
+    (tmp_path / "rows").mkdir()
+    write_source(rows, DatasetInfo("files", ("cat", "dog"), (), ("a cat", "a dog")), tmp_path / "rows")
+
+    def values(gb: float) -> list[int]:
+        index, place = RowIndex(tmp_path / "rows"), loading(tmp_path / "store", gb=gb)
+        train = TrainingSet(index, "train", size_px=SIDE, loading=place)
+        (images,) = train.batches([np.arange(4)])
+        return [int(value) for value in images[:, 0, 0, 0]]
+
+    assert values(1) == values(0) == [0, 1, 2, 3]
+    files[2].write_bytes(encode_image(np.full((SIDE, SIDE, 3), 77, np.uint8)))
+    assert values(1) == values(0) == [0, 1, 77, 3]
 
 
 def test_a_killed_maker_leaves_nothing_that_counts(
@@ -355,6 +378,7 @@ import numpy as np
 from raygen.algorithms.decoding import Loading
 from raygen.algorithms.training_set import TrainingSet
 from raygen.datasets.rows import RowIndex
+from raygen.datasets.table import DatasetInfo, write_source
 
 print("main", flush=True)
 place = Loading(sys.argv[2], 0, 2)
