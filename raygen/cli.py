@@ -30,6 +30,8 @@ app.command()(tune)
 
 # Enough to cure the scenes' bias, and generated in some minutes on two cores.
 DEMO_IMAGES_PER_CLASS = 500
+# No worse than the model's 12 on the scenes, over three seeds (docs/performance.md), and two thirds of the time.
+DEMO_STEPS = 8
 
 Out = Annotated[Path, program.path_option("--out", "Run folder; an unfinished run in it is resumed.")]
 Set = Annotated[
@@ -69,7 +71,12 @@ def demo(
     show: Annotated[bool | None, typer.Option("--open/--no-open", help="Open the report in a browser.")] = None,
 ) -> None:
     """Recipe dbb on the built-in scenes: the whole job in some minutes, with no download."""
-    data = {"recipe": "dbb", "dataset": {"name": "scenes"}, "synthesis": {"k": DEMO_IMAGES_PER_CLASS}}
+    data = {
+        "recipe": "dbb",
+        "dataset": {"name": "scenes"},
+        "synthesis": {"k": DEMO_IMAGES_PER_CLASS},
+        "inpainter": {"num_inference_steps": DEMO_STEPS},
+    }
     _run(data, overrides, out=out, fresh=fresh)
     if show if show is not None else sys.stdout.isatty():
         typer.launch(str(out / "report.html"))
