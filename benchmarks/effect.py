@@ -16,7 +16,6 @@ others (flipped).
 import argparse
 import math
 import statistics
-import sys
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -186,14 +185,14 @@ def row(name: str, found: Sequence[Attempt], *, labels: str, recipe: str | None 
     has_controls = best and name not in ("erm", f"{recipe}_unpruned")
     over_best = spread([a - b for a, b in zip(worst[name], best, strict=True)]) if has_controls else ""
     saliency = [100 * value for one in found if (value := saliency_of(one, name)) is not None]
-    sides = [flipped(one, name) for one in found]
+    sides = [side for one in found if (side := flipped(one, name)) is not None]
     cells = [
         name,
         *labels_read(labels),
         spread(worst[name]),
         f"{low:.1f} to {high:.1f}",
         spread(average[name]),
-        " / ".join(spread([100 * side[i] for side in sides]) for i in (0, 1)) if None not in sides else "",
+        " / ".join(spread([100 * side[i] for side in sides]) for i in (0, 1)) if len(sides) == len(found) else "",
         over_erm,
         over_best,
         spread(saliency) if saliency else "",
@@ -334,4 +333,4 @@ def gains(recipe: str, worst: dict[str, list[float]], average: dict[str, list[fl
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

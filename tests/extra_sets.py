@@ -1,10 +1,12 @@
 """Pictures for tests of fits: a few beside a dataset's own, and sources that are slow or noted."""
 
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from raygen.algorithms.decoding import Loading
 from raygen.algorithms.pictures import InMemory, open_pictures
@@ -18,6 +20,12 @@ def extra_of(images_NHWC: np.ndarray, labels: Sequence[int], attributes: Sequenc
     """Pictures of the classifier's size with their classes and, where they have any, their attributes."""
     attribute_M = np.full(len(labels), -1) if attributes is None else np.array(attributes)
     return ExtraPictures(InMemory(images_NHWC), np.arange(len(labels)), np.array(labels), attribute_M)
+
+
+def tensor_without_room(num_bytes: int) -> torch.Tensor:
+    """What a loader process gives that may share less than that."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes - 1, resource.RLIM_INFINITY))
+    return torch.zeros(num_bytes, dtype=torch.uint8)
 
 
 class NotedPictures(RowPictures):

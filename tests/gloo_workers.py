@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from raygen.algorithms import erm, hsfm, lff, lisa
+from raygen.algorithms import erm, group_dro, hsfm, lff, lisa
 from raygen.algorithms.erm import ErmConfig
+from raygen.algorithms.group_dro import GroupDroConfig
 from raygen.algorithms.hsfm import HsfmConfig
 from raygen.algorithms.inference import extract_features, right_predictions
 from raygen.algorithms.lff import LffConfig
@@ -31,6 +32,9 @@ from raygen.worker import Worker
 ROOT = Path(__file__).parents[1]
 CROPPED = ClassifierConfig(image_size_px=16, framing="resize_crop")
 FIT = ErmConfig(epochs=2, batch_size=33, learning_rate=1e-3, augment="random_resized_crop", schedule="constant")
+
+# A large step size, so that the groups' weights, which the workers must agree on, matter.
+GROUPS = GroupDroConfig(epochs=1, batch_size=33, eta=1.0, learning_rate=1e-3, schedule="constant", select="last")
 
 
 REGIONS: Any = {"counterfactual_region": "box", "factual_region": "segmentation", "not_label": "exact"}
@@ -67,10 +71,12 @@ class Seen(nn.Flatten):
     def __init__(self) -> None:
         super().__init__()
         self.inputs: list[torch.Tensor] = []
+        self.drawn: list[float] = []
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         if self.training:
             self.inputs.append(images_NCHW.detach().clone())
+            self.drawn.append(float(torch.rand(())))  # as dropout draws
         return super().forward(images_NCHW)
 
 
@@ -95,6 +101,7 @@ def fitted(data: Path, folder: Path, *, rank: int, world_size: int) -> dict[str,
     found: dict[str, Any] = {
         "asked": train.asked,
         "inputs": seen.inputs,
+        "drawn": seen.drawn,
         "history": history,
         "weights": classifier.state_dict(),
         "right": torch.from_numpy(right_predictions(classifier, val, worker("whole"))),
@@ -132,6 +139,11 @@ def fitted(data: Path, folder: Path, *, rank: int, world_size: int) -> dict[str,
         resumed, _ = linear()
         erm.fit(FIT.model_copy(update={"epochs": epochs}), resumed, train, val, seed=0, worker=worker("parts"))
     found["resumed"] = resumed.state_dict()
+    grouped, _ = linear()
+    group_dro.fit(GROUPS, grouped, train, val, seed=0, worker=worker("groups"))
+    found["grouped"] = grouped.state_dict()
+    if rank == 0:
+        found["q"] = torch.load(worker("groups").folder / "checkpoint.pt")["adaptive"]["q"]
     normalised = build_classifier(ClassifierConfig(image_size_px=16, width=8), 2, seed=0)
     small = TrainingSet(index, "train", size_px=16), TrainingSet(index, "val", size_px=16)
     erm.fit(ErmConfig(epochs=1, batch_size=33), normalised, *small, seed=0, worker=worker("normalised"))

@@ -2,11 +2,13 @@
 
 import copy
 import io
+import pickle
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 
+from raygen.errors import RunFolderError, unreadable
 from raygen.storage.writing import write_bytes
 from raygen.worker import CHECKPOINT, OLD_CHECKPOINT, Worker
 
@@ -49,11 +51,22 @@ class Progress:
             self.wait()
 
     def resume(self) -> int:
-        """Takes up the checkpoint if there is one; gives back the next epoch."""
+        """Takes up the checkpoint if there is one; gives back the next epoch.
+
+        Raises:
+            RunFolderError: It is damaged.
+        """
         if not self._path.is_file():
             return 0
-        state = torch.load(self._path, weights_only=True, map_location=self._worker.device)
-        if state.get("format") != FORMAT:
+        try:
+            state = torch.load(self._path, weights_only=True, map_location=self._worker.device)
+        except torch.OutOfMemoryError:
+            raise
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            # What torch says of files is long, and of what it alone could do about them.
+            shown = error if isinstance(error, OSError) else ValueError("torch cannot read it")
+            raise RunFolderError(unreadable(self._path, shown, "Delete it; the fit then begins anew.")) from error
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
             return self._put_aside()
         for name, part in {"classifier": self._classifier, **self._parts}.items():
             part.load_state_dict(state[name])

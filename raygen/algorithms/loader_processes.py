@@ -64,12 +64,18 @@ class LoaderProcesses(Generic[Item, Result]):
         One at a time: a `map` that begins ends those before it.
 
         Raises:
-            StageError: A process died.
+            StageError: A process died, or the system starts no more of them.
             RaygenError: As the function raised it.
         """
         self._items.now = items
         with _own_words(), _without_main():
-            results = iter(self._loader)
+            try:
+                results = iter(self._loader)
+            except OSError as error:
+                raise StageError(
+                    f"{self._loader.num_workers} processes that decode pictures for the fit cannot be started "
+                    f"({error.strerror or error}); set fit.loader_processes lower"
+                ) from error
         while True:
             with _own_words():
                 result: Result | RaygenError | None = next(results, None)
@@ -97,9 +103,28 @@ class _Calls(Dataset[Any]):
 
     def __getitem__(self, item: Any) -> Any:
         try:
-            return self._call(item)
+            return _shared(self._call(item))
         except RaygenError as error:
             return error
+
+
+def _shared(result: Any) -> Any:
+    """A result, a tensor in shared memory: torch would move it there in a thread whose errors nobody hears of.
+
+    Raises:
+        StageError: There is no room.
+    """
+    if isinstance(result, torch.Tensor):
+        try:
+            result.share_memory_()
+        except RuntimeError as error:
+            reason = str(error).rpartition(">: ")[2]
+            raise StageError(
+                f"a process that decodes pictures for the fit has no room in shared memory ({reason}); give /dev/shm "
+                "more (in a container --shm-size or --ipc=host), set fit.loader_processes lower, 0 for none, or give "
+                "the pictures room on disk (fit.store_gb); the fit goes on from its last epoch"
+            ) from error
+    return result
 
 
 @contextlib.contextmanager

@@ -156,7 +156,7 @@ def open_pictures(
                     warn(f"{error}: these pictures ({source.label}) are decoded again for every batch")
             if header is None:  # not in the handler, where what was raised would hold what it came through
                 return _streamed(source, size_px, store, loading, say)
-    return Stored(source, loading, key, _failed(header))
+    return Stored(source, loading, key, header["failed"])
 
 
 def find_pictures(source: Source, *, size_px: int, loading: Loading | None) -> Stored | None:
@@ -165,7 +165,7 @@ def find_pictures(source: Source, *, size_px: int, loading: Loading | None) -> S
         return None
     key = StoreKey(source.label, source.key, size_px=size_px)
     header = StoreFolder(Path(loading.folder), max_bytes=loading.max_bytes).find(key)
-    return None if header is None else Stored(source, loading, key, _failed(header))
+    return None if header is None else Stored(source, loading, key, header["failed"])
 
 
 def _in_memory(source: Source, size_px: int) -> InMemory:
@@ -201,8 +201,11 @@ def _streamed(source: Source, size_px: int, store: StoreFolder, loading: Loading
         header = store.find(key)
         if header is not None:
             source.prepare()
-            failed = _failed(header)
-            ranges = [np.load(store.folder / key.name / RANGES.format(i)) for i in range(len(source.columns))]
+            failed, shape = header["failed"], (len(source), 2)
+            ranges = [
+                store.array(key, RANGES.format(i), dtype=np.int64, shape=shape).copy()
+                for i in range(len(source.columns))
+            ]
         else:
             failed, ranges = decode_all(Decode(source, size_px), loading, say)
             # Where the disk has not even room for that, the fits after this one look again.
@@ -212,7 +215,3 @@ def _streamed(source: Source, size_px: int, store: StoreFolder, loading: Loading
     for column, ranges_N2 in zip(source.columns, ranges, strict=True):
         column.ranges_N2 = ranges_N2
     return Streamed(source, size_px, failed)
-
-
-def _failed(header: Mapping[str, Any]) -> dict[int, str]:
-    return {int(row): reason for row, reason in header["failed"].items()}

@@ -47,7 +47,7 @@ class FitConfig(Strict, decides=Decides.RESULTS):
         store_gb: What all of them may take there, in GB (10^9 bytes). Pictures for which there is no room are decoded
             again for every batch. 64: CelebA at 224 px with 120,000 extra pictures takes 46.
         loader_processes: Processes that decode, for each set that a worker reads; 0: the worker itself. null: as many
-            as num_cpus. They are started only where there is much to decode.
+            as num_cpus; at most 256. They are started only where there is much to decode.
     """
 
     num_workers: PositiveInt = 1
@@ -60,7 +60,7 @@ class FitConfig(Strict, decides=Decides.RESULTS):
     sync_batch_norm: Annotated[bool, Identity.ABSENT_BY_DEFAULT] = False
     store_folder: Annotated[Path | None, Decides.NOTHING] = None
     store_gb: Annotated[float, Decides.NOTHING] = Field(64, ge=0)
-    loader_processes: Annotated[int | None, Decides.NOTHING] = Field(None, ge=0)
+    loader_processes: Annotated[int | None, Decides.NOTHING] = Field(None, ge=0, le=256)
 
     @model_validator(mode="after")
     def _has_the_device_that_it_needs(self) -> "FitConfig":

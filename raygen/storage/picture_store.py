@@ -76,7 +76,7 @@ class StoreFolder:
             folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, key: StoreKey) -> dict[str, Any] | None:
-        """The header of a store that is there; None where none is.
+        """The header of a store that is there, with `failed` by number of the picture; None where none is.
 
         Raises:
             RunFolderError: What is in its place is damaged or of something else.
@@ -88,8 +88,9 @@ class StoreFolder:
         way_out = f"Delete {folder}; its pictures are then decoded again."
         try:
             header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            found, _ = header["key"], header["failed"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found = header["key"]
+            header["failed"] = {int(row): str(reason) for row, reason in header["failed"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunFolderError(unreadable(path, error, way_out)) from error
         if found != key.data:
             raise RunFolderError(f"{folder} is not what its name says: it holds pictures of {found}. {way_out}")
@@ -101,18 +102,31 @@ class StoreFolder:
         Raises:
             RunFolderError: The file is gone, damaged, or of other pictures.
         """
-        path, size_px = self.folder / key.name / PICTURES, key.size_px
+        return self.array(key, PICTURES, dtype=np.uint8, shape=(num, key.size_px, key.size_px, 3))
+
+    def array(self, key: StoreKey, name: str, *, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
+        """An array of a store that is there, mapped, not to be written to.
+
+        Args:
+            key: The store's.
+            name: Of its file.
+            dtype: What its numbers must be.
+            shape: What it must be.
+
+        Raises:
+            RunFolderError: The file is gone, damaged, or of something else.
+        """
+        path = self.folder / key.name / name
         way_out = f"Delete {path.parent}; its pictures are then decoded again."
         try:
-            images_NHWC = np.load(path, mmap_mode="r")
+            # Not np.load, which takes archives and pickles too, and says of each in its own way that it is none.
+            found = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError) as error:
             raise RunFolderError(unreadable(path, error, way_out)) from error
-        if images_NHWC.dtype != np.uint8 or images_NHWC.shape != (num, size_px, size_px, 3):
-            raise RunFolderError(
-                f"{path} holds {images_NHWC.dtype} of shape {images_NHWC.shape}, not {num} pictures of {size_px} px. "
-                f"{way_out}"
-            )
-        return images_NHWC.view(np.ndarray)
+        if found.dtype != dtype or found.shape != shape:
+            expected = f"{np.dtype(dtype)} of shape {shape}"
+            raise RunFolderError(f"{path} holds {found.dtype} of shape {found.shape}, not {expected}. {way_out}")
+        return found.view(np.ndarray)
 
     @contextlib.contextmanager
     def turn(self, name: str) -> Iterator[None]:

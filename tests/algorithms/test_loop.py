@@ -1,6 +1,7 @@
 """Fits: the same twice, the same after an interruption, and good enough to learn."""
 
 import copy
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from raygen.algorithms.balanced import BalancedConfig
 from raygen.algorithms.batches import batch_sizes, draw_batches, least_rows
 from raygen.algorithms.checkpoints import Progress
 from raygen.algorithms.erm import ErmConfig
+from raygen.algorithms.loop import fit_loop
 from raygen.algorithms.reweighted import ReweightedConfig
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
@@ -68,6 +70,27 @@ def test_gamma_weighs_the_generated_pictures_of_its_class(
     for name, gamma, is_erm in (("none", 0.0, True), ("other", (3.0, 0.0), True), ("own", (0.0, 3.0), False)):
         found = fit(sets, tmp_path / name, config=BalancedConfig(**common, gamma=gamma))
         assert equal(found, erm) == is_erm, name
+
+
+def test_every_image_counts_with_its_own_weight_in_whatever_batch(
+    sets: tuple[TrainingSet, TrainingSet], tmp_path: Path
+) -> None:
+    """A classifier of zeros that hardly learns has a loss of log 2 for each image."""
+    classifier = Classifier(ClassifierConfig(), torch.nn.Flatten(), num_features=3 * 64 * 64, num_classes=2)
+    classifier.load_state_dict({name: torch.zeros_like(value) for name, value in classifier.state_dict().items()})
+    config = ErmConfig(epochs=1, batch_size=16, learning_rate=1e-12, schedule="constant", augment="none")
+    worker, train = Worker(0, 1, "cpu", tmp_path), sets[0]
+    (entry,) = fit_loop(
+        classifier,
+        *sets,
+        config,
+        seed=0,
+        worker=worker,
+        loss_weights=lambda label_B, generated_B: label_B + 10.0 * generated_B,
+    )
+    num_batches = len(batch_sizes(len(train), 16, least=1))
+    expected = math.log(2) * (train.label_N.sum() + 10 * train.generated_N.sum()) / num_batches
+    assert entry["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_fit_that_goes_on_from_a_checkpoint_ends_the_same(
@@ -129,6 +152,49 @@ def test_what_a_checkpoint_holds_is_of_its_epoch_though_the_next_has_begun(tmp_p
     with Progress(network, {"other": network}, Worker(0, 1, "cpu", tmp_path)) as progress:
         assert progress.resume() == 1
     assert torch.equal(network.weight, before)
+
+
+def test_the_best_epoch_is_the_earliest_of_equal_ones_also_across_an_interruption(tmp_path: Path) -> None:
+    network, worker = torch.nn.Linear(1, 1, bias=False), Worker(0, 1, "cpu", tmp_path)
+    scores = [(0.5, 0.6), (0.5, 0.6), (0.4, 0.9), (0.5, 0.7), (0.5, 0.7)]
+    selected = []
+    for epoch, (worst, average) in enumerate(scores):
+        with Progress(network, {}, worker) as progress:  # each in a process of its own, as it were
+            assert progress.resume() == epoch
+            with torch.no_grad():
+                network.weight.fill_(epoch)
+            progress.add({"val_worst_group": worst, "val_average": average}, select="best")
+        selected.append(float(progress.selected["weight"]))
+    assert selected == [0, 0, 0, 3, 3]
+
+
+def test_only_the_leading_worker_writes(tmp_path: Path) -> None:
+    network = torch.nn.Linear(1, 1)
+    with Progress(network, {}, Worker(1, 2, "cpu", tmp_path)) as progress:
+        progress.add({"val_worst_group": 0.5, "val_average": 0.5}, select="best")
+    assert not list(tmp_path.iterdir())
+    assert progress.selected.keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "object"])
+def test_a_damaged_checkpoint_says_so(tmp_path: Path, damage: str) -> None:
+    file, network, worker = tmp_path / "checkpoint.pt", torch.nn.Linear(4, 4), Worker(0, 1, "cpu", tmp_path)
+    with Progress(network, {}, worker) as progress:
+        progress.add({"val_worst_group": 0.5, "val_average": 0.5}, select="last")
+    match damage:
+        case "empty":
+            file.write_bytes(b"")
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-100])
+        case "text":
+            file.write_text("hello")
+        case _:
+            torch.save(network, file)  # an object, which a checkpoint never holds
+    with (
+        pytest.raises(RunFolderError, match=rf"{file} is damaged \(.*\)\. Delete it; the fit then begins anew"),
+        Progress(network, {}, worker) as progress,
+    ):
+        progress.resume()
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_fit(

@@ -22,21 +22,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from extra_sets import NotedPictures, extra_of, store
+from extra_sets import NotedPictures, extra_of, store, tensor_without_room
 
 from raygen.algorithms import erm
 from raygen.algorithms.decoding import Loading
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.infilling import Draws
+from raygen.algorithms.loader_processes import LoaderProcesses
 from raygen.algorithms.pictures import InMemory, open_pictures
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import ClassifierConfig, build_classifier
 from raygen.classifier.framing import squash
 from raygen.datasets.row_pictures import RowPictures
 from raygen.datasets.rows import RowIndex
+from raygen.datasets.table import DatasetInfo, write_source
 from raygen.errors import DataError, RunFolderError, StageError
 from raygen.fits.running import FitConfig
-from raygen.images import decode_image
+from raygen.images import decode_image, encode_image
 from raygen.inpainters.fills import Infilling
 from raygen.storage import picture_store
 from raygen.worker import Worker
@@ -190,6 +192,28 @@ def test_a_store_is_made_once_for_all_and_again_for_other_pictures(
     assert len(list((tmp_path / "store").glob("*/store.json"))) == 4
 
 
+def test_a_file_that_changed_after_it_was_stored_is_decoded_again(tmp_path: Path) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(4)]
+    for i, file in enumerate(files):
+        file.write_bytes(encode_image(np.full((SIDE, SIDE, 3), i, np.uint8)))
+    rows = [
+        {"image_id": file.stem, "path": str(file), "label": i % 2, "split": "train", "role": "source"}
+        for i, file in enumerate(files)
+    ]
+    (tmp_path / "rows").mkdir()
+    write_source(rows, DatasetInfo("files", ("cat", "dog"), (), ("a cat", "a dog")), tmp_path / "rows")
+
+    def values(gb: float) -> list[int]:
+        index, place = RowIndex(tmp_path / "rows"), loading(tmp_path / "store", gb=gb)
+        train = TrainingSet(index, "train", size_px=SIDE, loading=place)
+        (images,) = train.batches([np.arange(4)])
+        return [int(value) for value in images[:, 0, 0, 0]]
+
+    assert values(1) == values(0) == [0, 1, 2, 3]
+    files[2].write_bytes(encode_image(np.full((SIDE, SIDE, 3), 77, np.uint8)))
+    assert values(1) == values(0) == [0, 1, 77, 3]
+
+
 def test_a_killed_maker_leaves_nothing_that_counts(
     scenes_folder: Path, source: RowPictures, images_NHWC: np.ndarray, tmp_path: Path
 ) -> None:
@@ -225,7 +249,7 @@ def test_how_far_decoding_is_is_said(scenes_folder: Path, tmp_path: Path) -> Non
         assert 0 < int(found[2]) <= 32 / 0.25
 
 
-@pytest.mark.parametrize("damage", ["header", "other", "shape", "cut"])
+@pytest.mark.parametrize("damage", ["header", "failed", "other", "shape", "cut", "empty", "archive"])
 def test_a_store_that_is_not_what_it_should_be_is_refused(source: RowPictures, tmp_path: Path, damage: str) -> None:
     place = loading(tmp_path)
     all_of(source, place)
@@ -234,6 +258,8 @@ def test_a_store_that_is_not_what_it_should_be_is_refused(source: RowPictures, t
     match damage:
         case "header":
             header.write_text("{")
+        case "failed":
+            header.write_text(json.dumps({**json.loads(header.read_text()), "failed": [3]}))
         case "other":
             found = json.loads(header.read_text())
             header.write_text(json.dumps({**found, "key": {**found["key"], "source": {"rows": "others"}}}))
@@ -241,8 +267,50 @@ def test_a_store_that_is_not_what_it_should_be_is_refused(source: RowPictures, t
             np.save(pictures, np.zeros((160, SIDE, SIDE + 1, 3), np.uint8))
         case "cut":
             os.truncate(pictures, pictures.stat().st_size - 1)
+        case "empty":
+            os.truncate(pictures, 0)
+        case "archive":
+            with pictures.open("wb") as file:
+                np.savez(file, images=np.zeros(3))
     with pytest.raises(RunFolderError, match=rf"Delete {header.parent}; its pictures are then decoded again"):
         all_of(source, place)
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "shape"])
+def test_places_that_are_not_what_they_should_be_are_refused(source: RowPictures, tmp_path: Path, damage: str) -> None:
+    place = loading(tmp_path, gb=0)
+    all_of(source, place)
+    (places,) = tmp_path.glob("*/ranges-0.npy")
+    match damage:
+        case "gone":
+            places.unlink()
+        case "empty":
+            os.truncate(places, 0)
+        case "cut":
+            os.truncate(places, places.stat().st_size - 1)
+        case "shape":
+            np.save(places, np.zeros((160, 3), np.int64))
+    with pytest.raises(RunFolderError, match=rf"Delete {places.parent}; its pictures are then decoded again"):
+        all_of(source, place)
+
+
+def test_loader_processes_that_the_system_does_not_start_are_said(
+    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    place = loading(tmp_path, gb=0, processes=7)
+    train = TrainingSet(RowIndex(scenes_folder), "train", size_px=SIDE, loading=place)
+    monkeypatch.setattr(multiprocessing.get_context("forkserver").Process, "start", refuse)
+    with pytest.raises(StageError, match=r"^7 processes .* \(Too many open files\); set fit.loader_processes lower$"):
+        next(train.batches([np.arange(8)]))
+
+
+def test_shared_memory_that_is_full_ends_the_fit_and_does_not_make_it_wait() -> None:
+    loaders = LoaderProcesses(tensor_without_room, num=1)
+    with pytest.raises(StageError, match=r"no room in shared memory \(.+\); give /dev/shm more .*fit.loader_processes"):
+        list(loaders.map([1 << 20]))
 
 
 @pytest.mark.parametrize(
@@ -334,6 +402,7 @@ import numpy as np
 from raygen.algorithms.decoding import Loading
 from raygen.algorithms.training_set import TrainingSet
 from raygen.datasets.rows import RowIndex
+from raygen.datasets.table import DatasetInfo, write_source
 
 print("main", flush=True)
 place = Loading(sys.argv[2], 0, 2)

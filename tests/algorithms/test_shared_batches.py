@@ -61,6 +61,22 @@ def test_a_second_network_mixed_pictures_copies_and_terms_are_shared_too(
             assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_weights_of_groups_follow_the_losses_of_all_workers(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    torch.testing.assert_close(two[0]["q"], one["q"], rtol=1e-4, atol=1e-6)
+    assert (one["q"] - 0.25).abs().max() > 0.01
+    for name, weights in one["grouped"].items():
+        torch.testing.assert_close(two[0]["grouped"][name], weights, rtol=1e-4, atol=1e-6)
+        assert torch.equal(two[0]["grouped"][name], two[1]["grouped"][name])
+
+
+def test_what_layers_draw_is_another_in_every_step_epoch_and_worker(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    for drawn in (one["drawn"], two[0]["drawn"] + two[1]["drawn"]):
+        assert len(drawn) > 8
+        assert len({*drawn}) == len(drawn)
+
+
 def test_validation_and_features_are_shared_and_known_to_both(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
     for worker in two:
         assert torch.equal(worker["right"], one["right"])

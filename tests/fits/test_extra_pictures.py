@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from raygen.algorithms.decoding import Loading
+from raygen.algorithms.pictures import open_pictures
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier.framing import squash
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
-from raygen.fits.extra_pictures import ExtraRows, extra_pictures, flat_colours
+from raygen.fits.extra_pictures import ExtraRows, GeneratedPictures, candidate_rows, extra_pictures, flat_colours
 from raygen.images import decode_image, decode_mask, encode_image, encode_mask
 from raygen.synthesis.controls import control_picture, draw_colour
 
@@ -87,3 +88,35 @@ def test_extra_pictures_are_in_a_store_too(scenes_folder: Path, tmp_path: Path, 
         failed = ExtraRows(kind, (rows[4]["key"],), str(tmp_path / "candidates"), "digest")
         with pytest.raises(DataError, match=rf"the generated picture {rows[4]['key']} cannot be read: not a picture"):
             extra_pictures(failed, index, seed=3, size_px=SIDE)
+
+
+def test_a_store_is_of_these_candidates_of_these_keys_and_of_this_seed(scenes_folder: Path, tmp_path: Path) -> None:
+    index, place = RowIndex(scenes_folder), Loading(str(tmp_path / "store"), 1e9, 0)
+    of_digest = {"one": candidates(index, tmp_path / "one"), "other": candidates(index, tmp_path / "other")}
+    for part in (tmp_path / "other").iterdir():  # the same keys, other pictures
+        table = pq.read_table(part)
+        at = table.schema.get_field_index("generated_png")
+        turned = [png and encode_image(decode_image(png)[::-1].copy()) for png in table["generated_png"].to_pylist()]
+        pq.write_table(table.set_column(at, table.schema.field(at), pa.array(turned, pa.binary())), part)
+    numbers: tuple[tuple[int, ...], ...] = ((0, 1, 2), (5, 6, 11))
+
+    def found(digest: str, kept: tuple[int, ...], *, kind: Any = "generated", seed: int = 3) -> np.ndarray:
+        keys = tuple(of_digest[digest][i]["key"] for i in kept)
+        extra = ExtraRows(kind, keys, str(tmp_path / digest), digest)
+        pictures = extra_pictures(extra, index, seed=seed, size_px=SIDE, loading=place)
+        return pictures.pictures.read(pictures.row_M)
+
+    def expected(digest: str, kept: tuple[int, ...]) -> np.ndarray:
+        pngs = [pq.read_table(tmp_path / digest)["generated_png"][i].as_py() for i in kept]
+        return np.stack([squash(decode_image(png), SIDE) for png in pngs])
+
+    for digest in of_digest:
+        for kept in numbers:
+            assert np.array_equal(found(digest, kept), expected(digest, kept))
+    assert not np.array_equal(found("one", numbers[0], kind="flat"), found("one", numbers[0], kind="flat", seed=4))
+    # A sweep's store, of all of them: a part is taken from there.
+    place = Loading(str(tmp_path / "sweep"), 1e9, 0)
+    open_pictures(GeneratedPictures(candidate_rows(tmp_path / "one", "one")), size_px=SIDE, loading=place)
+    for kept in numbers:
+        assert np.array_equal(found("one", kept), expected("one", kept))
+    assert len(list((tmp_path / "sweep").glob("*/pictures.npy"))) == 1

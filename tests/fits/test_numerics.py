@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
         ({"compile": True}, "compile is true, .*leave it false, or fit on GPUs"),
         ({"sync_batch_norm": True, "num_workers": 2}, "sync_batch_norm is true, .*leave it false, or fit on GPUs"),
         ({"precision": "float8"}, "precision: "),
+        ({"loader_processes": 1000}, "loader_processes: .*256"),
     ],
 )
 def test_what_needs_a_gpu_is_refused_on_a_cpu(fields: dict[str, Any], message: str) -> None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raygen.storage import parquet_bytes
 from raygen.storage.parquet_bytes import NULL, UNKNOWN, ParquetBytes
 
 rng = np.random.default_rng(0)
@@ -57,3 +58,16 @@ def test_rows_come_as_they_are_in_any_order(
             file.write_bytes(file.read_bytes()[:-4] + b"none")
     again = pickle.loads(pickle.dumps(column))
     assert again.read(order) == [expected[row] for row in order]
+
+
+def test_more_files_than_are_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_bytes, "MAX_OPEN", 2)
+    files = [str(tmp_path / f"{number}.parquet") for number in range(4)]
+    for number, file in enumerate(files):
+        table = pa.table({"picture": pa.array([bytes([number] * 9)], pa.binary())})
+        pq.write_table(table, file, compression="none", use_dictionary=False)
+    column = ParquetBytes("picture", files, range(4), [0] * 4, [0] * 4)
+    order = [0, 1, 2, 3, 0, 3, 1, 0, 2]
+    for ranges_N2 in (None, column.find(range(4))):
+        column.ranges_N2 = ranges_N2
+        assert column.read(order) == [bytes([number] * 9) for number in order]
