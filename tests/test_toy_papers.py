@@ -105,7 +105,7 @@ def test_toys_have_names_and_defaults_and_are_checked_like_the_others(tmp_path: 
 
 
 def test_without_their_lines_they_are_unknown() -> None:
-    with pytest.raises(ConfigError, match="recipe is 'hardest'; known: .*dbb,"):
+    with pytest.raises(ConfigError, match=r"recipe is 'hardest'; known: .*dbb,"):
         recipes.make_config({"recipe": "hardest"}, [], where="test")
 
 
