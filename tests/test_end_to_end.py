@@ -367,7 +367,7 @@ def test_candidates_are_bound_to_the_maskers_model_and_rows_without_an_object_sa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "dbbb"], "dbb, dfr, erm"),
+        (["run", "dbbb"], "recipe is 'dbbb'; known: "),
         (["run", "dbb", "--set", "synthesis.kk=3"], "did you mean 'k'"),
         (["run", "dbb", "--set", "inpainter.strength=2"], "inpainter.strength"),
         (["run", "dbb", "--set", "inpainter.strength=1e-4"], "strength 0.0001 leaves none of the"),
