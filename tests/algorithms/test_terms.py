@@ -14,6 +14,7 @@ from raygen import algorithms
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.feed import Terms
 from raygen.algorithms.inference import right_predictions
+from raygen.algorithms.infilling import Draws
 from raygen.algorithms.jtt import JttConfig
 from raygen.algorithms.loop import mean_weights
 from raygen.algorithms.mixing import Mixed, label_shares, mix_batches, mix_inputs
@@ -25,7 +26,7 @@ from raygen.classifier import Classifier, ClassifierConfig, build_classifier
 from raygen.classifier.fgsm import fgsm, random_starts
 from raygen.datasets.rows import RowIndex
 from raygen.errors import ConfigError, DataError
-from raygen.inpainters.fills import Infilling
+from raygen.inpainters.fills import Infilling, tiled
 from raygen.worker import Numerics, Worker
 
 
@@ -379,3 +380,17 @@ def test_backgrounds_of_another_class_need_another_class(scenes_folder: Path) ->
     with pytest.raises(DataError, match="all training images are of one"):
         train.with_infilling(infilling(factual="mixed_rand"))
     train.with_infilling(infilling(factual="shuffle"))
+
+
+def test_a_mixed_background_is_of_a_picture_of_another_class(sets: tuple[TrainingSet, TrainingSet]) -> None:
+    train = sets[0].with_infilling(infilling(factual="mixed_rand"))
+    wanted = np.array([1, 2, 3, 4])
+    (rows_RTTC,) = train.copies([Draws(wanted, np.arange(4))])
+    (pictures_NTTC,) = train.batches([np.arange(len(train))])
+    object_HW = np.zeros((16, 16), bool)
+    object_HW[4:12, 5:11] = True
+    tiles = [tiled(picture, object_HW) for picture in pictures_NTTC.numpy()]
+    for i, position in enumerate(wanted.tolist()):
+        found = rows_RTTC[4 + i, ..., :3].numpy()[~object_HW]
+        labels = {int(train.label_N[n]) for n, tile in enumerate(tiles) if np.array_equal(found, tile[~object_HW])}
+        assert labels == {1 - int(train.label_N[position])}
