@@ -127,7 +127,7 @@ def _control_card(of_split: Mapping[str, Entry], recipe: str, *, noun: str) -> l
     elif high < 0:
         verdict = "the generated pictures do worse than this control"
     else:
-        verdict = "no clear difference: this run alone does not show that diffusion helps"
+        verdict = "no clear difference: this run alone does not show that the pictures help"
     lines = [
         f"{name}: worst {noun} {percent(theirs['worst_group'])}",
         f"Interval of the difference {_signed(low)} to {_signed(high)}: {verdict}",

@@ -39,7 +39,7 @@ CLASS_GLOSSARY = (
 NO_ATTRIBUTE = "No attribute is known, so a group inside of a class may be worse unseen"
 
 SYNTHESIS_GLOSSARY = (
-    ("repaint mask", "The pixels that the diffusion model generates anew; all others stay as they were."),
+    ("repaint mask", "The pixels that are made anew, by a model or a fill; all others stay as they were."),
     (
         "source, target",
         "The class of the original picture, and the class to be generated, which becomes the new picture's label.",
@@ -57,7 +57,7 @@ SYNTHESIS_GLOSSARY = (
     ("kept, pruned, failed", f"Kept for training; left out because of {PSI} or {RHO}; could not be generated."),
     (
         "controls",
-        "The same fit with as many extra rows, without a diffusion model: copies, grey holes, flat colours.",
+        "The same fit with as many extra rows in place of the recipe's pictures: copies, grey holes, flat colours.",
     ),
     ("heat map", "Grad-CAM for the class that the classifier predicts: bright regions spoke for that answer."),
 )
