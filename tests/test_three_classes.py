@@ -24,7 +24,7 @@ COUNTS = {"train_counts": [20, 3, 3, 3, 20, 3, 3, 3, 20], "val_counts": [6] * 9,
 TINY = {
     "engine": "local",
     "dataset": {"name": "scenes3", **COUNTS},
-    # Not 8 wide: with some sizes of a last batch such a network has corrupted memory here, as narrower ones do in oneDNN.
+    # Not 8 wide: with some sizes of a last batch such a network has corrupted memory, as narrower ones do in oneDNN.
     "classifier": {"image_size_px": 32},
     "erm": {"epochs": 2},
     "inpainter": {"model": "tiny", "num_inference_steps": 1, "guidance_scale": 1},
