@@ -45,7 +45,8 @@ def test_only_the_region_changes_and_a_picture_depends_on_its_own_seed(value: Fi
     assert np.array_equal(fill(value, image, np.zeros((8, 10), bool)), image)
 
 
-@pytest.mark.parametrize("value", [value for value in get_args(Fill) if value != "shuffle"])
+# A shuffle and a tile take their values from the region itself.
+@pytest.mark.parametrize("value", [value for value in get_args(Fill) if value not in ("shuffle", "tile")])
 def test_counterfactual_and_factual_with_one_value_part_the_picture(value: Fill) -> None:
     image, everything = picture(8, 10), np.ones((8, 10), bool)
     inside = region(OBJECT, "counterfactual", "segmentation")
