@@ -87,8 +87,8 @@ def test_workers_elsewhere_find_what_the_config_names_and_folders_keep_its_words
     monkeypatch.setattr(pipeline, "run_local", elsewhere(local.run_local))
     monkeypatch.chdir(home)
     run(config_of(), tmp_path / "run")
-    # erm, tokens, dbb; scores, candidates, evaluation.
-    assert (calls.count("run"), calls.count("run_local")) == (3, 3)
+    # erm, tokens, dbb; scores, candidates, evaluation, measures.
+    assert (calls.count("run"), calls.count("run_local")) == (3, 4)
     saved = load_yaml(tmp_path / "run" / "config.yaml")
     assert saved["classifier"]["weights"] == "start/model.safetensors"
     assert saved["inpainter"]["model"] == "models/inpaint"

@@ -24,7 +24,17 @@ CONFIG = Path(__file__).parents[2] / "tune" / "config.yaml"
 DBB = {"recipe": "dbb", "dataset": {"name": "scenes"}}
 
 
-@pytest.mark.parametrize("recipe", sorted(SYNTHESES))
+# With the message of a refusal: a trial is one fit with a validation accuracy after every epoch, on kept pictures alone.
+NOT_SEARCHED = {"dac": "dac_head is not", "infill": "neither counterfactual pictures nor object masks"}
+
+
+@pytest.mark.parametrize(("recipe", "message"), sorted(NOT_SEARCHED.items()))
+def test_a_synthesis_whose_own_recipe_is_no_single_fit_is_refused(recipe: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_sweep({**DBB, "recipe": recipe}, [], where="test")
+
+
+@pytest.mark.parametrize("recipe", sorted({*SYNTHESES} - {*NOT_SEARCHED}))
 def test_every_point_of_a_default_space_is_a_config(recipe: str) -> None:
     sweep = make_sweep({**DBB, "recipe": recipe}, [], where="test")
     domains = expand(sweep.space, num_classes=2)
