@@ -24,7 +24,7 @@ CONFIG = Path(__file__).parents[2] / "tune" / "config.yaml"
 DBB = {"recipe": "dbb", "dataset": {"name": "scenes"}}
 
 
-# With the message of a refusal: a trial is one fit with a validation accuracy after every epoch, on kept pictures alone.
+# With a word of the refusal: a trial is one fit with a validation accuracy after every epoch, on kept pictures alone.
 NOT_SEARCHED = {"dac": "dac_head is not", "infill": "neither counterfactual pictures nor object masks"}
 
 
