@@ -78,7 +78,7 @@ def main() -> None:
 
 def networks(*, short: bool) -> dict[str, ClassifierConfig]:
     """What is fitted."""
-    small = {"small ResNet (width 8)": ClassifierConfig(width=8, image_size_px=SIDE)}
+    small = {"small ResNet": ClassifierConfig(image_size_px=SIDE)}
     return small if short else {"ResNet-18": ClassifierConfig(architecture="resnet18", image_size_px=SIDE), **small}
 
 
