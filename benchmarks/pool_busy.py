@@ -92,12 +92,12 @@ def main() -> None:
     parser.add_argument("--ms", type=float, default=125, help="of the model, for a picture")
     parser.add_argument("--side", type=int, default=512, help="pixels")
     parser.add_argument("--rows", type=int, nargs="+", help="of a call; default: 8 16, in the short set 16")
-    parser.add_argument("--units", type=int, help=f"of {UNIT_ROWS} rows; default: 6, in the short set 3")
+    parser.add_argument("--units", type=int, help=f"of {UNIT_ROWS} rows; default: 6, in the short set 2")
     parser.add_argument("--turns", type=int, help="default: 3, in the short set 2")
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)  # what a measured process does
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.units = arguments.units or (3 if arguments.short else 6)
+    arguments.units = arguments.units or (2 if arguments.short else 6)
     if arguments.run is not None:
         psutil.Process().cpu_affinity(psutil.Process().cpu_affinity()[:1])
         (plainly if arguments.plain else synthesize)(arguments.run, arguments)
