@@ -80,7 +80,8 @@ def test_a_study_of_photos_goes_on_and_names_what_cannot_be_run(tmp_path: Path) 
             pixels = rng.integers(0, 256 if kind == "img" else 1, (32, 32, 3), dtype=np.uint8)
             pixels[8:24, 8:24] = 255 * label if kind == "img" else 255
             Image.fromarray(pixels).save(path)
-        lines.append(f"img/{number:02d}.png,{label},{split},{place},mask/{number:02d}.png")
+        if number < 24 or split or label == place:  # in training each class has a commonest background
+            lines.append(f"img/{number:02d}.png,{label},{split},{place},mask/{number:02d}.png")
     (tmp_path / "photos" / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
     with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "photos", arcname="photos")
