@@ -10,12 +10,12 @@ here.
 # N images, C classes
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from scipy.special import softmax
 
 from raygen.config import Decides, Identity
@@ -23,16 +23,16 @@ from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
 from raygen.inpainters import InpainterConfig
 from raygen.maskers.clipseg import ClipsegConfig
-from raygen.maskers.language import AnyFinder, FinderConfig, object_texts
+from raygen.maskers.language import FinderConfig
 from raygen.pruners import PruneThresholds
 from raygen.pruners.confidence import mean_confidence
 from raygen.schema import SCORE
 from raygen.synthesis.amounts import Amount, num_selected
-from raygen.synthesis.base import SynthesisBase
+from raygen.synthesis.object_masks import ObjectMaskSynthesis, object_masker
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
 
 
-class DbbConfig(SynthesisBase):
+class DbbConfig(ObjectMaskSynthesis):
     """What DBB generates and what it prunes.
 
     Attributes:
@@ -91,11 +91,6 @@ class DbbConfig(SynthesisBase):
     completeness_tolerance: Annotated[float | None, Identity.ABSENT_BY_DEFAULT] = Field(None, gt=0, lt=1)
     attribution_test: Annotated[Literal["quantile", "absolute", "off"], Decides.FIT] = "quantile"
     attribution_threshold: Annotated[float | tuple[float, ...], Decides.FIT] = 0.25
-
-    @field_validator("language", mode="before")
-    @classmethod
-    def _clipseg_by_default(cls, value: Any) -> Any:
-        return {"kind": "clipseg", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _quantile_in_range(self) -> "DbbConfig":
@@ -166,19 +161,6 @@ class DbbConfig(SynthesisBase):
         """As the config says."""
         return self.completeness_tolerance
 
-    def finder(self) -> AnyFinder | None:
-        """Those of mask "language"."""
-        return self.language if self.mask == "language" else None
-
-    def with_absolute_models(self) -> Self:
-        """With these."""
-        models = self.finder()
-        return self if models is None else self.model_copy(update={"language": models.absolute()})
-
-    def map_setting(self) -> str:
-        """The mask."""
-        return f"synthesis.mask={self.mask}"
-
 
 Config = DbbConfig
 
@@ -234,22 +216,7 @@ def thresholds(config: DbbConfig, scores: pa.Table, candidates: pa.Table) -> Pru
 
 def masker(config: DbbConfig, dataset: DatasetInfo) -> dict[str, Any]:
     """Fields of the config of the masker that `mask` names."""
-    if config.mask == "language":
-        return {
-            "name": "language",
-            "finder": config.language.model_dump(mode="json"),
-            "texts": object_texts(config.language, dataset),
-            "dilation_px": config.dilation_px,
-        }
-    if config.mask != "cam":
-        return {"name": config.mask, "dilation_px": config.dilation_px}
-    return {
-        "name": "cam",
-        "tau": config.tau,
-        "repaint": "attended",
-        "explain": "source_label",
-        "dilation_px": config.dilation_px,
-    }
+    return object_masker(config, dataset)
 
 
 def _source_probability_thresholds(config: DbbConfig, train: TrainScores, labels: Sequence[int]) -> dict[int, float]:

@@ -14,11 +14,11 @@ follows a classifier's gradient. "Not y" is a loss of its own (`raygen.algorithm
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from raygen.config import Decides
 from raygen.datasets.table import DatasetInfo
@@ -26,19 +26,19 @@ from raygen.errors import DataError
 from raygen.inpainters import InpainterConfig
 from raygen.inpainters.fills import CounterfactualValue, FactualValue, Infilling, NotLabel, Shape
 from raygen.maskers.clipseg import ClipsegConfig
-from raygen.maskers.language import AnyFinder, FinderConfig, object_texts
+from raygen.maskers.language import FinderConfig
 from raygen.pruners import PruneThresholds
 from raygen.schema import ROLE, SCORE
 from raygen.seeding import row_seed
 from raygen.synthesis.amounts import Amount, num_selected
-from raygen.synthesis.base import SynthesisBase
+from raygen.synthesis.object_masks import ObjectMaskSynthesis, object_masker
 from raygen.synthesis.plan import PlannedImage, plan_table, read_scores
 
 # Number of a source's picture by role, and with it the end of its key.
 SAMPLES = {"counterfactual": 0, "factual": 1}
 
 
-class InfillConfig(SynthesisBase):
+class InfillConfig(ObjectMaskSynthesis):
     """Which values, where, and when.
 
     The paper's best pairs: on Waterbirds CF(CAGAN) with F(random), on IN-9 CF(CAGAN) with F(shuffle), on CCT CF(tile),
@@ -90,11 +90,6 @@ class InfillConfig(SynthesisBase):
     prompt: str = ""
     fgsm_epsilon: float = Field(0.3, gt=0, le=1)
     counterfactual_loss: Annotated[NotLabel, Decides.FIT] = "exact"
-
-    @field_validator("language", mode="before")
-    @classmethod
-    def _clipseg_by_default(cls, value: Any) -> Any:
-        return {"kind": "clipseg", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _makes_something(self) -> "InfillConfig":
@@ -176,19 +171,6 @@ class InfillConfig(SynthesisBase):
         """Without features and logits."""
         return [name for name in SCORE.names if name not in {"features", "logits"}]
 
-    def finder(self) -> AnyFinder | None:
-        """Those of mask "language"."""
-        return self.language if self.mask == "language" else None
-
-    def with_absolute_models(self) -> Self:
-        """With these."""
-        models = self.finder()
-        return self if models is None else self.model_copy(update={"language": models.absolute()})
-
-    def map_setting(self) -> str:
-        """The mask."""
-        return f"synthesis.mask={self.mask}"
-
 
 Config = InfillConfig
 
@@ -227,19 +209,4 @@ def thresholds(config: InfillConfig, scores: pa.Table, candidates: pa.Table) -> 
 
 def masker(config: InfillConfig, dataset: DatasetInfo) -> dict[str, Any]:
     """Fields of the config of the masker that `mask` names; what it would repaint is the object."""
-    if config.mask == "language":
-        return {
-            "name": "language",
-            "finder": config.language.model_dump(mode="json"),
-            "texts": object_texts(config.language, dataset),
-            "dilation_px": config.dilation_px,
-        }
-    if config.mask != "cam":
-        return {"name": config.mask, "dilation_px": config.dilation_px}
-    return {
-        "name": "cam",
-        "tau": config.tau,
-        "repaint": "attended",
-        "explain": "source_label",
-        "dilation_px": config.dilation_px,
-    }
+    return object_masker(config, dataset)
