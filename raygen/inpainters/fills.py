@@ -174,8 +174,8 @@ def tiled(image_HWC: np.ndarray, object_HW: np.ndarray) -> np.ndarray:
 def continued(image_HWC: np.ndarray, repaint_HW: np.ndarray) -> np.ndarray:
     """The picture with its region filled from the region's edge inwards, (H, W, 3) uint8 (Telea 2004).
 
-    OpenCV's implementation of "An Image Inpainting Technique Based on the Fast Marching Method": the nearest there is to
-    an inpainting model where none is at hand. It continues colours and edges, and invents nothing.
+    OpenCV's implementation of "An Image Inpainting Technique Based on the Fast Marching Method": the nearest there is
+    to an inpainting model where none is at hand. It continues colours and edges, and invents nothing.
     """
     return cv2.inpaint(np.ascontiguousarray(image_HWC), repaint_HW.astype(np.uint8), TELEA_RADIUS_PX, cv2.INPAINT_TELEA)
 

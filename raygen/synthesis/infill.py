@@ -47,9 +47,9 @@ class InfillConfig(ObjectMaskSynthesis):
 
     Attributes:
         counterfactual: What is put where the object is: "grey"; "random", one colour with noise; "shuffle", its own
-            values in another order; "tile", the widest band without object, repeated; "telea", what a classical inpainter
-            continues from around it (not of the paper); "inpaint", what the run's inpainter paints for `prompt`; null:
-            no counterfactual pictures.
+            values in another order; "tile", the widest band without object, repeated; "telea", what a classical
+            inpainter continues from around it (not of the paper); "inpaint", what the run's inpainter paints for
+            `prompt`; null: no counterfactual pictures.
         factual: What is put around the object: "random"; "shuffle"; "mixed_rand", the background of a training picture
             of another class, tiled; "fgsm", the background moved against the label; null: no factual pictures.
         when: "candidates": made once, in candidates/, by the pools. "training": made anew for every batch, as
