@@ -23,7 +23,7 @@ from raygen.tiny.train import make_oracles
 
 # N pictures, H height, W width, C colour channels
 
-NUM_SCENES, NUM_HELD_OUT = 3_000, 600
+NUM_SCENES, NUM_HELD_OUT = 1_600, 400
 # A forest that tells fewer families than this has read other draws than those that coloured the birds.
 LEAST_ACCURACY = 0.9
 
@@ -102,7 +102,7 @@ def forest() -> RandomForestClassifier:
         features.append(_features(scene.image_HWC, _body(scene)))
         # The first number that a bird's own generator draws is the family of its body.
         families.append(int(np.random.default_rng([seed, 2 + label]).integers(len(FAMILIES))))
-    model = RandomForestClassifier(200, random_state=0).fit(features[:NUM_SCENES], families[:NUM_SCENES])
+    model = RandomForestClassifier(100, random_state=0).fit(features[:NUM_SCENES], families[:NUM_SCENES])
     accuracy = model.score(features[NUM_SCENES:], families[NUM_SCENES:])
     print(f"judge of colours: {accuracy:.1%} of {NUM_HELD_OUT} held-out families", flush=True)
     assert accuracy >= LEAST_ACCURACY, "the judge of colours does not know the families that scenes are drawn with"

@@ -1,20 +1,18 @@
 """What pruning of dbb does on the scenes: full fits on subsets of the same pictures, judged by shape and colour too.
 
-For each seed one pool of pictures is made as `raygen run dbb` makes it; then fits that differ in which of them they add:
-all, what rho keeps (the default threshold), as many at random, as many of the same colours at random, those of lowest
-rho, what eq. (3) keeps, what the authors' thresholds keep. Two judges look at the pictures, which no fit sees: the shape
-oracle of the tiny model's card, and a forest that tells the colour family of a bird from its body's pixels. Everything
-is done by the steps of a run, in one run folder a seed: an interrupted study goes on where it stopped.
+For each seed one pool of pictures is made as `raygen run dbb` makes it; then fits that differ in which of them they
+add: all, what rho above its quantile 0.25 keeps, as many at random, as many of the same colours at random, those of
+lowest rho, what eq. (3) keeps, what the authors' thresholds keep. Two judges look at the pictures, which no fit sees:
+the shape oracle of the tiny model's card, and a forest that tells the colour family of a bird from its body's pixels.
+Everything is done by the steps of a run, in one run folder a seed: an interrupted study goes on where it stopped.
 
-    python benchmarks/pruning.py --set fit.num_threads=1 --set pools.inpainter.actors=1   # runs/pruning, seeds 100 to 102
+    python benchmarks/pruning.py --set fit.num_threads=1 --set pools.inpainter.actors=1  # runs/pruning, seeds 100 to 102
     python benchmarks/pruning.py --set dataset.bias=paper --out runs/pruning_paper
-    python benchmarks/pruning.py --table                                          # the tables again of what is there
+    python benchmarks/pruning.py --table  # the tables again of what is there
 """
 
 import argparse
-import itertools
 import json
-import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,27 +23,36 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from _judges import Judged, Judges, colour_of_scenes
+from _pools import with_candidates
 from _runs import spread
 
-from raygen import recipes, synthesis
+from raygen import synthesis
 from raygen.datasets.rows import RowIndex
 from raygen.fits.extra_pictures import ExtraRows
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.run.evaluation import evaluation
 from raygen.run.fit_steps import fits
-from raygen.run.opened import Opened
 from raygen.run.picture_steps import added_pictures
 from raygen.run.results import results
 from raygen.run.steps import Run
 from raygen.seeding import row_seed
 from raygen.storage.parts import CANDIDATE_SCORES, read_parts
-from raygen.storage.run_folder import RunFolder
+from raygen.storage.picture_store import remove_stores
 from raygen.storage.writing import write_json
 from raygen.synthesis.dbb import DbbConfig
 
 # N pictures of a pool, C classes
 
-SETTINGS = ["synthesis.k=500", "controls=[]", "unpruned=true", "measures.images=0"]  # the pictures of `raygen demo`
+SETTINGS = [
+    "synthesis.k=500",  # those of `raygen demo`
+    "synthesis.prune=true",
+    "synthesis.source_probability_test=selected",
+    "synthesis.attribution_test=quantile",
+    "synthesis.attribution_threshold=0.25",
+    "controls=[]",
+    "unpruned=true",
+    "measures.images=0",
+]
 # The authors' threshold on rho for Waterbirds (their paper's table 10, and the default of their code).
 AUTHORS_RHO = 1.0
 RESULT = "pruning.json"
@@ -53,7 +60,7 @@ NAMES = {
     "erm": "ERM",
     "dbb_unpruned": "all",
     "random": "random, as many as rho keeps",
-    "dbb": "rho above its quantile 0.25 (default)",
+    "dbb": "rho above its quantile 0.25",
     "colour": "random, of the colours that rho keeps",
     "lowest_rho": "lowest rho, as many",
     "eq3": "psi below the mean of all training images, eq. (3)",
@@ -102,7 +109,7 @@ class Pool:
         keys: Of the candidates.
         target_N: The class that each was asked to be.
         rho_N: See the paper, eq. (5).
-        kept_N: What the default thresholds keep.
+        kept_N: What rho above its quantile 0.25 keeps.
         eq3_N: What psi below the mean of all training images keeps.
         judged: What the judges see.
         seed: The run's.
@@ -135,7 +142,7 @@ class Pool:
         return chosen_N
 
 
-# What each fit adds beside "dbb" (kept by default) and "dbb_unpruned" (all), which are the run's own.
+# What each fit adds beside "dbb" (kept by rho) and "dbb_unpruned" (all), which are the run's own.
 SUBSETS: dict[str, Callable[[Pool], np.ndarray]] = {
     "random": lambda pool: pool.like(pool.kept_N, pool.target_N, "random"),
     "colour": lambda pool: pool.like(pool.kept_N, 2 * pool.target_N + pool.judged.typical_N, "colour"),
@@ -176,26 +183,13 @@ def open_pool(begun: Run, judges: Judges, judged_file: Path) -> Pool:
 def study(folder: Path, seed: int, arguments: argparse.Namespace, judges: Judges) -> None:
     """The run of one seed, with a fit for each subset; writes its numbers."""
     data = {"recipe": "dbb", "dataset": {"name": "scenes"}}
-    config = recipes.make_config(data, [*SETTINGS, *arguments.overrides, f"seed={seed}"], where="config")
-    opened = Opened(config)
-    say = partial(print, flush=True)
-    run_folder = RunFolder(folder, arguments.reuse)
-    with (
-        run_folder.claimed(config.model_dump(mode="json"), identity=config.deciding(), fresh=False),
-        Run(opened, run_folder, say) as begun,
-    ):
-        for step in itertools.takewhile(lambda step: not step.name.startswith("fit/"), recipes.steps(begun)):
-            begun.do(step)
+    overrides = [*SETTINGS, *arguments.overrides, f"seed={seed}"]
+    with with_candidates(data, overrides, folder, reuse=arguments.reuse) as begun:
         pool = open_pool(begun, judges, folder / "judged.npz")
         made = begun.done["candidates"]
         chosen = {name: SUBSETS[name](pool) for name in arguments.subsets}
-        extra = {
-            name: ExtraRows(
-                "generated", tuple(pool.keys[chosen_N].tolist()), candidates=str(made.folder.resolve()), digest=made.digest
-            )
-            for name, chosen_N in chosen.items()
-            if chosen_N.any()
-        }
+        rows_of = partial(ExtraRows, "generated", candidates=str(made.folder.resolve()), digest=made.digest)
+        extra = {name: rows_of(keys=tuple(pool.keys[N].tolist())) for name, N in chosen.items() if N.any()}
         added: Mapping[str, ExtraRows | None] = {**added_pictures(begun), **extra}
         for name, rows in added.items():
             for step in fits(begun, name, rows):
@@ -204,7 +198,7 @@ def study(folder: Path, seed: int, arguments: argparse.Namespace, judges: Judges
         begun.do(evaluation(begun, fitted))
         kept = {"dbb_unpruned": np.ones(len(pool.keys), dtype=bool), "dbb": pool.kept_N, **chosen}
         write_json(folder / RESULT, numbers(begun, pool, kept))
-    shutil.rmtree(folder / "pictures", ignore_errors=True)
+    remove_stores(folder)
 
 
 def numbers(begun: Run, pool: Pool, kept: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -273,7 +267,9 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
                     for what in ("typical", "right_shape")
                 ),
             ]
-        random = [100 * one["results"]["random"]["test"]["worst_group"] for one in found] if "random" in names else worst
+        random = (
+            [100 * one["results"]["random"]["test"]["worst_group"] for one in found] if "random" in names else worst
+        )
         cells += [
             spread(worst),
             spread([100 * one["test"]["average"] for one in of]),
@@ -286,7 +282,10 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         worst = [f"{100 * one['results'][name]['test']['worst_group']:.1f}" for one in found]
         lines.append(f"| {NAMES[name]} | {' | '.join(worst)} |")
     pruned = [means([[100 * one["pruned"][c][w] for one in found] for c in (0, 1)]) for w in ("typical", "right_shape")]
-    lines += ["", f"Pruned by default: typical colours {', '.join(pruned[0])}%; right shape {', '.join(pruned[1])}%."]
+    lines += [
+        "",
+        f"Below the quantile 0.25 of rho: typical colours {', '.join(pruned[0])}%; right shape {', '.join(pruned[1])}%.",
+    ]
     return "\n".join([*lines, ""])
 
 

@@ -1,4 +1,8 @@
-"""Gamma-weighted retraining of DBB (arXiv 2503.17226, eq. 6 and algorithm 2)."""
+"""Gamma-weighted retraining of DBB (arXiv 2503.17226, eq. 6 and algorithm 2).
+
+Whether eq. (6) is over the batch or over the originals is `ce_over`; `raygen run dbb --preset authors` retrains as the
+authors' code does.
+"""
 
 # B images of a batch
 
@@ -22,10 +26,10 @@ class BalancedConfig(LoopConfig):
     """Retraining from the ERM weights on the training set and the generated pictures.
 
     Attributes:
-        epochs: Passes. Assumption: DBB gives none; ten, with this rate, did better on the scenes than fewer at a lower
-            one (docs/what-did-not-work.md).
+        epochs: Passes. The paper gives none, the authors' code 200, its example 60. Ours: ten, with this rate, did
+            better on the scenes than fewer at a lower one (docs/what-did-not-work.md).
         learning_rate: Highest of the one-cycle schedule of SGD. DBB, table 10: 5e-6 (Waterbirds), 1e-5 (CelebA), 5e-5
-            (MetaShift), for a ResNet-50; rates of that size suit `optimizer: adam`.
+            (MetaShift), constant, for a ResNet-50 and, in the authors' code, `optimizer: adam`.
         gamma: Extra weight of each class's generated pictures: one number, or one per class. DBB, table 10: 1 to 10.
         ce_over: What the plain cross entropy is taken over. "batch": all of it, as in algorithm 2; "original": the
             dataset's own images only, as the authors' code reads eq. 6: a mean of its own for them and for the

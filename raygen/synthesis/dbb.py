@@ -3,8 +3,11 @@
 Of each class the training images of lowest loss are taken, the ones that follow the bias; their object is
 repainted as another class, which gives pictures of that class where the bias does not hold. Pictures that the
 classifier still takes for the source class (psi), or whose change does not speak for the target class (rho),
-are pruned. The authors published no code; every choice that the paper leaves open is called an assumption
-here.
+are pruned. Every choice that the paper leaves open is called an assumption here.
+
+The paper has since appeared as "DDB: Diffusion Driven Balancing to Address Spurious Correlations" (ICCV 2025), and its
+authors have published their code (ArianYp/DDB). What it settles is `raygen run dbb --preset authors`;
+docs/differences.md has every difference to the defaults here, and what of that code is not copied.
 """
 
 # N images, C classes
@@ -52,8 +55,8 @@ class DbbConfig(ObjectMaskSynthesis):
             maximum.
         prune: Whether any candidate is pruned.
         source_probability_test: Keep if psi < Psi: "selected", Psi is the mean over the k images of the class, as
-            algorithm 2 passes them; "train", over all its training images, eq. (3), which is stricter: where the
-            bias is strong it throws away the very pictures that contradict it; "off".
+            algorithm 2 passes them; "train", over all its training images, eq. (3), which the authors' code has too. It
+            is stricter: where the bias is strong it throws away the very pictures that contradict it; "off".
         attribution: How rho is computed: "exact", the logit difference, for composited pictures; "ig".
         num_steps: Path points of "ig"; with `completeness_tolerance`, the most.
         completeness_tolerance: "ig" stops for a picture once its attributions sum to the difference of the target
@@ -63,7 +66,8 @@ class DbbConfig(ObjectMaskSynthesis):
             class (assumption: logits of one checkpoint mean nothing to another); "absolute", P in logits;
             "off".
         attribution_threshold: The quantile or P: a number, or a list with one per target class. Paper,
-            absolute: Waterbirds [1, 1], MetaShift [0.3, 2], CelebA [2, 0.3]. Assumption: the quantile 0.25.
+            absolute: Waterbirds [1, 1], MetaShift [0.3, 2], CelebA [2, 0.3]; the authors' code: 1. Assumption: the
+            quantile 0.25.
     """
 
     paper = "DBB (Yazdan Parast et al., arXiv 2503.17226)"

@@ -72,9 +72,7 @@ def test_gamma_weighs_the_generated_pictures_of_its_class(
         assert equal(found, erm) == is_erm, name
 
 
-def test_the_last_layer_is_drawn_anew_and_nothing_else(
-    sets: tuple[TrainingSet, TrainingSet], tmp_path: Path
-) -> None:
+def test_the_last_layer_is_drawn_anew_and_nothing_else(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:
     before = build_classifier(ClassifierConfig(width=8), 2, seed=0).state_dict()
     fields = {"epochs": 1, "schedule": "constant", "select": "last", "learning_rate": 1e-12, "optimizer": "adam"}
     heads = []
