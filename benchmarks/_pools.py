@@ -11,6 +11,18 @@ from raygen.run.opened import Opened
 from raygen.run.steps import Run, RunStep
 from raygen.storage.run_folder import RunFolder
 
+# What is pruned decides no picture; it is said here so that a study stays what it is.
+POOL_SETTINGS = [
+    "synthesis.k=500",  # those of `raygen demo`
+    "synthesis.prune=true",
+    "synthesis.source_probability_test=selected",
+    "synthesis.attribution_test=quantile",
+    "synthesis.attribution_threshold=0.25",
+    "controls=[]",
+    "unpruned=true",
+    "measures.images=0",
+]
+
 
 @contextlib.contextmanager
 def with_candidates(

@@ -6,7 +6,7 @@ lowest rho, what eq. (3) keeps, what the authors' thresholds keep. Two judges lo
 the shape oracle of the tiny model's card, and a forest that tells the colour family of a bird from its body's pixels.
 Everything is done by the steps of a run, in one run folder a seed: an interrupted study goes on where it stopped.
 
-    python benchmarks/pruning.py --set fit.num_threads=1 --set pools.inpainter.actors=1  # runs/pruning, seeds 100 to 102
+    python benchmarks/pruning.py --set fit.num_threads=1 --set pools.inpainter.actors=1  # runs/pruning, three seeds
     python benchmarks/pruning.py --set dataset.bias=paper --out runs/pruning_paper
     python benchmarks/pruning.py --table  # the tables again of what is there
 """
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from _judges import Judged, Judges, colour_of_scenes
-from _pools import with_candidates
+from _pools import POOL_SETTINGS, with_candidates
 from _runs import spread
 
 from raygen import synthesis
@@ -43,16 +43,6 @@ from raygen.synthesis.dbb import DbbConfig
 
 # N pictures of a pool, C classes
 
-SETTINGS = [
-    "synthesis.k=500",  # those of `raygen demo`
-    "synthesis.prune=true",
-    "synthesis.source_probability_test=selected",
-    "synthesis.attribution_test=quantile",
-    "synthesis.attribution_threshold=0.25",
-    "controls=[]",
-    "unpruned=true",
-    "measures.images=0",
-]
 # The authors' threshold on rho for Waterbirds (their paper's table 10, and the default of their code).
 AUTHORS_RHO = 1.0
 RESULT = "pruning.json"
@@ -183,7 +173,7 @@ def open_pool(begun: Run, judges: Judges, judged_file: Path) -> Pool:
 def study(folder: Path, seed: int, arguments: argparse.Namespace, judges: Judges) -> None:
     """The run of one seed, with a fit for each subset; writes its numbers."""
     data = {"recipe": "dbb", "dataset": {"name": "scenes"}}
-    overrides = [*SETTINGS, *arguments.overrides, f"seed={seed}"]
+    overrides = [*POOL_SETTINGS, *arguments.overrides, f"seed={seed}"]
     with with_candidates(data, overrides, folder, reuse=arguments.reuse) as begun:
         pool = open_pool(begun, judges, folder / "judged.npz")
         made = begun.done["candidates"]
@@ -282,10 +272,8 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         worst = [f"{100 * one['results'][name]['test']['worst_group']:.1f}" for one in found]
         lines.append(f"| {NAMES[name]} | {' | '.join(worst)} |")
     pruned = [means([[100 * one["pruned"][c][w] for one in found] for c in (0, 1)]) for w in ("typical", "right_shape")]
-    lines += [
-        "",
-        f"Below the quantile 0.25 of rho: typical colours {', '.join(pruned[0])}%; right shape {', '.join(pruned[1])}%.",
-    ]
+    cut = f"typical colours {', '.join(pruned[0])}%; right shape {', '.join(pruned[1])}%"
+    lines += ["", f"Pictures below the quantile 0.25 of rho: {cut}."]
     return "\n".join([*lines, ""])
 
 
