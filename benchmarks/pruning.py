@@ -1,9 +1,10 @@
 """What pruning of dbb does on the scenes: full fits on subsets of the same pictures, judged by shape and colour too.
 
 For each seed one pool of pictures is made as `raygen run dbb` makes it; then fits that differ in which of them they
-add: all, what rho above its quantile 0.25 keeps, as many at random, as many of the same colours at random, those of
-lowest rho, what eq. (3) keeps, what the authors' thresholds keep. Two judges look at the pictures, which no fit sees:
-the shape oracle of the tiny model's card, and a forest that tells the colour family of a bird from its body's pixels.
+add: all, what rho above its quantile 0.25 and psi keep, as many at random, as many of the same colours at random, those
+of lowest rho, what psi keeps by algorithm 2 and by eq. (3), what the authors' thresholds keep. Two judges look at the
+pictures, which no fit sees: the shape oracle of the tiny model's card, and a forest that tells the colour family of a
+bird from its body's pixels.
 Everything is done by the steps of a run, in one run folder a seed: an interrupted study goes on where it stopped.
 
     python benchmarks/pruning.py --set fit.num_threads=1 --set pools.inpainter.actors=1  # runs/pruning, three seeds
@@ -49,10 +50,11 @@ RESULT = "pruning.json"
 NAMES = {
     "erm": "ERM",
     "dbb_unpruned": "all",
-    "random": "random, as many as rho keeps",
-    "dbb": "rho above its quantile 0.25",
-    "colour": "random, of the colours that rho keeps",
+    "dbb": "rho above its quantile 0.25, psi of algorithm 2",
+    "random": "random, as many as that keeps",
+    "colour": "random, of the colours that it keeps",
     "lowest_rho": "lowest rho, as many",
+    "psi": "psi of algorithm 2: below the mean of the selected",
     "eq3": "psi below the mean of all training images, eq. (3)",
     "eq3_random": "random, as many as eq. (3) keeps",
     "authors": "rho above 1 and eq. (3), the authors' thresholds",
@@ -100,6 +102,7 @@ class Pool:
         target_N: The class that each was asked to be.
         rho_N: See the paper, eq. (5).
         kept_N: What rho above its quantile 0.25 keeps.
+        psi_N: What psi below the mean of the selected images keeps.
         eq3_N: What psi below the mean of all training images keeps.
         judged: What the judges see.
         seed: The run's.
@@ -109,6 +112,7 @@ class Pool:
     target_N: np.ndarray
     rho_N: np.ndarray
     kept_N: np.ndarray
+    psi_N: np.ndarray
     eq3_N: np.ndarray
     judged: Judged
     seed: int
@@ -137,6 +141,7 @@ SUBSETS: dict[str, Callable[[Pool], np.ndarray]] = {
     "random": lambda pool: pool.like(pool.kept_N, pool.target_N, "random"),
     "colour": lambda pool: pool.like(pool.kept_N, 2 * pool.target_N + pool.judged.typical_N, "colour"),
     "lowest_rho": Pool.lowest,
+    "psi": lambda pool: pool.psi_N,
     "eq3": lambda pool: pool.eq3_N,
     "eq3_random": lambda pool: pool.like(pool.eq3_N, pool.target_N, "eq3_random"),
     "authors": lambda pool: pool.eq3_N & (pool.rho_N > AUTHORS_RHO),
@@ -152,16 +157,17 @@ def open_pool(begun: Run, judges: Judges, judged_file: Path) -> Pool:
     scores = read_parts(begun.done["scores"].folder, columns=paper.score_columns())
     ok_N = verdicts(candidates, PruneThresholds())[0]
 
-    def kept(config: DbbConfig) -> np.ndarray:
+    def kept(**fields: Any) -> np.ndarray:
+        config = paper.model_copy(update=fields)
         return verdicts(candidates, synthesis.of(config).thresholds(config, scores, candidates))[0][ok_N]
 
-    eq3 = paper.model_copy(update={"source_probability_test": "train", "attribution_test": "off"})
     return Pool(
         keys=np.array(candidates["key"].to_pylist())[ok_N],
         target_N=candidates["target_label"].to_numpy()[ok_N],
         rho_N=candidates["attribution_inside"].to_numpy()[ok_N].astype(np.float64),
-        kept_N=kept(paper),
-        eq3_N=kept(eq3),
+        kept_N=kept(),
+        psi_N=kept(attribution_test="off"),
+        eq3_N=kept(source_probability_test="train", attribution_test="off"),
         judged=judges.judge(step.folder, ok_N, seed=begun.config.seed, file=judged_file),
         seed=begun.config.seed,
     )
@@ -181,10 +187,12 @@ def study(folder: Path, seed: int, arguments: argparse.Namespace, judges: Judges
         rows_of = partial(ExtraRows, "generated", candidates=str(made.folder.resolve()), digest=made.digest)
         extra = {name: rows_of(keys=tuple(pool.keys[N].tolist())) for name, N in chosen.items() if N.any()}
         added: Mapping[str, ExtraRows | None] = {**added_pictures(begun), **extra}
+        fitted, of_rows = {"erm": begun.done["erm"]}, {}
         for name, rows in added.items():
-            for step in fits(begun, name, rows):
-                begun.do(step)
-        fitted = {"erm": begun.done["erm"], **{name: begun.done[f"fit/{name}"] for name in added}}
+            if rows not in of_rows:  # the same pictures would be the same fit again
+                for step in fits(begun, name, rows):
+                    of_rows[rows] = begun.do(step)
+            fitted[name] = of_rows[rows]
         begun.do(evaluation(begun, fitted))
         kept = {"dbb_unpruned": np.ones(len(pool.keys), dtype=bool), "dbb": pool.kept_N, **chosen}
         write_json(folder / RESULT, numbers(begun, pool, kept))
