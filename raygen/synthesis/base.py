@@ -74,6 +74,8 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
         label_access: Labels that it reads of each split, "class" or "group" (class and attribute): "train: class".
         algorithm: Name of the algorithm of the paper's own recipe.
         space: What of its fields a sweep searches by default: fields of a `tune.domains.Domain` by the field's name.
+        presets: Settings of a run by a name of their own, which `raygen run --preset NAME` takes: values by the field's
+            path in the run's config, such as {"paper": {"synthesis.k": 200, "algorithm.gamma": 5}}.
         asks_by_class: Whether its prompts are those of the classes.
         name: That of the registry, and of the paper's own recipe.
     """
@@ -82,6 +84,7 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
     label_access: ClassVar[str]
     algorithm: ClassVar[str] = "erm"
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     asks_by_class: ClassVar[bool] = True
 
     name: str

@@ -76,6 +76,15 @@ class ScgsConfig(SynthesisBase):
         "tau": {"values": (0.5, 0.7)},
         "gen_ratio": {"low": 0.1, "high": 0.4, "step": 0.1},
     }
+    presets: ClassVar = {
+        "paper": {
+            "synthesis.num_clusters": 2,
+            "synthesis.sample_fraction": 0.2,
+            "synthesis.cam": "gradcam++",
+            "synthesis.gen_ratio": 0.4,
+            "synthesis.gen_ratio_base": "train_other",
+        },
+    }
 
     name: Literal["scgs"] = "scgs"
     mis_source: Literal["epoch", "kfold"] = "epoch"
