@@ -16,6 +16,9 @@ from raygen.maskers.language import AnyFinder
 from raygen.schema import SCORE
 from raygen.stages.spec import Stage
 
+# What is looked at before a plan: the share of a picture's pixels that its mask has painted anew.
+REPAINT_FRACTION = "repaint_fraction"
+
 
 @dataclass(frozen=True, slots=True)
 class OwnPainter:
@@ -147,6 +150,14 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
 
         Raises:
             ConfigError: The config has another number of classes.
+        """
+        return None
+
+    def looks_at(self, scores: pa.Table) -> pa.Table | None:
+        """Rows of the scores whose repaint masks are to be made before `select`; None, or no row: of no image.
+
+        `select` then finds the column REPAINT_FRACTION in its scores, null for an image that was not looked at or that
+        no mask could be made of.
         """
         return None
 
