@@ -37,7 +37,10 @@ from tune.sweep_config import SearchConfig, make_sweep
 from tune.trial import Task
 
 # Defaults of then that are others now. A run's `config.yaml` has them, so that a folder goes on by its own.
-DEFAULTS_OF_THEN = {"scgs": {"synthesis": {"sample_fraction": 0.2}}}
+DEFAULTS_OF_THEN: dict[str, dict[str, dict[str, Any]]] = {
+    "scgs": {"synthesis": {"sample_fraction": 0.2}},
+    "dbb": {"synthesis": {"attribution_threshold": 0.25}},
+}
 FILE = Path(__file__).with_name("begun_before.json")
 BEGUN: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
 
@@ -167,7 +170,7 @@ def test_a_field_that_came_later_is_left_out_of_what_decides_while_it_has_its_de
 
 
 FITS = {"fit/dbb", "fit/control_hole"}
-FIELDS = {**BEGUN["runs"]["dbb_with_tokens"]["config"], "controls": ["hole"]}
+FIELDS = {**as_of_then(BEGUN["runs"]["dbb_with_tokens"]["config"]), "controls": ["hole"]}
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +228,8 @@ def test_a_field_changes_the_fingerprints_of_the_steps_that_read_it(
 def test_a_tolerance_of_integrated_gradients_changes_what_is_made_with_it(home: Path, tmp_path: Path) -> None:
     begun = BEGUN["runs"]["dbb_by_cam_with_ig"]
     with chdir(home):
-        config = recipes.make_config(begun["config"], ["synthesis.completeness_tolerance=0.01"], where="test")
+        fields = as_of_then(begun["config"])
+        config = recipes.make_config(fields, ["synthesis.completeness_tolerance=0.01"], where="test")
         found = fingerprints(config, FakedFolder(tmp_path))
     changed = {name for name in found if found[name] != begun["fingerprints"][name]}
     assert changed == {"identity", "plan", "candidates"}

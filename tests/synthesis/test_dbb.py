@@ -152,6 +152,14 @@ def test_quantile_threshold_prunes_that_share_of_each_target_class() -> None:
     assert Counter(reasons) == {None: 10, "attribution_inside": 6, "failed": 1}
 
 
+def test_by_default_rho_prunes_the_lowest_of_each_target_class_and_no_more() -> None:
+    rows = [(target, target * 100 + rho, "ok") for target in (0, 1) for rho in range(40)]
+    table = candidates(*rows)
+    kept_N, reasons = verdicts(table, thresholds(DbbConfig(), random_scores((4, 4)), table))
+    assert kept_N.tolist() == ([False] + [True] * 39) * 2
+    assert Counter(reasons) == {None: 78, "attribution_inside": 2}
+
+
 def test_absolute_thresholds_are_per_target_class() -> None:
     scores = random_scores((4, 4))
     config = DbbConfig(attribution_test="absolute", attribution_threshold=(0.3, 2.0))
