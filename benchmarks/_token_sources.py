@@ -97,7 +97,7 @@ def from_minority(begun: Run) -> RunStep:
         settings,
         model=model,
         painter=begun.opened.painter,
-        seed=config.seed,
+        seed=config.seed_of_pictures,
     )
     images = minority_images(begun, settings.num_images)
     request = replace(request, images=images)
