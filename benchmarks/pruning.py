@@ -247,11 +247,11 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     seeds = [one["seed"] for one in found]
     names = [name for name in NAMES if all(name in one["results"] for one in found)]
     lines = [
-        f"Seeds {', '.join(map(str, seeds))}; worst-group and average accuracy on test, %.",
+        f"Seeds {', '.join(map(str, seeds))}; accuracies on test, %.",
         "",
-        "| added | landbirds, waterbirds | typical colours, % | right shape, % | worst group | average "
-        "| waterbirds on land: typical, atypical colours | less random |",
-        "|---" * 8 + "|",
+        "| added | landbirds, waterbirds | typical colours, % | right shape, % | worst group | less random "
+        "| mean of groups | landbirds on water: typical, atypical colours | waterbirds on land: typical, atypical |",
+        "|---" * 9 + "|",
     ]
     for name in names:
         of = [one["results"][name] for one in found]
@@ -270,9 +270,12 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         )
         cells += [
             spread(worst),
-            spread([100 * one["test"]["average"] for one in of]),
-            ", ".join(means([[100 * one["by_colour"]["2"][t] for one in of] for t in (0, 1)])),
             "" if name in ("erm", "random") else spread([a - b for a, b in zip(worst, random, strict=True)]),
+            spread([100 * statistics.mean(group["accuracy"] for group in one["test"]["groups"]) for one in of]),
+            *(
+                ", ".join(means([[100 * one["by_colour"][group][t] for one in of] for t in (0, 1)]))
+                for group in ("1", "2")
+            ),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| worst group of seed | " + " | ".join(map(str, seeds)) + " |", "|---" * (1 + len(seeds)) + "|"]
