@@ -7,6 +7,7 @@ prompts takes from its pictures: only tokens, pictures and fits differ. An inter
     python benchmarks/tokens.py                                   # runs/tokens, three seeds
     python benchmarks/tokens.py --seeds 1 --images 30
     python benchmarks/tokens.py --set textual_inversion.region=whole --out runs/tokens_whole
+    python benchmarks/tokens.py --sources none high_loss val_groups minority  # which images to learn from
     python benchmarks/tokens.py --seeds 1 --images 2 --set dataset.scale=0.05 --set synthesis.k=6 \\
         --set textual_inversion.num_steps=3 --out runs/tokens_small  # only to see that it works
 """
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from _runs import percent, run, spread
+from _token_sources import SOURCES, compare
 
 from raygen.pruners import PruneThresholds
 
 OVERRIDES = [
     "synthesis.k=500",  # those of `raygen demo`
+    "synthesis.attribution_threshold=0.25",  # the paper's table counts what is pruned
     "controls=[]",
 ]
 # The word is the paper's for birds. The tiny model's embeddings are some 25 times larger than Stable Diffusion's, for
@@ -45,10 +48,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tokens"))
     parser.add_argument("--images", nargs="+", type=int, default=[10, 20, 30, 40], help="images a class")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, help="compare these sources of the images instead")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--fits", action="store_true", help="of the sources: fit with all pictures too")
+    parser.add_argument("--oracles", type=Path, help="of the sources: folder of the shape oracle; default: in OUT")
+    parser.add_argument("--reuse", type=Path, nargs="*", default=[], help="of the sources: runs to take steps from")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
     arguments = parser.parse_args()
+    if arguments.sources:
+        compare(arguments, LEARNING)
+        return
     summaries: dict[int, list[dict[str, Any]]] = {num: [] for num in (0, *arguments.images)}
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         folder = arguments.out / f"seed_{seed}"
         summaries[0].append(study(0, seed, folder, arguments.overrides))
         # Quantiles, the default, would prune the same share of any pictures.

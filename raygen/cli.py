@@ -48,6 +48,13 @@ Reuse = Annotated[
         "--reuse", help="Another run's folder: what it did with the same settings is taken from there. Repeatable."
     ),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="Named settings of the recipe, such as paper for scgs: over those of a config, under --set.",
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder holds and start over.")]
 
 
@@ -94,6 +101,7 @@ def run(
     dataset: Dataset = None,
     out: Out = Path("runs/latest"),
     config: Config = None,
+    preset: Preset = None,
     overrides: Set = None,
     fresh: Fresh = False,
     reuse: Reuse = None,
@@ -103,7 +111,7 @@ def run(
 
     if target is None and config is None:
         raise ConfigError("give a recipe (raygen run dbb) or a config (raygen run --config config.yaml)")
-    _run(read_target(target, config, dataset), overrides, out=out, fresh=fresh, reuse=reuse)
+    _run(read_target(target, config, dataset), overrides, out=out, fresh=fresh, reuse=reuse, preset=preset)
 
 
 @app.command()
@@ -287,13 +295,14 @@ def _run(
     out: Path,
     fresh: bool,
     reuse: list[Path] | None = None,
+    preset: str | None = None,
 ) -> None:
     from raygen import recipes
     from raygen.report import tables
     from raygen.report.collect import write_summary
     from raygen.report.html import write_report
 
-    config = recipes.make_config(data, overrides or [], where="config")
+    config = recipes.make_config(data, overrides or [], where="config", preset=preset)
     command = shlex.join(["raygen", *sys.argv[1:]])
     recipes.run(config, out, fresh=fresh, command=command, say=program.announcing(typer.echo), reuse=reuse or ())
     summary = write_summary(out)

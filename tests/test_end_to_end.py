@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -23,11 +24,14 @@ from tiny_pipelines import save_pipeline
 from typer.testing import CliRunner
 
 from raygen import recipes
+from raygen.classifier import load_classifier
+from raygen.classifier.framing import Frame, preprocess
 from raygen.cli import app
 from raygen.config import differing_fields
 from raygen.datasets.rows import RowIndex
 from raygen.errors import ConfigError, DataError, ModelError, RunFolderError
 from raygen.images import decode_image, decode_mask
+from raygen.maskers.cam import cam_heatmaps
 from raygen.model_files import find_model
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
@@ -192,6 +196,17 @@ def test_scgs_runs_too(model: Path, tmp_path: Path) -> None:
     candidates = read_parts(tmp_path / "scgs" / "candidates")
     assert candidates["source_label"].to_pylist() == candidates["target_label"].to_pylist()
     assert None not in candidates["cluster"].to_pylist()
+    # What is kept is the heat of the classifier that was asked what it gets wrong, not of the final one.
+    sources = RowIndex(tmp_path / "scgs" / "data").fetch(candidates["image_id"].to_pylist(), ["image_png"])
+    images = preprocess([decode_image(picture.as_py()) for picture in sources["image_png"]], Frame(64))
+    repaint_NHW = np.stack([decode_mask(mask.as_py()) for mask in candidates["repaint_png"]])
+    differ = {}
+    for name in ("identification", "erm"):
+        classifier = load_classifier(tmp_path / "scgs" / name)
+        heat_NHW = cam_heatmaps(classifier, images, candidates["predicted_label"].to_pylist(), method="gradcam++")
+        differ[name] = (repaint_NHW != (heat_NHW < 0.3)).mean()
+    assert differ["identification"] < 0.001  # of heat that is at the threshold, in batches of another size
+    assert differ["erm"] > 0.05
 
 
 @pytest.mark.parametrize(

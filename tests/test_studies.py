@@ -1,5 +1,6 @@
 """The studies in benchmarks/, at a size that only shows that they run, share steps and write their tables."""
 
+import json
 import subprocess
 import sys
 import tarfile
@@ -8,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
+
+from raygen.tiny.oracle import ORACLES, Oracle
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = (
@@ -113,3 +117,38 @@ def test_a_study_of_photos_goes_on_and_names_what_cannot_be_run(tmp_path: Path) 
     again = run(*given, folder=tmp_path, settings=settings)
     assert "fit jtt: done before" in again
     assert row in [line.split(" | ") for line in again.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_studies_of_pruning_and_of_sources_of_tokens_run(tmp_path: Path) -> None:
+    oracles = tmp_path / "oracles"
+    oracles.mkdir()
+    for name in ORACLES:  # that know nothing: trained ones take minutes
+        save_file(Oracle().state_dict(), oracles / f"oracle_{name}.safetensors")
+    small = (*SMALL, "synthesis.k=12")
+    pruning = ("pruning", "--seeds", "3", "--oracles", str(oracles))
+    printed = run(*pruning, folder=tmp_path, settings=small)
+    assert "| all | 12, 12 |" in printed
+    seed = tmp_path / "runs" / "pruning" / "seed_3"
+    found = json.loads((seed / "pruning.json").read_text(encoding="utf-8"))["results"]
+    pictures = {name: one["pictures"] for name, one in found.items() if name != "erm"}
+    nums = {name: [of_class["num"] for of_class in one] for name, one in pictures.items()}
+    assert nums["dbb"] == nums["random"] == nums["colour"] == nums["lowest_rho"]
+    assert pictures["colour"][1]["typical"] == pictures["dbb"][1]["typical"]
+    assert sum(nums["dbb"]) < 24
+    again = run(*pruning, folder=tmp_path, settings=small)
+    assert "candidates: done before" in again
+    assert "fitting" not in again
+
+    learning = (*small, "textual_inversion.num_steps=2", "textual_inversion.num_images=3")
+    sources = ("--sources", "none", "high_loss", "minority", "--seeds", "1", "--first-seed", "3", "--fits")
+    printed = run(
+        "tokens", *sources, "--oracles", str(oracles), "--reuse", str(seed), folder=tmp_path, settings=learning
+    )
+    assert printed.count("candidates: generating") == 2  # those of plain prompts are the study of pruning's
+    assert "| minority | " in printed
+    images = json.loads((tmp_path / "runs" / "tokens" / "sources_3" / "minority" / "sources.json").read_text())[
+        "images"
+    ]
+    assert [of_class["minority"] for of_class in images] == [1, 1]

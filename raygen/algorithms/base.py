@@ -106,6 +106,16 @@ class AlgorithmBase(Strict, decides=Decides.RESULTS):
         """
         return None
 
+    def fitted_anew(self, *, has_extra: bool) -> Mapping[str, Any]:
+        """Plain data that such a fit depends on beside the fields; empty where it is what it always was.
+
+        Where a method is mended that has no field for it, what is given here makes folders of before fit again.
+
+        Args:
+            has_extra: Whether pictures stand beside the dataset's.
+        """
+        return {}
+
     def first_fits(self, erm: "AlgorithmBase", *, has_extra: bool) -> "Sequence[FirstFit]":
         """The fits that have to come before this algorithm's own, where there may be more than one."""
         first = self.first_fit(erm, has_extra=has_extra)

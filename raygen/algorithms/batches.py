@@ -61,14 +61,21 @@ def least_rows(classifier: Classifier, worker: Worker, *, num: int, batch_size: 
     return one_each
 
 
-def draw_batches(sizes: Sequence[int], weights_N: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
-    """Positions of each batch's images: each once in a random order, or drawn in proportion to weights.
+def draw_batches(
+    sizes: Sequence[int], weights_N: np.ndarray | None, rng: np.random.Generator, *, num_images: int | None = None
+) -> list[np.ndarray]:
+    """Positions of each batch's images: each at most once in a random order, or drawn in proportion to weights.
 
     Args:
         sizes: Images of each batch, from `batch_sizes`.
-        weights_N: How often each is drawn, (N,); None: each once.
+        weights_N: How often each is drawn, (N,); None: each once, or as many of them as the batches hold.
         rng: Draws.
+        num_images: N, at least as many as the batches hold where none is drawn twice; None: as many.
     """
     num = sum(sizes)
-    order = rng.permutation(num) if weights_N is None else rng.choice(num, size=num, p=weights_N / weights_N.sum())
+    num_images = num if num_images is None else num_images
+    if weights_N is None:
+        order = rng.permutation(num_images)[:num]
+    else:
+        order = rng.choice(num_images, size=num, p=weights_N / weights_N.sum())
     return np.split(order, np.cumsum(sizes)[:-1])

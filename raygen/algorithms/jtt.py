@@ -6,7 +6,8 @@ runs once for a run and all its controls, and `fit`.
 
 # N images, M draws of an epoch, B images of a batch
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from raygen.algorithms.inference import right_predictions
 from raygen.algorithms.loop import LoopConfig, fit_loop, mean_weights
 from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import Classifier
+from raygen.config import Identity
 from raygen.errors import DataError
 from raygen.worker import Worker
 
@@ -32,14 +34,18 @@ class JttConfig(LoopConfig):
 
     Attributes:
         epochs: Passes of the second fit, over the training set with E repeated.
-        learning_rate: Of both fits (authors: the same for both).
+        learning_rate: Of both fits (authors: the same for both, and constant).
         identification_epochs: T, epochs of the identification classifier; its last epoch is taken. The authors' code
             counts from 0: its `--final_epoch 60` is 61 here.
+        identification_schedule: How its rate goes. "own": as `schedule` says, all of it in these T epochs, so that it
+            is a fit of its own and not the beginning of a longer one. "constant": `learning_rate` throughout, as in the
+            paper, whose rate never changes; `schedule` is then the second fit's alone.
         online: Where E comes from. False: an evaluation pass over the training images after T epochs (the paper). True:
             the training passes of epoch T themselves, with batch statistics, augmentation, and weights that move on
             from batch to batch (the authors' code).
         up_weight: lambda: an image of E counts lambda + 1 times (authors' code: E is appended lambda times). -1: their
-            rule int((n - |E|) / |E|) - 1, which makes both parts about equally large.
+            rule int((n - |E|) / |E|) - 1, which makes both parts about equally large; n and |E| are of the images that
+            E is looked for in (`identify_on`), so by default generated pictures do not change lambda.
         identify_on: "original": E is taken from the dataset's own images, and a generated picture weighs 1; "all": the
             identification classifier is fitted and asked on the generated pictures too, once for every fit.
         init: Weights that the second classifier starts from. The identification classifier always starts anew.
@@ -50,6 +56,7 @@ class JttConfig(LoopConfig):
 
     name: Literal["jtt"] = "jtt"
     identification_epochs: int = Field(2, ge=1)
+    identification_schedule: Annotated[Literal["own", "constant"], Identity.ABSENT_BY_DEFAULT] = "own"
     online: bool = False
     up_weight: int = Field(BY_RULE, ge=BY_RULE)
     identify_on: Literal["original", "all"] = "original"
@@ -59,6 +66,7 @@ class JttConfig(LoopConfig):
         """The identification classifier, for its error set."""
         # What only the second fit reads must not make the first one again; both start from new weights.
         second = {"epochs": 1, "select": "last", "select_by": "auto", "up_weight": 0, "init": "scratch"}
+        second["epoch_length"] = "all"
         return FirstFit(
             self.model_copy(update=second),
             folder="jtt_errors",
@@ -66,6 +74,11 @@ class JttConfig(LoopConfig):
             of_original=self.identify_on == "original" or not has_extra,
             find_errors=find_errors,
         )
+
+    def fitted_anew(self, *, has_extra: bool) -> Mapping[str, Any]:
+        """Lambda by the rule, which once counted generated pictures too."""
+        is_by_rule = self.up_weight == BY_RULE and self.identify_on == "original"
+        return {"up_weight_of": "original"} if has_extra and is_by_rule else {}
 
 
 Config = JttConfig
@@ -79,7 +92,8 @@ def find_errors(
     Raises:
         DataError: E is empty.
     """
-    first = config.model_copy(update={"epochs": config.identification_epochs, "select": "last"})
+    schedule = config.schedule if config.identification_schedule == "own" else "constant"
+    first = config.model_copy(update={"epochs": config.identification_epochs, "select": "last", "schedule": schedule})
     online = OnlineErrors(len(train))
     weights = online if config.online else mean_weights
     history = fit_loop(classifier, train, val, first, seed=seed, worker=worker, loss_weights=weights)
@@ -98,7 +112,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Fits the second classifier, with E in `train.error_N`; gives back the history. Without errors this is ERM."""
     assert train.error_N is not None, "JTT is fitted in two steps: find_errors comes first"
-    copies = num_copies(train.error_N, up_weight=config.up_weight)
+    asked_N = ~train.generated_N if config.identify_on == "original" else slice(None)
+    copies = num_copies(train.error_N[asked_N], up_weight=config.up_weight)
     return fit_loop(
         classifier,
         train,
@@ -112,7 +127,12 @@ def fit(
 
 
 def num_copies(error_N: np.ndarray, *, up_weight: int) -> int:
-    """lambda: how often E is appended; by the rule of the authors' code where `up_weight` is -1."""
+    """lambda: how often E is appended; by the rule of the authors' code where `up_weight` is -1.
+
+    Args:
+        error_N: Which of the images that E was looked for in are wrong, (N,) bool.
+        up_weight: See `JttConfig`.
+    """
     num_errors = int(error_N.sum())
     if up_weight != BY_RULE:
         return up_weight

@@ -39,6 +39,9 @@ class LoopConfig(AlgorithmBase):
     Attributes:
         epochs: Passes over the training set. Ours: the small ResNet fits the scenes in eight. Published for a ResNet-50
             from ImageNet weights (group_DRO's and JTT's ERM): 300 on Waterbirds, 50 on CelebA; DFR's: 100 and 50.
+        epoch_length: Images that an epoch draws. "all": each of them once. "original": as many as there would be
+            without generated pictures, drawn anew in every epoch from all of them, none twice in one; so a fit with
+            generated pictures takes as many steps as one without, and what differs is the pictures alone.
         batch_size: Images of one step, over all workers.
         learning_rate: Its highest value. Ours, for random weights; published for ImageNet weights, constant: 1e-3 on
             Waterbirds, 1e-4 on CelebA (group_DRO, JTT).
@@ -61,6 +64,7 @@ class LoopConfig(AlgorithmBase):
     """
 
     epochs: PositiveInt = 8
+    epoch_length: Annotated[Literal["all", "original"], Identity.ABSENT_BY_DEFAULT] = "all"
     batch_size: PositiveInt = 64
     learning_rate: float = Field(0.1, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
@@ -158,8 +162,11 @@ def fit_loop(
     classifier.to(worker.device).to(memory_format=torch.channels_last)
     assert sampling_weights_N is None or occurrences_M is None
     occurrences_M = np.arange(len(train)) if occurrences_M is None else occurrences_M
-    least = least_rows(classifier, worker, num=len(occurrences_M), batch_size=config.batch_size)
-    sizes = batch_sizes(len(occurrences_M), config.batch_size, least=least)
+    num_draws = len(occurrences_M)
+    if config.epoch_length == "original":
+        num_draws -= int(train.generated_N[occurrences_M].sum())
+    least = least_rows(classifier, worker, num=num_draws, batch_size=config.batch_size)
+    sizes = batch_sizes(num_draws, config.batch_size, least=least)
     num_steps = len(sizes) * config.epochs
     network, beside = _network(classifier, config, worker, num_steps=num_steps), None
     if isinstance(loss_weights, Companion):
@@ -175,7 +182,8 @@ def fit_loop(
                 mixed = mixing.draw(sizes, rng)
                 batches = [batch.positions for batch in mixed]
             else:
-                batches = [occurrences_M[draws] for draws in draw_batches(sizes, sampling_weights_N, rng)]
+                drawn = draw_batches(sizes, sampling_weights_N, rng, num_images=len(occurrences_M))
+                batches = [occurrences_M[draws] for draws in drawn]
                 if config.terms.mixup_alpha:
                     mixed = mix_batches(batches, config.terms.mixup_alpha, rng)
                     batches = [batch.positions for batch in mixed]

@@ -48,8 +48,8 @@ class GroundedSamConfig(Strict, decides=Decides.RESULTS):
         segmenter_revision: Likewise.
         dtype: Numbers of both models: float32 on CPUs; float16 or bfloat16 on GPUs.
         box_threshold: Score above which a box counts. 0.3: DBB (arXiv 2503.17226) and LangSAM.
-        text_threshold: Score above which a word belongs to a box; a box without any word does not count. 0.25: as
-            above.
+        text_threshold: Score above which a word belongs to a box; a box without any word does not count. 0.25:
+            LangSAM; the code of DBB's authors has 0.3.
     """
 
     kind: Literal["grounded_sam"] = "grounded_sam"

@@ -2,7 +2,7 @@
 
 ArXiv 2503.17226, eq. 4-5. rho = sum over the mask of IG(x'; baseline = x, target logit), where x is the
 original picture and x' the generated one. Logits, not softmax: the paper's thresholds of 1 and 2 are beyond
-any difference of probabilities.
+any difference of probabilities, and the authors' code has logits too.
 """
 
 # N images, H height, W width, C colour channels, P points of a path

@@ -128,6 +128,9 @@ def print_recipes(listing: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
             # An algorithm has the name here that it has in a pair.
             table.add_row(row.get("recipe_name", row["name"]), row["label_access"], row["paper"])
         console.print(table)
+    named = [f"{row['name']} --preset {preset}" for row in listing["syntheses"] for preset in row["presets"]]
+    if named:
+        console.print(f"Presets: {', '.join(named)}", soft_wrap=True)
     console.print(
         "Any synthesis goes with any algorithm: raygen run SYNTHESIS+ALGORITHM, such as scgs+jtt", soft_wrap=True
     )

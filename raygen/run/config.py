@@ -19,6 +19,7 @@ from raygen.maskers.cam import CamMethod
 from raygen.pools.config import PoolsConfig
 from raygen.pools.pipeline import Engine
 from raygen.run.names import TERMS, find_recipe, terms_of
+from raygen.run.presets import preset_overrides
 from raygen.synthesis import SYNTHESES, SynthesisConfig
 from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
 from raygen.textual_inversion.config import TextualInversionConfig
@@ -218,12 +219,20 @@ class RunConfig(Strict, decides=Decides.RESULTS):
         return self
 
 
-def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str) -> RunConfig:
+def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str, preset: str | None = None) -> RunConfig:
     """The config of a recipe's name and whatever else is given, with overrides applied.
 
+    Args:
+        data: Plain data, as read from YAML.
+        overrides: Such as "synthesis.k=200"; the last word.
+        where: Where the data came from, for messages.
+        preset: Name of settings of the recipe's synthesis; what they set replaces what the data says.
+
     Raises:
-        ConfigError: An unknown recipe, or any wrong field; all of them are named.
+        ConfigError: An unknown recipe or preset, or any wrong field; all of them are named.
     """
+    if preset is not None:
+        overrides = [*preset_overrides(apply_overrides(data, overrides), preset), *overrides]
     data = apply_overrides(data, overrides)
     try:
         data["recipe"], recipe = find_recipe(data.get("recipe"))

@@ -144,6 +144,7 @@ def _fit(
         "seed": request.seed,
         **workers_of(config.fit, of_classifier=True),
         "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
+        **request.algorithm.fitted_anew(has_extra=extra is not None),
     }
     # Each is named only where there is one, so that folders without it stay valid.
     weights = weights_file(config.classifier)

@@ -72,8 +72,8 @@ def listing() -> dict[str, list[dict[str, Any]]]:
     """Every named recipe, synthesis and algorithm as plain data, each with its paper and the labels that it reads.
 
     "recipes": name, synthesis (None: none), algorithm, paper, label_access. "syntheses": name, algorithm (of its own
-    recipe), paper, label_access. "algorithms": name, recipe_name (what it is called in a pair), paper, label_access.
-    Algorithms are named as in a config, `algorithm.name`.
+    recipe), paper, label_access, presets (names). "algorithms": name, recipe_name (what it is called in a pair), paper,
+    label_access. Algorithms are named as in a config, `algorithm.name`.
     """
     return {
         "recipes": [
@@ -87,7 +87,13 @@ def listing() -> dict[str, list[dict[str, Any]]]:
             for name, recipe in sorted(known_recipes().items())
         ],
         "syntheses": [
-            {"name": name, "algorithm": config.algorithm, "paper": config.paper, "label_access": config.label_access}
+            {
+                "name": name,
+                "algorithm": config.algorithm,
+                "paper": config.paper,
+                "label_access": config.label_access,
+                "presets": sorted(config.presets),
+            }
             for name, config in ((name, SYNTHESES[name].Config) for name in sorted(SYNTHESES))
         ],
         "algorithms": [

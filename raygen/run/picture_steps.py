@@ -22,7 +22,7 @@ from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.fit_steps import identifier, workers_of
 from raygen.run.score_steps import scores_of
 from raygen.run.steps import Run, RunStep
-from raygen.schema import CANDIDATE, ROLE
+from raygen.schema import CANDIDATE, ROLE, SCORE
 from raygen.seeding import row_seed
 from raygen.stages.fill import FillStage
 from raygen.stages.inpaint import InpaintStage
@@ -35,7 +35,7 @@ from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step
 from raygen.storage.writing import atomic, write_json
 from raygen.synthesis import SynthesisConfig
-from raygen.synthesis.base import MaskSearch
+from raygen.synthesis.base import REPAINT_FRACTION, MaskSearch
 from raygen.synthesis.controls import ControlKind
 
 # What a look at the training images found out for their masks, beside what it saw.
@@ -104,6 +104,8 @@ def plan(run: Run) -> RunStep:
 
     def choose(step: Step) -> Mapping[str, Any]:
         scored = read_parts(scores.folder, columns=paper.score_columns())
+        if (wanted := paper.looks_at(scored)) is not None and wanted.num_rows:
+            scored = _looked_at(run, step, scored, wanted)
         table = synthesis.of(paper).select(paper, scored, dataset=info, run_seed=config.seed_of_pictures)
         with atomic(step.folder / "plan.parquet") as temporary:
             pq.write_table(table, temporary)
@@ -116,6 +118,24 @@ def plan(run: Run) -> RunStep:
         doing=f"choosing what to generate ({paper.name})",
         body=choose,
     )
+
+
+def _looked_at(run: Run, step: Step, scores: pa.Table, wanted: pa.Table) -> pa.Table:
+    """Scores with what the masks of some images leave; an image without one is no failure of the run."""
+    assert run.config.synthesis is not None
+    table = wanted.select(["image_id", "label", "predicted_label"]).append_column("source_label", wanted["label"])
+    fraction = CANDIDATE.field(REPAINT_FRACTION)
+    run.stream(
+        step,
+        table,
+        columns=("image_png", "object_png"),
+        specs=[_mask_spec(run, run.config.synthesis)],
+        schema=pa.schema([SCORE.field("image_id"), fraction, SCORE.field("status"), SCORE.field("error")]),
+        max_failed_fraction=1.0,
+    )
+    seen = read_parts(step.folder, columns=["image_id", REPAINT_FRACTION])
+    place_N = pc.index_in(scores["image_id"], value_set=seen["image_id"].combine_chunks())  # null: not among them
+    return scores.append_column(fraction, seen[REPAINT_FRACTION].take(place_N))
 
 
 def mask_search(run: Run) -> Iterator[RunStep]:

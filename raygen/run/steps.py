@@ -118,11 +118,28 @@ class Run:
         return step
 
     def stream(
-        self, step: Step, table: pa.Table, *, columns: tuple[str, ...], specs: Sequence[StageSpec], schema: pa.Schema
+        self,
+        step: Step,
+        table: pa.Table,
+        *,
+        columns: tuple[str, ...],
+        specs: Sequence[StageSpec],
+        schema: pa.Schema,
+        max_failed_fraction: float | None = None,
     ) -> Mapping[str, int]:
-        """A pass of the dataset's rows through stages, into parts in a step's folder; rows by status."""
+        """A pass of the dataset's rows through stages, into parts in a step's folder; rows by status.
+
+        Args:
+            step: Where to.
+            table: Rows in their final order, with `image_id`.
+            columns: To fetch from the dataset.
+            specs: Stages in order.
+            schema: Of the parts.
+            max_failed_fraction: More failed rows than this share stop it; by default the config's.
+        """
         config = self.config
-        parts = Parts(step.folder.resolve(), schema, step.fingerprint, table.num_rows, config.max_failed_fraction)
+        limit = config.max_failed_fraction if max_failed_fraction is None else max_failed_fraction
+        parts = Parts(step.folder.resolve(), schema, step.fingerprint, table.num_rows, limit)
         work = Pass(table, self.index, columns, specs, config.pools, config.unit_rows, parts)
         return pipeline.run(work, engine=config.engine, say=labelled(step.folder.name, self.say))
 

@@ -46,8 +46,7 @@ class PruneStage(ModelStage[_Pictures | None, Scores]):
         classifier_folder: The classifier that judges.
         attribution: "exact" is the target logit's difference, equal to rho where only pixels inside the
             repaint mask changed; "ig" runs integrated gradients.
-        num_steps: Path points of "ig"; ignored by "exact". 200: the tutorial that DBB cites, as far as we
-            know.
+        num_steps: Path points of "ig"; ignored by "exact". The authors of DBB take captum's 50.
         completeness_tolerance: "ig" stops for a row once its attributions sum to the logit difference but for this
             share of it (of 1, where it is smaller), after at most `num_steps` points; None takes all of them.
         device: "cpu" or "cuda".

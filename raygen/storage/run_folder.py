@@ -250,7 +250,8 @@ class RunFolder:
                 raise RunFolderError(
                     f"{self.path} belongs to a run with another config:\n"
                     + "\n".join(f"  {line}" for line in lines)
-                    + "\nGive another --out, or --fresh to delete what is there and start over."
+                    + "\nGive another --out, or --fresh to delete what is there and start over. Fields that you did "
+                    f"not set may have had another default when it was begun: to go on so, run {self.path}/config.yaml."
                 )
             begun = found["versions"]
         write_json(marker, {"format_version": FORMAT_VERSION, "identity": identity, "versions": begun})

@@ -16,6 +16,9 @@ from raygen.maskers.language import AnyFinder
 from raygen.schema import SCORE
 from raygen.stages.spec import Stage
 
+# What is looked at before a plan: the share of a picture's pixels that its mask has painted anew.
+REPAINT_FRACTION = "repaint_fraction"
+
 
 @dataclass(frozen=True, slots=True)
 class OwnPainter:
@@ -74,6 +77,8 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
         label_access: Labels that it reads of each split, "class" or "group" (class and attribute): "train: class".
         algorithm: Name of the algorithm of the paper's own recipe.
         space: What of its fields a sweep searches by default: fields of a `tune.domains.Domain` by the field's name.
+        presets: Settings of a run by a name of their own, which `raygen run --preset NAME` takes: values by the field's
+            path in the run's config, such as {"paper": {"synthesis.k": 200, "algorithm.gamma": 5}}.
         asks_by_class: Whether its prompts are those of the classes.
         name: That of the registry, and of the paper's own recipe.
     """
@@ -82,6 +87,7 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
     label_access: ClassVar[str]
     algorithm: ClassVar[str] = "erm"
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     asks_by_class: ClassVar[bool] = True
 
     name: str
@@ -94,6 +100,16 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
             fields: The config as it was given, not checked yet.
         """
         return {}
+
+    @classmethod
+    def preset_fields(cls, preset: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a preset sets: that of `presets`, and where a paper needs it what suits the rest of the run.
+
+        Args:
+            preset: One of `presets`.
+            config: The run's config as it was given, not checked yet.
+        """
+        return cls.presets[preset]
 
     def plans(self) -> bool:
         """Whether candidates are made; else its pictures are made while a classifier is fitted."""
@@ -134,6 +150,14 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
 
         Raises:
             ConfigError: The config has another number of classes.
+        """
+        return None
+
+    def looks_at(self, scores: pa.Table) -> pa.Table | None:
+        """Rows of the scores whose repaint masks are to be made before `select`; None, or no row: of no image.
+
+        `select` then finds the column REPAINT_FRACTION in its scores, null for an image that was not looked at or that
+        no mask could be made of.
         """
         return None
 

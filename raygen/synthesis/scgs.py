@@ -8,25 +8,33 @@ assumption here.
 
 # N images of a class, D features, K clusters, C classes
 
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
-from raygen.config import Decides, PositiveInt
+from raygen.config import Decides, Identity, PositiveInt
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import ConfigError, DataError
 from raygen.inpainters import InpainterConfig
 from raygen.pruners import PruneThresholds
-from raygen.synthesis.base import SynthesisBase
+from raygen.synthesis.base import REPAINT_FRACTION, SynthesisBase
+from raygen.synthesis.gaussian_sampling import (
+    Covariance,
+    gaussian_log_weights,
+    kmeans_clusters,
+    largest_remainder,
+    sample_without_replacement,
+)
 from raygen.synthesis.plan import PlannedImage, TrainScores, plan_table, read_scores
 
 logger = logging.getLogger(__name__)
-
-Covariance = Literal["pca", "ledoit_wolf", "uniform", "full"]
 
 # Fewer have no spread to cluster or to weigh by, and one image would be the source of every picture of its
 # class.
@@ -49,7 +57,9 @@ class ScgsConfig(SynthesisBase):
         num_folds: Folds of "kfold".
         num_clusters: K-means clusters: a number for every class, or a list with one per class. 2 for Waterbirds and
             CelebA, 4 for MetaShift (paper).
-        sample_fraction: Share of a class's misclassified images that become sources (paper: 0.2).
+        sample_fraction: Share of a class's misclassified images that become sources (paper: 0.2). Differs: all of them.
+            A fifth is few where few are wrong: on the scenes eleven images are the sources of 1,473 pictures, and what
+            is learned is their eleven backgrounds (docs/results.md).
         covariance: Of the Gaussian of eq. (3). "pca" (assumption): full covariance in the first principal
             components; "ledoit_wolf": shrunk, in all dimensions; "full": eq. (3) by pseudo-inverse, which
             gives equal weights as soon as there are more features than images; "uniform": equal weights.
@@ -62,10 +72,13 @@ class ScgsConfig(SynthesisBase):
         tau: Heat from which pixels are kept. Assumption: 0.7, where "red and orange" end in the usual colour
             maps.
         top_q: What is kept where the map is 0 everywhere, as it is when nothing speaks for the wrong class: this share
-            of the pixels, those that speak least against it. By default such an image is a failed row.
+            of the pixels, those that speak least against it. By default such an image is no source, and its share of
+            the pictures goes to others of its cluster.
+        min_kept_fraction: An image of whose pixels less than this share is kept is no source either, in [0, 1).
+            Assumption: none is too small; the paper does not say.
         gen_ratio: Pictures generated for a class, as a share of `gen_ratio_base` (paper: 0.4; CelebA 0.2).
         gen_ratio_base: "train_other": training images of the other classes; "mis_other": their misclassified
-            ones.
+            ones; "equal": as many pictures in all as by "train_other", and as many for each class.
     """
 
     paper = "SCGS (Li et al., arXiv 2412.19457)"
@@ -76,22 +89,32 @@ class ScgsConfig(SynthesisBase):
         "tau": {"values": (0.5, 0.7)},
         "gen_ratio": {"low": 0.1, "high": 0.4, "step": 0.1},
     }
+    presets: ClassVar = {
+        "paper": {
+            "synthesis.num_clusters": 2,
+            "synthesis.sample_fraction": 0.2,
+            "synthesis.cam": "gradcam++",
+            "synthesis.gen_ratio": 0.4,
+            "synthesis.gen_ratio_base": "train_other",
+        },
+    }
 
     name: Literal["scgs"] = "scgs"
     mis_source: Literal["epoch", "kfold"] = "epoch"
     mis_epoch: int = Field(0, ge=0)
     num_folds: int = Field(5, ge=2)
     num_clusters: PositiveInt | tuple[PositiveInt, ...] = 2
-    sample_fraction: float = Field(0.2, gt=0, le=1)
+    sample_fraction: float = Field(1.0, gt=0, le=1)
     covariance: Covariance = "pca"
     max_components: int = Field(8, ge=1)
     temperature: float = Field(1.0, gt=0)
     cam: Literal["gradcam++", "gradcam", "none"] = "gradcam++"
     tau: float = Field(0.7, gt=0, le=1)
     top_q: float | None = Field(None, gt=0, lt=1)
+    min_kept_fraction: Annotated[float, Identity.ABSENT_BY_DEFAULT] = Field(0.0, ge=0, lt=1)
     # A larger ratio only adds pictures to those of a smaller one: sources are taken in turn.
     gen_ratio: Annotated[float, Decides.AMOUNT] = Field(0.4, gt=0)
-    gen_ratio_base: Literal["train_other", "mis_other"] = "train_other"
+    gen_ratio_base: Literal["train_other", "mis_other", "equal"] = "train_other"
 
     @classmethod
     def inpainter_defaults(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +141,13 @@ class ScgsConfig(SynthesisBase):
         """With "kfold"."""
         return self.num_folds if self.mis_source == "kfold" else None
 
+    def looks_at(self, scores: pa.Table) -> pa.Table | None:
+        """The misclassified images, for what the heat map leaves of each; none where every map leaves something."""
+        if self.cam == "none" or (self.top_q is not None and not self.min_kept_fraction):
+            return None
+        ok = scores.filter(pc.equal(scores["status"], "ok"))
+        return ok.filter(pc.not_equal(ok["label"], ok["predicted_label"]))
+
     def map_setting(self) -> str:
         """The map."""
         return f"synthesis.cam={self.cam}"
@@ -131,9 +161,10 @@ def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_se
 
     Raises:
         ConfigError: `num_clusters` has another number of entries than there are classes.
-        DataError: A class has fewer than two misclassified images.
+        DataError: A class has fewer than two misclassified images, or none that a picture can be made from.
     """
     train = read_scores(scores)
+    usable_N = _usable(config, train)
     num_classes = len(dataset.class_names)
     clusters_C = clusters_per_class(config.num_clusters, num_classes=num_classes)
     misclassified = [
@@ -150,8 +181,8 @@ def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_se
                 f"needs at least {MIN_MISCLASSIFIED} per class. Try {advice}, or another recipe, such as dbb."
             )
     mis_counts_C = np.array([len(rows) for rows in misclassified])
-    base_C = train.class_counts(num_classes) if config.gen_ratio_base == "train_other" else mis_counts_C
-    nums_C = num_to_generate(base_C, ratio=config.gen_ratio)
+    base_C = mis_counts_C if config.gen_ratio_base == "mis_other" else train.class_counts(num_classes)
+    nums_C = num_to_generate(base_C, ratio=config.gen_ratio, equally=config.gen_ratio_base == "equal")
     if not any(nums_C):
         raise DataError(
             f"synthesis.gen_ratio {config.gen_ratio:g} of {int(max(base_C.sum() - base_C))} images "
@@ -159,12 +190,21 @@ def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_se
         )
     images = []
     for label, count in enumerate(nums_C):
-        sources = _sample_sources(
-            config, train, misclassified[label], num_clusters=clusters_C[label], label=label, run_seed=run_seed
+        rows, clusters = misclassified[label], clusters_C[label]
+        places, turns = _sample_sources(
+            config, train, rows, usable_N[rows], num_clusters=clusters, label=label, run_seed=run_seed
         )
-        for i in range(count):
-            row, cluster = sources[i % len(sources)]
-            images.append(PlannedImage(row, sample=i // len(sources), target_label=label, cluster=cluster))
+        if not places:
+            raise DataError(
+                f"class {label} ('{dataset.class_names[label]}') has {len(rows)} misclassified training images, and "
+                f"the heat map leaves {'nothing' if not config.min_kept_fraction else 'too little'} of any of them. "
+                "Set synthesis.top_q, such as 0.1, or another synthesis.cam, or take another recipe, such as dbb."
+            )
+        samples: Counter[int] = Counter()
+        for source, cluster in itertools.islice(itertools.cycle(places), count):
+            row = next(turns[cluster]) if source is None else source
+            images.append(PlannedImage(row, sample=samples[row], target_label=label, cluster=cluster))
+            samples[row] += 1
     return plan_table(images, train, prompts=dataset.prompts, run_seed=run_seed)
 
 
@@ -205,76 +245,51 @@ def clusters_per_class(num_clusters: int | Sequence[int], *, num_classes: int) -
     return clusters
 
 
-def num_to_generate(counts_C: Sequence[int] | np.ndarray, *, ratio: float) -> list[int]:
-    """Pictures to generate for each class: round(ratio * sum of the other classes' counts)."""
-    total = int(np.sum(counts_C))
+def num_to_generate(counts_C: Sequence[int] | np.ndarray, *, ratio: float, equally: bool = False) -> list[int]:
+    """Pictures to generate for each class: round(ratio * sum of the other classes' counts).
+
+    Args:
+        counts_C: Counts of the classes, (C,).
+        ratio: The share.
+        equally: The mean of these numbers for each class, rounded, in place of its own.
+    """
+    total, num_classes = int(np.sum(counts_C)), len(counts_C)
+    if equally:
+        return [round(ratio * total * (num_classes - 1) / num_classes)] * num_classes
     return [round(ratio * (total - int(count))) for count in counts_C]
 
 
-def gaussian_log_weights(
-    features_ND: np.ndarray, *, covariance: Covariance, max_components: int, temperature: float
-) -> np.ndarray:
-    """Log of the normalised weights of one cluster's images, (N,) float64: eq. (3) up to its constant.
-
-    log w = -m^2 / (2 T) + const, with m^2 the squared Mahalanobis distance from the cluster's mean, unbiased
-    covariance. In the first d principal components m_i^2 = (N - 1) sum_{j<=d} U_ij^2, where U holds the left
-    singular vectors of the centred features: no inverse and no density, which overflows in 2048 dimensions.
-
-    Args:
-        features_ND: Features of the cluster's images, (N, D).
-        covariance: See `ScgsConfig`.
-        max_components: Bound of d for "pca".
-        temperature: T.
-    """
-    num_images = len(features_ND)
-    if covariance == "uniform" or num_images == 1:
-        return np.full(num_images, -np.log(num_images))
-    if covariance == "ledoit_wolf":
-        from sklearn.covariance import LedoitWolf
-
-        distance_N = LedoitWolf().fit(features_ND).mahalanobis(features_ND)
-    else:
-        left_Nd, scale_d, _ = np.linalg.svd(features_ND - features_ND.mean(axis=0), full_matrices=False)
-        # Below this, numpy's matrix_rank calls a singular value 0; its singular vector is arbitrary.
-        rank = int((scale_d > scale_d.max() * max(features_ND.shape) * np.finfo(np.float64).eps).sum())
-        components = rank if covariance == "full" else min(rank, pca_components(num_images, at_most=max_components))
-        distance_N = (num_images - 1) * (left_Nd[:, :components] ** 2).sum(axis=1)
-    log_weight_N = -0.5 * distance_N / temperature
-    return np.asarray(log_weight_N - np.logaddexp.reduce(log_weight_N))
-
-
-def pca_components(num_images: int, *, at_most: int) -> int:
-    """Components in which a cluster of that size is weighed: max(1, min(at_most, (N - 1) // 4))."""
-    return max(1, min(at_most, (num_images - 1) // 4))
-
-
-def sample_without_replacement(log_weight_N: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
-    """Positions of `num` successive weighted draws without replacement, in the order drawn, (num,) int.
-
-    The largest of log w + Gumbel noise: the same distribution as drawing one by one (Kool et al. 2019, arXiv
-    1903.06059), also where weights are too small for a float.
-    """
-    return np.argsort(-(log_weight_N + rng.gumbel(size=len(log_weight_N))), kind="stable")[:num]
-
-
-def largest_remainder(total: int, sizes_K: Sequence[int] | np.ndarray) -> list[int]:
-    """`total` split in proportion to sizes, whole numbers that sum to it; equal remainders: the first one."""
-    share_K = total * np.asarray(sizes_K) / np.sum(sizes_K)
-    split_K = np.floor(share_K).astype(int)
-    missing = total - int(split_K.sum())
-    split_K[np.argsort(-(share_K - split_K), kind="stable")[:missing]] += 1
-    return [int(part) for part in split_K]
+def _usable(config: ScgsConfig, train: TrainScores) -> np.ndarray:
+    """Which images leave enough to keep, (N,) bool; all of them where `looks_at` asked for none."""
+    if REPAINT_FRACTION not in train.table.column_names:
+        return np.ones(train.table.num_rows, dtype=bool)
+    # Null: not looked at, or no mask could be made of its map.
+    repaint_N = train.table[REPAINT_FRACTION].to_numpy().astype(np.float64)
+    return np.asarray(1 - repaint_N >= config.min_kept_fraction)
 
 
 def _sample_sources(
-    config: ScgsConfig, train: TrainScores, rows: np.ndarray, *, num_clusters: int, label: int, run_seed: int
-) -> list[tuple[int, int]]:
-    """(row, cluster) of the sources of one class, in order of image_id: D_sam."""
+    config: ScgsConfig,
+    train: TrainScores,
+    rows: np.ndarray,
+    usable_N: np.ndarray,
+    *,
+    num_clusters: int,
+    label: int,
+    run_seed: int,
+) -> tuple[list[tuple[int | None, int]], dict[int, Iterator[int]]]:
+    """(row, cluster) of the sources of one class, in order of image_id: D_sam; and of each cluster its rows in turn.
+
+    A cluster has its number of places whether or not all of its images are usable. One that is not gives its place to
+    the next that is drawn. Where there are not as many, a place without one (None) is for the others of its cluster in
+    turn. A cluster without any has no places.
+    """
     features_ND = train.vectors("features", rows)
-    cluster_N = _cluster(features_ND, num_clusters=num_clusters, seed=run_seed)
+    cluster_N = kmeans_clusters(features_ND, num_clusters=num_clusters, seed=run_seed)
     num_sources = max(1, round(config.sample_fraction * len(rows)))
     sizes_K = np.bincount(cluster_N)
-    sources = []
+    places: list[tuple[int | None, int]] = []
+    turns = {}
     for cluster, num in enumerate(largest_remainder(num_sources, sizes_K)):
         members = np.flatnonzero(cluster_N == cluster)
         log_weight_N = gaussian_log_weights(
@@ -283,16 +298,13 @@ def _sample_sources(
             max_components=config.max_components,
             temperature=config.temperature,
         )
-        drawn = sample_without_replacement(log_weight_N, num, np.random.default_rng([run_seed, label, cluster]))
-        sources += [(int(rows[members[i]]), cluster) for i in drawn]
-    return sorted(sources)
-
-
-def _cluster(features_ND: np.ndarray, *, num_clusters: int, seed: int) -> np.ndarray:
-    """K-means cluster of each image, (N,) int; raw features, no more clusters than distinct images."""
-    from sklearn.cluster import KMeans
-
-    num_distinct = len(np.unique(features_ND, axis=0))
-    # scikit-learn's seeds are 32-bit.
-    kmeans = KMeans(min(num_clusters, num_distinct), n_init=10, random_state=seed % 2**32)
-    return np.asarray(kmeans.fit_predict(features_ND), dtype=np.int64)
+        rng = np.random.default_rng([run_seed, label, cluster])
+        drawn = members[sample_without_replacement(log_weight_N, len(members), rng)]
+        usable = drawn[usable_N[drawn]]
+        if len(usable) < len(drawn):
+            logger.info("class %d, cluster %d: %d of %d usable", label, cluster, len(usable), len(drawn))
+        if found := sorted(int(rows[i]) for i in usable[:num]):
+            places += [(row, cluster) for row in found]
+            places += [(None, cluster)] * (num - len(found))
+            turns[cluster] = itertools.cycle(found)
+    return sorted(places, key=lambda place: (place[0] is None, place)), turns

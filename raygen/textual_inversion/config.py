@@ -55,9 +55,9 @@ class TextualInversionConfig(Strict, decides=Decides.RESULTS):
     """How one token a class is learned, whose embedding stands for what images of the class's minority look like.
 
     Textual inversion (Gal et al. 2022, arXiv 2208.01618), as DBB uses it (arXiv 2503.17226, section 4.1). The numbers
-    of the optimization are those of diffusers' training script, since DBB gives none; they are made for Stable
-    Diffusion, whose embeddings are small (about 0.02 a coordinate). Those of the tiny model are about 0.5: give it
-    num_steps=200, batch_size=8 and learning_rate=0.05.
+    of the optimization are those of diffusers' training script; the paper gives none, and what the authors' code has is
+    `raygen run dbb --preset authors`. They are made for Stable Diffusion, whose embeddings are small (about 0.02 a
+    coordinate). Those of the tiny model are about 0.5: give it num_steps=200, batch_size=8 and learning_rate=0.05.
 
     Attributes:
         num_images: Images of each class to learn from; 20 to 40, 30 is best on Waterbirds (paper, table 5).
@@ -74,8 +74,8 @@ class TextualInversionConfig(Strict, decides=Decides.RESULTS):
         prompt: What to ask the inpainter for, with {token} and {word}.
         templates: Texts to learn by, each with {token}: "photo", DBB's prompt and four like it; "imagenet", the 27 of
             the textual inversion paper, which need a text encoder that knows their words; or a list of your own.
-        model: Model to learn with: a folder or hub id. By default the inpainting model itself. The paper's own choice
-            for a 9-channel model is its 4-channel sibling (Stable Diffusion 2 for Stable Diffusion 2 inpainting),
+        model: Model to learn with: a folder or hub id. By default the inpainting model itself. The authors' own choice
+            for a 9-channel model is its 4-channel sibling (Stable Diffusion 2 base for Stable Diffusion 2 inpainting),
             whose text encoder must be the same. Must be given where an endpoint paints.
         revision: Commit, branch or tag of `model` if that is a hub id.
         variant: Which of `model`'s weight files, such as "fp16"; null the plain ones.

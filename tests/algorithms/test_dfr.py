@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import feature_toys
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from raygen.algorithms.dfr import (
     average_head,
     balanced_rows,
     fit,
+    fit_head,
     logistic_head,
     penalty_scores,
     set_head,
@@ -104,6 +106,40 @@ def test_a_penalty_that_kills_every_feature_scores_worst() -> None:
     scores = penalty_scores(*toy((60, 60, 60, 60), seed=0), c_values=(1.0, 1e-6), seed=0)
     assert scores[0] > 0.6
     assert scores[1] == 0  # a constant decision: one class is always wrong
+
+
+@pytest.mark.parametrize("c_values", [(1e-6, 0.3), (0.3, 1e-6)])
+def test_the_head_is_fitted_with_the_penalty_that_scored_best(c_values: tuple[float, ...]) -> None:
+    """The other one kills every feature."""
+    val = feature_toys.rows(*toy((60, 60, 60, 60), seed=0))
+    config = DfrConfig(c_values=c_values, num_retrains=2)
+    head, history = fit_head(config, feature_toys.inputs(val, val), seed=0)
+    assert np.abs(head.weight_CD[:, 0]).min() > 0.1
+    assert [entry["chosen"] for entry in history] == [float(c == 0.3) for c in c_values]
+
+
+def test_penalties_are_scored_on_images_that_the_head_has_not_seen() -> None:
+    """Of noise, in more dimensions than images, a head learns its own half by heart and nothing of the other."""
+    group_N = np.repeat(np.arange(4), 40)
+    noise_ND = np.random.default_rng(0).normal(size=(160, 400))
+    label_N = group_N // 2
+    assert (
+        logistic_head(noise_ND[::2], label_N[::2], c_value=10.0, seed=0).predict(noise_ND[::2]) == label_N[::2]
+    ).all()
+    (score,) = penalty_scores(noise_ND, label_N, group_N, c_values=(10.0,), seed=0)
+    assert score < 0.7
+
+
+def test_penalties_are_tried_on_a_half_with_as_many_of_every_group() -> None:
+    """Phi(1.4) = 0.919 for a head that reads the class alone; one of an unbalanced half reads the attribute too."""
+    features_ND, label_N, group_N = toy((3000, 100, 100, 3000), seed=0)
+    half = slice(None, None, 2)
+    unbalanced = logistic_head(features_ND[half], label_N[half], c_value=1.0, seed=0)
+    correct_N = unbalanced.predict(features_ND[1::2]) == label_N[1::2]
+    worst = worst_group_accuracy(correct_N, group_N[1::2], num_groups=4)
+    (score,) = penalty_scores(features_ND, label_N, group_N, c_values=(1.0,), seed=0)
+    assert worst < 0.75
+    assert score > 0.84
 
 
 def test_it_changes_the_head_alone_and_repeats(scenes_folder: Path, tmp_path: Path) -> None:

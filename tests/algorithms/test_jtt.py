@@ -1,6 +1,7 @@
 """JTT: the error set, its repetition, and what it is when there are no errors."""
 
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from raygen.algorithms import erm
 from raygen.algorithms.inference import right_predictions
 from raygen.algorithms.jtt import JttConfig, OnlineErrors, find_errors, fit, num_copies, occurrences
-from raygen.algorithms.training_set import TrainingSet
+from raygen.algorithms.pictures import InMemory
+from raygen.algorithms.training_set import ExtraPictures, TrainingSet
 from raygen.classifier import Classifier, ClassifierConfig, build_classifier
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
@@ -116,3 +118,66 @@ def test_an_empty_error_set_is_an_error_that_says_what_to_do(scenes_folder: Path
     classifier, worker = new(tmp_path / "first")
     with pytest.raises(DataError, match=r"error set is empty: after 4 epoch.*Lower algorithm\.identification_epochs"):
         find_errors(JttConfig(identification_epochs=4), classifier, train, val, seed=0, worker=worker)
+
+
+def with_grey(train: TrainingSet, num: int) -> TrainingSet:
+    """The training set with so many grey pictures of class 0."""
+    pictures = InMemory(np.full((num, 64, 64, 3), 128, dtype=np.uint8))
+    none_M = np.full(num, -1, dtype=np.int64)
+    extra = ExtraPictures(pictures, np.arange(num), np.zeros(num, dtype=np.int64), none_M)
+    return train.with_extra(extra)
+
+
+@pytest.mark.parametrize(
+    ("fields", "num_draws"),
+    [
+        # 160 images and 10 errors: lambda is int(150 / 10) - 1 = 14, whatever is generated beside them.
+        ({}, 160 + 14 * 10 + 40),
+        ({"epoch_length": "original"}, 160 + 14 * 10),
+        # Of all 200 images, where E is looked for among all: int(190 / 10) - 1 = 18.
+        ({"identify_on": "all"}, 160 + 18 * 10 + 40),
+        ({"up_weight": 2}, 160 + 2 * 10 + 40),
+        ({"up_weight": 2, "epoch_length": "original"}, 160 + 2 * 10),
+    ],
+)
+def test_generated_pictures_do_not_change_lambda_and_need_not_change_the_steps(
+    fields: dict[str, Any], num_draws: int, sets: tuple[TrainingSet, TrainingSet], tmp_path: Path
+) -> None:
+    train = with_grey(sets[0], 40)
+    assert len(train) == 200
+    classifier, worker = new(tmp_path / "fit")
+    config = JttConfig(epochs=1, batch_size=20, select="last", schedule="constant", **fields)
+    fit(config, classifier, train.with_errors(np.arange(200) < 10), sets[1], seed=0, worker=worker)
+    steps = torch.load(tmp_path / "fit" / "checkpoint.pt")["scheduler"]["last_epoch"]
+    assert steps == num_draws / 20
+
+
+def test_an_identification_rate_is_constant_or_runs_its_whole_schedule(
+    sets: tuple[TrainingSet, TrainingSet], tmp_path: Path
+) -> None:
+    """By the authors' rate E is that of ERM with a constant one; the second fit's schedule is its own."""
+    names: tuple[Literal["own", "constant"], ...] = ("own", "constant")
+    schedules: tuple[Literal["cosine", "constant"], ...] = ("cosine", "constant")
+    found = {}
+    for name, schedule in zip(names, schedules, strict=True):
+        found[name], worker = new(tmp_path / name)
+        config = JttConfig(learning_rate=0.02, identification_schedule=name, schedule="cosine")
+        find_errors(config, found[name], *sets, seed=0, worker=worker)
+        other, worker = new(tmp_path / f"erm_{name}")
+        same = erm.ErmConfig(epochs=2, learning_rate=0.02, select="last", schedule=schedule)
+        erm.fit(same, other, *sets, seed=0, worker=worker)
+        assert equal(found[name], other)
+    assert not equal(found["own"], found["constant"])
+
+
+def test_only_a_fit_that_lambda_has_changed_for_is_made_again() -> None:
+    """Lambda by the rule, errors of the original images, and pictures beside them."""
+    assert JttConfig().fitted_anew(has_extra=True) == {"up_weight_of": "original"}
+    assert JttConfig().fitted_anew(has_extra=False) == {}
+    assert JttConfig(up_weight=3).fitted_anew(has_extra=True) == {}
+    assert JttConfig(identify_on="all").fitted_anew(has_extra=True) == {}
+    (first,), (other,) = (
+        JttConfig(**fields).first_fits(erm.ErmConfig(), has_extra=True) for fields in ({}, {"epoch_length": "original"})
+    )
+    assert first == other
+    assert first.config.fitted_anew(has_extra=True) == {}

@@ -13,7 +13,7 @@ import torch
 from extra_sets import extra_of
 
 from raygen import algorithms
-from raygen.algorithms import AlgorithmConfig, erm, reweighted
+from raygen.algorithms import AlgorithmConfig, balanced, erm, reweighted
 from raygen.algorithms.balanced import BalancedConfig
 from raygen.algorithms.batches import batch_sizes, draw_batches, least_rows
 from raygen.algorithms.checkpoints import Progress
@@ -70,6 +70,38 @@ def test_gamma_weighs_the_generated_pictures_of_its_class(
     for name, gamma, is_erm in (("none", 0.0, True), ("other", (3.0, 0.0), True), ("own", (0.0, 3.0), False)):
         found = fit(sets, tmp_path / name, config=BalancedConfig(**common, gamma=gamma))
         assert equal(found, erm) == is_erm, name
+
+
+def test_the_last_layer_is_drawn_anew_and_nothing_else(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:
+    before = build_classifier(ClassifierConfig(width=8), 2, seed=0).state_dict()
+    fields = {"epochs": 1, "schedule": "constant", "select": "last", "learning_rate": 1e-12, "optimizer": "adam"}
+    heads = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        config = BalancedConfig(**fields, last_layer="anew", weight_decay=0)
+        classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
+        (tmp_path / name).mkdir()
+        torch.set_num_threads(1)
+        global_numbers = torch.get_rng_state()
+        balanced.fit(config, classifier, *sets, seed=seed, worker=Worker(0, 1, "cpu", tmp_path / name))
+        assert torch.equal(global_numbers, torch.get_rng_state())
+        after = classifier.state_dict()
+        heads.append(after["head.weight"])
+        assert after["head.bias"].abs().max() < 1e-9 < before["head.bias"].abs().max()
+        learned = {key for key in after if key.endswith(("weight", "bias")) and not key.startswith("head")}
+        assert all(torch.allclose(after[key], before[key], atol=1e-9) for key in learned)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.allclose(heads[0], heads[2])
+    assert not torch.allclose(heads[0], before["head.weight"], atol=1e-3)
+
+
+def test_a_last_layer_is_as_wide_as_glorot_has_it() -> None:
+    """Uniform within sqrt(6 / (D + C)): the largest of many is close to it, their mean square is a third of its own."""
+    classifier = build_classifier(ClassifierConfig(width=256), 2, seed=0)
+    balanced.draw_last_layer(classifier, seed=0)
+    bound = math.sqrt(6 / (4 * 256 + 2))
+    weight = classifier.head.weight.detach()
+    assert 0.99 * bound < weight.abs().max() <= bound
+    assert weight.square().mean().item() == pytest.approx(bound**2 / 3, rel=0.1)
 
 
 def test_every_image_counts_with_its_own_weight_in_whatever_batch(

@@ -49,6 +49,20 @@ def test_balanced_is_equation_six(ce_over: str) -> None:
     assert weighted_loss(logits, label, weight) == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_three_means_of_the_authors_and_the_batch_of_algorithm_2() -> None:
+    """Originals of losses 0.2 and 0.4, one generated picture of class 0 with loss 1, one of class 1 with loss 2."""
+    losses, label = np.array([0.2, 0.4, 1.0, 2.0]), np.array([0, 1, 0, 1])
+    generated, gamma = np.array([False, False, True, True]), np.array([6.0, 10.0])
+    means = balanced_weights(label, generated, gamma_C=gamma, ce_over="original") @ losses
+    batch = balanced_weights(label, generated, gamma_C=gamma, ce_over="batch") @ losses
+    assert (means, batch) == pytest.approx((26.3, 26.9))  # 0.3 + 6 + 20; 0.9 + 6 + 20
+    # Nothing generated of class 1, nothing generated at all, no originals: the empty term is 0, and the others stay.
+    of_0 = balanced_weights(label[:3], generated[:3], gamma_C=gamma, ce_over="original") @ losses[:3]
+    none = balanced_weights(label[:2], generated[:2], gamma_C=gamma, ce_over="original") @ losses[:2]
+    alone = balanced_weights(label[2:], generated[2:], gamma_C=gamma, ce_over="original") @ losses[2:]
+    assert (of_0, none, alone) == pytest.approx((6.3, 0.3, 26.0))
+
+
 def test_gamma_per_class_must_fit_the_classes() -> None:
     assert gammas(2.0, num_classes=3).tolist() == [2, 2, 2]
     with pytest.raises(ConfigError, match="expected 3 numbers"):

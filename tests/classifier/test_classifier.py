@@ -63,6 +63,16 @@ def test_a_network_is_fitted_saved_and_read_again(
         assert tuple(shapes[0][2:]) == (map_size, map_size)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "last"), [("resnet50", "layer4.2"), ("resnet18", "layer4.1"), ("small_resnet", "layer3")]
+)
+def test_a_resnets_map_is_that_of_its_last_block(architecture: str, last: str) -> None:
+    """SCGS and DaC say "the last convolutional layer"; `layer4[-1]` of a ResNet, whose channels are the features."""
+    classifier = build_classifier(ClassifierConfig(architecture=architecture, image_size_px=64), 2, seed=0)
+    names = {module: name for name, module in classifier.backbone.named_modules()}
+    assert names[classifier.target_layer].startswith(last)
+
+
 def test_inception_and_googlenet_read_pixels_as_their_published_weights_do(tmp_path: Path) -> None:
     """Weights of torchvision's own form, auxiliary heads included: the features are those of torchvision's model."""
     published = get_model("googlenet", weights=None, transform_input=True, init_weights=True).eval()

@@ -36,6 +36,11 @@ from tune.candidate_sets import candidate_set_configs, candidate_set_name
 from tune.sweep_config import SearchConfig, make_sweep
 from tune.trial import Task
 
+# Defaults of then that are others now. A run's `config.yaml` has them, so that a folder goes on by its own.
+DEFAULTS_OF_THEN: dict[str, dict[str, dict[str, Any]]] = {
+    "scgs": {"synthesis": {"sample_fraction": 0.2}},
+    "dbb": {"synthesis": {"attribution_threshold": 0.25}},
+}
 FILE = Path(__file__).with_name("begun_before.json")
 BEGUN: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
 
@@ -64,7 +69,12 @@ def endpoint() -> Iterator[str]:
 
 
 def config_of(data: dict[str, Any], url: str) -> RunConfig:
-    return recipes.make_config(json.loads(json.dumps(data).replace("{url}", url)), [], where="test")
+    return recipes.make_config(as_of_then(json.loads(json.dumps(data).replace("{url}", url))), [], where="test")
+
+
+def as_of_then(data: dict[str, Any]) -> dict[str, Any]:
+    then = DEFAULTS_OF_THEN.get(data["recipe"].split("+")[0], {})
+    return {**data, **{name: {**fields, **data.get(name, {})} for name, fields in then.items()}}
 
 
 def fingerprints(config: RunConfig, folder: FakedFolder) -> dict[str, str]:
@@ -90,7 +100,7 @@ def all_runs(home: Path) -> dict[str, dict[str, Any]]:
 def all_sweeps() -> dict[str, dict[str, Any]]:
     found = {}
     for name, begun in BEGUN["sweeps"].items():
-        sweep = make_sweep(begun["config"], [], where="test")
+        sweep = make_sweep(as_of_then(begun["config"]), [], where="test")
         pools = sorted(candidate_set_configs(sweep.run, sweep.space, num_classes=2, max_pools=4))
         digests = {name: f"of {name}" for name in ("data", "erm", *pools)}
         task = Task(sweep=sweep, trials=Path(), erm=Path(), digests=digests, rows=None, candidate_sets={})
@@ -160,7 +170,7 @@ def test_a_field_that_came_later_is_left_out_of_what_decides_while_it_has_its_de
 
 
 FITS = {"fit/dbb", "fit/control_hole"}
-FIELDS = {**BEGUN["runs"]["dbb_with_tokens"]["config"], "controls": ["hole"]}
+FIELDS = {**as_of_then(BEGUN["runs"]["dbb_with_tokens"]["config"]), "controls": ["hole"]}
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +239,8 @@ def test_the_runs_own_seed_in_another_field_changes_no_step(
 def test_a_tolerance_of_integrated_gradients_changes_what_is_made_with_it(home: Path, tmp_path: Path) -> None:
     begun = BEGUN["runs"]["dbb_by_cam_with_ig"]
     with chdir(home):
-        config = recipes.make_config(begun["config"], ["synthesis.completeness_tolerance=0.01"], where="test")
+        fields = as_of_then(begun["config"])
+        config = recipes.make_config(fields, ["synthesis.completeness_tolerance=0.01"], where="test")
         found = fingerprints(config, FakedFolder(tmp_path))
     changed = {name for name in found if found[name] != begun["fingerprints"][name]}
     assert changed == {"identity", "plan", "candidates"}

