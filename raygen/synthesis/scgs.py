@@ -289,7 +289,7 @@ def _sample_sources(
     num_sources = max(1, round(config.sample_fraction * len(rows)))
     sizes_K = np.bincount(cluster_N)
     places: list[tuple[int | None, int]] = []
-    turns = {}
+    turns: dict[int, Iterator[int]] = {}
     for cluster, num in enumerate(largest_remainder(num_sources, sizes_K)):
         members = np.flatnonzero(cluster_N == cluster)
         log_weight_N = gaussian_log_weights(
