@@ -296,7 +296,7 @@ def test_an_image_with_an_empty_heat_map_is_no_source_and_does_not_end_the_run(s
 
     def empty_maps() -> np.ndarray:
         heat_NHW = cam_heatmaps(classifier, images_NCHW[wrong], predicted_N[wrong].tolist(), method="gradcam")
-        return ~heat_NHW.any(axis=(1, 2))
+        return np.asarray(~heat_NHW.any(axis=(1, 2)))
 
     while (share := empty_maps().mean()) < 0.2:
         classifier.head.weight.data -= 0.02
