@@ -52,6 +52,10 @@ def test_each_study_of_the_papers_tables_runs(tmp_path: Path) -> None:
     assert "| landbird | 6.0 ± 0.0 |" in tables
     assert "| 4 | " in tables
 
+    table = run("variance", "--draws", "2", folder=tmp_path, settings=dbb)
+    for source in ("fit", "pictures", "all"):
+        assert f"| {source} | dbb | 2 | " in table
+
     learning = (*dbb, "textual_inversion.num_steps=2")
     table = run("tokens", "--seeds", "1", "--images", "2", folder=tmp_path, settings=learning)
     assert "| 2 | " in table
