@@ -404,7 +404,9 @@ def test_infill_and_terms_run_with_any_algorithm(
     if extra:
         candidates = read_parts(tmp_path / "run" / "candidates")
         assert Counter(candidates["role"].to_pylist()) == {"counterfactual": extra // 2, "factual": extra // 2}
-        assert write_report(tmp_path / "run").is_file()
+        page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+        assert "without the object: not " in page
+        assert " before another background" in page
         check_extra(tmp_path / "run", candidates.to_pylist())
     else:
         assert not (tmp_path / "run" / "candidates").exists()
