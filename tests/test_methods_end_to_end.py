@@ -450,6 +450,25 @@ def test_an_infilled_fit_is_the_same_interrupted_and_wherever_its_pictures_are(s
     assert weights["stored"] == weights["streamed"]
 
 
+def test_dac_goes_on_where_it_was_interrupted(small: Small, tmp_path: Path) -> None:
+    """With the masks' quantile that was found, and the candidates that were composed."""
+    config = small(
+        "dac", synthesis={"knee_images": 16, "quantile": 0.9}, algorithm={"epochs": 1}, measures={"images": 0}
+    )
+    for step in ("candidates", "fit dac"):
+        interrupted(config, tmp_path / "parts", before=step)
+    _, said = run(config, tmp_path / "parts")
+    assert [line for line in said if line.startswith(("masks", "candidates"))] == [
+        "masks: done before",
+        "candidates: done before",
+    ]
+    run(config, tmp_path / "whole")
+    weights = [tmp_path / name / "fit" / "dac" / "model.safetensors" for name in ("parts", "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    tables = [read_parts(tmp_path / name / "candidates") for name in ("parts", "whole")]
+    assert tables[0].equals(tables[1])
+
+
 @pytest.mark.parametrize("recipe", ["infill", "sal", "cf(grey)+sal"])
 def test_masks_that_are_not_there_are_named_before_any_work(
     small: Small, without_attributes: Path, tmp_path: Path, recipe: str
