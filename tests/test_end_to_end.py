@@ -177,8 +177,9 @@ def test_infilling_on_ray_gives_the_same_bytes_as_in_this_process(finished: Path
     weights = [tmp_path / engine / "fit" / config.recipe / "model.safetensors" for engine in ("ray", "local")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     page = write_report(tmp_path / "ray").read_text()
-    assert "landbird → not landbird" in page
-    assert "landbird → landbird" in page
+    assert "without the object: not landbird" in page
+    assert "landbird before another background" in page
+    assert "landbird → " not in page
 
 
 def test_the_saved_config_repeats_the_run(finished: Path) -> None:

@@ -438,7 +438,9 @@ def test_infill_and_terms_run_with_any_algorithm(
     if extra:
         candidates = read_parts(tmp_path / "run" / "candidates")
         assert Counter(candidates["role"].to_pylist()) == {"counterfactual": extra // 2, "factual": extra // 2}
-        assert write_report(tmp_path / "run").is_file()
+        page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+        assert "without the object: not " in page
+        assert " before another background" in page
         check_extra(tmp_path / "run", candidates.to_pylist())
     else:
         assert not (tmp_path / "run" / "candidates").exists()
@@ -480,6 +482,25 @@ def test_an_infilled_fit_is_the_same_interrupted_and_wherever_its_pictures_are(s
         run(config, tmp_path / name)
         weights[name] = (tmp_path / name / "fit" / config.recipe / "model.safetensors").read_bytes()
     assert weights["stored"] == weights["streamed"]
+
+
+def test_dac_goes_on_where_it_was_interrupted(small: Small, tmp_path: Path) -> None:
+    """With the masks' quantile that was found, and the candidates that were composed."""
+    config = small(
+        "dac", synthesis={"knee_images": 16, "quantile": 0.9}, algorithm={"epochs": 1}, measures={"images": 0}
+    )
+    for step in ("candidates", "fit dac"):
+        interrupted(config, tmp_path / "parts", before=step)
+    _, said = run(config, tmp_path / "parts")
+    assert [line for line in said if line.startswith(("masks", "candidates"))] == [
+        "masks: done before",
+        "candidates: done before",
+    ]
+    run(config, tmp_path / "whole")
+    weights = [tmp_path / name / "fit" / "dac" / "model.safetensors" for name in ("parts", "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    tables = [read_parts(tmp_path / name / "candidates") for name in ("parts", "whole")]
+    assert tables[0].equals(tables[1])
 
 
 @pytest.mark.parametrize("recipe", ["infill", "sal", "cf(grey)+sal"])

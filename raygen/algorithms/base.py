@@ -28,6 +28,7 @@ class AlgorithmBase(Strict, decides=Decides.RESULTS):
         recipe_name: What it is called in a recipe's name; by default as in the registry.
         is_recipe: Whether it is a recipe by itself too, without a synthesis.
         needs_groups_of: The split whose images must all have an attribute; None: neither.
+        without_terms: Fields of terms of the loss that a recipe's name cannot ask it for, although it has them.
         space: What of its fields a sweep of its synthesis's own recipe searches by default: fields of a
             `tune.domains.Domain` by the field's name.
     """
@@ -37,6 +38,7 @@ class AlgorithmBase(Strict, decides=Decides.RESULTS):
     recipe_name: ClassVar[str | None] = None
     is_recipe: ClassVar[bool] = True
     needs_groups_of: ClassVar[Literal["train", "val"] | None] = None
+    without_terms: ClassVar[tuple[str, ...]] = ()
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     if TYPE_CHECKING:  # fields that each declares itself, and so at a place of its own in a config's file

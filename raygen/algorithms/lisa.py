@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raygen.algorithms.feed import Terms
 from raygen.algorithms.loop import LoopConfig, fit_loop, mean_weights
@@ -51,6 +51,7 @@ class LisaConfig(LoopConfig):
     paper = "LISA (Yao et al. 2022, arXiv 2201.00299)"
     label_access = "train: group; validation: group to select"
     needs_groups_of = "train"
+    without_terms = ("saliency_penalty", "mixup_alpha")  # it mixes by itself, and `mixup_alpha` says how
 
     name: Literal["lisa"] = "lisa"
     operation: Literal["mixup", "cutmix"] = "mixup"
@@ -58,6 +59,15 @@ class LisaConfig(LoopConfig):
     cutmix_alpha: float = Field(0.2, gt=0)
     intra_label: float = Field(0.5, ge=0, le=1)
     init: Literal["scratch", "erm"] = "scratch"
+
+    @model_validator(mode="after")
+    def _terms_go_together(self) -> "LisaConfig":
+        if self.saliency_penalty:
+            raise ValueError(
+                "saliency_penalty is set, and lisa mixes pictures: the penalty asks for the gradient of one picture's "
+                "one label. Set it to 0, or take an algorithm such as erm or group_dro"
+            )
+        return self
 
     @property
     def terms(self) -> Terms:

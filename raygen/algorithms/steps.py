@@ -192,7 +192,8 @@ class Stepper:
             logits_RC = torch.cat([logits_RC, logits_RC])  # each mixed picture, once for each of its labels
         losses_R = self._losses(logits_RC, share)
         if weight_B is None:
-            weight_B = self._adapted(self._found(logits_RC, losses_R, inputs_RCSS, share, positions_B), positions_B)
+            found = self._found(logits_RC, losses_R, inputs_RCSS, share, positions_B, share_B=share_B)
+            weight_B = self._adapted(found, positions_B)
         if share_B is not None:
             losses_R = losses_R * label_shares(share_B)
         if share.object_RSS is None:
@@ -220,25 +221,33 @@ class Stepper:
         inputs_RCSS: torch.Tensor,
         share: Share,
         positions_B: np.ndarray,
+        *,
+        share_B: torch.Tensor | None,
     ) -> list[torch.Tensor]:
         """What weights follow: losses of the share's images, and whether they are right, or a second network's."""
         num = share.num_own
         if self._beside is not None:
-            return [losses_R[:num].detach(), self._companion_step(inputs_RCSS[:num], share, num=len(positions_B))]
+            seconds_B = self._companion_step(inputs_RCSS[:num], share, num=len(positions_B), share_B=share_B)
+            return [losses_R[:num].detach(), seconds_B]
         correct_B = logits_RC[:num].argmax(1) == share.target_R[:num]
         if share.counterfactual_R is not None:
             correct_B ^= share.counterfactual_R[:num]
         return [losses_R[:num].detach(), correct_B]
 
-    def _companion_step(self, inputs_BCSS: torch.Tensor, share: Share, *, num: int) -> torch.Tensor:
+    def _companion_step(
+        self, inputs_BCSS: torch.Tensor, share: Share, *, num: int, share_B: torch.Tensor | None
+    ) -> torch.Tensor:
         """The second network's own step, on this worker's share of `num` images; its losses before it.
 
-        From a counterfactual picture, whose label is not what it shows, it learns nothing.
+        From a counterfactual picture, whose label is not what it shows, it learns nothing. Of a mixed one each of its
+        labels counts by its share, as for the first network.
         """
         assert isinstance(self._weights, Companion)
         assert self._beside is not None
         own = slice(share.num_own)
         logits_BC, target_B = self._beside.logits(inputs_BCSS.detach()), share.target_R[own]
+        if share_B is not None:
+            logits_BC = torch.cat([logits_BC, logits_BC])
         own_share = replace(
             share,
             target_R=target_B,
@@ -246,6 +255,8 @@ class Stepper:
         )
         losses_B = self._losses(logits_BC.detach(), own_share)
         objective_B = self._weights.objective(logits_BC, target_B)
+        if share_B is not None:
+            objective_B = objective_B * label_shares(share_B)
         if own_share.counterfactual_R is not None:
             objective_B = objective_B * ~own_share.counterfactual_R
         self._beside.step(objective_B.sum() / num * self._worker.world_size)

@@ -102,9 +102,10 @@ def _tile(
         "verdict": _verdict(reason),
         "reason": text,
         "source_name": names[row["source_label"]],
-        "target_name": _shown_as(row.get("role"), names[row["target_label"]]),
+        "alt": _described(row.get("role"), names[row["target_label"]]),
         "direction": _direction(row["source_label"], row["target_label"], row.get("role"), names),
-        "prompt": row["prompt"],
+        # What was asked for, or, where no model was asked, what made the picture.
+        "prompt": row["prompt"] or row["model_id"],
         "repaint": "" if row["repaint_fraction"] is None else percent(row["repaint_fraction"], 0),
         "scores": _scores(row, thresholds),
         "pictures": shown,
@@ -112,12 +113,17 @@ def _tile(
 
 
 def _direction(source: int, target: int, role: str | None, names: Sequence[str]) -> str:
-    return f"{names[source]} → {_shown_as(role, names[target])}"
+    """What became of a source: another class, or what a picture that keeps its class is fitted as."""
+    if role == "counterfactual":
+        return f"without the object: not {names[target]}"
+    if role == "factual":
+        return f"{names[target]} before another background"
+    return f"{names[source]}, label kept" if source == target else f"{names[source]} → {names[target]}"
 
 
-def _shown_as(role: str | None, name: str) -> str:
-    """What a picture is fitted as: its class, or, of a counterfactual one, "not" its class."""
-    return f"not {name}" if role == "counterfactual" else name
+def _described(role: str | None, name: str) -> str:
+    """A generated picture for those who do not see it."""
+    return f"picture whose {name} is replaced" if role == "counterfactual" else f"generated picture of a {name}"
 
 
 def _scores(row: Mapping[str, Any], thresholds: PruneThresholds) -> str:

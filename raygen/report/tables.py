@@ -38,7 +38,8 @@ def print_results(summary: Mapping[str, Any]) -> None:
     shown = groups if len(groups) <= MAX_GROUP_COLUMNS else []
     letter, nouns = noun[0], {"group": "groups", "class": "classes"}[noun]
     table = Table(title=f"{split} accuracy, % (worst {noun}: 95% interval; {letter}0, {letter}1 …: {nouns})")
-    table.add_column("result", no_wrap=True)
+    # Where a table is too wide, a long name goes on in a second line: a number that is cut is another number.
+    table.add_column("result", overflow="fold")
     for name in ("average", f"worst {noun}", *(f"{letter}{group}" for group in shown)):
         table.add_column(name, justify="right", no_wrap=True)
     for name, found in entries.items():
@@ -75,9 +76,9 @@ def _print_measures(console: Console, entries: Mapping[str, Mapping[str, Any]], 
     names = measures.shown(entries.values())
     if names:
         table = Table(title=f"measures: {split}, %")
-        table.add_column("result", no_wrap=True)
+        table.add_column("result", overflow="fold")
         for name in names:
-            table.add_column(measures.MEASURES[name].title, justify="right")
+            table.add_column("\n".join(measures.MEASURES[name].title.split()), justify="right", no_wrap=True)
         for result, entry in entries.items():
             found = entry.get("measures", {})
             table.add_row(result, *(measures.text(name, found.get(name, {}).get("value")) for name in names))
@@ -106,7 +107,8 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     entries = [row_entry(row) for row in rows]
     worst = " / ".join(dict.fromkeys(f"worst {row['noun']}" for row in rows)) or "worst group"
     for name in ("recipe", "result", "runs", worst, "average"):
-        table.add_column(name, justify="left" if name in {"recipe", "result"} else "right", no_wrap=True)
+        is_name = name in {"recipe", "result"}
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for row in rows:
         cells = [_spread(row[measure]) for measure in ("worst_group", "average")]
         table.add_row(row["recipe"], row["result"], str(row["num_runs"]), *cells)

@@ -44,6 +44,9 @@ class Recipe:
     @property
     def label_access(self) -> str:  # noqa: D102
         fit = ALGORITHMS[self.algorithm].Config.label_access
+        if "saliency_penalty" in self.algorithm_fields:
+            of_train, split, others = fit.partition("; ")
+            fit = f"{of_train} and object masks{split}{others}"
         if self.synthesis is None:
             return fit
         chosen = SYNTHESES[self.synthesis].Config.label_access
@@ -172,13 +175,18 @@ def _with_values_and_terms(parts: Sequence[str], algorithms: Mapping[str, str]) 
         found, base = find_recipe("+".join(rest) if rest else "erm")
         written, fields = [] if found == "erm" else [found], {}
         base = Recipe(base.synthesis, base.algorithm, " with ".join([*([base.paper] if written else []), *papers]))
-    has = ALGORITHMS[base.algorithm].Config.model_fields
+    config = ALGORITHMS[base.algorithm].Config
     for term in terms:
-        if TERMS[term][0] not in has:
-            raise ValueError(
-                f"recipe is '{'+'.join(parts)}', but algorithm {base.algorithm} fits no network by the losses of "
-                f"pictures and has no {TERMS[term][0]}; leave {term} out, or take another algorithm, such as erm or jtt"
-            )
+        if (name := TERMS[term][0]) in config.without_terms:
+            reason = "mixes pictures by itself"
+        elif name not in config.model_fields:
+            reason = "fits no network by the losses of pictures"
+        else:
+            continue
+        raise ValueError(
+            f"recipe is '{'+'.join(parts)}', but algorithm {base.algorithm} {reason} and has no {name} for it; leave "
+            f"{term} out, or take another algorithm, such as erm or jtt"
+        )
     of_loss = {TERMS[term][0]: TERMS[term][1] for term in terms}
     return "+".join([*written, *terms]), Recipe(base.synthesis, base.algorithm, base.paper, fields, of_loss)
 

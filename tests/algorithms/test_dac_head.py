@@ -63,6 +63,15 @@ def test_a_new_head_is_xavier_uniform_with_zero_bias() -> None:
     assert torch.equal(new_head(torch.nn.Linear(4000, 2), seed=0).weight, head.weight)
 
 
+def test_the_rate_is_halved_every_so_many_epochs(scenes_folder: Path, tmp_path: Path) -> None:
+    """One step an epoch: Adam goes as far in each as its rate, so the loss falls half as much after every epoch."""
+    index = RowIndex(scenes_folder)
+    train, val = (TrainingSet(index, split, size_px=16) for split in ("train", "val"))
+    _, history = fit(train, val, tmp_path, epochs=3, batch_size=len(train), learning_rate=1e-5, halve_after=1)
+    first, second, third = (entry["loss"] for entry in history)
+    assert (second - third) / (first - second) == pytest.approx(0.5, abs=0.05)
+
+
 def test_only_the_head_moves_and_composed_pictures_decide(scenes_folder: Path, tmp_path: Path) -> None:
     """Extra pictures that are the training images with the other label, with a large weight, turn it round."""
     index = RowIndex(scenes_folder)

@@ -7,6 +7,7 @@ import pytest
 from extra_sets import extra_of
 from feature_toys import rows, table
 
+from raygen.algorithms import afr
 from raygen.algorithms.features import Role, feature_table, halves
 from raygen.algorithms.heads import Linear, head_of, set_linear
 from raygen.algorithms.inference import extract_features, extract_logits
@@ -60,6 +61,18 @@ def test_pictures_become_rows_with_ids_and_extra_ones_do_not(scenes_folder: Path
     next(iter(classifier.backbone.parameters())).data.fill_(float("nan"))
     with pytest.raises(StageError, match="features of train image"):
         feature_table(classifier, train, worker, split="train")
+
+
+def test_a_head_is_fitted_on_the_datasets_own_images_alone(scenes_folder: Path, tmp_path: Path) -> None:
+    """Pictures beside them are for the features, which are there when the head is fitted."""
+    train, val = (TrainingSet(RowIndex(scenes_folder), split, size_px=16) for split in ("train", "val"))
+    with_extra = train.with_extra(extra_of(np.zeros((40, 16, 16, 3), np.uint8), [1] * 40))
+    heads = []
+    for data in (train, with_extra):
+        classifier = build_classifier(ClassifierConfig(width=8, image_size_px=16), 2, seed=0)
+        afr.fit(afr.AfrConfig(num_steps=3), classifier, data, val, seed=0, worker=Worker(0, 1, "cpu", tmp_path))
+        heads.append(head_of(classifier))
+    np.testing.assert_array_equal(heads[0].weight_CD, heads[1].weight_CD)
 
 
 def test_a_head_behind_an_affine_map_is_a_head() -> None:

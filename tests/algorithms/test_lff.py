@@ -1,6 +1,7 @@
 """LfF against its closed forms, and its second network through checkpoints."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,9 +82,13 @@ def test_hard_for_the_biased_network_counts_more() -> None:
     assert found == pytest.approx([0.5 / 2, 0.2 / 2])
 
 
-def test_with_q_0_the_biased_network_is_erm(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:
+@pytest.mark.parametrize("mixup_alpha", [0.0, 1.0])
+def test_with_q_0_the_biased_network_is_erm(
+    sets: tuple[TrainingSet, TrainingSet], tmp_path: Path, mixup_alpha: float
+) -> None:
     """Without q the biased network's objective is the cross entropy, and nothing of the other one reaches it."""
-    options = {"epochs": 1, "schedule": "constant", "select": "last", "weight_decay": 0.0}
+    options: Any = {"epochs": 1, "schedule": "constant", "select": "last", "weight_decay": 0.0}
+    options["mixup_alpha"] = mixup_alpha
     fit(LffConfig(q=0.0, learning_rate=1e-3, **options), sets, tmp_path / "lff")
     state = torch.load(tmp_path / "lff" / "checkpoint.pt", weights_only=True)
     erm = fit(ErmConfig(learning_rate=1e-3, **options), sets, tmp_path / "erm")

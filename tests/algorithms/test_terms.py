@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from extra_sets import extra_of
 
 from raygen import algorithms
+from raygen.algorithms.augmenting import Augment
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.feed import Terms
 from raygen.algorithms.inference import right_predictions
@@ -207,7 +208,12 @@ class Kept(torch.nn.Flatten):
 
 
 def stepped(
-    train: TrainingSet, folder: Path, terms: Terms, positions: np.ndarray, mixed: Mixed | None = None
+    train: TrainingSet,
+    folder: Path,
+    terms: Terms,
+    positions: np.ndarray,
+    mixed: Mixed | None = None,
+    augment: Augment = "none",
 ) -> tuple[float, torch.Tensor, Any]:
     """The loss of a step without motion, what the network saw, and the classifier."""
     seen = Kept()
@@ -218,7 +224,7 @@ def stepped(
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.0)
     still, worker = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0), Worker(0, 1, "cpu", folder)
     network = Network(classifier, optimizer, still, worker)
-    stepper = Stepper(network, train, mean_weights, worker, augment="none", terms=terms)
+    stepper = Stepper(network, train, mean_weights, worker, augment=augment, terms=terms)
     batch = positions if mixed is None else mixed.positions
     loss, _ = stepper.epoch([batch], number=0, of=1, seed=0, mixed=None if mixed is None else [mixed])
     return loss, seen.seen * classifier.std_C11 + classifier.mean_C11, classifier
@@ -261,6 +267,16 @@ def test_what_a_copy_gets_depends_on_its_picture_epoch_and_seed_and_not_on_its_b
         for copy in range(3):
             assert torch.equal(alone[copy], together[copy * 12 + place])
     assert not torch.equal(together[12], together[13])
+
+
+def test_a_copy_is_varied_as_its_picture_is(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:
+    """Mirrored and moved alike, so that a copy is its picture but for what is grey."""
+    train = sets[0].with_infilling(infilling(counterfactual="grey"))
+    _, seen_RCSS, _ = stepped(train, tmp_path, Terms(), POSITIONS, augment="flip_shift")
+    own_BCSS, copies_BCSS = seen_RCSS.split(len(POSITIONS))
+    same_BCSS = (copies_BCSS - own_BCSS).abs() < 1e-5
+    assert (same_BCSS | ((copies_BCSS - 128 / 255).abs() < 1e-5)).all()
+    assert not same_BCSS[0].all()
 
 
 def test_the_penalty_is_over_the_rows_with_a_mask(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import toy_classifiers
 
-from raygen.classifier import Classifier, save_classifier
+from raygen.classifier import Classifier, ClassifierConfig, build_classifier, save_classifier
 from raygen.classifier.framing import preprocess
 from raygen.errors import RowError
 from raygen.images import resize_mask
@@ -115,6 +115,19 @@ def test_attended_and_unattended_regions_partition_a_picture_of_any_size(classif
         np.testing.assert_array_equal(found.mask_HW, ~rest.mask_HW)
         np.testing.assert_array_equal(found.object_HW, found.mask_HW)
         assert rest.object_HW is None
+
+
+def test_a_map_of_a_centre_crop_is_put_back_where_it_was_seen() -> None:
+    """Not stretched over the whole picture; the margin, which the classifier does not see, is not attended."""
+    config = ClassifierConfig(width=8, image_size_px=56, framing="resize_crop")
+    classifier = build_classifier(config, 2, seed=1).eval()
+    assert (classifier.frame.margin_px, classifier.frame.whole_px) == (4, 64)
+    images = pictures(1, size_px=64)
+    masker = CamMasker(CamConfig(repaint="attended", method="xgradcam", quantile=0.5, dilation_px=0), classifier)
+    (found,) = masker(images, [None], [0])
+    (heat_HW,) = cam_heatmaps(classifier, preprocess(images, classifier.frame), [0], method="xgradcam")
+    assert isinstance(found, Repaint)
+    np.testing.assert_array_equal(found.mask_HW, np.pad(heat_HW >= np.quantile(heat_HW, 0.5), 4))
 
 
 def test_attended_region_is_the_dilated_threshold_of_the_map(classifier_folder: Path) -> None:

@@ -19,6 +19,18 @@ def test_results_are_printed_with_their_numbers(
     assert "7 planned, 6 generated, 2 kept" in text
 
 
+def test_no_number_is_cut_however_long_a_name_is(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    summary = summarize(finished_run)
+    long = "cf(inpaint)+f(mixed_rand)+group_dro+sal"
+    print_results({**summary, "results": {long: summary["results"]["dbb"], **summary["results"]}})
+    text = capsys.readouterr().out
+    assert "…" not in text.replace("g0, g1 …", "")
+    assert long in "".join(line.split("│")[1].strip() for line in text.splitlines() if "│" in line)
+
+
 def test_comparison_is_printed_with_one_line_per_test_row(
     finished_run: Path, erm_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

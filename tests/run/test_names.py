@@ -112,6 +112,12 @@ def test_a_recipe_says_what_its_generation_reads_beyond_its_fit(monkeypatch: pyt
     assert "to generate" not in find_recipe("dbb+group_dro")[1].label_access
 
 
+@pytest.mark.parametrize(("name", "labels"), [("sal", "class"), ("group_dro+sal", "group"), ("infill+sal", "class")])
+def test_a_recipe_with_the_saliency_penalty_says_that_it_reads_object_masks(name: str, labels: str) -> None:
+    found = find_recipe(name)[1].label_access
+    assert found == f"train: {labels} and object masks; validation: group to select"
+
+
 @pytest.mark.parametrize("modules", [ALGORITHMS, SYNTHESES])
 def test_every_paper_says_which_labels_it_reads(modules: dict[str, Any]) -> None:
     for name, module in modules.items():
@@ -171,6 +177,9 @@ def test_erm_with_a_term_is_called_by_it() -> None:
         ("sal", ["erm.saliency_penalty=1"], "erm.saliency_penalty is set"),
         ("infill+lisa", [], "algorithm lisa mixes pictures"),
         ("infill+dac_head", [], "algorithm dac_head knows no counterfactual"),
+        ("lisa+mixup", [], "algorithm lisa mixes pictures by itself and has no mixup_alpha for it"),
+        ("lisa+sal", [], "algorithm lisa mixes pictures by itself and has no saliency_penalty for it"),
+        ("lisa", ["algorithm.saliency_penalty=1"], "lisa mixes pictures: .* Set it to 0"),
         ("dfr+sal", [], "algorithm dfr fits no network .* and has no saliency_penalty"),
         ("infill", ["synthesis.when=training", "controls=[hole]"], "controls are set"),
         ("cf(inpaint)", ["textual_inversion.num_images=3"], "asks the inpainter for no class"),

@@ -60,38 +60,39 @@ def test_pictures_are_composed_of_what_the_masks_leave(
     damaged: bool, scenes_folder: Path, classifier_folder: Path, tmp_path: Path
 ) -> None:
     index = RowIndex(scenes_folder)
-    partner = index.split("train")["image_id"].to_pylist()[7]
+    partner, second = index.split("train")["image_id"].to_pylist()[7:9]
     (image,) = pictures(1)
     keep = np.random.default_rng(1).random((64, 64)) < 0.4
     mask = encode_mask(~keep)
     batch: Batch = {
-        "image_id": object_column(["a", "b", "c", "d"]),
-        "image_png": object_column([encode_image(image)] * 4),
-        "repaint_png": object_column([mask, mask[:40] if damaged else mask, mask, mask]),
-        "prompt": object_column(["alone", "alone", f"on {partner}", f"on {partner}"]),
-        "status": object_column(["ok", "ok", "ok", "failed"]),
-        "error": object_column([None, None, None, "before"]),
+        "image_id": object_column(["a", "b", "c", "d", "e"]),
+        "image_png": object_column([encode_image(image)] * 5),
+        "repaint_png": object_column([mask, mask[:40] if damaged else mask, mask, mask, mask]),
+        "prompt": object_column(["alone", "alone", f"on {partner}", f"on {partner}", f"on {second}"]),
+        "status": object_column(["ok", "ok", "ok", "failed", "ok"]),
+        "error": object_column([None, None, None, "before", None]),
     }
     stage = ComposeStage(
         masker=MASKER,
         classifier_folder=str(classifier_folder),
         data_folder=str(scenes_folder),
-        num_rows=4,
+        num_rows=5,
         device="cpu",
         seed=3,
     )
     result = stage(batch)
-    assert result["status"].tolist() == ["ok", "failed" if damaged else "ok", "ok", "failed"]
+    assert result["status"].tolist() == ["ok", "failed" if damaged else "ok", "ok", "failed", "ok"]
     assert not damaged or result["error"][1].startswith("repaint_png")
     mean = mean_picture(index, size_px=64, seed=3)
-    alone, fusion = (decode_image(result["generated_png"][i]) for i in (0, 2))
+    alone = decode_image(result["generated_png"][0])
     assert result["generated_png"][3] is None
     np.testing.assert_array_equal(alone, np.where(keep[..., None], image, mean))
-    behind = decode_image(index.fetch([partner], ["image_png"])["image_png"].to_pylist()[0])
-    hidden = attended(behind)
-    np.testing.assert_array_equal(fusion, fused(image, keep, behind, hidden, mean_HWC=mean))
-    assert (~keep & hidden).any()
-    assert (~keep & ~hidden).any()
+    for row, name in ((2, partner), (4, second)):
+        behind = decode_image(index.fetch([name], ["image_png"])["image_png"].to_pylist()[0])
+        hidden, fusion = attended(behind), decode_image(result["generated_png"][row])
+        np.testing.assert_array_equal(fusion, fused(image, keep, behind, hidden, mean_HWC=mean))
+        assert (~keep & hidden).any()
+        assert (~keep & ~hidden).any()
 
 
 def test_the_mean_picture_is_that_of_64_training_images(scenes_folder: Path) -> None:
