@@ -52,6 +52,7 @@ def write_run(
     correct: Correct | None = None,
     error: str = "the repaint mask is empty",
     has_measures: bool = False,
+    model_id: str = "tiny",
 ) -> Path:
     """Writes a finished run; `recipe` "erm" has no synthesis; without measures, as by versions before them."""
     folder = RunFolder(run)
@@ -71,7 +72,7 @@ def write_run(
         folder.log("step", step="synthesis", seconds=125.0)
         save_classifier(build_classifier(config_small, 2, seed=1), run / "fit" / "dbb")
         write_json(run / "fit" / "thresholds.json", THRESHOLDS)
-        _write_candidates(run, rows, error=error)
+        _write_candidates(run, rows, error=error, model_id=model_id)
     return run
 
 
@@ -144,7 +145,7 @@ def write_measures(run: Path, rows: list[dict[str, Any]], names: list[str]) -> N
     step.finish({})
 
 
-def _write_candidates(run: Path, rows: list[dict[str, Any]], *, error: str) -> None:
+def _write_candidates(run: Path, rows: list[dict[str, Any]], *, error: str, model_id: str) -> None:
     landbirds = [row for row in rows if row["split"] == "train" and row["label"] == 0]
     candidates = []
     for i, (psi, rho, _) in enumerate(SCORES_OF_LANDBIRDS):
@@ -171,7 +172,7 @@ def _write_candidates(run: Path, rows: list[dict[str, Any]], *, error: str) -> N
                 "attribution_inside": rho,
                 "status": "ok" if is_ok else "failed",
                 "error": None if is_ok else error,
-                "model_id": "tiny",
+                "model_id": model_id,
                 "model_revision": "1",
             }
         )

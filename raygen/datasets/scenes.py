@@ -4,9 +4,11 @@ A scene is a 64 px picture of one of two kinds of bird (*label*: landbird, water
 (*attribute*: land, water). Only the silhouette tells the kind for certain: a landbird has a round head on its
 shoulders, a short thick bill and a long tail; a waterbird has a long neck, a small head, a long thin bill and a
 stub of a tail. Plumage only hints at it. The background is independent of both, except for how often each pair
-(label, attribute) occurs in a split; in training 95 of 100 birds stand where their kind is expected.
+(label, attribute) occurs in a split; in training 95 of 100 birds stand where their kind is expected, or 87 of 100 at
+the level of bias "paper".
 
-Group counts follow Waterbirds (Sagawa et al. 2020, arXiv 1911.08731, table 4). Nothing here imports torch.
+Group counts follow Waterbirds (Sagawa et al. 2020, arXiv 1911.08731, table 4), but for training at that level. Nothing
+here imports torch.
 """
 
 # H height, W width, C colour channels
@@ -14,15 +16,16 @@ Group counts follow Waterbirds (Sagawa et al. 2020, arXiv 1911.08731, table 4). 
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from raygen.config import Identity
 from raygen.datasets.opened import DatasetBase, OpenDataset
 from raygen.datasets.pairs import Pair
 from raygen.datasets.scene_rendering import ATTRIBUTE_NAMES, CLASS_NAMES, OBJECT_WORDS, Plumage, render_scene
@@ -33,6 +36,10 @@ from raygen.schema import SPLITS
 from raygen.seeding import LEAST_SEED, MAX_SEED, row_seed
 
 Count = Annotated[int, Field(ge=0)]
+Counts = tuple[Count, Count, Count, Count]
+
+# How often each pair of kind and background occurs in training, by the name of the level; why so: see `ScenesConfig`.
+TRAIN_COUNTS = {"extreme": (3498, 184, 56, 1057), "paper": (2088, 312, 311, 2084)}
 
 
 class AnyScenesConfig(DatasetBase):
@@ -63,9 +70,21 @@ class AnyScenesConfig(DatasetBase):
 class ScenesConfig(AnyScenesConfig):
     """What to render.
 
+    The level of bias "paper": the papers' ERM is right in 62 to 75% of Waterbirds' worst group, since it starts from
+    ImageNet. A network from scratch gets there only where it sees more birds against the bias. With Waterbirds' sizes
+    of the classes (77 to 23) that leads nowhere: with 15% of each class before the other background it is right in 90%
+    of landbirds on water and in 3% of waterbirds on land, which are rare for their background and for their class.
+    Hence classes of one size. Then the share decides: on seed 100 the worst group is at 52% with a share of 12%, at 75%
+    with 14%, and at 93% with 22%. 13% was chosen before seeds 0 to 4 were run. The number of images is that of
+    "extreme", so that fits cost the same; validation and test are the same images.
+
     Attributes:
+        bias: How strongly the background goes with the kind in training: the level whose counts `train_counts` has.
+            "extreme": those of Waterbirds, of which a network from scratch learns the background alone. "paper": as
+            many images, but classes of one size and 13% of each before the other background, so that ERM knows
+            something of the birds too, as the papers' pretrained networks do.
         train_counts: Scenes per group in training: landbird on land, landbird on water, waterbird on land, waterbird
-            on water. Defaults are those of Waterbirds (Sagawa et al. 2020).
+            on water. By default those of the level; others, which then have no name, are given with bias "extreme".
         val_counts: The same for validation.
         test_counts: The same for test.
         scale: All counts times this, rounded; a group that is not empty keeps at least one scene.
@@ -79,13 +98,40 @@ class ScenesConfig(AnyScenesConfig):
     object_words = OBJECT_WORDS
 
     name: Literal["scenes"] = "scenes"
-    train_counts: tuple[Count, Count, Count, Count] = (3498, 184, 56, 1057)
-    val_counts: tuple[Count, Count, Count, Count] = (467, 466, 133, 133)
-    test_counts: tuple[Count, Count, Count, Count] = (2255, 2255, 642, 642)
+    bias: Annotated[Literal["extreme", "paper"], Identity.ABSENT_BY_DEFAULT] = "extreme"
+    train_counts: Counts = TRAIN_COUNTS["extreme"]
+    val_counts: Counts = (467, 466, 133, 133)
+    test_counts: Counts = (2255, 2255, 642, 642)
     scale: float = Field(1.0, gt=0)
     plumage: Plumage = "hinted"
     prompts: tuple[str, ...] = ()
     seed: int | None = Field(None, ge=LEAST_SEED, le=MAX_SEED)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_level_and_counts(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        bias, counts = data.get("bias", "extreme"), data.get("train_counts")
+        # null, too, asks for the level's counts: a config that was written in full has to be able to let go of its own.
+        if counts is None:  # a level that there is none of is refused by its own field
+            return {**data, "train_counts": TRAIN_COUNTS.get(str(bias), TRAIN_COUNTS["extreme"])}
+        named = next(
+            (level for level, own in TRAIN_COUNTS.items() if isinstance(counts, list | tuple) and own == tuple(counts)),
+            bias,
+        )
+        return {"bias": named, **data}
+
+    @model_validator(mode="after")
+    def _level_and_counts_agree(self) -> "ScenesConfig":
+        levels = [level for level, counts in TRAIN_COUNTS.items() if counts == self.train_counts] or ["extreme"]
+        if self.bias not in levels:
+            raise ValueError(
+                f"bias is {self.bias}, at which train_counts is {list(TRAIN_COUNTS[self.bias])}, but it is "
+                f"{list(self.train_counts)}; leave train_counts out, or give null, to take those of the level, or "
+                "leave bias out to take these"
+            )
+        return self
 
 
 class OpenScenes(OpenDataset):

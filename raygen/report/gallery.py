@@ -15,7 +15,7 @@ from raygen.datasets.rows import RowIndex
 from raygen.pruners import PruneThresholds, verdicts
 from raygen.report import collect, figures, pictures
 from raygen.report.figures import percent
-from raygen.report.words import PSI, REASONS, RHO
+from raygen.report.words import PSI, REASONS, RHO, painter_note
 from raygen.schema import ROLE
 
 # How many candidates of each verdict are shown; with 64 px pictures the page stays near 1 MB.
@@ -29,7 +29,7 @@ def synthesis(run: Path, rows: RowIndex, *, seed: int) -> dict[str, Any]:
     """Gallery and pruning; empty for a run that generated nothing."""
     candidates = collect.load_candidates(run)
     if candidates is None or not candidates.num_rows:
-        return {"tiles": [], "pruning": None, "num_candidates": 0, "shown_counts": {}, "model_ids": []}
+        return {"tiles": [], "pruning": None, "num_candidates": 0, "shown_counts": {}, **_painters([])}
     return of_candidates(run, candidates, rows, thresholds=collect.load_thresholds(run), seed=seed)
 
 
@@ -52,8 +52,12 @@ def of_candidates(
         "num_candidates": candidates.num_rows,
         "shown_counts": Counter(tile["verdict"] for tile in tiles),
         "pruning": _pruning(candidates, rows, reasons=reasons, thresholds=thresholds),
-        "model_ids": sorted(set(candidates["model_id"].to_pylist())),
+        **_painters(sorted(set(candidates["model_id"].to_pylist()))),
     }
+
+
+def _painters(model_ids: list[str]) -> dict[str, Any]:
+    return {"model_ids": model_ids, "painter_note": painter_note(model_ids)}
 
 
 def _verdict(reason: str | None) -> str:

@@ -99,6 +99,14 @@ def test_every_verdict_is_shown_with_its_reason(page: Page) -> None:
     assert "mean IoU 0.55 with the dataset's own, before they are grown (6 candidates)" in page.text
 
 
+def test_where_the_tiny_model_painted_the_page_says_what_it_knows(page: Page, erm_page: Page, tmp_path: Path) -> None:
+    note = "trained on 24,000 captioned scenes of the benchmark’s own renderer, all four groups equally often"
+    assert page.text.index("Results per group") < page.text.index(note) < page.text.index("at evenly spaced places")
+    assert note not in erm_page.text
+    other = write_run(tmp_path / "run", model_id="stable-diffusion-inpainting")
+    assert note not in Page(write_report(other).read_text(encoding="utf-8")).text
+
+
 def test_attention_counts_what_changed(page: Page) -> None:
     # ERM errs on 5 + 3 test images, those with the highest numbers of groups 1 and 2; see CORRECT.
     assert "erm gets 8 of 28 test images wrong. dbb gets 5 of these right, and 1 wrong that erm had right" in page.text
