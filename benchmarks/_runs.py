@@ -1,6 +1,7 @@
 """What the studies in this folder share: runs that are made if they are not there, and a mean with its deviation."""
 
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import scipy.stats
 from _costs import watched
 
 
@@ -76,3 +78,12 @@ def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
+
+
+def interval(differences: Sequence[float]) -> str:
+    """Mean of differences within a seed, with Student's 95% interval; without one of fewer than three."""
+    mean = statistics.mean(differences)
+    if len(differences) < 3:
+        return f"{mean:+.1f}"
+    half = scipy.stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"

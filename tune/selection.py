@@ -47,7 +47,9 @@ def select_candidates(config: RunConfig, *, scores: pa.Table, candidates: pa.Tab
         StageError: The candidate set lacks a picture that the config asks for.
     """
     assert config.synthesis is not None
-    plan = synthesis.of(config.synthesis).select(config.synthesis, scores, dataset=dataset, run_seed=config.seed)
+    plan = synthesis.of(config.synthesis).select(
+        config.synthesis, scores, dataset=dataset, run_seed=config.seed_of_pictures
+    )
     place = {key: row for row, key in enumerate(candidates["key"].to_pylist())}
     keys = plan["key"].to_pylist()
     missing = [key for key in keys if key not in place]

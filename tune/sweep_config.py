@@ -112,6 +112,11 @@ def make_sweep(data: Mapping[str, Any], overrides: Sequence[str], *, where: str)
             f"{where}: a sweep's trials have neither counterfactual pictures nor object masks, and recipe {run.recipe} "
             "fits with them; take another recipe, or compare runs of this one (raygen run, raygen report)"
         )
+    if run.fit_seed is not None:
+        raise ConfigError(
+            f"{where}: fit_seed is {run.fit_seed}, and a sweep's fits are drawn from seed; leave it out, and set "
+            "tune.num_refits for more fits of the chosen point"
+        )
     if run.fit.num_workers != 1:
         raise ConfigError(f"{where}: fit.num_workers is {run.fit.num_workers}; a trial is fitted by one worker")
     defaults = {path: domain.model_dump(exclude_none=True) for path, domain in default.items()}

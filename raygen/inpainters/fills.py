@@ -15,16 +15,17 @@ is grey.
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import cv2
 import numpy as np
 
 from raygen.errors import RowError
 from raygen.images import resize_image, resize_mask
 
 Role = Literal["counterfactual", "factual"]
-CounterfactualValue = Literal["grey", "random", "shuffle", "tile", "inpaint"]
+CounterfactualValue = Literal["grey", "random", "shuffle", "tile", "telea", "inpaint"]
 FactualValue = Literal["random", "shuffle", "mixed_rand", "fgsm"]
 # Those that are made here; "inpaint" is a model's, "fgsm" a classifier's gradient.
-Fill = Literal["grey", "random", "shuffle", "tile", "mixed_rand"]
+Fill = Literal["grey", "random", "shuffle", "tile", "telea", "mixed_rand"]
 Shape = Literal["box", "segmentation"]
 # What the loss of a counterfactual picture asks for; see `raygen.algorithms.terms`.
 NotLabel = Literal["exact", "uniform", "uniform_except"]
@@ -33,6 +34,8 @@ NotLabel = Literal["exact", "uniform", "uniform_except"]
 GREY = 128
 # Standard deviation of the noise of "random", of pixels in [0, 1].
 NOISE = 0.2
+# How far around a pixel "telea" looks, pixels (that of OpenCV's own example).
+TELEA_RADIUS_PX = 3
 # Which of these functions a picture was made by; another number where one gives other pixels.
 VERSION = "1"
 
@@ -94,6 +97,8 @@ def filled(
         values_HWC = random_colours(image_HWC, rng=rng)
     elif value == "tile":
         values_HWC = tiled(image_HWC, repaint_HW)
+    elif value == "telea":
+        values_HWC = continued(image_HWC, repaint_HW)
     else:
         assert other is not None, "mixed_rand needs a picture of another class"
         values_HWC = other_background(*other(rng), height=image_HWC.shape[0], width=image_HWC.shape[1])
@@ -164,6 +169,15 @@ def tiled(image_HWC: np.ndarray, object_HW: np.ndarray) -> np.ndarray:
     if len(rows) >= len(columns):
         return image_HWC[np.resize(rows, image_HWC.shape[0])]
     return image_HWC[:, np.resize(columns, image_HWC.shape[1])]
+
+
+def continued(image_HWC: np.ndarray, repaint_HW: np.ndarray) -> np.ndarray:
+    """The picture with its region filled from the region's edge inwards, (H, W, 3) uint8 (Telea 2004).
+
+    OpenCV's implementation of "An Image Inpainting Technique Based on the Fast Marching Method": the nearest there is
+    to an inpainting model where none is at hand. It continues colours and edges, and invents nothing.
+    """
+    return cv2.inpaint(np.ascontiguousarray(image_HWC), repaint_HW.astype(np.uint8), TELEA_RADIUS_PX, cv2.INPAINT_TELEA)
 
 
 def longest_run(free_L: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.selection import needs_first_fit
 from raygen.classifier import ClassifierConfig
-from raygen.config import Decides, PositiveInt, Seed, Strict, apply_overrides, validate
+from raygen.config import Decides, Identity, PositiveInt, Seed, Strict, apply_overrides, validate
 from raygen.datasets import DatasetConfig
 from raygen.datasets.scenes import ScenesConfig
 from raygen.errors import ConfigError
@@ -48,6 +48,9 @@ class RunConfig(Strict, decides=Decides.RESULTS):
     Attributes:
         recipe: A recipe, or a synthesis and an algorithm, such as "scgs+jtt" (`raygen.run.names`).
         seed: Seed of everything that is drawn: dataset, fits, selection, pictures; 0 to 2**64 - 1.
+        picture_seed: In its place for what is generated: which images, masks, tokens and pixels; null: `seed`.
+        fit_seed: In its place for every fit that can meet generated pictures; null: `seed`. ERM and other fits that
+            scores are taken from keep `seed`, so that runs which differ in this only fit on the same pictures.
         engine: "ray" streams through actor pools; "local" does the same in one process, for debugging.
         dataset: What to debias on.
         classifier: The classifier's architecture.
@@ -68,6 +71,8 @@ class RunConfig(Strict, decides=Decides.RESULTS):
 
     recipe: str
     seed: Seed = 0
+    picture_seed: Annotated[Seed | None, Identity.ABSENT_BY_DEFAULT] = None
+    fit_seed: Annotated[Seed | None, Identity.ABSENT_BY_DEFAULT] = None
     engine: Annotated[Engine, Decides.NOTHING] = "ray"
     dataset: DatasetConfig = ScenesConfig()
     classifier: ClassifierConfig = ClassifierConfig()
@@ -83,6 +88,16 @@ class RunConfig(Strict, decides=Decides.RESULTS):
     measures: Annotated[MeasuresConfig, Decides.NOTHING] = MeasuresConfig()
     unit_rows: PositiveInt = 64
     max_failed_fraction: Annotated[float, Decides.NOTHING] = Field(0.05, ge=0, le=1)
+
+    @property
+    def seed_of_pictures(self) -> int:
+        """What pictures are drawn from."""
+        return self.seed if self.picture_seed is None else self.picture_seed
+
+    @property
+    def seed_of_fits(self) -> int:
+        """What fits that can meet generated pictures are drawn from."""
+        return self.seed if self.fit_seed is None else self.fit_seed
 
     @property
     def needs_model(self) -> bool:

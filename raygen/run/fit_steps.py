@@ -59,7 +59,11 @@ def fits(run: Run, name: str, extra: ExtraRows | None) -> Iterator[RunStep]:
     """A classifier by the recipe's algorithm, in fit/<name>/, and before it what that algorithm needs."""
     algorithm = run.config.algorithm
     request = replace(
-        _request(run, algorithm), extra=extra, infilling=infilling(run), only_fold=algorithm.held_out_fold()
+        _request(run, algorithm),
+        seed=run.config.seed_of_fits,
+        extra=extra,
+        infilling=infilling(run),
+        only_fold=algorithm.held_out_fold(),
     )
     has_extra = extra is not None or request.infilling is not None
     read: dict[str, Step] = {"init": run.done["erm"]}
@@ -94,7 +98,13 @@ def _first(run: Run, first: FirstFit, name: str, extra: ExtraRows | None) -> Run
     if first.of_original:
         name, extra = "original", None
     without = run.config.algorithm.held_out_fold()
-    request = replace(_request(run, first.config), extra=extra, find_errors=first.find_errors, without_fold=without)
+    request = replace(
+        _request(run, first.config),
+        seed=run.config.seed_of_fits,
+        extra=extra,
+        find_errors=first.find_errors,
+        without_fold=without,
+    )
     if not first.of_original:
         request = replace(request, infilling=infilling(run))
     return _fit(run, f"{first.folder}/{name}", f"{first.what} of {name}", request)
@@ -131,7 +141,7 @@ def _fit(
     settings: dict[str, Any] = {
         "classifier": config.classifier.deciding(),
         "algorithm": request.algorithm.deciding(),
-        "seed": config.seed,
+        "seed": request.seed,
         **workers_of(config.fit, of_classifier=True),
         "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
     }

@@ -63,7 +63,7 @@ def _tokens(run: Run) -> RunStep:
         settings,
         model=model,
         painter=run.opened.painter,
-        seed=config.seed,
+        seed=config.seed_of_pictures,
     )
 
     def learn(step: Step) -> Mapping[str, Any]:
@@ -84,7 +84,7 @@ def _tokens(run: Run) -> RunStep:
             "images": fingerprint(request.images),
             "model": [model.config.model, model.config.variant, model.revision],
             "resolution_px": model.config.resolution_px,
-            "seed": config.seed,
+            "seed": config.seed_of_pictures,
             **workers_of(config.fit, of_classifier=False),
         },
         doing=f"learning {', '.join(token['name'] for token in request.tokens)}",
@@ -104,7 +104,7 @@ def plan(run: Run) -> RunStep:
 
     def choose(step: Step) -> Mapping[str, Any]:
         scored = read_parts(scores.folder, columns=paper.score_columns())
-        table = synthesis.of(paper).select(paper, scored, dataset=info, run_seed=config.seed)
+        table = synthesis.of(paper).select(paper, scored, dataset=info, run_seed=config.seed_of_pictures)
         with atomic(step.folder / "plan.parquet") as temporary:
             pq.write_table(table, temporary)
         return {"planned": table.num_rows}
@@ -112,7 +112,7 @@ def plan(run: Run) -> RunStep:
     return RunStep(
         "plan",
         inputs={"scores": scores},
-        settings={"synthesis": paper.deciding(), "seed": config.seed, "prompts": info.prompts},
+        settings={"synthesis": paper.deciding(), "seed": config.seed_of_pictures, "prompts": info.prompts},
         doing=f"choosing what to generate ({paper.name})",
         body=choose,
     )
@@ -132,7 +132,7 @@ def _searched(run: Run, search: MaskSearch) -> RunStep:
 
     def look(step: Step) -> Mapping[str, Any]:
         table = run.index.split("train").select(["image_id", "label"])
-        rng = np.random.default_rng(row_seed(config.seed, "masks"))
+        rng = np.random.default_rng(row_seed(config.seed_of_pictures, "masks"))
         table = table.take(np.sort(rng.permutation(table.num_rows)[: search.num_images]))
         fields = {"classifier_folder": str(classifier.folder.resolve()), "device": masker.torch_device}
         specs = [StageSpec(search.stage, "masker", {**fields, **search.settings})]
@@ -151,7 +151,7 @@ def _searched(run: Run, search: MaskSearch) -> RunStep:
         inputs={"data": run.done["data"], "erm": classifier},
         settings={
             "search": {"images": search.num_images, "column": search.column, **search.settings},
-            "seed": config.seed,
+            "seed": config.seed_of_pictures,
             "unit_rows": config.unit_rows,
             "masker": masker.deciding(),
         },
@@ -179,7 +179,7 @@ def candidates(run: Run) -> RunStep:
     own = paper.own_painter()
     painter: dict[str, Any] = {}
     if own is not None:
-        painter = {"painter": [own.name, {**own.settings}], "seed": config.seed}
+        painter = {"painter": [own.name, {**own.settings}], "seed": config.seed_of_pictures}
     elif config.needs_model:
         painter = {"inpainter": config.inpainter.deciding(), "model_revision": run.opened.painter_revision()}
     return RunStep(
@@ -231,7 +231,7 @@ def _paint_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
             "masker": _masker(run, paper.with_absolute_models()),
             "classifier_folder": str(identifier(run).folder.resolve()),
             "data_folder": str(run.done["data"].folder.resolve()),
-            "seed": run.config.seed,
+            "seed": run.config.seed_of_pictures,
             **own.settings,
         }
         return StageSpec(own.stage, "inpainter", fields)

@@ -5,9 +5,9 @@ for the class. A factual picture keeps the object and its label y before another
 CF = x (1 - r) + v r, F = x r + v (1 - r).
 
 Candidates, which are made once and then fitted on like any other, or made anew for every batch of a fit, as the paper
-does. Grey, random, shuffle, tile and mixed_rand need no model (`raygen.inpainters.fills`, which also says which of the
-authors' defects are not copied); inpaint is what the run's inpainter paints (theirs: a contextual-attention GAN), fgsm
-follows a classifier's gradient. "Not y" is a loss of its own (`raygen.algorithms.terms`).
+does. Grey, random, shuffle, tile, telea and mixed_rand need no model (`raygen.inpainters.fills`, which also says which
+of the authors' defects are not copied); inpaint is what the run's inpainter paints (theirs: a contextual-attention
+GAN), fgsm follows a classifier's gradient. "Not y" is a loss of its own (`raygen.algorithms.terms`).
 """
 
 # N images, C classes
@@ -47,8 +47,9 @@ class InfillConfig(ObjectMaskSynthesis):
 
     Attributes:
         counterfactual: What is put where the object is: "grey"; "random", one colour with noise; "shuffle", its own
-            values in another order; "tile", the widest band without object, repeated; "inpaint", what the inpainter
-            paints for `prompt`; null: no counterfactual pictures.
+            values in another order; "tile", the widest band without object, repeated; "telea", what a classical
+            inpainter continues from around it (not of the paper); "inpaint", what the run's inpainter paints for
+            `prompt`; null: no counterfactual pictures.
         factual: What is put around the object: "random"; "shuffle"; "mixed_rand", the background of a training picture
             of another class, tiled; "fgsm", the background moved against the label; null: no factual pictures.
         when: "candidates": made once, in candidates/, by the pools. "training": made anew for every batch, as

@@ -228,7 +228,7 @@ POSITIONS = np.arange(1, 13)  # image 10 has no mask
 
 
 @pytest.mark.parametrize("factual", ["random", "shuffle", "mixed_rand", "fgsm"])
-@pytest.mark.parametrize("counterfactual", ["grey", "random", "shuffle", "tile"])
+@pytest.mark.parametrize("counterfactual", ["grey", "random", "shuffle", "tile", "telea"])
 def test_a_step_divides_by_all_rows_and_keeps_what_each_copy_has_to_keep(
     sets: tuple[TrainingSet, TrainingSet], tmp_path: Path, counterfactual: Any, factual: Any
 ) -> None:

@@ -45,8 +45,8 @@ def test_only_the_region_changes_and_a_picture_depends_on_its_own_seed(value: Fi
     assert np.array_equal(fill(value, image, np.zeros((8, 10), bool)), image)
 
 
-# A shuffle and a tile take their values from the region itself.
-@pytest.mark.parametrize("value", [value for value in get_args(Fill) if value not in ("shuffle", "tile")])
+# These take their values from the picture.
+@pytest.mark.parametrize("value", [value for value in get_args(Fill) if value not in ("shuffle", "tile", "telea")])
 def test_counterfactual_and_factual_with_one_value_part_the_picture(value: Fill) -> None:
     image, everything = picture(8, 10), np.ones((8, 10), bool)
     inside = region(OBJECT, "counterfactual", "segmentation")
@@ -100,6 +100,19 @@ def test_a_tile_without_background_is_grey_and_without_object_the_picture() -> N
     image = picture(6, 6)
     assert np.array_equal(tiled(image, np.eye(6, dtype=bool)), np.full((6, 6, 3), 128))
     assert np.array_equal(tiled(image, np.zeros((6, 6), bool)), image)
+
+
+def test_telea_continues_what_is_around_its_region() -> None:
+    """Two halves of one colour each: a hole across their border is filled with these two, not with what it hid."""
+    image = np.zeros((24, 24, 3), np.uint8)
+    image[:, :12], image[:, 12:] = (200, 40, 10), (20, 60, 180)
+    repaint = mask(24, 24, slice(8, 16), slice(8, 16))
+    hidden = np.where(repaint[..., None], np.uint8(255), image)
+    found = fill("telea", hidden, repaint)
+    assert np.array_equal(found[~repaint], image[~repaint])
+    difference = np.abs(found.astype(int) - image)
+    assert difference[9:15, 8:10].max() < 12
+    assert difference[9:15, 14:16].max() < 12
 
 
 @pytest.mark.parametrize("columns", [slice(0, 2), slice(4, 6)])

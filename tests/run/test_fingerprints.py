@@ -180,6 +180,8 @@ def unchanged(home: Path) -> dict[str, str]:
     ("override", "steps"),
     [
         ("seed=1", {"erm", "tokens", "plan", *FITS}),
+        ("picture_seed=1", {"tokens", "plan"}),
+        ("fit_seed=1", FITS),
         ("engine=local", set()),
         ("max_failed_fraction=0.5", set()),
         ("unit_rows=128", {"scores", "candidates"}),
@@ -213,6 +215,15 @@ def test_a_field_changes_the_fingerprints_of_the_steps_that_read_it(
     assert found.keys() == unchanged.keys()
     changed = {name for name in found if found[name] != unchanged[name]}
     assert changed == ({"identity", *steps} if steps else set())
+
+
+@pytest.mark.parametrize("field", ["picture_seed", "fit_seed"])
+def test_the_runs_own_seed_in_another_field_changes_no_step(
+    field: str, home: Path, unchanged: dict[str, str], tmp_path: Path
+) -> None:
+    with chdir(home):
+        found = fingerprints(recipes.make_config(FIELDS, [f"{field}=0"], where="test"), FakedFolder(tmp_path))
+    assert {name for name in found if found[name] != unchanged[name]} == {"identity"}
 
 
 def test_a_tolerance_of_integrated_gradients_changes_what_is_made_with_it(home: Path, tmp_path: Path) -> None:

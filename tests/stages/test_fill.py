@@ -75,7 +75,7 @@ def filled(
 
 
 @pytest.mark.parametrize("factual", ["random", "shuffle", "mixed_rand", "fgsm"])
-@pytest.mark.parametrize("counterfactual", ["grey", "random", "shuffle", "tile", "inpaint"])
+@pytest.mark.parametrize("counterfactual", ["grey", "random", "shuffle", "tile", "telea", "inpaint"])
 def test_a_role_keeps_what_it_has_to_keep_to_the_bit(
     rows: Batch, scenes_folder: Path, classifier: Path, counterfactual: str, factual: str
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_sweep_survives_its_saved_config() -> None:
         ("tune.space.inpainter.strength={low: 0.5, high: 1.0}", "tune.space.inpainter.strength", "no end of values"),
         ("tune.asha={grace_epochs: 4}", "tune.asha.grace_epochs", "3 epochs"),
         ("fit.num_workers=2", "fit.num_workers", "one worker"),
+        ("fit_seed=3", "fit_seed is 3", "tune.num_refits"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused_by_the_key(override: str, key: str, why: str) -> None:

@@ -1,0 +1,89 @@
+"""What a recipe's spread over seeds comes from: its fits, its pictures, or the dataset with all that follows from it.
+
+Three sets of runs of `dbb` on the scenes, each of which draws one thing anew and keeps the rest:
+
+    fit       fits, on one pool of pictures              (`fit_seed`)
+    pictures  pictures and fits' training sets, by one ERM on one dataset (`picture_seed`)
+    all       everything: dataset, ERM, pictures, fits   (`seed`)
+
+The standard deviations say how much of the third is in the first two. Each is of few runs and so rough; its 95%
+interval (chi-squared, so for values that are about normal) stands beside it. An interrupted study goes on where it
+stopped.
+
+    python benchmarks/variance.py --set fit.num_threads=1 --set pools.inpainter.actors=1
+"""
+
+import argparse
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import scipy.stats
+from _runs import percent, run, spread
+
+IMAGES_PER_CLASS = 500  # those of `raygen demo`
+SOURCES = {"fit": "fit_seed", "pictures": "picture_seed", "all": "seed"}
+
+
+def main() -> None:
+    """Runs what is missing, then prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/variance"))
+    parser.add_argument("--first", type=int, default=200, help="the seed of what is kept, and the first that is drawn")
+    parser.add_argument("--draws", type=int, default=5, help="runs of each set")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
+    arguments = parser.parse_args()
+    found = {source: drawn(source, arguments) for source in SOURCES}
+    text = table(found)
+    (arguments.out / "variance.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def drawn(source: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Summaries of the runs that draw one thing anew; the first is the same in all sets."""
+    summaries = []
+    for seed in range(arguments.first, arguments.first + arguments.draws):
+        settings = [f"synthesis.k={IMAGES_PER_CLASS}", "unpruned=true", "controls=[]", *arguments.overrides]
+        settings.append(f"seed={seed if source == 'all' else arguments.first}")
+        if source != "all":
+            settings.append(f"{SOURCES[source]}={seed}")
+        folder = arguments.out / f"{source}_{seed}"
+        same = [path for path in sorted(arguments.out.glob("*_*")) if path.is_dir() and path != folder]
+        summaries.append(run(["dbb", "--dataset", "scenes"], folder, settings=settings, reuse=same))
+    return summaries
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: standard deviation of each result's worst group and average, by what was drawn anew."""
+    lines = [
+        "| drawn anew | result | runs | worst-group accuracy, % | its standard deviation | average accuracy, % |",
+        "|---|---|---|---|---|---|",
+    ]
+    for source, summaries in found.items():
+        for result in [name for name in summaries[0]["results"] if name != "erm" or source == "all"]:
+            worst, average = (percent(summaries, result, what) for what in ("worst_group", "average"))
+            low, high = deviation_interval(worst)
+            cells = [
+                source,
+                result,
+                f"{len(worst)}",
+                spread(worst),
+                f"{statistics.stdev(worst):.1f} ({low:.1f} to {high:.1f})",
+            ]
+            lines.append(f"| {' | '.join([*cells, spread(average)])} |")
+    return "\n".join([*lines, ""])
+
+
+def deviation_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95% interval of the standard deviation of values that are normal: (n - 1) s^2 / sigma^2 is chi-squared."""
+    freedom = len(values) - 1
+    low, high = (
+        math.sqrt(freedom * statistics.variance(values) / scipy.stats.chi2.ppf(q, freedom)) for q in (0.975, 0.025)
+    )
+    return low, high
+
+
+if __name__ == "__main__":
+    main()
