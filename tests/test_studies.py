@@ -4,14 +4,18 @@ import json
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
 from raygen.tiny.oracle import ORACLES, Oracle
+
+from raygen.datasets.rows import RowIndex
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = (
@@ -82,6 +86,31 @@ def test_each_study_of_the_papers_tables_runs(tmp_path: Path) -> None:
     # The recipe's own row is the run that effect.py made.
     own = printed[printed.index("grad-cam++") :]
     assert "candidates: done before" in own
+
+
+@pytest.mark.slow
+def test_the_study_of_the_unbiased_distribution_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    settings = ("engine=local", "dataset.scale=0.02", "erm.epochs=1", "algorithm.epochs=1")
+    small = ("--seeds", "1", "--scenes", "16", "--k", "4", "--bias", "paper")
+    first = run("unbiased", *small, folder=tmp_path, settings=settings)
+    again = run("unbiased", *small, folder=tmp_path, settings=settings)
+    for name in ("erm", "erm on the tiny model's scenes", "dbb's fit with real scenes"):
+        assert f"| paper | {name} | 1 | " in first
+    assert "making" in first
+    assert "making" not in again
+    assert again.splitlines()[-4:] == first.splitlines()[-4:]
+    out = tmp_path / "runs" / "unbiased"
+    fitted = json.loads((out / "real_paper_0" / "fit" / "history.json").read_text(encoding="utf-8"))
+    assert fitted["counts"]["extra"] == 2 * 4
+    # What the tiny model saw: all four groups equally often.
+    train = RowIndex(out / "world_16").split("train")
+    group = train["label"].to_numpy() * 2 + train["attribute"].to_numpy()
+    assert np.bincount(group).tolist() == [4, 4, 4, 4]
+    # What stands in place of painted pictures: each class before the background that is unusual for it.
+    index = RowIndex(out / "erm_paper_0" / "data")
+    real = pq.read_table(out / "real_paper_0" / "candidates" / "part-00000.parquet").to_pylist()
+    places = dict(zip(index.table["image_id"].to_pylist(), index.table["attribute"].to_pylist(), strict=True))
+    assert Counter((row["target_label"], places[row["image_id"]]) for row in real) == {(0, 1): 4, (1, 0): 4}
 
 
 def test_a_study_of_photos_that_are_not_there_says_so(tmp_path: Path) -> None:
