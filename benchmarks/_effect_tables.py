@@ -21,9 +21,10 @@ SHARED = {"data", "erm", "evaluation", "measures"}
 def overview(by_recipe: Mapping[str, Sequence[Attempt]]) -> str:
     """Markdown: one row a recipe."""
     lines = [
-        "| recipe | labels: train | labels: validation | worst-group accuracy, % | range | average accuracy, % "
-        "| original / flipped, % | over ERM | over its best control | saliency AUPR, % | cost beyond ERM |",
-        "|---" * 11 + "|",
+        "| recipe | labels: train | labels: validation | worst-group accuracy, % | range | mean over groups, % "
+        "| average accuracy, % | original / flipped, % | over its best control | over ERM | saliency AUPR, % "
+        "| cost beyond ERM |",
+        "|---" * 12 + "|",
     ]
     done = {recipe: finished(found) for recipe, found in by_recipe.items()}
     if first := next((found for found in done.values() if found), None):
@@ -32,7 +33,7 @@ def overview(by_recipe: Mapping[str, Sequence[Attempt]]) -> str:
         labels = find_recipe(recipe)[1].label_access
         if not done[recipe]:
             reason = next((one.reason for one in found if one.reason), "not run").replace("|", "/")
-            lines.append(f"| {recipe} | {' | '.join(labels_read(labels))} | {reason} |" + " |" * 7)
+            lines.append(f"| {recipe} | {' | '.join(labels_read(labels))} | {reason} |" + " |" * 8)
             continue
         shown = [name for name in (recipe, f"{recipe}_unpruned") if name in results(done[recipe][0])]
         lines += [row(name, done[recipe], labels=labels, recipe=recipe) for name in shown]
@@ -42,12 +43,9 @@ def overview(by_recipe: Mapping[str, Sequence[Attempt]]) -> str:
 def row(name: str, found: Sequence[Attempt], *, labels: str, recipe: str | None = None) -> str:
     worst, average = accuracies(found)
     low, high = min(worst[name]), max(worst[name])
-    controls = [values for other, values in worst.items() if other.startswith("control_")]
     over_erm = interval(differences(worst[name], worst["erm"])) if name != "erm" else ""
-    best = [max(values) for values in zip(*controls, strict=True)]
-    # The controls have as many extra rows as were kept; without pruning there are more.
-    has_controls = best and name not in ("erm", f"{recipe}_unpruned")
-    over_best = interval(differences(worst[name], best)) if has_controls else ""
+    best = best_control(worst, name, recipe)
+    over_best = interval(differences(worst[name], best)) if best else ""
     saliency = [100 * value for one in found if (value := saliency_of(one, name)) is not None]
     sides = [side for one in found if (side := flipped(one, name)) is not None]
     cells = [
@@ -55,14 +53,25 @@ def row(name: str, found: Sequence[Attempt], *, labels: str, recipe: str | None 
         *labels_read(labels),
         spread(worst[name]),
         f"{low:.1f} to {high:.1f}",
+        spread([100 * results(one)[name]["test"]["group_mean"] for one in found]),
         spread(average[name]),
         " / ".join(spread([100 * side[i] for side in sides]) for i in (0, 1)) if len(sides) == len(found) else "",
-        over_erm,
         over_best,
+        over_erm,
         spread(saliency) if saliency else "",
         "" if name == "erm" else cost_text([cost(one.folder, name) for one in found]),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def best_control(worst: Mapping[str, Sequence[float]], name: str, recipe: str | None) -> list[float]:
+    """What the best of a result's controls has in each seed; nothing where it has none.
+
+    The recipe's controls have as many extra rows as were kept; without pruning there are more, also of its controls.
+    """
+    prefix = {recipe: "control_", f"{recipe}_unpruned": "unpruned_control_"}.get(name)
+    controls = [values for other, values in worst.items() if prefix is not None and other.startswith(prefix)]
+    return [max(values) for values in zip(*controls, strict=True)]
 
 
 def labels_read(labels: str) -> tuple[str, str]:
@@ -185,12 +194,10 @@ def gains(recipe: str, worst: dict[str, list[float]], average: dict[str, list[fl
     for name in (recipe, f"{recipe}_unpruned"):
         if name not in worst:
             continue
-        controls = [values for other, values in worst.items() if other.startswith("control_")]
-        over_erm = interval(differences(worst[name], worst["erm"]))
-        line = f"- {name}: {over_erm} points of worst-group accuracy over ERM"
-        if controls and name == recipe:  # without pruning there are more extra rows than the controls have
-            best = [max(values) for values in zip(*controls, strict=True)]
-            line += f", {interval(differences(worst[name], best))} over the seed's best control"
+        best = best_control(worst, name, recipe)
+        line = f"- {name}: points of worst-group accuracy"
+        line += f" {interval(differences(worst[name], best))} over the seed's best control," if best else ""
+        line += f" {interval(differences(worst[name], worst['erm']))} over ERM"
         lines.append(f"{line}; average accuracy {interval(differences(average[name], average['erm']))}")
     return lines
 

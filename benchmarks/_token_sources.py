@@ -21,9 +21,10 @@ from _runs import spread
 from raygen.config import fingerprint
 from raygen.fits import tokens as token_fits
 from raygen.pruners import PruneThresholds, verdicts
+from raygen.run.added_pictures import added_pictures
 from raygen.run.evaluation import evaluation
 from raygen.run.fit_steps import fits
-from raygen.run.picture_steps import added_pictures, learning
+from raygen.run.picture_steps import learning
 from raygen.run.results import results
 from raygen.run.steps import Run, RunStep
 from raygen.seeding import row_seed

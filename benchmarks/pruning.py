@@ -31,9 +31,9 @@ from raygen import synthesis
 from raygen.datasets.rows import RowIndex
 from raygen.fits.extra_pictures import ExtraRows
 from raygen.pruners import PruneThresholds, verdicts
+from raygen.run.added_pictures import added_pictures
 from raygen.run.evaluation import evaluation
 from raygen.run.fit_steps import fits
-from raygen.run.picture_steps import added_pictures
 from raygen.run.results import results
 from raygen.run.steps import Run
 from raygen.seeding import row_seed

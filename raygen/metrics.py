@@ -1,4 +1,4 @@
-"""Numbers of classifiers: accuracies per group, their lowest, their average; what attention and pairs say; intervals.
+"""Numbers of classifiers: accuracies per group, their lowest, their mean, their average; what attention and pairs say.
 
 What a classifier gives, and what it looked at, comes as arrays; `raygen.attention` and `raygen.maskers.cam` make them.
 """
@@ -13,6 +13,7 @@ import numpy as np
 
 from raygen.errors import DataError
 from raygen.groups import group_index
+from raygen.intervals import mean_interval, wilson_interval, worst_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def adjusted_average_accuracy(groups: list[GroupAccuracy], *, train_counts_G: np
     """Group accuracies averaged with the training split's group shares, in [0, 1].
 
     Sagawa et al. 2020 report this for Waterbirds, whose test split has other group shares than its training split.
-    Not SubpopBench's "adjusted accuracy", which is the unweighted mean over groups.
+    Not SubpopBench's "adjusted accuracy", which is the unweighted mean over groups (`group_mean` in summary.json).
 
     Returns:
         The average, or None when a group of the training split does not occur among `groups`.
@@ -109,12 +110,15 @@ def evaluate_predictions(
     adjusted = None
     if has_groups and train_counts_G is not None:
         adjusted = adjusted_average_accuracy(groups, train_counts_G=train_counts_G)
-    worst = min(groups, key=lambda group: group.accuracy)
+    correct_G, num_G = np.array([group.correct for group in groups]), np.array([group.num for group in groups])
     return {
         "average": float(correct_N.mean()),
         "adjusted_average": adjusted,
-        "worst_group": worst.accuracy,
-        "worst_group_ci": list(worst.interval),
+        "worst_group": min(group.accuracy for group in groups),
+        "worst_group_ci": list(worst_interval(correct_G, num_G)),
+        # What a classifier that says always the same, or anything by chance, has at 1/C, whatever the groups' sizes.
+        "group_mean": float(np.mean([group.accuracy for group in groups])),
+        "group_mean_ci": list(mean_interval(correct_G, num_G)),
         "groups": [
             {
                 "group": group.group,
@@ -297,30 +301,3 @@ def _softmax(logits_NC: np.ndarray) -> np.ndarray:
     logits_NC = np.asarray(logits_NC, dtype=np.float64)
     shifted_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
     return np.asarray(shifted_NC / shifted_NC.sum(axis=1, keepdims=True))
-
-
-def wilson_interval(correct: float, num: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a proportion, in [0, 1]; z = 1.96 for 95%.
-
-    Wilson 1927; unlike the normal interval it stays inside [0, 1] and has width at 0 and 1.
-    """
-    if num < 1:
-        raise DataError("an interval needs at least one image")
-    share = correct / num
-    center = (share + z * z / (2 * num)) / (1 + z * z / num)
-    half = z * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num)) / (1 + z * z / num)
-    return max(0.0, center - half), min(1.0, center + half)
-
-
-def difference_interval(
-    first: float, first_interval: tuple[float, float], second: float, second_interval: tuple[float, float]
-) -> tuple[float, float]:
-    """95% interval of `first - second`, two accuracies with their Wilson intervals, in [-1, 1].
-
-    Newcombe 1998 (Statistics in Medicine 17, 873-890), method 10. It is for independent samples; for two classifiers
-    on the same images, which tend to be right on the same ones, it is wider than it need be.
-    """
-    (first_low, first_high), (second_low, second_high) = first_interval, second_interval
-    below = math.hypot(first - first_low, second_high - second)
-    above = math.hypot(first_high - first, second - second_low)
-    return first - second - below, first - second + above

@@ -4,13 +4,14 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from raygen.run.added_pictures import added_pictures, later_controls
 from raygen.run.config import RunConfig, make_config
 from raygen.run.evaluation import evaluation
 from raygen.run.fit_steps import erm, fits, original_first
 from raygen.run.measures import measures
 from raygen.run.object_steps import object_masks
 from raygen.run.opened import Opened
-from raygen.run.picture_steps import added_pictures, candidates, learning, mask_search, plan
+from raygen.run.picture_steps import candidates, learning, mask_search, plan
 from raygen.run.preflight import check, check_painter, say_of_dataset, warn_of_versions
 from raygen.run.score_steps import scoring
 from raygen.run.steps import Run, RunStep, rows
@@ -44,7 +45,7 @@ def run(config: RunConfig, out: Path, *, fresh: bool, command: str, say: Say, re
         warn_of_versions(other_versions, say)
         say_of_dataset(opened, say)
         with Run(opened, folder, say) as begun:
-            for step in itertools.chain(steps(begun), measuring(begun)):
+            for step in itertools.chain(steps(begun), controls(begun), measuring(begun)):
                 begun.do(step)
         remove_stores(out)
 
@@ -65,6 +66,15 @@ def steps(begun: Run) -> Iterator[RunStep]:
     for name, extra in added.items():
         yield from fits(begun, name, extra)
     yield evaluation(begun, {"erm": begun.done["erm"], **{name: begun.done[f"fit/{name}"] for name in added}})
+
+
+def controls(begun: Run) -> Iterator[RunStep]:
+    """The controls that came later than others: a folder from before them goes on, and gets them too."""
+    later = later_controls(begun)
+    for name, extra in later.items():
+        yield from fits(begun, name, extra)
+    if later:
+        yield evaluation(begun, {name: begun.done[f"fit/{name}"] for name in later}, later=True)
 
 
 def measuring(begun: Run) -> Iterator[RunStep]:

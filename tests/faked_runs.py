@@ -43,8 +43,9 @@ class FakedFolder(RunFolder):
         depends: What each step depends on, by its name.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, has_places: bool = True) -> None:
         super().__init__(path)
+        self._has_places = has_places
         path.mkdir(parents=True, exist_ok=True)
         self.depends: dict[str, dict[str, Any]] = {}
         self.fingerprints: dict[str, str] = {}
@@ -53,7 +54,7 @@ class FakedFolder(RunFolder):
         step = super().step(name, depends)
         if not step.folder.is_dir():
             step.folder.mkdir(parents=True)
-            _fake_output(name, step.folder)
+            _fake_output(name, step.folder, has_places=self._has_places)
         files = {
             path.name: {"bytes": path.stat().st_size, "digest": f"of {name}"}
             for path in step.folder.iterdir()
@@ -65,10 +66,17 @@ class FakedFolder(RunFolder):
         return step
 
 
-def _fake_output(name: str, folder: Path) -> None:
+def _fake_output(name: str, folder: Path, *, has_places: bool) -> None:
     if name == "data":
         rows = (
-            {"image_id": i, "image_png": b"", "label": label, "attribute": a, "split": split, "role": "source"}
+            {
+                "image_id": i,
+                "image_png": b"",
+                "label": label,
+                "attribute": a if has_places else None,
+                "split": split,
+                "role": "source",
+            }
             for i, label, a, split in IMAGES
         )
         write_source(rows, DatasetInfo("birds", NAMES, ("land", "water"), NAMES, NAMES), folder)

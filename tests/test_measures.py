@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from raygen.intervals import wilson_interval
 from raygen.metrics import (
     average_precision,
     flip_rate,
@@ -17,7 +18,6 @@ from raygen.metrics import (
     next_class_shift,
     pointing_hit,
     share_measure,
-    wilson_interval,
 )
 
 # Three of sixteen pixels.

@@ -448,7 +448,8 @@ def test_infill_and_terms_run_with_any_algorithm(
 
 def check_extra(run: Path, candidates: list[dict[str, Any]]) -> None:
     """Pictures say of their own class what their role says; a plain copy shows it."""
-    from raygen.fits.extra_pictures import ExtraRows, extra_pictures, flat_colours
+    from raygen.fits.extra_pictures import ExtraRows, extra_pictures
+    from raygen.fits.training_objects import flat_colours
 
     folder, keys = str(run / "candidates"), tuple(row["key"] for row in candidates)
     for kind in ("generated", "hole", "flat", "duplicate"):

@@ -2,15 +2,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from raygen.errors import DataError
 from raygen.metrics import (
     GroupAccuracy,
     adjusted_average_accuracy,
-    difference_interval,
     group_accuracies,
-    wilson_interval,
     worst_group_accuracy,
 )
 
@@ -62,28 +59,3 @@ def test_adjusted_average_needs_every_training_group() -> None:
     assert adjusted_average_accuracy(groups, train_counts_G=np.array([5, 5, 1, 0])) is None
     assert adjusted_average_accuracy(groups, train_counts_G=np.array([3, 1, 0, 0])) == pytest.approx(0.8)
     assert adjusted_average_accuracy(groups, train_counts_G=np.zeros(4, dtype=int)) is None
-
-
-@pytest.mark.parametrize(("correct", "num"), [(0, 1), (1, 1), (0, 20), (20, 20), (7, 10), (4000, 5000)])
-def test_wilson_interval_agrees_with_scipy(correct: int, num: int) -> None:
-    expected = binomtest(correct, num).proportion_ci(confidence_level=0.95, method="wilson")
-    # z has seven digits.
-    assert wilson_interval(correct, num) == pytest.approx((expected.low, expected.high), abs=1e-6)
-
-
-def test_wilson_interval_of_nothing_is_an_error() -> None:
-    with pytest.raises(DataError, match="at least one"):
-        wilson_interval(0, 0)
-
-
-def test_difference_interval_of_a_published_example() -> None:
-    # Newcombe 1998, table II, example (a): 56/70 against 48/80; method 10 gives 0.0524 to 0.3339.
-    low, high = difference_interval(56 / 70, wilson_interval(56, 70), 48 / 80, wilson_interval(48, 80))
-    assert (low, high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
-
-
-def test_difference_interval_is_antisymmetric() -> None:
-    a, b = (0.7, wilson_interval(7, 10)), (0.4, wilson_interval(8, 20))
-    low, high = difference_interval(*a, *b)
-    assert difference_interval(*b, *a) == pytest.approx((-high, -low))
-    assert low < 0.7 - 0.4 < high

@@ -1,5 +1,6 @@
 """The studies in benchmarks/, at a size that only shows that they run, share steps and write their tables."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -13,9 +14,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from raygen.tiny.oracle import ORACLES, Oracle
-
 from raygen.datasets.rows import RowIndex
+from raygen.tiny.oracle import ORACLES, Oracle
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = (
@@ -113,6 +113,25 @@ def test_the_study_of_the_unbiased_distribution_goes_on_where_it_stopped(tmp_pat
     assert Counter((row["target_label"], places[row["image_id"]]) for row in real) == {(0, 1): 4, (1, 0): 4}
 
 
+def test_a_gain_is_over_the_best_control_of_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    best_control = importlib.import_module("_effect_tables").best_control
+    worst = {
+        "erm": [0.0, 5.0],
+        "dbb": [70.0, 60.0],
+        "dbb_unpruned": [80.0, 90.0],
+        "control_flat": [20.0, 50.0],
+        "control_paste": [65.0, 40.0],
+        "unpruned_control_flat": [30.0, 95.0],
+        "unpruned_control_paste": [70.0, 10.0],
+    }
+    assert best_control(worst, "dbb", "dbb") == [65, 50]
+    assert best_control(worst, "dbb_unpruned", "dbb") == [70, 95]
+    assert best_control(worst, "erm", "dbb") == best_control(worst, "erm", None) == []
+    kept = {name: values for name, values in worst.items() if not name.startswith("unpruned")}
+    assert best_control(kept, "dbb_unpruned", "dbb") == []
+
+
 def test_a_study_of_photos_that_are_not_there_says_so(tmp_path: Path) -> None:
     said = run("effect", "--photos", str(tmp_path / "none.tar.gz"), folder=tmp_path, settings=())
     assert said == f"{tmp_path}/none.tar.gz is not there: nothing to do without photos\n"
@@ -139,7 +158,7 @@ def test_a_study_of_photos_goes_on_and_names_what_cannot_be_run(tmp_path: Path) 
     given = ("effect", "--photos", "photos.tar.gz", "--seeds", "1", "--recipes", "jtt", "dbb")
     first = run(*given, folder=tmp_path, settings=settings)
     (row,) = [line.split(" | ") for line in first.splitlines() if line.startswith("| jtt | class |")]
-    assert " / " in row[6]  # original and flipped
+    assert " / " in row[7]  # original and flipped
     assert row[-1].endswith("CPU s |")
     assert "| dbb | class | " in first
     assert "it paints only the birds of 'scenes', but the dataset is" in first

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayTaskError
 
+from raygen.algorithms.loop import GENERATED_SHARE
 from raygen.cluster import capacity
 from raygen.cluster.placement import Need
 from raygen.datasets.rows import RowIndex
@@ -86,8 +87,12 @@ def chosen_pictures(config: RunConfig, base: Base, candidate_set: CandidateSet, 
 def same_as_trial(folder: Path, config: RunConfig, progress: Progress) -> bool:
     """Whether the refit with the run's seed went through the same accuracies as the trial did."""
     path = folder / "fit" / f"seed_{config.seed}" / "history.json"
-    epochs = json.loads(path.read_text(encoding="utf-8"))["epochs"]
-    return bool(epochs == progress.epochs)
+    # Trials of before did not note the share of the loss.
+    refitted, tried = (
+        [{name: value for name, value in entry.items() if name != GENERATED_SHARE} for entry in epochs]
+        for epochs in (json.loads(path.read_text(encoding="utf-8"))["epochs"], progress.epochs)
+    )
+    return refitted == tried
 
 
 def _fit_seed(config: RunConfig, base: Base, extra: ExtraRows, folder: Path, whole: Path, seed: int) -> Step:

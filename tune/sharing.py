@@ -14,7 +14,8 @@ from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier import weights_file
 from raygen.datasets.rows import RowIndex
 from raygen.errors import ConfigError
-from raygen.fits.extra_pictures import GeneratedPictures, attributes, candidate_rows
+from raygen.fits.candidate_rows import candidate_rows
+from raygen.fits.extra_pictures import GeneratedPictures, attributes
 from raygen.storage.progress import Say
 from tune.candidate_sets import Base, CandidateSet
 from tune.scoring import halvings

@@ -48,6 +48,12 @@ def default_space(recipe: Any, *, where: str) -> dict[str, Domain]:
     return {f"{part}.{name}": Domain(**fields) for part, space in spaces.items() for name, fields in space.items()}
 
 
+def former_space(run: RunConfig) -> dict[str, Domain]:
+    """Domains of the recipe's default space that were others before, as they were."""
+    former = ALGORITHMS[run.algorithm.name].Config.former_space
+    return {f"algorithm.{name}": Domain(**fields) for name, fields in former.items()}
+
+
 def check_algorithm(run: RunConfig) -> None:
     """Checks that a trial can fit by the run's algorithm.
 

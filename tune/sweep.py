@@ -51,6 +51,8 @@ def sweep(
         StageError: No trial could be completed.
         KeyboardInterrupt: Interrupted; what is done stays done.
     """
+    if not fresh and (out / "config.yaml").is_file():
+        config = config.as_begun(load_yaml(out / "config.yaml"))
     opened = Opened(config.run)
     if "inpainter.model" not in config.space:
         preflight.check_painter(opened, out, fresh=fresh)

@@ -12,7 +12,7 @@ from raygen.errors import ConfigError
 from raygen.run.config import RunConfig, make_config
 from raygen.seeding import MAX_SEED
 from tune.domains import Domain
-from tune.spaces import Space, check_algorithm, default_space
+from tune.spaces import Space, check_algorithm, default_space, former_space
 
 Metric = Literal["worst_group", "average"]
 
@@ -85,8 +85,32 @@ class SweepConfig:
         return {**self.run.model_dump(mode="json"), "tune": self.search.model_dump(mode="json", exclude_unset=False)}
 
     def identity(self) -> dict[str, Any]:
-        """What two sweeps that share a folder must have in common: not how many trials, nor where they run."""
-        return {**self.run.deciding(), "tune": self.search.deciding()}
+        """What two sweeps that share a folder must have in common: not how many trials, nor where they run.
+
+        A default domain that was another one before is known by that: see `as_begun`.
+        """
+        search = self._with_space(self._former())
+        return {**self.run.deciding(), "tune": search.deciding()}
+
+    def as_begun(self, begun: Mapping[str, Any]) -> "SweepConfig":
+        """The sweep with the former default domains that a folder was begun with, in place of today's.
+
+        Args:
+            begun: The config of the folder's sweep, plain data.
+        """
+        found = (begun.get("tune") or {}).get("space") or {}
+        former = {path: d for path, d in self._former().items() if found.get(path) == d.model_dump(mode="json")}
+        return SweepConfig(self.run, self._with_space(former))
+
+    def _former(self) -> dict[str, Domain]:
+        """Former domains of parameters that are searched as they are by default."""
+        default = default_space(self.run.recipe, where="tune.space")
+        return {
+            path: d for path, d in former_space(self.run).items() if self.search.space.get(path) == default.get(path)
+        }
+
+    def _with_space(self, domains: Mapping[str, Domain]) -> SearchConfig:
+        return self.search.model_copy(update={"space": {**self.search.space, **domains}})
 
 
 def make_sweep(data: Mapping[str, Any], overrides: Sequence[str], *, where: str) -> SweepConfig:

@@ -31,6 +31,7 @@ class AlgorithmBase(Strict, decides=Decides.RESULTS):
         without_terms: Fields of terms of the loss that a recipe's name cannot ask it for, although it has them.
         space: What of its fields a sweep of its synthesis's own recipe searches by default: fields of a
             `tune.domains.Domain` by the field's name.
+        former_space: Domains that stood there before: a sweep that was begun with one goes on with it.
     """
 
     paper: ClassVar[str]
@@ -40,6 +41,7 @@ class AlgorithmBase(Strict, decides=Decides.RESULTS):
     needs_groups_of: ClassVar[Literal["train", "val"] | None] = None
     without_terms: ClassVar[tuple[str, ...]] = ()
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    former_space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     if TYPE_CHECKING:  # fields that each declares itself, and so at a place of its own in a config's file
         name: str  # that of the registry

@@ -32,6 +32,9 @@ from raygen.inpainters.fills import Infilling
 from raygen.seeding import row_seed
 from raygen.worker import Numerics, Worker
 
+# In a fit's history: how much of an epoch's loss weights the added pictures had.
+GENERATED_SHARE = "generated_share"
+
 
 class LoopConfig(AlgorithmBase):
     """Fields that every algorithm of this loop has.
@@ -195,6 +198,8 @@ def fit_loop(
                 ) from error
             correct_N = right_predictions(classifier, val, worker)
             entry = {"epoch": epoch, "loss": loss, **accuracies(correct_N, val)}
+            if (share := stepper.generated_share) is not None:
+                entry[GENERATED_SHARE] = share
             progress.wait()  # whoever ends the fit in `on_epoch` finds all epochs before on the disk
             if worker.on_epoch is not None and worker.leads:
                 worker.on_epoch(entry, correct_N)

@@ -107,6 +107,8 @@ class Stepper:
     ) -> None:
         self._network, self._train, self._weights, self._beside = network, train, loss_weights, beside
         self._worker, self._terms, self._infilling, self._are_pairs = worker, terms, train.infilling, False
+        # Of the loss weights of an epoch's batches: those of added pictures, and all.
+        self._held, self._all = 0.0, 0.0
         self._feed = Feed(
             train, network.classifier.frame, worker, augment=augment, with_masks=terms.saliency_penalty > 0
         )
@@ -145,7 +147,7 @@ class Stepper:
         networks = [self._network, *([] if self._beside is None else [self._beside])]
         for network in networks:
             network.classifier.train()
-        self._are_pairs = mixed is not None
+        self._are_pairs, self._held, self._all = mixed is not None, 0.0, 0.0
         weight_D = self._fixed_weights(batches)
         total = torch.zeros((), dtype=torch.float64, device=worker.device)
         images, told = 0, begun
@@ -170,6 +172,17 @@ class Stepper:
             for network in networks:
                 _share_statistics(network.classifier)
         return _finite(float(total)) / len(batches), images / max(time.monotonic() - begun, 1e-9)
+
+    @property
+    def generated_share(self) -> float | None:
+        """The share of the last epoch's loss weights that added pictures had, in [0, 1]; None where there are none."""
+        return self._held / self._all if self._train.generated_N.any() and self._all else None
+
+    def _note(self, weight_B: np.ndarray, positions_B: np.ndarray) -> np.ndarray:
+        """Notes how much of a whole batch's weights added pictures have; gives the weights back."""
+        self._held += float(weight_B[self._train.generated_N[positions_B]].sum())
+        self._all += float(weight_B.sum())
+        return weight_B
 
     def _own(self, num: int) -> np.ndarray:
         return self._feed.own(num, are_pairs=self._are_pairs)
@@ -293,7 +306,9 @@ class Stepper:
         if isinstance(weigh, AdaptiveWeights | Companion):
             return None
         weights = [
-            weigh(train.label_N[positions_B], train.generated_N[positions_B])[self._own(len(positions_B))]
+            self._note(weigh(train.label_N[positions_B], train.generated_N[positions_B]), positions_B)[
+                self._own(len(positions_B))
+            ]
             for positions_B in batches
         ]
         return torch.from_numpy(np.concatenate(weights)).float().to(worker.device)
@@ -316,6 +331,7 @@ class Stepper:
         else:
             assert isinstance(self._weights, AdaptiveWeights)
             weight_B = self._weights.weigh(positions_B, all_losses_B, others_B > 0)
+        self._note(weight_B, positions_B)
         return on_device(torch.from_numpy(weight_B[share]).float(), worker.device)
 
 

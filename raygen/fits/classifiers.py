@@ -17,6 +17,7 @@ from raygen.algorithms.compilation import check_compiler
 from raygen.algorithms.decoding import Loading
 from raygen.algorithms.features import Role, feature_table
 from raygen.algorithms.heads import HeadConfig, head_of
+from raygen.algorithms.loop import GENERATED_SHARE
 from raygen.algorithms.pictures import open_pictures
 from raygen.algorithms.selection import needs_first_fit, resolved, selection_groups
 from raygen.algorithms.training_set import TrainingSet
@@ -205,11 +206,13 @@ def selecting(
 
 
 def _save(
-    classifier: Classifier, train: TrainingSet, history: list[dict[str, float]], folder: Path, **counts: int
+    classifier: Classifier, train: TrainingSet, history: list[dict[str, float]], folder: Path, **found: int
 ) -> None:
     save_classifier(classifier, folder)
-    counts = {"images": len(train), "extra": int(train.generated_N.sum()), "epochs": len(history), **counts}
-    write_json(folder / "history.json", {"counts": counts, "epochs": history})
+    counts: dict[str, Any] = {"images": len(train), "extra": int(train.generated_N.sum()), "epochs": len(history)}
+    if shares := [entry[GENERATED_SHARE] for entry in history if GENERATED_SHARE in entry]:
+        counts[GENERATED_SHARE] = float(np.mean(shares))
+    write_json(folder / "history.json", {"counts": {**counts, **found}, "epochs": history})
 
 
 def _write_errors(error_N: np.ndarray, train: TrainingSet, folder: Path) -> None:

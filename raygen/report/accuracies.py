@@ -1,20 +1,21 @@
 """What the page says of accuracies: headline numbers, the chart per group, the tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raygen.datasets.rows import RowIndex
 from raygen.groups import group_name
-from raygen.metrics import difference_interval, wilson_interval
-from raygen.report import collect, figures, measures
+from raygen.intervals import wilson_interval
+from raygen.report import figures, measures
 from raygen.report.figures import percent
+from raygen.report.headline import PLURALS, against_best, chance_of, chance_words, is_chance, points, signed
 from raygen.report.selection import selection_line
 from raygen.report.words import NO_ATTRIBUTE, describe_result, noun_of
 
 # With more groups a table is wider than any screen; the chart shows the lowest ones.
 MAX_TABLE_GROUPS = 8
 MAX_CHART_GROUPS = 16
-MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
+NONE = "\N{EN DASH}"
 
 Entry = Mapping[str, Any]
 
@@ -42,9 +43,9 @@ def results(summary: Entry, rows: RowIndex) -> dict[str, Any]:
         f"whichever it is. {selection_line(summary)}".rstrip()
         + (f" {NO_ATTRIBUTE}; accuracy per class and what is measured beside it is what is known." * (noun == "class")),
         "cards": [
-            *_accuracy_cards(before, shown, rows, split=split, noun=noun),
-            *_picture_card(summary["synthesis"]),
             *_control_card(of_split, recipe, noun=noun),
+            *_accuracy_cards(before, shown, rows, split=split, noun=noun),
+            *_picture_card(summary["synthesis"], summary.get("generated_share", {}).get(recipe)),
         ],
         "chart": _chart(before, shown, rows, name=recipe if after else next(iter(of_split))),
         "measures": measures.table(of_split, split=split, recipe=recipe, noun=noun),
@@ -65,16 +66,12 @@ def _worst(entry: Entry) -> Entry:
     return min(entry["groups"], key=lambda group: group["accuracy"])
 
 
-def _signed(difference: float) -> str:
-    return f"{100 * difference:+.1f}".replace("-", MINUS)
-
-
-def _points(difference: float) -> str:
-    return f"{_signed(difference)} points"
-
-
 def _interval(entry: Entry) -> str:
-    low, high = entry["worst_group_ci"]
+    return _between(entry["worst_group_ci"])
+
+
+def _between(interval: Sequence[float]) -> str:
+    low, high = interval
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
@@ -89,50 +86,62 @@ def _accuracy_cards(
         average_lines = [] if adjusted is None else [f"Adjusted {percent(adjusted)}"]
     else:
         was, average_was = percent(before["worst_group"]), percent(before["average"])
-        gain = _points(after["worst_group"] - before["worst_group"])
+        gain = points(after["worst_group"] - before["worst_group"])
         lines = [
             f"{gain}; intervals {_interval(before)} and {_interval(after)}",
             f"Worst before: {_name(_worst(before), rows)}; after: {_name(_worst(after), rows)}",
         ]
-        average_lines = [_points(after["average"] - before["average"])]
+        average_lines = [points(after["average"] - before["average"])]
         if adjusted is not None and before["adjusted_average"] is not None:
             average_lines.append(f"Adjusted {percent(before['adjusted_average'])} → {percent(adjusted)}")
     return [
         {"name": f"Worst-{noun} accuracy, {split}", "was": was, "value": worst, "lines": lines},
+        _mean_card(before, after, split=split, noun=noun),
         {"name": f"Average accuracy, {split}", "was": average_was, "value": average, "lines": average_lines},
     ]
 
 
-def _picture_card(counts: Entry | None) -> list[dict[str, Any]]:
+def _mean_card(before: Entry | None, after: Entry, *, split: str, noun: str) -> dict[str, Any]:
+    """The unweighted mean over groups: their sizes do not count."""
+    low, high = after["group_mean_ci"]
+    lines = [f"Interval {100 * low:.1f} to {100 * high:.1f}; a classifier that knows nothing: {_chance(after)}"]
+    if is_chance(after):
+        lines.insert(0, f"{chance_words(after).capitalize()}: whatever the worst {noun}, this is no success")
+    was = "" if before is None else percent(before["group_mean"])
+    return {
+        "name": f"Mean over {PLURALS[noun]}, {split}",
+        "was": was,
+        "value": percent(after["group_mean"]),
+        "lines": lines,
+    }
+
+
+def _chance(entry: Entry) -> str:
+    chance = chance_of(entry)
+    return NONE if chance is None else percent(chance)
+
+
+def _picture_card(counts: Entry | None, share: float | None) -> list[dict[str, Any]]:
     if counts is None:
         return []
     pruned = sum(counts["pruned"].values())
     lines = [f"of {counts['planned']:,} planned: {pruned:,} pruned, {counts['failed']:,} failed"]
+    if share is not None:
+        lines.append(f"They hold {share:.0%} of the loss")
     return [{"name": "Generated pictures kept", "was": "", "value": f"{counts['kept']:,}", "lines": lines}]
 
 
 def _control_card(of_split: Mapping[str, Entry], recipe: str, *, noun: str) -> list[dict[str, Any]]:
     """How the recipe stands against the strongest control: what the generated pictures bring."""
-    controls = {name: of_split[name] for name in collect.CONTROLS if name in of_split}
-    if not controls or recipe not in of_split:
+    found = against_best(recipe, of_split, recipe)
+    if found is None:
         return []
-    name = max(controls, key=lambda control: controls[control]["worst_group"])
-    ours, theirs = of_split[recipe], controls[name]
-    gain = _points(ours["worst_group"] - theirs["worst_group"])
-    low, high = difference_interval(
-        ours["worst_group"], ours["worst_group_ci"], theirs["worst_group"], theirs["worst_group_ci"]
-    )
-    if low > 0:
-        verdict = "more than the size of the test split explains; seeds vary too"
-    elif high < 0:
-        verdict = "the generated pictures do worse than this control"
-    else:
-        verdict = "no clear difference: this run alone does not show that the pictures help"
+    low, high = found.interval
     lines = [
-        f"{name}: worst {noun} {percent(theirs['worst_group'])}",
-        f"Interval of the difference {_signed(low)} to {_signed(high)}: {verdict}",
+        f"{found.control}: worst {noun} {percent(of_split[found.control]['worst_group'])}",
+        f"Interval of the difference {signed(low)} to {signed(high)}: {found.verdict}",
     ]
-    return [{"name": "Against the best control", "was": "", "value": gain, "lines": lines}]
+    return [{"name": "Against the best control", "was": "", "value": points(found.gain), "lines": lines}]
 
 
 def _chart(before: Entry | None, after: Entry, rows: RowIndex, *, name: str) -> dict[str, Any]:
@@ -188,6 +197,8 @@ def _table(summary: Entry, split: str, rows: RowIndex) -> dict[str, Any]:
                 "is_recipe": name == recipe,
                 "worst": f"{100 * entry['worst_group']:.1f}",
                 "interval": _interval(entry),
+                "mean": f"{100 * entry['group_mean']:.1f}",
+                "mean_note": chance_words(entry) if is_chance(entry) else _between(entry["group_mean_ci"]),
                 "average": f"{100 * entry['average']:.1f}",
                 "adjusted": NONE if adjusted is None else f"{100 * adjusted:.1f}",
                 "cells": cells,

@@ -21,16 +21,18 @@ from raygen.config import load_yaml
 from raygen.datasets.rows import RowIndex
 from raygen.errors import RunFolderError, unreadable
 from raygen.pruners import PruneThresholds, verdicts
-from raygen.report.selection import selected_by
-from raygen.run.results import MEASURES_FILE, measured, results
+from raygen.report.selection import generated_share, selected_by
+from raygen.run.results import LATER_FOLDER, MEASURES_FILE, measured, results
 from raygen.schema import ROLE
 from raygen.storage.parts import CANDIDATE_SCORES, failure_reasons
-from raygen.storage.run_folder import RunFolder, read_manifest
+from raygen.storage.run_folder import RunFolder, output_digest, read_manifest
 from raygen.storage.versions import versions
 from raygen.storage.writing import write_json
+from raygen.synthesis.controls import CONTROL_KINDS
 
-CONTROLS = ("control_duplicate", "control_hole", "control_flat")
+CONTROLS = tuple(f"control_{kind}" for kind in CONTROL_KINDS)
 _NO_THRESHOLDS = PruneThresholds.model_validate({"source_probability_below": {}, "attribution_above": {}})
+PREDICTIONS_FILE = "predictions.parquet"
 PREDICTION_KEYS = ("image_id", "label", "attribute", "split")
 
 
@@ -39,7 +41,8 @@ def summarize(run: Path) -> dict[str, Any]:
 
     `label` and `attribute` of a group are the numbers of the SOURCE columns. Where no row of a split has an
     attribute, the groups are the classes and `attribute` is null. `synthesis` is null for a recipe that generates
-    nothing. `measures` of a result on a split are empty where they were not taken, as by versions before them.
+    nothing. `measures` of a result on a split are empty where they were not taken, as by versions before them;
+    `generated_share` holds, by result, the share of the loss that added pictures had, where the fit noted it.
 
     Args:
         run: The run's folder.
@@ -68,6 +71,7 @@ def summarize(run: Path) -> dict[str, Any]:
         "synthesis": _synthesis_counts(run),
         "failures": failures(run),
         "selected_by": selected_by(run, names),
+        "generated_share": generated_share(run, names),
         "results": found,
     }
 
@@ -97,15 +101,32 @@ def load_predictions(run: Path) -> pa.Table:
     Raises:
         RunFolderError: The run has not been evaluated, or the file is damaged.
     """
-    path = run / "evaluation" / "predictions.parquet"
-    if not path.is_file():
+    table = _predictions(run / "evaluation")
+    if table is None:
         raise RunFolderError(
-            f"{path} is not there: the run is not finished. Run it again; it goes on where it stopped."
+            f"{run / 'evaluation' / PREDICTIONS_FILE} is not there: the run is not finished. Run it again; it goes on "
+            "where it stopped."
         )
+    if later_fits(run) and (later := _predictions(run / LATER_FOLDER)) is not None:
+        for name in result_names(later):  # of the same images, in the same order
+            table = table.append_column(later.schema.field(name), later[name])
+    return table
+
+
+def later_fits(run: Path) -> dict[str, Any]:
+    """Digests of the controls that were evaluated after these very predictions, by name; empty where none were."""
+    manifest, first = read_manifest(run / LATER_FOLDER), read_manifest(run / "evaluation")
+    if manifest is None or first is None or manifest["depends"]["evaluation"] != output_digest(first):
+        return {}
+    return dict(manifest["depends"]["fits"])
+
+
+def _predictions(folder: Path) -> pa.Table | None:
+    path = folder / PREDICTIONS_FILE
     try:
-        return pq.read_table(path)
+        return pq.read_table(path) if path.is_file() else None
     except (pa.ArrowInvalid, OSError) as error:
-        raise RunFolderError(unreadable(path, error, f"Delete {path.parent} and run again.")) from error
+        raise RunFolderError(unreadable(path, error, f"Delete {folder} and run again.")) from error
 
 
 def load_measures(run: Path) -> pa.Table | None:
@@ -116,7 +137,11 @@ def load_measures(run: Path) -> pa.Table | None:
     """
     folder = run / "measures"
     manifest, evaluation = read_manifest(folder), read_manifest(run / "evaluation")
-    if manifest is None or (evaluation is not None and evaluation["depends"]["fits"] != manifest["depends"]["fits"]):
+    if manifest is None:
+        return None
+    evaluated = {} if evaluation is None else {**evaluation["depends"]["fits"], **later_fits(run)}
+    measured_fits = manifest["depends"]["fits"]
+    if any(measured_fits.get(name, digest) != digest for name, digest in evaluated.items()):
         return None
     path = folder / MEASURES_FILE
     try:
@@ -132,7 +157,8 @@ def result_names(predictions: pa.Table) -> list[str]:
 
 def order_results(names: Iterable[str], recipe: str) -> list[str]:
     """Names of results as a reader compares them: ERM, the recipe, without pruning, upper bound, controls, others."""
-    first = ["erm", recipe, f"{recipe}_unpruned", "erm_reweighted", *CONTROLS]
+    of_unpruned = [f"unpruned_{control}" for control in CONTROLS]
+    first = ["erm", recipe, f"{recipe}_unpruned", "erm_reweighted", *CONTROLS, *of_unpruned]
     present = set(names)
     return [name for name in dict.fromkeys(first) if name in present] + sorted(present - set(first))
 

@@ -17,7 +17,7 @@ from raygen.report.html import render
 from raygen.report.words import noun_of
 from raygen.storage.writing import write_text
 
-MEASURES = ("worst_group", "average")
+MEASURES = ("worst_group", "group_mean", "average")
 
 
 def compare(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -25,9 +25,9 @@ def compare(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
     Returns:
         Plain rows with `recipe`, `dataset`, `split`, `result`, `num_runs`, `seeds`, `noun` ("class" where no attribute
-        is known: then the worst group is the worst class), and for each of `worst_group` and `average` a mapping of
-        `mean`, `std` (sample standard deviation; null for one run), `min`, `max`. `measures` has such mappings by name,
-        over the runs that have the measure, with its mean `constant` too.
+        is known: then the worst group is the worst class), and for each of `worst_group`, `group_mean` and `average` a
+        mapping of `mean`, `std` (sample standard deviation; null for one run), `min`, `max`. `measures` has such
+        mappings by name, over the runs that have the measure, with its mean `constant` too.
 
     Raises:
         RunFolderError: No run, the same run twice, or one that is not finished.

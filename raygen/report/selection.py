@@ -1,4 +1,4 @@
-"""What each result was selected by on validation, as its fit noted it."""
+"""What each fit noted: what it was selected by on validation, and how much of its loss the added pictures held."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,12 +13,26 @@ def selected_by(run: Path, names: Iterable[str]) -> dict[str, str | None]:
     Raises:
         RunFolderError: A manifest is damaged.
     """
+    return _noted(run, names, "selected_by")
+
+
+def generated_share(run: Path, names: Iterable[str]) -> dict[str, float]:
+    """The share of the loss that each result's added pictures held, in [0, 1]; fits of before, and heads, said nothing.
+
+    Raises:
+        RunFolderError: A manifest is damaged.
+    """
+    return _noted(run, names, "generated_share")
+
+
+def _noted(run: Path, names: Iterable[str], what: str) -> dict[str, Any]:
+    """What fits noted beside their counts, by result."""
     found = {}
     for name in names:
         manifest = read_manifest(run / "erm") if name == "erm" else read_manifest(run / "fit" / name)
         counts = {} if manifest is None else manifest.get("counts", {})
-        if "selected_by" in counts:
-            found[name] = counts["selected_by"]
+        if what in counts:
+            found[name] = counts[what]
     return found
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from raygen.report import measures
+from raygen.report import headline, measures
 from raygen.report.measures import row_entry
 from raygen.report.selection import selection_line
 from raygen.report.words import NO_ATTRIBUTE, describe_point, noun_of
@@ -37,38 +38,53 @@ def print_results(summary: Mapping[str, Any]) -> None:
     groups = sorted({group["group"] for entry in entries.values() for group in entry["groups"]})
     shown = groups if len(groups) <= MAX_GROUP_COLUMNS else []
     letter, nouns = noun[0], {"group": "groups", "class": "classes"}[noun]
-    table = Table(title=f"{split} accuracy, % (worst {noun}: 95% interval; {letter}0, {letter}1 …: {nouns})")
+    named = f"worst {noun}: 95% interval; mean: over {nouns}; {letter}0, {letter}1 …: {nouns}"
+    table = Table(title=f"{split} accuracy, % ({named})", box=box.SIMPLE_HEAD)  # lines would take a column of numbers
     # Where a table is too wide, a long name goes on in a second line: a number that is cut is another number.
     table.add_column("result", overflow="fold")
-    for name in ("average", f"worst {noun}", *(f"{letter}{group}" for group in shown)):
+    for name in (f"worst {noun}", "mean", "avg.", *(f"{letter}{group}" for group in shown)):
         table.add_column(name, justify="right", no_wrap=True)
     for name, found in entries.items():
+        if name.startswith("unpruned_control_"):
+            continue  # too wide, and too many: the page and summary.json have them
         low, high = found["worst_group_ci"]
         accuracy = {group["group"]: _percent(group["accuracy"]) for group in found["groups"]}
         worst = f"{_percent(found['worst_group'])} ({_percent(low)}-{_percent(high)})"
-        table.add_row(name, _percent(found["average"]), worst, *(accuracy.get(group, "") for group in shown))
+        cells = (worst, _percent(found["group_mean"]), _percent(found["average"]))
+        table.add_row(name, *cells, *(accuracy.get(group, "") for group in shown))
     console.print(table)
+    for line in headline.lines(summary, entries, noun=noun):
+        console.print(line, soft_wrap=True)
     if noun == "class":
         console.print(f"  {NO_ATTRIBUTE}.", soft_wrap=True)
     if line := selection_line(summary):
         console.print(line, soft_wrap=True)
     _print_measures(console, entries, split=split)
-    counts = summary.get("synthesis")
-    if counts:
-        pruned = ", ".join(f"{n} by {reason}" for reason, n in counts["pruned"].items()) or "none"
-        console.print(
-            f"pictures: {counts['planned']} planned, {counts['generated']} generated, {counts['kept']} kept, "
-            f"pruned {pruned}, {counts['failed']} failed",
-            soft_wrap=True,
-        )
-        if counts.get("mask_iou") is not None:
-            console.print(f"object masks: mean IoU {counts['mask_iou']:.2f} with the dataset's own")
+    _print_pictures(console, summary)
     if summary.get("failures"):
         console.print(_failures_table(summary["failures"]))
     if summary.get("seconds"):
         total = sum(summary["seconds"].values())
         steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary["seconds"].items())
         console.print(f"time: {total:.0f} s ({steps})", soft_wrap=True)
+
+
+def _print_pictures(console: Console, summary: Mapping[str, Any]) -> None:
+    """What became of the pictures; nothing where none were to be made."""
+    counts = summary.get("synthesis")
+    if not counts:
+        return
+    pruned = ", ".join(f"{n} by {reason}" for reason, n in counts["pruned"].items()) or "none"
+    console.print(
+        f"pictures: {counts['planned']} planned, {counts['generated']} generated, {counts['kept']} kept, "
+        f"pruned {pruned}, {counts['failed']} failed",
+        soft_wrap=True,
+    )
+    shares = summary.get("generated_share") or {}
+    if (share := shares.get(summary["recipe"])) is not None:
+        console.print(f"the kept pictures hold {share:.0%} of the loss of {summary['recipe']}", soft_wrap=True)
+    if counts.get("mask_iou") is not None:
+        console.print(f"object masks: mean IoU {counts['mask_iou']:.2f} with the dataset's own")
 
 
 def _print_measures(console: Console, entries: Mapping[str, Mapping[str, Any]], *, split: str) -> None:
@@ -106,11 +122,11 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     rows = [row for row in rows if row["split"] == "test"]
     entries = [row_entry(row) for row in rows]
     worst = " / ".join(dict.fromkeys(f"worst {row['noun']}" for row in rows)) or "worst group"
-    for name in ("recipe", "result", "runs", worst, "average"):
+    for name in ("recipe", "result", "runs", worst, "mean", "average"):
         is_name = name in {"recipe", "result"}
         table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for row in rows:
-        cells = [_spread(row[measure]) for measure in ("worst_group", "average")]
+        cells = [_spread(row[measure]) for measure in ("worst_group", "group_mean", "average")]
         table.add_row(row["recipe"], row["result"], str(row["num_runs"]), *cells)
     console = _console()
     console.print(table)

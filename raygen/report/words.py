@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raygen.synthesis.controls import ControlKind
+
 PSI, RHO = "\N{GREEK SMALL LETTER PSI}", "\N{GREEK SMALL LETTER RHO}"
 
 GROUP_GLOSSARY = (
@@ -10,6 +12,11 @@ GROUP_GLOSSARY = (
     (
         "worst-group accuracy",
         "The lowest accuracy over the groups that occur, whichever group it is (Sagawa et al. 2020).",
+    ),
+    (
+        "mean over groups",
+        "The unweighted mean of the groups' accuracies. A classifier that knows nothing has 1/C of C classes there, "
+        "and its worst group may be far better than that of one which reads the wrong cue.",
     ),
     ("average", "Share of all images of the split that are right."),
     (
@@ -20,7 +27,8 @@ GROUP_GLOSSARY = (
 GLOSSARY = (
     (
         "interval",
-        "95% Wilson interval: what the number of test images leaves open. It does not cover other seeds.",
+        "95%: what the number of test images leaves open. Of a single accuracy Wilson's; of the worst one, whichever "
+        "it is, and of the mean, made of exact ones that hold together. It does not cover other seeds.",
     ),
     ("erm", "Empirical risk minimisation: plain training on the data as they are."),
 )
@@ -32,6 +40,7 @@ CLASS_GLOSSARY = (
         "The lowest accuracy over the classes. No attribute is known, so a group inside of a class, such as its images "
         "with an unusual background, may be worse unseen.",
     ),
+    ("mean over classes", "The unweighted mean of the classes' accuracies: 1/C where nothing is known of C classes."),
     ("average", "Share of all images of the split that are right."),
 )
 
@@ -57,7 +66,8 @@ SYNTHESIS_GLOSSARY = (
     ("kept, pruned, failed", f"Kept for training; left out because of {PSI} or {RHO}; could not be generated."),
     (
         "controls",
-        "The same fit with as many extra rows in place of the recipe's pictures: copies, grey holes, flat colours.",
+        "The same fit with as many extra rows in place of the recipe's pictures: copies, grey holes, flat colours, "
+        "pasted objects, the pictures under labels that say nothing of them, real images of the rarest groups.",
     ),
     ("heat map", "Grad-CAM for the class that the classifier predicts: bright regions spoke for that answer."),
 )
@@ -68,6 +78,14 @@ REASONS = {
     "source_probability+attribution_inside": f"both ({PSI} and {RHO})",
 }
 
+CONTROL_WORDS: Mapping[ControlKind, str] = {
+    "duplicate": "plain copies instead of generated pictures",
+    "hole": "repaint region left grey, target label",
+    "flat": "repaint region in one random object colour, target label",
+    "paste": "a real object of the target class pasted where the old one was",
+    "shuffled": "the generated pictures, their labels exchanged among them",
+    "reweight": "real images of the target class's rarest group, as many times",
+}
 
 # Said beside the numbers where the shipped model painted.
 TINY_PAINTER = (
@@ -102,9 +120,8 @@ def describe_result(name: str, recipe: str) -> str:
         "erm": "plain training on the data as they are",
         f"{recipe}_unpruned": "the recipe without pruning: every generated picture",
         "erm_reweighted": "plain training with all groups weighted alike" + NEEDS["train"],
-        "control_duplicate": "control: plain copies instead of generated pictures",
-        "control_hole": "control: repaint region left grey, target label",
-        "control_flat": "control: repaint region in one random object colour, target label",
+        **{f"control_{kind}": f"control: {text}" for kind, text in CONTROL_WORDS.items()},
+        **{f"unpruned_control_{kind}": f"control of all rows: {text}" for kind, text in CONTROL_WORDS.items()},
     }
     return fixed.get(name, "")
 

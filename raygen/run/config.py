@@ -21,7 +21,7 @@ from raygen.pools.pipeline import Engine
 from raygen.run.names import TERMS, find_recipe, terms_of
 from raygen.run.presets import preset_overrides
 from raygen.synthesis import SYNTHESES, SynthesisConfig
-from raygen.synthesis.controls import CONTROL_KINDS, ControlKind
+from raygen.synthesis.controls import CONTROL_KINDS, FIRST_KINDS, ControlKind
 from raygen.textual_inversion.config import TextualInversionConfig
 
 
@@ -63,8 +63,11 @@ class RunConfig(Strict, decides=Decides.RESULTS):
             `--set textual_inversion.num_images=30`, or any other field, switches it on.
         pools: Actors, CPUs, GPUs and batch sizes of the four pools.
         fit: Workers of a fit.
-        controls: Which controls are fitted beside the recipe, with as many extra rows from the same sources.
-        unpruned: Also fit with every generated picture, kept or pruned, as "<recipe>_unpruned".
+        controls: Which controls are fitted beside the recipe, with as many extra rows from the same sources
+            (`raygen.synthesis.controls`). By default all that the dataset allows: "reweight" needs the groups of the
+            training images, "paste" objects.
+        unpruned: Also fit with every generated picture, kept or pruned, as "<recipe>_unpruned", and with the controls
+            of as many rows, as "unpruned_control_<kind>".
         measures: What fits are measured by beside accuracy.
         unit_rows: Rows that are committed at once; a multiple of pools.inpainter.batch_size.
         max_failed_fraction: A pass stops when more than this share of its rows fails.
@@ -104,6 +107,11 @@ class RunConfig(Strict, decides=Decides.RESULTS):
     def needs_model(self) -> bool:
         """Whether an inpainting model paints: something is generated, and not by the synthesis itself."""
         return self.synthesis is not None and self.synthesis.own_painter() is None and self.synthesis.paints()
+
+    def deciding(self, *without: Decides) -> dict[str, Any]:
+        """As for every config; of the controls, those that came first. The later ones change nothing of the others."""
+        found = super().deciding(*without)
+        return {**found, "controls": [kind for kind in self.controls if kind in FIRST_KINDS]}
 
     @field_validator("recipe")
     @classmethod

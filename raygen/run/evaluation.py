@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen.classifier import load_classifier
+from raygen.classifier.architectures import SMALL_RESNET
 from raygen.datasets import make_dataset
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
@@ -18,7 +19,8 @@ from raygen.pools import pipeline
 from raygen.pools.config import PoolsConfig
 from raygen.pools.pipeline import Engine
 from raygen.pools.units import Pass
-from raygen.run.results import HELD_OUT_SPLITS, results
+from raygen.run.config import RunConfig
+from raygen.run.results import HELD_OUT_SPLITS, LATER_FOLDER, results
 from raygen.run.steps import Run, RunStep
 from raygen.stages.score import PredictStage
 from raygen.stages.spec import StageSpec
@@ -29,30 +31,51 @@ from raygen.storage.writing import atomic
 
 # Model calls of a unit: with fewer, Ray's cost per block shows beside so short a stage.
 MAX_CALLS = 8
+# Images up to which the small network predicts in this process.
+SHORT = 10_000
 # Of a unit's pictures, which are in memory at once.
 UNIT_BYTES = 512 << 20
 
 
-def evaluation(run: Run, fitted: Mapping[str, Step]) -> RunStep:
-    """Predicted labels of fits, by name, on the validation and test splits, in evaluation/predictions.parquet."""
+def evaluation(run: Run, fitted: Mapping[str, Step], *, later: bool = False) -> RunStep:
+    """Predicted labels of fits, by name, on the validation and test splits, in evaluation/predictions.parquet.
+
+    Args:
+        run: The run.
+        fitted: The fits.
+        later: Whether they are the controls that came later than others. Theirs are in `LATER_FOLDER`, beside the
+            others' and not among them: folders that were evaluated before stay as they are.
+    """
 
     def evaluate(step: Step) -> Mapping[str, Any]:
-        predictions, failed = predictions_in(run, step, held_out(run.index), fitted)
+        table = held_out(run.index)
+        engine = _engine(run.config, table.num_rows) if later else run.config.engine
+        predictions, failed = predictions_in(run, step, table, fitted, engine=engine)
         with atomic(step.folder / "predictions.parquet") as temporary:
             pq.write_table(predictions, temporary)
         return {"images": predictions.num_rows, "failed": failed}
 
     return RunStep(
-        "evaluation",
-        inputs={"data": run.done["data"], "fits": fitted},
+        LATER_FOLDER if later else "evaluation",
+        inputs={
+            "data": run.done["data"],
+            "fits": fitted,
+            **({"evaluation": run.done["evaluation"]} if later else {}),
+        },
         settings={"scorer": run.config.pools.scorer.deciding()},
         doing="evaluating on validation and test",
         body=evaluate,
     )
 
 
+def _engine(config: RunConfig, num_images: int) -> Engine:
+    """Where few pictures are looked at by the small network: here, while actors would still start. The same bits."""
+    is_small = config.classifier.architecture == SMALL_RESNET and config.pools.scorer.torch_device == "cpu"
+    return "local" if is_small and num_images <= SHORT else config.engine
+
+
 def predictions_in(
-    run: Run, step: Step, table: pa.Table, fitted: Mapping[str, Step]
+    run: Run, step: Step, table: pa.Table, fitted: Mapping[str, Step], *, engine: Engine | None = None
 ) -> tuple[pa.Table, dict[str, int]]:
     """Predicted labels of fits, by name, beside the columns of `table`, and failed pictures by reason.
 
@@ -61,6 +84,7 @@ def predictions_in(
         step: Its step, in whose folder the pass's parts are for as long as it lasts.
         table: The images; see `held_out`.
         fitted: The fits.
+        engine: Where it runs; by default where the run does.
     """
     config, parts = run.config, step.folder / "parts"
     parts.mkdir()
@@ -72,7 +96,7 @@ def predictions_in(
         fingerprint=step.fingerprint,
         pools=config.pools,
         max_failed_fraction=config.max_failed_fraction,
-        engine=config.engine,
+        engine=engine or config.engine,
         say=labelled(step.folder.name, run.say),
     )
     failed = dict(failure_reasons(parts))

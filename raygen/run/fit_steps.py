@@ -146,6 +146,8 @@ def _fit(
         "extra": None if extra is None else [extra.kind, extra.digest, fingerprint(list(extra.keys))],
         **request.algorithm.fitted_anew(has_extra=extra is not None),
     }
+    if extra is not None and extra.grown_px is not None:
+        settings["extra_grown_px"] = extra.grown_px
     # Each is named only where there is one, so that folders without it stay valid.
     weights = weights_file(config.classifier)
     if weights is not None and weights.is_file():

@@ -1,9 +1,9 @@
-"""From scores to pictures: learned tokens, what to generate, the candidates, and which of them are kept."""
+"""From scores to pictures: learned tokens, what to generate, and the candidates."""
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,8 @@ from raygen.config import fingerprint
 from raygen.endpoint.connect import connect_endpoint
 from raygen.errors import DataError
 from raygen.fits import tokens as token_fits
-from raygen.fits.extra_pictures import ExtraRows
 from raygen.inpainters.fills import VERSION
 from raygen.inpainters.served import store_tokens
-from raygen.pruners import PruneThresholds, nothing_kept, verdicts
 from raygen.run.fit_steps import identifier, workers_of
 from raygen.run.score_steps import scores_of
 from raygen.run.steps import Run, RunStep
@@ -30,13 +28,12 @@ from raygen.stages.mask import MaskStage
 from raygen.stages.prune import PruneStage
 from raygen.stages.region import RegionStage
 from raygen.stages.spec import StageSpec
-from raygen.storage.parts import CANDIDATE_SCORES, read_parts
+from raygen.storage.parts import read_parts
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step
 from raygen.storage.writing import atomic, write_json
 from raygen.synthesis import SynthesisConfig
 from raygen.synthesis.base import REPAINT_FRACTION, MaskSearch
-from raygen.synthesis.controls import ControlKind
 
 # What a look at the training images found out for their masks, beside what it saw.
 MASKS_FILE = "found.json"
@@ -295,35 +292,3 @@ def _judge_spec(run: Run, paper: SynthesisConfig) -> StageSpec:
         "device": run.config.pools.pruner.torch_device,
     }
     return StageSpec(PruneStage, "pruner", fields)
-
-
-def added_pictures(run: Run) -> Mapping[str, ExtraRows | None]:
-    """The fits after the first by name, each with the pictures that it adds: the recipe's own, and those beside it.
-
-    Raises:
-        DataError: No picture is kept.
-    """
-    config, paper = run.config, run.config.synthesis
-    if paper is None or not paper.plans():
-        return {} if config.recipe == "erm" else {config.recipe: None}
-    made = run.done["candidates"]
-    table = read_parts(made.folder, columns=CANDIDATE_SCORES)
-    scores = read_parts(run.done["scores"].folder, columns=paper.score_columns())
-    limits = synthesis.of(paper).thresholds(paper, scores, table)
-    (run.folder.path / "fit").mkdir(exist_ok=True)
-    write_json(run.folder.path / "fit" / "thresholds.json", limits.model_dump(mode="json"))
-    kept = _keys(table, limits)
-    if not kept:
-        raise DataError(nothing_kept(table, verdicts(table, limits)[1]))
-    sources: dict[str, tuple[Literal["generated"] | ControlKind, tuple[str, ...]]] = {
-        config.recipe: ("generated", kept),
-        **({f"{config.recipe}_unpruned": ("generated", _keys(table, PruneThresholds()))} if config.unpruned else {}),
-        **{f"control_{kind}": (kind, kept) for kind in config.controls},
-    }
-    folder, digest = str(made.folder.resolve()), made.digest
-    return {name: ExtraRows(kind, keys, candidates=folder, digest=digest) for name, (kind, keys) in sources.items()}
-
-
-def _keys(table: pa.Table, limits: PruneThresholds) -> tuple[str, ...]:
-    kept_N, _ = verdicts(table, limits)
-    return tuple(key for key, kept in zip(table["key"].to_pylist(), kept_N, strict=True) if kept)

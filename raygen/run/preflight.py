@@ -22,6 +22,7 @@ from raygen.inpainters.compilation import check_device
 from raygen.inpainters.model_folder import EXAMPLE, check_model, load_json
 from raygen.inpainters.prompts import tokenize, unknown_tokens
 from raygen.maskers.language import TINY_DATASET
+from raygen.model_files import TINY
 from raygen.pools import pipeline
 from raygen.run.config import RunConfig
 from raygen.run.opened import Opened
@@ -239,7 +240,7 @@ def check_painter(opened: Opened, out: Path, *, fresh: bool) -> None:
         ConfigError: Nobody said which model paints pictures of something else.
     """
     inpainter, info = opened.config.inpainter, opened.dataset.info
-    is_scenes = (info.name, info.class_names) == (TINY_DATASET, CLASS_NAMES)  # a user's folder may be called so
+    is_scenes = _is_of_scenes(opened)
     is_said = "model" in inpainter.model_fields_set or inpainter.kind == "served"
     is_begun = not fresh and (out / MARKER).is_file()
     if not opened.config.needs_model or is_said or is_begun or is_scenes:
@@ -250,6 +251,23 @@ def check_painter(opened: Opened, out: Path, *, fresh: bool) -> None:
         f"id such as inpainter.model={EXAMPLE}, or an endpoint (inpainter.kind=served with inpainter.url). If the "
         f"pictures are scenes, say so: inpainter.model={inpainter.model}"
     )
+
+
+def _is_of_scenes(opened: Opened) -> bool:
+    """Whether the dataset shows what the shipped models know; a user's folder may be called so too."""
+    info = opened.dataset.info
+    return (info.name, info.class_names) == (TINY_DATASET, CLASS_NAMES)
+
+
+def warn_of_painter(opened: Opened, say: Say) -> None:
+    """Says if the shipped model paints pictures of something else: somebody named it."""
+    inpainter, info = opened.config.inpainter, opened.dataset.info
+    if opened.config.needs_model and inpainter.url is None and inpainter.model == TINY and not _is_of_scenes(opened):
+        say(
+            f"warning: inpainter.model is '{TINY}', which paints only the birds of '{TINY_DATASET}', whatever it is "
+            f"asked for; on dataset '{info.name}' its pictures show no {info.class_names[0]}, and no number of this "
+            "run says anything about the recipe"
+        )
 
 
 def warn_of_versions(others: Mapping[str, tuple[str | None, str | None]], say: Say) -> None:
@@ -263,6 +281,7 @@ def say_of_dataset(opened: Opened, say: Say) -> None:
     """Says what the dataset's classes are called and what of it is left out, and warns of classes without names."""
     for line in opened.dataset.lines:
         say(line)
+    warn_of_painter(opened, say)
     warn_of_numbers(opened, say)
 
 

@@ -24,6 +24,8 @@ from raygen.metrics import (
 
 HELD_OUT_SPLITS = ("val", "test")
 MEASURES_FILE = "measures.parquet"
+# Predictions of the controls that came later than others.
+LATER_FOLDER = "control_evaluation"
 # A DeepLIFT whose attributions do not sum to what they explain, but for this share of it, has missed a part of the
 # network. Rounding leaves 1e-15; a rule that is missing leaves tenths.
 COMPLETENESS_TOLERANCE = 1e-3

@@ -63,7 +63,7 @@ class Step:
         """Digest of the finished output, for the steps that depend on it."""
         manifest = read_manifest(self.folder)
         assert manifest is not None, f"{self.folder} is not finished"
-        return fingerprint({name: entry["digest"] for name, entry in manifest["files"].items()})
+        return output_digest(manifest)
 
     @property
     def is_begun(self) -> bool:
@@ -145,6 +145,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise RunFolderError(f"{path} is damaged (wrong kinds of values). Delete {folder} to make it again.")
     _check_format(version, path)
     return manifest
+
+
+def output_digest(manifest: Mapping[str, Any]) -> str:
+    """Digest of what a step's manifest lists."""
+    return fingerprint({name: entry["digest"] for name, entry in manifest["files"].items()})
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -192,6 +192,10 @@ class SynthesisBase(Strict, decides=Decides.RESULTS):
         """What has to be known of the training images before any is masked; None: nothing."""
         return None
 
+    def object_growth_px(self) -> int | None:
+        """How far repaint masks reach beyond the object; None: what is repainted is not the object."""
+        return None
+
     def finder(self) -> AnyFinder | None:
         """The models that find objects by name, where the masker uses any."""
         return None

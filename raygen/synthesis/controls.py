@@ -1,12 +1,12 @@
-"""Controls: what a fit gains from the same number of extra pictures that no model generated.
+"""Controls: what a fit gains from as many extra pictures that no model generated, or that say nothing of their class.
 
-Each is made from the same planned sources as the recipe's pictures. A recipe that does not beat "flat" has not shown
-that its inpainter helps.
+Each takes the places of the recipe's pictures, row by row, in the same fit: the same steps, start and selection. A
+recipe that does not beat the best of them has not shown that its pictures help.
 """
 
-# H height, W width, C colour channels, M colours
+# H height, W width, C colour channels, M rows or colours, N images of the training set, L classes
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,8 +14,12 @@ import numpy as np
 from raygen.errors import DataError
 from raygen.seeding import row_seed
 
-ControlKind = Literal["duplicate", "hole", "flat"]
-CONTROL_KINDS: tuple[ControlKind, ...] = ("duplicate", "hole", "flat")
+ControlKind = Literal["duplicate", "hole", "flat", "paste", "shuffled", "reweight"]
+# Those that runs have had from the first: they are part of what a run's folder is known by.
+FIRST_KINDS: tuple[ControlKind, ...] = ("duplicate", "hole", "flat")
+# What came later, and is fitted and evaluated beside them, so that folders that were begun before go on.
+LATER_KINDS: tuple[ControlKind, ...] = ("paste", "shuffled", "reweight")
+CONTROL_KINDS: tuple[ControlKind, ...] = (*FIRST_KINDS, *LATER_KINDS)
 
 # The grey that is 0 after scaling to [-1, 1]: 127.5, rounded up.
 GREY = np.full(3, 128, dtype=np.uint8)
@@ -24,7 +28,7 @@ GREY = np.full(3, 128, dtype=np.uint8)
 def control_picture(
     kind: ControlKind, image_HWC: np.ndarray, repaint_HW: np.ndarray, *, colour: np.ndarray | None
 ) -> np.ndarray:
-    """The picture that stands for a generated one, (H, W, 3) uint8; a new array.
+    """The picture that stands for a generated one in the first three controls, (H, W, 3) uint8; a new array.
 
     Args:
         kind: "duplicate": the source itself; "hole": its repaint region grey; "flat": its repaint region in a colour.
@@ -42,7 +46,7 @@ def control_picture(
 
 
 def control_label(kind: ControlKind, *, source_label: int, target_label: int) -> int:
-    """Label of a control: a plain copy keeps its own, the others claim the target's."""
+    """Label of a control's row: a plain copy keeps its own, the others claim the target's ("shuffled" exchanges it)."""
     return source_label if kind == "duplicate" else target_label
 
 
@@ -67,3 +71,52 @@ def draw_colour(colours_MC: np.ndarray, *, run_seed: int, key: str) -> np.ndarra
     rng = np.random.default_rng(row_seed(run_seed, f"control_flat/{key}"))
     colour_C: np.ndarray = colours_MC[rng.integers(len(colours_MC))]
     return colour_C
+
+
+def shuffled_labels(label_M: np.ndarray, *, run_seed: int, roles: Sequence[str] | None = None) -> np.ndarray:
+    """The labels of all rows, dealt out anew so that they say nothing of what the pictures show, (M,) int64.
+
+    A permutation that is drawn blindly leaves some pictures of a class with their own label by chance, more or fewer
+    than others have it; one that leaves none says just what a picture is not, and with two classes that tells all. Here
+    the pictures of each class get the labels of all classes in the shares in which these occur (but for a rounding of
+    less than 1): then label and class are independent. Which picture gets which is drawn from the seed.
+
+    Args:
+        label_M: Labels, (M,) int.
+        run_seed: The run's seed.
+        roles: Each row's role, where rows have any: labels are dealt out among those of one role.
+    """
+    label_M = np.asarray(label_M, dtype=np.int64)
+    role_M = np.zeros(len(label_M), dtype=np.int64) if roles is None else np.unique(roles, return_inverse=True)[1]
+    rng, found_M = np.random.default_rng(row_seed(run_seed, "control_shuffled")), label_M.copy()
+    for role in np.unique(role_M):
+        rows = rng.permutation(np.flatnonzero(role_M == role))
+        rows = rows[np.argsort(label_M[rows], kind="stable")]  # class by class, in an order that is drawn
+        counts_L = np.bincount(label_M[rows])
+        # Each label at even distances: any stretch of rows, and so each class, holds its share of it.
+        places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts_L if count])
+        dealt = np.repeat(np.arange(len(counts_L)), counts_L)[np.argsort(places, kind="stable")]
+        found_M[rows] = dealt
+    return found_M
+
+
+def minority_rows(target_M: np.ndarray, label_N: np.ndarray, attribute_N: np.ndarray, *, run_seed: int) -> np.ndarray:
+    """For each row a training image of the target class's rarest group, as its position, (M,) int64.
+
+    The images of a group are taken in turn, in an order of the seed: each as often as any other, but for one.
+
+    Args:
+        target_M: Target classes, (M,) int; each has training images.
+        label_N: Classes of the training images, (N,) int.
+        attribute_N: Their attributes, (N,) int.
+        run_seed: The run's seed.
+    """
+    found_M = np.empty(len(target_M), dtype=np.int64)
+    for label in np.unique(target_M):
+        counts_A = np.bincount(attribute_N[label_N == label])
+        rarest = min(np.flatnonzero(counts_A).tolist(), key=lambda attribute: counts_A[attribute])
+        group = np.flatnonzero((label_N == label) & (attribute_N == rarest))
+        rng = np.random.default_rng(row_seed(run_seed, f"control_reweight/{label}"))
+        rows = np.flatnonzero(target_M == label)
+        found_M[rows] = np.resize(rng.permutation(group), len(rows))
+    return found_M

@@ -23,6 +23,10 @@ class ObjectMaskSynthesis(SynthesisBase):
     def _clipseg_by_default(cls, value: Any) -> Any:
         return {"kind": "clipseg", **value} if isinstance(value, dict) else value
 
+    def object_growth_px(self) -> int:
+        """As the config says."""
+        return self.dilation_px
+
     def finder(self) -> AnyFinder | None:
         """Those of mask "language"."""
         return self.language if self.mask == "language" else None

@@ -104,6 +104,35 @@ def test_a_last_layer_is_as_wide_as_glorot_has_it() -> None:
     assert weight.square().mean().item() == pytest.approx(bound**2 / 3, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # One batch of all 166 images, 6 of them added and of class 1, whose mean counts gamma beside that of all.
+        (BalancedConfig(gamma=(9.0, 1.0)), (6 / 166 + 1) / (1 + 1)),
+        (BalancedConfig(gamma=0.05), (6 / 166 + 0.05) / (1 + 0.05)),
+        (BalancedConfig(gamma=2.0, ce_over="original"), 2 / 3),
+        (ErmConfig(), 6 / 166),
+    ],
+)
+def test_the_share_of_the_loss_that_added_pictures_hold_is_noted(
+    config: Any, expected: float, sets: tuple[TrainingSet, TrainingSet], tmp_path: Path
+) -> None:
+    config = config.model_copy(update={"epochs": 1, "batch_size": 256, "schedule": "constant"})
+    classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
+    worker = Worker(0, 1, "cpu", tmp_path)
+    history = algorithms.of(config).fit(config, classifier, *sets, seed=0, worker=worker)
+    assert [entry["generated_share"] for entry in history] == [pytest.approx(expected)]
+
+
+def test_without_added_pictures_no_share_is_noted(sets: tuple[TrainingSet, TrainingSet], tmp_path: Path) -> None:
+    train, val = sets
+    classifier = build_classifier(ClassifierConfig(width=8), 2, seed=0)
+    config = ErmConfig(epochs=1, schedule="constant")
+    worker = Worker(0, 1, "cpu", tmp_path)
+    (entry,) = erm.fit(config, classifier, train.without_extra(), val, seed=0, worker=worker)
+    assert "generated_share" not in entry
+
+
 def test_every_image_counts_with_its_own_weight_in_whatever_batch(
     sets: tuple[TrainingSet, TrainingSet], tmp_path: Path
 ) -> None:

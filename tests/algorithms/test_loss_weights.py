@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from raygen.algorithms.balanced import balanced_weights, gammas
+from raygen.algorithms.batches import batch_sizes, draw_batches
 from raygen.algorithms.loop import mean_weights
 from raygen.algorithms.training_set import group_weights
 from raygen.errors import ConfigError
@@ -73,3 +74,15 @@ def test_every_group_is_drawn_equally_often() -> None:
     group = np.repeat([0, 1, 2, 3], [3498, 184, 56, 1057])  # Waterbirds
     weight = group_weights(group)
     assert [weight[group == g].sum() for g in range(4)] == pytest.approx([4795] * 4)
+
+
+def test_at_gamma_1_few_added_pictures_hold_most_of_the_loss() -> None:
+    """The numbers of docs/recipes.md: 375 pictures a class beside Waterbirds' 4,795 images, in the loop's batches."""
+    is_added_N = np.arange(4795 + 750) >= 4795
+    label_N = np.where(is_added_N, np.arange(4795 + 750) % 2, 0)
+    added = total = 0.0
+    for positions_B in draw_batches(batch_sizes(len(label_N), 64, least=1), None, np.random.default_rng(0)):
+        weight_B = balanced_weights(label_N[positions_B], is_added_N[positions_B], gamma_C=np.ones(2), ce_over="batch")
+        added, total = added + weight_B[is_added_N[positions_B]].sum(), total + weight_B.sum()
+    assert added / total == pytest.approx(0.71, abs=0.005)
+    assert (added / 750) / ((total - added) / 4795) == pytest.approx(15.6, abs=0.3)

@@ -17,7 +17,7 @@ from raygen.datasets import open_dataset
 from raygen.datasets.check import Findings, check_dataset
 from raygen.datasets.folder import FolderConfig
 from raygen.datasets.rows import RowIndex
-from raygen.fits import extra_pictures
+from raygen.fits import training_objects
 from raygen.images import encode_image
 
 MASK_HW = np.zeros((9, 7), dtype=np.uint8)
@@ -99,7 +99,7 @@ def test_colours_for_the_flat_control_where_no_mask_can_be_used(tmp_path: Path, 
     folder = dataset(tmp_path / "data", pictures=colours, masks=dict.fromkeys(range(12), encoded(mask)))
     (tmp_path / "out").mkdir()
     open_dataset(FolderConfig(path=folder)).write(tmp_path / "out", run_seed=0)
-    found = extra_pictures.flat_colours(RowIndex(tmp_path / "out"), seed=0)
+    found = training_objects.flat_colours(RowIndex(tmp_path / "out"), seed=0)
     # Train are images 0 to 3, of classes 0 and 1 by turns.
     assert {label: sorted(map(tuple, colours_MC.tolist())) for label, colours_MC in found.items()} == {
         0: [(0, 40, 80), (2, 40, 80)],

@@ -308,11 +308,11 @@ def test_what_a_folder_holds_decides_its_rows(tmp_path: Path) -> None:
 
 
 def test_colours_for_the_flat_control_leave_out_what_cannot_be_read(tmp_path: Path) -> None:
-    from raygen.fits import extra_pictures
+    from raygen.fits import training_objects
 
     lines = [(f"img/{i}.png", i % 2, 0, 0, "wide.png" if i == 2 else "") for i in range(8)]
     folder = make_csv(tmp_path / "data", lines)
     (folder / "wide.png").write_bytes(encode_mask(np.ones((3, 30), dtype=bool)))
     (folder / "img" / "1.png").write_bytes(picture(1)[:-40])
-    colours = extra_pictures.flat_colours(write(folder, tmp_path / "out"), seed=0)
+    colours = training_objects.flat_colours(write(folder, tmp_path / "out"), seed=0)
     assert {label: colours_MC.shape for label, colours_MC in colours.items()} == {0: (3, 3), 1: (3, 3)}

@@ -11,6 +11,8 @@ from raygen.datasets.check import check_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.names import in_order
 from raygen.errors import ConfigError, DataError
+from raygen.inpainters import InpainterConfig
+from raygen.run.config import make_config
 from raygen.run.opened import Opened
 from raygen.run.preflight import check_painter, say_of_dataset
 from raygen.storage.run_folder import MARKER
@@ -120,6 +122,19 @@ def test_a_folder_called_scenes_is_not_the_scenes(tmp_path: Path) -> None:
     check_painter(run, tmp_path / "out", fresh=False)
     with pytest.raises(ConfigError, match="it paints only the birds of 'scenes'"):
         check_painter(run, tmp_path / "out", fresh=True)
+
+
+def test_the_shipped_model_on_other_pictures_is_warned_of_where_it_is_named(tmp_path: Path) -> None:
+    said: list[str] = []
+    named = {"inpainter": InpainterConfig(model="tiny")}
+    run = Opened(config(make(tmp_path / "birds"), "scgs").model_copy(update=named))
+    check_painter(run, tmp_path / "out", fresh=False)
+    say_of_dataset(run, said.append)
+    assert any("warning: inpainter.model is 'tiny'" in line and "no number of this run" in line for line in said)
+    said.clear()
+    for other in (make_config({"recipe": "scgs"}, [], where="test"), config(tmp_path / "birds", "jtt")):
+        say_of_dataset(Opened(other), said.append)
+    assert not any("inpainter.model" in line for line in said)
 
 
 def test_names_that_only_look_alike_are_said_to(tmp_path: Path) -> None:

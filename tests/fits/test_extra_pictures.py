@@ -15,7 +15,9 @@ from raygen.algorithms.training_set import TrainingSet
 from raygen.classifier.framing import squash
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
-from raygen.fits.extra_pictures import ExtraRows, GeneratedPictures, candidate_rows, extra_pictures, flat_colours
+from raygen.fits.candidate_rows import candidate_rows
+from raygen.fits.extra_pictures import ExtraRows, GeneratedPictures, extra_pictures
+from raygen.fits.training_objects import flat_colours
 from raygen.images import decode_image, decode_mask, encode_image, encode_mask
 from raygen.synthesis.controls import control_picture, draw_colour
 

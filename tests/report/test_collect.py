@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import pytest
 from report_runs import CORRECT, EVALUATION, SCORES_OF_LANDBIRDS, TRAIN, write_run
 
 from raygen.errors import RunFolderError
-from raygen.metrics import wilson_interval
+from raygen.intervals import mean_interval, worst_interval
 from raygen.report import collect
 from raygen.report.collect import order_results, summarize, write_summary
 from raygen.report.html import write_report
@@ -29,9 +30,10 @@ def test_accuracies_are_those_of_the_invented_predictions(finished_run: Path, na
     assert found["adjusted_average"] == pytest.approx(
         sum(a * n for a, n in zip(accuracy, TRAIN, strict=True)) / sum(TRAIN)
     )
-    worst = accuracy.index(min(accuracy))
-    assert found["worst_group"] == accuracy[worst]
-    assert found["worst_group_ci"] == list(wilson_interval(correct[worst], num[worst]))
+    assert found["worst_group"] == min(accuracy)
+    assert found["worst_group_ci"] == list(worst_interval(np.array(correct), np.array(num)))
+    assert found["group_mean"] == pytest.approx(sum(accuracy) / 4)
+    assert found["group_mean_ci"] == list(mean_interval(np.array(correct), np.array(num)))
 
 
 def test_summary_has_the_agreed_names(finished_run: Path) -> None:
@@ -45,6 +47,7 @@ def test_summary_has_the_agreed_names(finished_run: Path) -> None:
         "synthesis",
         "failures",
         "selected_by",
+        "generated_share",
         "results",
     ]
     assert (summary["recipe"], summary["dataset"], summary["seed"]) == ("dbb", "scenes", 0)

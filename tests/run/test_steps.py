@@ -86,6 +86,60 @@ def test_steps_come_in_order_and_go_on_from_what_is_theirs(name: str, tmp_path: 
     assert [*dict.fromkeys(found)] == expected  # the error set is asked for again before each fit
 
 
+KINDS = ("duplicate", "hole", "flat", "paste", "shuffled", "reweight")
+
+
+def test_later_controls_come_after_all_else_and_change_nothing_of_it(tmp_path: Path) -> None:
+    """Beside the recipe, and, since some pictures are pruned, again with as many rows as all of them."""
+    make_home(tmp_path)
+    said: list[str] = []
+    with chdir(tmp_path):
+        data = {**PICTURES, "recipe": "dbb", "synthesis": {"mask": "box"}, "unpruned": True, "controls": KINDS}
+        config = recipes.make_config(data, [], where="test")
+        first = recipes.make_config({**data, "controls": KINDS[:3]}, [], where="test")
+        assert config.deciding() == first.deciding()
+        run = Run(Opened(config), FakedFolder(tmp_path / "run"), said.append)
+        for step in recipes.steps(run):
+            run.do(step)
+        assert [name for name in run.done if name.startswith("fit/")] == [
+            "fit/dbb",
+            "fit/dbb_unpruned",
+            *(f"fit/control_{kind}" for kind in KINDS[:3]),
+        ]
+        found = [run.do(step).folder.name for step in recipes.controls(run)]
+    names = [f"control_{kind}" for kind in KINDS[3:]] + [f"unpruned_control_{kind}" for kind in KINDS]
+    assert found == [*names, "control_evaluation"]
+    # As many rows as the fit beside which they stand.
+    depends = {name: run.done[f"fit/{name}"].depends["extra"] for name in ("dbb", "dbb_unpruned", *names)}
+    for name in names:
+        beside = "dbb_unpruned" if name.startswith("unpruned") else "dbb"
+        assert depends[name] == [name.rpartition("_")[2], *depends[beside][1:]]
+    assert depends["dbb"] != depends["dbb_unpruned"]
+    assert not any("left out" in line for line in said)
+
+
+def test_what_the_dataset_does_not_allow_is_left_out_and_said(tmp_path: Path) -> None:
+    """SCGS repaints no object, and the folder has neither masks nor places."""
+    make_home(tmp_path)
+    table = tmp_path / "birds" / "metadata.csv"
+    rows = [line.rsplit(",", 1)[0] for line in table.read_text(encoding="utf-8").splitlines()]
+    table.write_text("\n".join(rows), encoding="utf-8")
+    said: list[str] = []
+    with chdir(tmp_path):
+        config = recipes.make_config({**PICTURES, "recipe": "scgs", "controls": KINDS[3:]}, [], where="test")
+        run = Run(Opened(config), FakedFolder(tmp_path / "run", has_places=False), said.append)
+        for step in recipes.steps(run):
+            run.do(step)
+        found = [step.name for step in recipes.controls(run) if run.do(step)]
+    assert found == ["fit/control_shuffled", "control_evaluation"]
+    lines = [line for line in said if "left out" in line]
+    assert lines == [
+        "control_paste: left out, no object of class 'landbird' is known: the dataset has no masks of it, the masker "
+        "none",
+        "control_reweight: left out, the groups of the training images are not known",
+    ]
+
+
 @pytest.mark.parametrize(
     ("keeps", "of_the_same", "of_another"),
     [("nothing", False, False), ("own", True, False), ("parts", True, True)],

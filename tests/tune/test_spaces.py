@@ -15,6 +15,7 @@ from raygen.errors import ConfigError
 from raygen.synthesis import SYNTHESES
 from raygen.synthesis.dbb import DbbConfig
 from tune.candidate_sets import candidate_set_configs
+from tune.domains import Domain
 from tune.search import check
 from tune.spaces import check_amount, check_space, config_at, default_space, expand, point_of
 from tune.sweep_config import make_sweep
@@ -40,15 +41,27 @@ def test_every_point_of_a_default_space_is_a_config(recipe: str) -> None:
     domains = expand(sweep.space, num_classes=2)
     rng = np.random.default_rng(0)
     for _ in range(50):
-        point = {name: rng.choice(np.array(domain.points(), dtype=object)) for name, domain in domains.items()}
+        point = {name: one_of(domain, rng) for name, domain in domains.items()}
         config = config_at(sweep.run, point, space=sweep.space)
         assert point_of(config, space=sweep.space, num_classes=2) == point
 
 
-def test_the_dbb_space_is_the_papers() -> None:
+def one_of(domain: Domain, rng: np.random.Generator) -> Any:
+    """Any value of a domain."""
+    if (points := domain.points()) is not None:
+        return rng.choice(np.array(points, dtype=object))
+    assert domain.low is not None
+    assert domain.high is not None
+    return float(rng.uniform(domain.low, domain.high))
+
+
+def test_the_dbb_space_is_the_papers_and_gamma_goes_below_1() -> None:
     domains = expand(make_sweep(DBB, [], where="test").space, num_classes=2)
     assert domains["synthesis.k"].points() == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-    assert domains["algorithm.gamma.0"].points() == domains["algorithm.gamma.1"].points() == list(range(1, 11))
+    assert domains["algorithm.gamma.0"] == domains["algorithm.gamma.1"]
+    gamma = domains["algorithm.gamma.0"]
+    assert (gamma.low, gamma.high, gamma.log) == (0.05, 10, True)
+    assert all(gamma.holds(value) for value in range(1, 11))
     assert set(domains) == {
         "synthesis.k",
         "synthesis.source_probability_test",
@@ -95,6 +108,26 @@ def test_the_default_config_file_says_what_the_defaults_are() -> None:
     assert make_sweep(load_yaml(CONFIG), [], where="file") == make_sweep(DBB, [], where="code")
 
 
+def test_a_grid_of_too_many_points_is_refused() -> None:
+    with pytest.raises(ConfigError, match="5120 points"):  # 10 x 2 x 16 x 16
+        check(small_sweep("tiny", "tune.sampler=grid", "tune.space.algorithm.gamma=null"))
+
+
+FORMER = "tune.space.algorithm.gamma={low: 1, high: 10, per_class: true}"
+
+
+def test_a_sweep_that_was_begun_before_keeps_its_gamma() -> None:
+    """By its config's name it is the same sweep; what it searched, it goes on to search."""
+    before, today = make_sweep(DBB, [FORMER], where="test"), make_sweep(DBB, [], where="test")
+    assert before.space != today.space
+    assert before.identity() == today.identity()
+    assert today.as_begun(before.dump()) == before
+    assert today.as_begun(today.dump()) == today
+    other = make_sweep(DBB, ["tune.space.algorithm.gamma={low: 1, high: 5, per_class: true}"], where="test")
+    assert other.identity() != today.identity()
+    assert other.as_begun(before.dump()) == other
+
+
 def test_a_sweep_survives_its_saved_config() -> None:
     sweep = make_sweep(DBB, ["tune.space.synthesis.k=[0.2, 0.4]", "tune.space.algorithm.gamma=null"], where="test")
     assert set(sweep.space) == set(default_space("dbb", where="test")) - {"algorithm.gamma"}
@@ -119,7 +152,7 @@ def test_a_sweep_survives_its_saved_config() -> None:
         ("tune.space=3", "tune.space", "expected parameters"),
         ("tune.metric=f1", "tune.metric", "'worst_group' or 'average'"),
         ("tune.trails=3", "tune.trails", "did you mean 'trials'"),
-        ("tune.sampler=grid", "tune.sampler", "512000 points"),
+        ("tune.sampler=grid", "tune.sampler", "gamma.0 has no end of values"),
         ("tune.space.synthesis.dilation_px=[0, 2, 4, 6, 8]", "tune.max_pools", "dilation_px 5"),
         ("tune.space.inpainter.strength={low: 0.5, high: 1.0}", "tune.space.inpainter.strength", "no end of values"),
         ("tune.asha={grace_epochs: 4}", "tune.asha.grace_epochs", "3 epochs"),
