@@ -52,6 +52,8 @@ AMOUNTS = {
     "dbb": [f"synthesis.k={IMAGES_PER_CLASS}", "unpruned=true"],
     **{pair: [f"synthesis.k={IMAGES_PER_CLASS}"] for pair in ("dbb+afr", "dbb+evals", "infill")},
 }
+# As many steps as the algorithm alone takes, which is what the pair is compared with; so have its controls.
+EQUAL_STEPS = {"scgs+jtt": ["algorithm.epoch_length=original"]}
 # Published steps and rates hold for features of one scale, and not for the small network's. These were chosen by the
 # worst group of validation, on the scenes of a seed that is in no table (100); the same on photos.
 CHOSEN = {
@@ -160,7 +162,7 @@ def unpacked(photos: Path, out: Path) -> Path:
 def study(recipe: str, dataset: str, seed: int, out: Path, overrides: list[str]) -> Attempt:
     """One run; runs of one seed share what is the same in them."""
     recipe, found = find_recipe(recipe)
-    settings = list(CHOSEN.get(recipe, ()))
+    settings = [*CHOSEN.get(recipe, ()), *EQUAL_STEPS.get(recipe, ())]
     if dataset != "scenes":
         settings += PHOTO_MASKS.get(found.synthesis or "", ())
     else:

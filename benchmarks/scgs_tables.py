@@ -5,7 +5,7 @@ recipe's own and taken from runs of `effect.py` where they are there. The runs o
 classifier and its scores (`--reuse`). Interrupted, it goes on where it stopped.
 
     python benchmarks/scgs_tables.py                    # runs/scgs_tables, three seeds, about an hour on two cores
-    python benchmarks/scgs_tables.py --set synthesis.sample_fraction=1.0 --out runs/scgs_tables_all
+    python benchmarks/scgs_tables.py --set synthesis.sample_fraction=0.2 --out runs/scgs_tables_paper  # its sources
 """
 
 import argparse

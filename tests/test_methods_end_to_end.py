@@ -1,6 +1,7 @@
 """Recipes of several fits and their pairs, whole runs on one small dataset, in this process."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,13 @@ from tiny_pipelines import save_pipeline
 from raygen import recipes
 from raygen.algorithms.inference import right_predictions
 from raygen.algorithms.training_set import TrainingSet
-from raygen.classifier import load_classifier
+from raygen.classifier import load_classifier, save_classifier
 from raygen.classifier.framing import Frame, preprocess
 from raygen.datasets.rows import RowIndex
 from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import ConfigError, DataError
 from raygen.images import decode_image, decode_mask
+from raygen.maskers.cam import cam_heatmaps
 from raygen.report.collect import write_summary
 from raygen.report.html import write_report
 from raygen.storage.parts import read_parts
@@ -276,6 +278,38 @@ def test_without_a_map_scgs_repaints_whole_pictures_at_a_strength_below_one(smal
     candidates = read_parts(tmp_path / "run" / "candidates")
     assert set(candidates["repaint_fraction"].to_pylist()) == {1.0}
     assert set(candidates["status"].to_pylist()) == {"ok"}
+
+
+def test_an_image_with_an_empty_heat_map_is_no_source_and_does_not_end_the_run(small: Small, tmp_path: Path) -> None:
+    """The same number less in every weight of the head changes no prediction, and empties maps."""
+    synthesis = {"gen_ratio": 0.3, "tau": 0.3, "cam": "gradcam"}
+    config, out = small("scgs", synthesis=synthesis, algorithm=ONE_EPOCH), tmp_path / "run"
+    interrupted(config, out, before="scores")
+    index = RowIndex(out / "data")
+    train = index.split("train").sort_by("image_id")
+    ids = train["image_id"].to_pylist()
+    pictures = index.fetch(ids, ["image_png"])["image_png"]
+    images_NCHW = preprocess([decode_image(picture.as_py()) for picture in pictures], Frame(64))
+    classifier = load_classifier(out / "identification")
+    predicted_N = classifier(images_NCHW).argmax(1).numpy()
+    wrong = np.flatnonzero(predicted_N != train["label"].to_numpy())
+
+    def empty_maps() -> np.ndarray:
+        heat_NHW = cam_heatmaps(classifier, images_NCHW[wrong], predicted_N[wrong].tolist(), method="gradcam")
+        return np.asarray(~heat_NHW.any(axis=(1, 2)))
+
+    while (share := empty_maps().mean()) < 0.2:
+        classifier.head.weight.data -= 0.02
+    assert share < 0.9
+    written = (out / "identification" / "model.safetensors").stat().st_mtime_ns
+    save_classifier(classifier, out / "identification")
+    for path in (out / "identification").iterdir():  # as if it had been fitted so
+        os.utime(path, ns=(written, written))
+    run(config, out)
+    candidates = read_parts(out / "candidates")
+    empty_N = empty_maps()
+    assert {*candidates["image_id"].to_pylist()} <= {ids[n] for n in wrong[~empty_N]}
+    assert candidates["status"].to_pylist() == ["ok"] * (36 + 12)
 
 
 def test_a_whole_picture_at_strength_one_is_refused(small: Small) -> None:

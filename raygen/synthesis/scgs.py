@@ -84,7 +84,8 @@ class ScgsConfig(SynthesisBase):
     paper = "SCGS (Li et al., arXiv 2412.19457)"
     label_access = "train: class"
     space: ClassVar = {
-        # 2 and 4 clusters: the paper's. Every pair of clusters and tau is a pool of its own.
+        # 2 and 4 clusters: the paper's. Every pair of clusters and tau is a pool of its own. Clusters decide which
+        # images are sources where a share of them is; with `sample_fraction` 1 leave them out (num_clusters: null).
         "num_clusters": {"values": (2, 4)},
         "tau": {"values": (0.5, 0.7)},
         "gen_ratio": {"low": 0.1, "high": 0.4, "step": 0.1},
@@ -289,7 +290,7 @@ def _sample_sources(
     num_sources = max(1, round(config.sample_fraction * len(rows)))
     sizes_K = np.bincount(cluster_N)
     places: list[tuple[int | None, int]] = []
-    turns = {}
+    turns: dict[int, Iterator[int]] = {}
     for cluster, num in enumerate(largest_remainder(num_sources, sizes_K)):
         members = np.flatnonzero(cluster_N == cluster)
         log_weight_N = gaussian_log_weights(

@@ -47,6 +47,10 @@ def test_by_default_a_recipe_starts_where_its_paper_does_and_the_first_fit_is_no
     """ "Fitted as usual" chooses no epoch by groups: it takes the last."""
     config = recipes.make_config({"recipe": recipe}, [], where="test")
     assert (config.erm.select, config.erm.selects_by(), config.algorithm.init) == (erm_select, None, init)
+    fields: dict[str, Any] = {"recipe": recipe, "algorithm": {"name": config.algorithm.name}}
+    if config.synthesis is not None:
+        fields["synthesis"] = {"name": config.synthesis.name}
+    assert RunConfig.model_validate(fields).erm.select == erm_select  # also where no recipe's defaults come between
 
 
 @pytest.mark.parametrize("synthesis", ["scgs", "dbb"])

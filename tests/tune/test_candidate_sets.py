@@ -53,6 +53,7 @@ OTHERS = {
         "cam": "gradcam",
         "tau": 0.2,
         "top_q": 0.1,
+        "min_kept_fraction": 0.1,
         "gen_ratio_base": "mis_other",
     },
 }
