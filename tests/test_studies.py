@@ -54,20 +54,9 @@ def test_each_study_of_the_papers_tables_runs(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "effect" / "comparison.html").is_file()
     assert "control_flat" in written
     assert "old" not in written
-    printed = run(
-        "effect",
-        "--seeds",
-        "1",
-        "--recipes",
-        "dbb",
-        "erm_reweighted",
-        "--against",
-        "dbb",
-        folder=tmp_path,
-        settings=dbb,
-    )
-    assert "### Against dbb" in printed
-    assert "| erm_reweighted | " in printed.partition("### Against dbb")[2]
+    both = ("--recipes", "dbb", "dbb+jtt", "--against", "dbb")
+    printed = run("effect", "--seeds", "1", *both, folder=tmp_path, settings=dbb)
+    assert "| dbb+jtt | " in printed.partition("### Against dbb")[2]
 
     tables = run("dbb_tables", "--amounts", "3", "4", folder=tmp_path, settings=())
     assert "| landbird | 6.0 ± 0.0 |" in tables
