@@ -42,6 +42,7 @@ from raygen.schema import CANDIDATE, PLAN, SCORE, SOURCE
 from raygen.storage.parts import read_parts
 from raygen.storage.run_folder import RunFolder
 from raygen.storage.writing import write_text
+from raygen.synthesis.controls import CONTROL_KINDS
 from tune.candidate_sets import generate, plan_candidate_sets
 from tune.search import sweep
 from tune.sweep_config import make_sweep
@@ -105,9 +106,10 @@ def test_generated_pictures_equal_their_source_outside_the_mask(finished: Path) 
 def test_the_summary_has_the_agreed_names(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert {"recipe", "dataset", "seed", "versions", "seconds", "synthesis", "results"} <= set(summary)
-    assert set(summary["results"]) == {"erm", "dbb", "control_duplicate", "control_hole", "control_flat"}
+    assert set(summary["results"]) == {"erm", "dbb", *(f"control_{kind}" for kind in CONTROL_KINDS)}
     test = summary["results"]["dbb"]["test"]
-    assert {"average", "adjusted_average", "worst_group", "worst_group_ci", "groups"} <= set(test)
+    names = {"average", "adjusted_average", "worst_group", "worst_group_ci", "group_mean", "group_mean_ci", "groups"}
+    assert names <= set(test)
     assert [group["n"] for group in test["groups"]] == [12] * 4
     counts = summary["synthesis"]
     assert counts["planned"] == counts["generated"] == counts["kept"] + sum(counts["pruned"].values()) == 20
@@ -123,7 +125,7 @@ def test_the_summary_has_the_agreed_names(finished: Path) -> None:
 
 def test_every_fit_had_as_many_extra_rows(finished: Path) -> None:
     kept = json.loads((finished / "summary.json").read_text())["synthesis"]["kept"]
-    for name in ("dbb", "control_duplicate", "control_hole", "control_flat"):
+    for name in ("dbb", *(f"control_{kind}" for kind in CONTROL_KINDS)):
         assert json.loads((finished / "fit" / name / "manifest.json").read_text())["counts"]["extra"] == kept > 0
 
 

@@ -32,8 +32,9 @@ def test_folders_of_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) -> N
     # A run says the same where it paints.
     said: list[str] = []
     say_of_dataset(Opened(config(root, "scgs")), said.append)
-    assert len(said) == 1
-    assert "the inpainter is asked for 'a photo of a 0', which no model knows" in said[0]
+    assert len(said) == 2
+    assert "which paints only the birds of 'scenes', whatever it is asked for" in said[0]
+    assert "the inpainter is asked for 'a photo of a 0', which no model knows" in said[1]
 
 
 @pytest.mark.parametrize(
