@@ -464,8 +464,8 @@ def test_a_run_that_is_terminated_in_a_pass_goes_on_and_says_nothing_foreign(
 # What a run says: how to go on, its steps, its tables, its last lines.
 OWN_LINE = re.compile(
     r"if this ends early, |data: |(fit )?erm: |fit |scores: |plan: |candidates: |evaluation: |measures: |raygen: |"
-    r"report: |time: |pictures: |object masks: |rows? |failed|\d+\)|\w+ (over|against) |no better than chance |Selected on validation: |"
-    r"the kept pictures |[ +|]|$"
+    r"report: |time: |pictures: |object masks: |rows? |failed|\d+\)|\w+ (over|against) |no better than chance |"
+    r"Selected on validation: |the kept pictures |[ +|]|$"
 )
 
 
