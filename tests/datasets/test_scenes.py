@@ -77,7 +77,7 @@ def test_a_negative_count_and_an_empty_split_are_refused(tmp_path: Path) -> None
 
 GROUPS = {
     "extreme": {"train": (3498, 184, 56, 1057), "val": (467, 466, 133, 133), "test": (2255, 2255, 642, 642)},
-    "paper": {"train": (2014, 384, 383, 2014), "val": (467, 466, 133, 133), "test": (2255, 2255, 642, 642)},
+    "paper": {"train": (1942, 456, 455, 1942), "val": (467, 466, 133, 133), "test": (2255, 2255, 642, 642)},
 }
 
 
