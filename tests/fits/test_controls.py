@@ -111,6 +111,47 @@ def test_paste_has_a_real_object_of_that_class_and_nothing_of_the_old_one(
     assert (labels, attributes) == (TARGETS, ATTRIBUTES)
 
 
+def with_roles(folder: Path) -> list[str]:
+    """Of each image of the common groups one without its object, and one whose ground alone is repainted."""
+    white, grown_HW = encode_image(np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)), mask_of(grown_px=GROWN_PX)
+    rows: list[dict[str, Any]] = [
+        {
+            "key": f"{label}{label}-{i}/{role}",
+            "image_id": f"{label}{label}-{i}",
+            "source_label": label,
+            "target_label": label,
+            "generated_png": white,
+            "repaint_png": encode_mask(grown_HW if role == "counterfactual" else ~grown_HW),
+            "role": role,
+        }
+        for role in ("counterfactual", "factual")
+        for label in (0, 1)
+        for i in range(COUNTS[label, label])
+    ]
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "part-000000.parquet")
+    return [row["key"] for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["flat", "paste"])
+def test_a_picture_that_is_to_show_anything_but_its_class_has_another_ones_object(kind: Any, tmp_path: Path) -> None:
+    """And a factual one its own class's: where the old object was, though all but it is what was repainted."""
+    index, keys = make(tmp_path / "data", has_masks=True), with_roles(tmp_path / "candidates")
+    extra = ExtraRows(kind, tuple(keys), str(tmp_path / "candidates"), "digest", GROWN_PX)
+    found = extra_pictures(extra, index, seed=0, size_px=SIDE)
+    images = found.pictures.read(found.row_M).astype(int)
+    labels = [0] * 6 + [1] * 5
+    assert found.label_M.tolist() == labels * 2
+    for image_HWC, label in zip(images[:11], labels, strict=True):
+        assert np.abs(image_HWC[BOX] - OBJECTS[1 - label]).max() <= 1
+    for image_HWC, label in zip(images[11:], labels, strict=True):
+        if kind == "flat":
+            assert (image_HWC[~mask_of(grown_px=GROWN_PX)] == OBJECTS[label]).all()
+            continue
+        assert np.abs(image_HWC[BOX] - OBJECTS[label]).max() <= 1
+        assert (image_HWC[~mask_of(grown_px=GROWN_PX)] == GROUNDS[label]).all()
+
+
 def test_without_any_mask_there_is_nothing_to_paste(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no object of class 'blue' can be used for control_paste"):
         control("paste", tmp_path, has_masks=False, grown_px=None)
