@@ -31,7 +31,7 @@ def mask_of(*, grown_px: int) -> np.ndarray:
     return found_HW
 
 
-def make(folder: Path, *, has_masks: bool) -> RowIndex:
+def make(folder: Path, *, has_masks: bool, mask_px: int = 0) -> RowIndex:
     rows = []
     for (label, attribute), count in COUNTS.items():
         image_HWC = np.full((SIDE, SIDE, 3), GROUNDS[attribute], dtype=np.uint8)
@@ -44,7 +44,7 @@ def make(folder: Path, *, has_masks: bool) -> RowIndex:
                 "attribute": attribute,
                 "split": "train",
                 "role": "source",
-                "object_png": encode_mask(mask_of(grown_px=0)) if has_masks else None,
+                "object_png": encode_mask(mask_of(grown_px=mask_px)) if has_masks else None,
             }
             for i in range(count)
         ]
@@ -109,6 +109,58 @@ def test_paste_has_a_real_object_of_that_class_and_nothing_of_the_old_one(
         other_HW = np.abs(image_HWC - GROUNDS[1 - ground]).max(axis=2) < 60
         assert not other_HW.any()
     assert (labels, attributes) == (TARGETS, ATTRIBUTES)
+
+
+def test_what_the_datasets_mask_leaves_of_the_outline_goes_with_the_object(tmp_path: Path) -> None:
+    """Masks that end two pixels inside of the object, as where its outline is mixed with the ground."""
+    index, keys = make(tmp_path / "data", has_masks=True, mask_px=-2), candidates(tmp_path / "candidates")
+    extra = ExtraRows("paste", tuple(keys), str(tmp_path / "candidates"), "digest", None)
+    found = extra_pictures(extra, index, seed=0, size_px=SIDE)
+    for image_HWC, target in zip(found.pictures.read(found.row_M).astype(int), TARGETS, strict=True):
+        across_WC = image_HWC[SIDE // 2]
+        assert np.abs(across_WC - OBJECTS[1 - target]).max(axis=1).min() > 60
+        assert np.abs(across_WC[14:26] - OBJECTS[target]).max() <= 1
+
+
+def with_roles(folder: Path) -> list[str]:
+    """Of each image of the common groups one without its object, and one whose ground alone is repainted."""
+    white, grown_HW = encode_image(np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)), mask_of(grown_px=GROWN_PX)
+    rows: list[dict[str, Any]] = [
+        {
+            "key": f"{label}{label}-{i}/{role}",
+            "image_id": f"{label}{label}-{i}",
+            "source_label": label,
+            "target_label": label,
+            "generated_png": white,
+            "repaint_png": encode_mask(grown_HW if role == "counterfactual" else ~grown_HW),
+            "role": role,
+        }
+        for role in ("counterfactual", "factual")
+        for label in (0, 1)
+        for i in range(COUNTS[label, label])
+    ]
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "part-000000.parquet")
+    return [row["key"] for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["flat", "paste"])
+def test_a_picture_that_is_to_show_anything_but_its_class_has_another_ones_object(kind: Any, tmp_path: Path) -> None:
+    """And a factual one its own class's: where the old object was, though all but it is what was repainted."""
+    index, keys = make(tmp_path / "data", has_masks=True), with_roles(tmp_path / "candidates")
+    extra = ExtraRows(kind, tuple(keys), str(tmp_path / "candidates"), "digest", GROWN_PX)
+    found = extra_pictures(extra, index, seed=0, size_px=SIDE)
+    images = found.pictures.read(found.row_M).astype(int)
+    labels = [0] * 6 + [1] * 5
+    assert found.label_M.tolist() == labels * 2
+    for image_HWC, label in zip(images[:11], labels, strict=True):
+        assert np.abs(image_HWC[BOX] - OBJECTS[1 - label]).max() <= 1
+    for image_HWC, label in zip(images[11:], labels, strict=True):
+        if kind == "flat":
+            assert (image_HWC[~mask_of(grown_px=GROWN_PX)] == OBJECTS[label]).all()
+            continue
+        assert np.abs(image_HWC[BOX] - OBJECTS[label]).max() <= 1
+        assert (image_HWC[~mask_of(grown_px=GROWN_PX)] == GROUNDS[label]).all()
 
 
 def test_without_any_mask_there_is_nothing_to_paste(tmp_path: Path) -> None:

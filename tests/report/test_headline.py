@@ -83,6 +83,22 @@ def test_the_comparison_is_with_the_best_control_of_as_many_rows() -> None:
     assert same.control == "control_paste"
 
 
+@pytest.mark.parametrize(
+    ("worst", "verdict"),
+    [
+        (40, "the generated pictures do worse than this control"),  # 76 of 100: the interval lies below 0
+        (70, "no clear difference"),  # 6 points less, and the interval reaches above 0
+        (82, "no clear difference"),
+        (99, "more than the size of the test split explains"),
+    ],
+)
+def test_the_verdict_goes_by_both_ends_of_the_interval(worst: int, verdict: str) -> None:
+    found = against_best("dbb", {**RESULTS, "dbb": entry(99, 99, worst, 99)}, "dbb")
+    assert found is not None
+    assert found.control == "control_paste"
+    assert found.verdict.startswith(verdict)
+
+
 def test_the_best_control_comes_before_erm_and_chance_is_no_success() -> None:
     by_chance = {**RESULTS, "dbb": entry(52, 52, 51, 52), "control_paste": entry(45, 40, 30, 45)}
     found = lines({"recipe": "dbb"}, by_chance, noun="group")

@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+from report_runs import write_run
 
 from raygen.report import compare, summarize
 from raygen.report.tables import print_checks, print_comparison, print_results
+from raygen.storage.run_folder import Step
 
 
 def test_results_are_printed_with_their_numbers(
@@ -17,6 +19,21 @@ def test_results_are_printed_with_their_numbers(
     assert "85.7" in line
     assert "75.0" in line
     assert "7 planned, 6 generated, 2 kept" in text
+
+
+def test_the_share_of_the_loss_that_the_fit_noted_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    run = write_run(tmp_path / "run")
+    for name, share in (("dbb", 0.714), ("control_flat", 0.25)):
+        step = Step(run / "fit" / name, {})
+        step.begin()
+        step.finish({"generated_share": share})
+    summary = summarize(run)
+    assert summary["generated_share"] == {"dbb": 0.714, "control_flat": 0.25}
+    print_results(summary)
+    assert "the kept pictures hold 71% of the loss of dbb" in capsys.readouterr().out
 
 
 def test_no_number_is_cut_however_long_a_name_is(

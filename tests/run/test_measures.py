@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ import pytest
 
 from raygen import recipes
 from raygen.datasets.rows import RowIndex
-from raygen.errors import ConfigError, RunFolderError
+from raygen.errors import ConfigError, RowError, RunFolderError
+from raygen.images import decode_image
 from raygen.report.collect import summarize
 from raygen.report.html import write_report
 from raygen.run import preflight
+from raygen.run.measures import drawn
 from raygen.run.opened import Opened
 from raygen.run.results import measured
 from raygen.schema import MEASURED
@@ -67,6 +70,24 @@ def test_every_fit_is_measured_on_the_same_held_out_images(finished: Path) -> No
     assert not (finished / "measures" / "parts").exists()
 
 
+def test_the_images_and_their_pairs_are_drawn_from_the_runs_seed(finished: Path) -> None:
+    index, seeds = RowIndex(finished / "data"), []
+
+    def no_pairs(image_ids: list[str], groups: list[Any], *, run_seed: int) -> list[None]:
+        seeds.append(run_seed)
+        return [None] * len(image_ids)
+
+    def ids(seed: int) -> list[str]:
+        opened = SimpleNamespace(dataset=SimpleNamespace(pairs=no_pairs))
+        run: Any = SimpleNamespace(config=config_of(f"seed={seed}"), index=index, opened=opened)
+        return drawn(run)["image_id"].to_pylist()
+
+    of_run = pq.read_table(finished / "measures" / "measures.parquet")
+    assert ids(0) == of_run.filter(pa.compute.equal(of_run["result"], "erm"))["image_id"].to_pylist()
+    assert ids(7) != ids(0) != ids(8) != ids(7)
+    assert seeds == [0, 7, 0, 8, 7]
+
+
 def test_the_summary_has_measures_per_result_with_what_a_constant_score_gives(finished: Path) -> None:
     results = summarize(finished)["results"]
     masks = pq.read_table(finished / "measures" / "measures.parquet", columns=["result", "foreground"]).to_pylist()
@@ -99,6 +120,27 @@ def test_measures_are_taken_anew_with_other_settings_and_nothing_else_is(finishe
             assert set(found) == NAMES | {"deep_lift_aupr", "deep_lift_gap"}
             assert found["auc"]["n"] == found["deep_lift_aupr"]["n"] == 3
             assert found["deep_lift_gap"]["value"] < 1e-6
+
+
+def test_a_picture_that_cannot_be_read_is_counted_and_measured_of_no_fit(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, read = copied(finished, tmp_path), []
+
+    def broken_once(data: bytes) -> np.ndarray:
+        read.append(data)
+        if len(read) == 1:
+            raise RowError("cut off")
+        return decode_image(data)
+
+    monkeypatch.setattr("raygen.stages.measure.decode_image", broken_once)
+    run(out, "measures.images=5", "max_failed_fraction=0.5")
+    table = pq.read_table(out / "measures" / "measures.parquet")
+    assert table["result"].to_pylist() == ["erm"] * 4 + ["jtt"] * 4
+    assert table["logits"].null_count == table["saliency_ap"].null_count == 0
+    counts = json.loads((out / "measures" / "manifest.json").read_text())["counts"]
+    assert counts == {"images": 5, "failed": {"image_png: cut off": 1}}
+    assert summarize(out)["results"]["jtt"]["test"]["measures"]["auc"]["n"] == 4
 
 
 def test_without_measures_every_report_is_there(finished: Path, tmp_path: Path) -> None:

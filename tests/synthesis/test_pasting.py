@@ -79,6 +79,13 @@ def test_large_pictures_are_made_smaller() -> None:
     assert np.abs(found_HWC[300].astype(int) - GREEN).max() <= NEAR
 
 
+def test_the_longer_side_is_what_is_at_most_so_long() -> None:
+    image_HWC, old_HW = picture(2 * MAX_SIDE_PX, GREEN, np.s_[100:140, 100:140], RED)
+    half = np.s_[:MAX_SIDE_PX]
+    found_HWC = paste_object(image_HWC[half], old_HW[half], *picture(64, RED, np.s_[8:16, 8:16], BLUE), grown_px=0)
+    assert found_HWC.shape == (MAX_SIDE_PX // 2, MAX_SIDE_PX, 3)
+
+
 def test_shrinking_undoes_growth_and_leaves_something() -> None:
     _, mask_HW = picture(32, GREEN, np.s_[8:20, 0:20], RED)
     shrunk_HW = shrink(mask_HW, 3)
