@@ -18,7 +18,7 @@ help:
 	@echo 'make demo      the main job on the embedded benchmark, then where its report is (ARGS="--out runs/other")'
 	@echo 'make test      the quick tests          make test-all  all that this machine can run'
 	@echo 'make check     style, types, layers     make bench     the short benchmarks, into benchmarks/results.json'
-	@echo 'make results   every recipe over three seeds, into docs/results.md (hours; goes on where it stopped)'
+	@echo 'make results   the measurements of docs/results.md (hours; goes on from benchmarks/measured)'
 	@echo 'make clean     removes .venv and caches; runs/ stays'
 
 demo: $(STAMP)
@@ -39,7 +39,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 results: $(STAMP)
-	$(BIN)/python benchmarks/effect.py --into docs/results.md $(ARGS)
+	$(BIN)/python benchmarks/results.py $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/short.py $(ARGS)

@@ -2,64 +2,62 @@
 
 import math
 import statistics
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from _costs import costs
-from _runs import Attempt, interval, spread
+from _records import Record
+from _runs import interval, spread
 
 from raygen.run.names import find_recipe
-from raygen.storage.parts import read_parts
 
-# Steps that are the same for all recipes, or only look.
-SHARED = {"data", "erm", "evaluation", "measures"}
+# By seed: what a run was recorded to give, or why it could not be run.
+Outcomes = dict[int, Record | str]
 
 
-def overview(by_recipe: Mapping[str, Sequence[Attempt]]) -> str:
+def overview(found: Mapping[str, Outcomes]) -> str:
     """Markdown: one row a recipe."""
     lines = [
-        "| recipe | labels: train | labels: validation | worst-group accuracy, % | range | mean over groups, % "
+        "| recipe | labels: train | labels: validation | seeds | worst-group accuracy, % | range | mean over groups, % "
         "| average accuracy, % | original / flipped, % | over its best control | over ERM | saliency AUPR, % "
         "| cost beyond ERM |",
-        "|---" * 12 + "|",
+        "|---" * 13 + "|",
     ]
-    done = {recipe: finished(found) for recipe, found in by_recipe.items()}
-    if first := next((found for found in done.values() if found), None):
-        lines.append(row("erm", first, labels="train: class"))  # a run's first fit takes its last epoch
-    for recipe, found in by_recipe.items():
-        labels = find_recipe(recipe)[1].label_access
-        if not done[recipe]:
-            reason = next((one.reason for one in found if one.reason), "not run").replace("|", "/")
-            lines.append(f"| {recipe} | {' | '.join(labels_read(labels))} | {reason} |" + " |" * 8)
+    # The seeds of one study share their ERM, whichever recipe it is taken from.
+    if of_erm := {seed: one for outcomes in reversed(list(found.values())) for seed, one in runs(outcomes).items()}:
+        lines.append(row("erm", [of_erm[seed] for seed in sorted(of_erm)], labels="train: class"))
+    for recipe, outcomes in found.items():
+        labels, done = find_recipe(recipe)[1].label_access, list(runs(outcomes).values())
+        if not done:
+            reason = next((one for one in outcomes.values() if isinstance(one, str)), "not run").replace("|", "/")
+            lines.append(f"| {recipe} | {' | '.join(labels_read(labels))} | {reason} |" + " |" * 9)
             continue
-        shown = [name for name in (recipe, f"{recipe}_unpruned") if name in results(done[recipe][0])]
-        lines += [row(name, done[recipe], labels=labels, recipe=recipe) for name in shown]
-    return "\n".join([*lines, "", *rests_on(by_recipe), ""])
+        shown = [name for name in (recipe, f"{recipe}_unpruned") if name in done[0].results]
+        lines += [row(name, done, labels=labels, recipe=recipe) for name in shown]
+    return "\n".join([*lines, "", *rests_on(found), ""])
 
 
-def row(name: str, found: Sequence[Attempt], *, labels: str, recipe: str | None = None) -> str:
-    worst, average = accuracies(found)
-    low, high = min(worst[name]), max(worst[name])
-    over_erm = interval(differences(worst[name], worst["erm"])) if name != "erm" else ""
+def row(name: str, done: Sequence[Record], *, labels: str, recipe: str | None = None) -> str:
+    worst, average = accuracies(done)
+    own = [one.results[name] for one in done]
     best = best_control(worst, name, recipe)
-    over_best = interval(differences(worst[name], best)) if best else ""
-    saliency = [100 * value for one in found if (value := saliency_of(one, name)) is not None]
-    sides = [side for one in found if (side := flipped(one, name)) is not None]
+    saliency = [100 * result.saliency_aupr for result in own if result.saliency_aupr is not None]
+    sides = [
+        (100 * result.usual, 100 * result.flipped)
+        for result in own
+        if result.usual is not None and result.flipped is not None
+    ]
     cells = [
         name,
         *labels_read(labels),
+        f"{len(done)}",
         spread(worst[name]),
-        f"{low:.1f} to {high:.1f}",
-        spread([100 * results(one)[name]["test"]["group_mean"] for one in found]),
+        f"{min(worst[name]):.1f} to {max(worst[name]):.1f}",
+        spread([100 * result.group_mean for result in own]),
         spread(average[name]),
-        " / ".join(spread([100 * side[i] for side in sides]) for i in (0, 1)) if len(sides) == len(found) else "",
-        over_best,
-        over_erm,
+        " / ".join(spread(side) for side in zip(*sides, strict=True)) if len(sides) == len(own) else "",
+        interval(differences(worst[name], best)) if best else "",
+        interval(differences(worst[name], worst["erm"])) if name != "erm" else "",
         spread(saliency) if saliency else "",
-        "" if name == "erm" else cost_text([cost(one.folder, name) for one in found]),
+        "" if name == "erm" else cost_text(done, name),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -80,111 +78,67 @@ def labels_read(labels: str) -> tuple[str, str]:
     return said.pop("train", ""), said.pop("validation", "none")
 
 
-def cost(folder: Path, name: str) -> tuple[float, float]:
-    """CPU and GPU seconds of the steps that a result has beyond ERM: its own, not those of controls."""
-    found = costs(folder)
-    others = {f"fit/{other}" for other in results_in(folder) if other != name}
-    own = [step for step in found if step not in SHARED | others]
-    return sum(found[step]["cpu_s"] for step in own), sum(found[step]["gpu_s"] for step in own)
-
-
-def cost_text(found: Sequence[tuple[float, float]]) -> str:
-    cpu_s, gpu_s = (statistics.mean(values) for values in zip(*found, strict=True))
+def cost_text(done: Sequence[Record], name: str) -> str:
+    cpu_s, gpu_s = (statistics.mean(getattr(one.results[name], unit) for one in done) for unit in ("cpu_s", "gpu_s"))
     return f"{gpu_s:,.0f} GPU s, {cpu_s:,.0f} CPU s" if gpu_s else f"{cpu_s:,.0f} CPU s"
 
 
-def flipped(one: Attempt, name: str) -> tuple[float, float] | None:
-    """Test accuracy before the backgrounds that are the commonest of each class in training, and before others."""
-    assert one.summary is not None
-    groups = one.summary["results"][name]["test"]["groups"]
-    rows = read_parts(one.folder / "data", columns=["label", "attribute", "split"]).to_pylist()
-    counts = Counter((row["label"], row["attribute"]) for row in rows if row["split"] == "train")
-    if any(attribute is None for _, attribute in counts) or any(group["attribute"] is None for group in groups):
-        return None
-    usual = {place for place in counts if counts[place] == max(counts[p] for p in counts if p[0] == place[0])}
-    sides = []
-    for is_usual in (True, False):
-        own = [group for group in groups if ((group["label"], group["attribute"]) in usual) == is_usual]
-        if not own:
-            return None
-        sides.append(float(np.average([g["accuracy"] for g in own], weights=[g["n"] for g in own])))
-    return sides[0], sides[1]
-
-
-def rests_on(by_recipe: Mapping[str, Sequence[Attempt]]) -> list[str]:
+def rests_on(found: Mapping[str, Outcomes]) -> list[str]:
     """What the numbers rest on."""
-    done = [one for found in by_recipe.values() for one in finished(found)]
+    done = [one for outcomes in found.values() for one in runs(outcomes).values()]
     if not done:
         return []
-    assert done[0].summary is not None
-    groups = done[0].summary["results"]["erm"]["test"]["groups"]
-    smallest = min(group["n"] for group in groups)
-    models = sorted({model for one in done for model in models_of(one.folder)})
+    groups = done[0].results["erm"].groups
+    smallest = min(group.n for group in groups)
+    painters = sorted({painter for one in done for painter in one.painted_by})
     error = 100 * math.sqrt(0.25 / smallest)
     return [
-        f"Each number: mean and standard deviation over {max(len(found) for found in by_recipe.values())} seed(s), of "
-        "gains mean and Student's 95% interval of the differences within a seed, on "
-        f"{sum(group['n'] for group in groups):,} test images of {done[0].summary['dataset']}, {smallest:,} in the "
-        f"smallest group, where half right has a standard error of {error:.1f} points. Pictures are painted by: "
-        f"{', '.join(models) or 'nothing'}. Costs are this machine's, of the recipe's own steps, controls left out."
+        "Each number: mean and standard deviation over the seeds, of gains mean and Student's 95% interval of the "
+        f"differences within a seed, on {sum(group.n for group in groups):,} test images of {done[0].dataset}, "
+        f"{smallest:,} in the smallest group, where half right has a standard error of {error:.1f} points. Pictures "
+        f"are painted by: {', '.join(painters) or 'nothing'}. Costs are of the machine named above, of the recipe's "
+        "own steps, controls left out."
     ]
 
 
-def models_of(folder: Path) -> set[str]:
-    """What painted the candidates of a run."""
-    if not (folder / "candidates" / "manifest.json").is_file():
-        return set()
-    return set(read_parts(folder / "candidates", columns=["model_id"])["model_id"].to_pylist())
+def runs(outcomes: Outcomes) -> dict[int, Record]:
+    """Those that came to an end."""
+    return {seed: one for seed, one in sorted(outcomes.items()) if isinstance(one, Record)}
 
 
-def finished(found: Sequence[Attempt]) -> list[Attempt]:
-    return [one for one in found if one.summary is not None]
-
-
-def results(one: Attempt) -> Mapping[str, Any]:
-    assert one.summary is not None
-    return dict(one.summary["results"])
-
-
-def results_in(folder: Path) -> set[str]:
-    return {path.parent.name for path in folder.glob("fit/*/manifest.json")}
-
-
-def saliency_of(one: Attempt, name: str) -> float | None:
-    measure = results(one)[name]["test"].get("measures", {}).get("saliency_aupr")
-    return None if measure is None else measure["value"]
-
-
-def accuracies(found: Sequence[Attempt]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Worst-group and average test accuracy in percent, by result, one value a seed."""
-    worst, average = defaultdict(list), defaultdict(list)
-    for one in found:
-        for name, splits in results(one).items():
-            worst[name].append(100 * splits["test"]["worst_group"])
-            average[name].append(100 * splits["test"]["average"])
+def accuracies(done: Sequence[Record]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Worst-group and average test accuracy in percent, by result, one value a run; of results that all runs have."""
+    names = [name for name in done[0].results if all(name in one.results for one in done)]
+    worst = {name: [100 * one.results[name].worst_group for one in done] for name in names}
+    average = {name: [100 * one.results[name].average for one in done] for name in names}
     return worst, average
 
 
-def table(recipe: str, attempts: Sequence[Attempt]) -> str:
-    """Markdown: mean, standard deviation and range over the seeds, then the gains within a seed."""
-    found = finished(attempts)
-    if not found:
+def table(recipe: str, outcomes: Outcomes) -> str:
+    """Markdown: mean, standard deviation and range over the seeds, then the gains within a seed.
+
+    Nothing for a recipe without controls, all of which is in the overview.
+    """
+    done = list(runs(outcomes).values())
+    if not done or set(done[0].results) <= {"erm", recipe}:
         return ""
-    worst, average = accuracies(found)
+    worst, average = accuracies(done)
     lines = [
-        f"### {recipe}, {len(found)} seeds",
+        f"### {recipe}, seeds {', '.join(map(str, runs(outcomes)))}",
         "",
-        "| result | worst-group accuracy, % | range | average accuracy, % |",
-        "|---|---|---|---|",
+        "| result | worst-group accuracy, % | range | mean over groups, % | average accuracy, % |",
+        "|---|---|---|---|---|",
     ]
     for name, values in worst.items():
         low, high = min(values), max(values)
-        lines.append(f"| {name} | {spread(values)} | {low:.1f} to {high:.1f} | {spread(average[name])} |")
+        mean = spread([100 * one.results[name].group_mean for one in done])
+        lines.append(f"| {name} | {spread(values)} | {low:.1f} to {high:.1f} | {mean} | {spread(average[name])} |")
     lines += ["", *gains(recipe, worst, average)]
-    counts = [one.summary["synthesis"] for one in found if one.summary is not None and one.summary["synthesis"]]
-    if counts:
-        kept = statistics.mean(count["kept"] / max(1, count["generated"]) for count in counts)
-        lines.append(f"- pictures: {statistics.mean(c['generated'] for c in counts):.0f} generated, {kept:.0%} kept")
+    if made := [(one.generated, one.kept or 0) for one in done if one.generated]:
+        kept = statistics.mean(kept / generated for generated, kept in made)
+        lines.append(
+            f"- pictures: {statistics.mean(generated for generated, _ in made):.0f} generated, {kept:.0%} kept"
+        )
     return "\n".join([*lines, ""])
 
 
@@ -202,18 +156,19 @@ def gains(recipe: str, worst: dict[str, list[float]], average: dict[str, list[fl
     return lines
 
 
-def against(base: str | None, by_recipe: Mapping[str, Sequence[Attempt]]) -> list[str]:
-    """What each recipe gains over one of them, within a seed."""
-    if base is None or not all(finished(found) == list(found) for found in by_recipe.values()):
+def against(base: str | None, found: Mapping[str, Outcomes]) -> list[str]:
+    """What each recipe gains over one of them, within the seeds that both have."""
+    if base is None or not (of_base := runs(found[base])):
         return []
-    lines = [f"### Against {base}", "", "| recipe | worst-group accuracy, points | average accuracy, points |"]
-    lines.append("|---|---|---|")
-    base_worst, base_average = (found[base] for found in accuracies(by_recipe[base]))
-    for recipe, found in by_recipe.items():
-        if recipe != base:
-            worst, average = (values[recipe] for values in accuracies(found))
-            cells = interval(differences(worst, base_worst)), interval(differences(average, base_average))
-            lines.append(f"| {recipe} | {' | '.join(cells)} |")
+    lines = [f"### Against {base}", "", "| recipe | seeds | worst-group accuracy, points | average accuracy, points |"]
+    lines.append("|---|---|---|---|")
+    for recipe, outcomes in found.items():
+        seeds = sorted(of_base.keys() & runs(outcomes).keys())
+        if recipe != base and seeds:
+            pairs = [(runs(outcomes)[seed].results[recipe], of_base[seed].results[base]) for seed in seeds]
+            worst = interval([100 * (one.worst_group - other.worst_group) for one, other in pairs])
+            average = interval([100 * (one.average - other.average) for one, other in pairs])
+            lines.append(f"| {recipe} | {len(seeds)} | {worst} | {average} |")
     return [*lines, ""]
 
 

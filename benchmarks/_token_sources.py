@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from _judges import Judges, colour_of_scenes
 from _pools import POOL_SETTINGS, with_candidates
+from _records import kept, records_of, seeds_of
 from _runs import spread
 
 from raygen.config import fingerprint
@@ -32,7 +34,6 @@ from raygen.storage.parts import read_parts
 from raygen.storage.picture_store import remove_stores
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step
-from raygen.storage.writing import write_json
 
 SOURCES = ("none", "high_loss", "val_groups", "minority")
 FIT = "dbb_unpruned"
@@ -40,22 +41,25 @@ FIT = "dbb_unpruned"
 
 def compare(arguments: argparse.Namespace, learning_settings: Sequence[str]) -> None:
     """Makes what is missing, then prints and writes the table."""
-    judges = Judges(arguments.oracles or arguments.out / "oracle")
+    oracles = arguments.oracles or arguments.out / "oracle"
     found: dict[str, list[dict[str, Any]]] = {source: [] for source in arguments.sources}
-    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+    for seed in seeds_of(arguments):
         for source in arguments.sources:
             folder = arguments.out / f"sources_{seed}" / source
-            study(source, seed, folder, arguments, judges, learning_settings)
-            found[source].append(json.loads((folder / "sources.json").read_text(encoding="utf-8")))
+            make = partial(study, source, seed, folder, arguments, oracles, learning_settings)
+            path = records_of(arguments) / f"source_{source}_{seed}.json"
+            if one := kept(path, arguments.overrides, make, recorded=arguments.recorded):
+                found[source].append(one)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     text = table(found)
     (arguments.out / "sources.md").write_text(text, encoding="utf-8")
     print(text)
 
 
 def study(
-    source: str, seed: int, folder: Path, arguments: argparse.Namespace, judges: Judges, learns: Sequence[str]
-) -> None:
-    """The pictures of one source and seed, and what the judges say; writes its numbers."""
+    source: str, seed: int, folder: Path, arguments: argparse.Namespace, oracles: Path, learns: Sequence[str]
+) -> dict[str, Any]:
+    """What the judges say of the pictures of one source and seed."""
     overrides = [*POOL_SETTINGS, *arguments.overrides]
     if source == "none":
         overrides = [override for override in overrides if not override.startswith("textual_inversion.")]
@@ -73,7 +77,7 @@ def study(
         candidates = read_parts(made.folder, columns=["status", "source_label", "target_label"])
         ok_N = verdicts(candidates, PruneThresholds())[0]
         target_N = candidates["target_label"].to_numpy()[ok_N]
-        judged = judges.judge(made.folder, ok_N, seed=seed, file=folder / "judged.npz")
+        judged = Judges(oracles).judge(made.folder, ok_N, seed=seed, file=folder / "judged.npz")
         shares = [[float(flag_N[target_N == target].mean()) for flag_N in judged] for target in (0, 1)]
         found: dict[str, Any] = {"pictures": int(ok_N.sum()), "shares": shares, "images": learned_from(begun)}
         if arguments.fits:
@@ -81,9 +85,10 @@ def study(
                 begun.do(step)
             evaluated = begun.do(evaluation(begun, {FIT: begun.done[f"fit/{FIT}"]}))
             predictions = pq.read_table(evaluated.folder / "predictions.parquet")
-            found["test"] = results(predictions, begun.index, names=[FIT])[FIT]["test"]
-        write_json(folder / "sources.json", found)
+            test = results(predictions, begun.index, names=[FIT])[FIT]["test"]
+            found["test"] = {name: test[name] for name in ("worst_group", "group_mean", "average")}
     remove_stores(folder)
+    return found
 
 
 def from_minority(begun: Run) -> RunStep:
@@ -149,7 +154,9 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         "|---" * 7 + "|",
     ]
     for source, runs in found.items():
-        cells = [source]
+        if not runs:
+            continue
+        cells = [f"{source}, {len(runs)} seed(s)"]
         for what in ("typical", "minority"):
             by_class = [np.mean([100 * run["images"][c][what] for run in runs]) for c in (0, 1) if runs[0]["images"]]
             cells.append(", ".join(f"{value:.0f}" for value in by_class))

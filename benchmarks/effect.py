@@ -2,24 +2,26 @@
 
 Every seed draws another dataset (of photos: other weights, orders and pictures), one `raygen run` each, with all the
 controls, and for `dbb` also without pruning. Runs of one seed share what is the same in them (`--reuse`): rows, ERM,
-candidates. An interrupted study goes on where it stopped. A recipe that cannot be run on the dataset has a row with the
-reason. Beside accuracy: which labels a recipe reads, what it costs beyond ERM, where it looks, and, as Chang et al.
-2021 report it, test images before the background that is usual for their class in training (original) and before
-others (flipped).
+candidates. An interrupted study goes on where it stopped; of a finished run, its record is enough (`--records`). Seeds
+may be measured beside each other, by commands that differ in `--first` and `--seeds` alone. A recipe that cannot be run
+on the dataset has a row with the reason. Beside accuracy: which labels a recipe reads, what it costs beyond ERM, where
+it looks, and, as Chang et al. 2021 report it, test images before the background that is usual for their class in
+training (original) and before others (flipped).
 
-    make results                                             # all recipes, three seeds, into docs/results.md
+    python benchmarks/effect.py                              # all recipes, three seeds, into runs/effect
     python benchmarks/effect.py --recipes dbb jtt scgs+jtt --first 10 --seeds 10 --against jtt
     python benchmarks/effect.py --recipes scgs --set synthesis.tau=0.5 --out runs/effect_tau
-    python benchmarks/effect.py --photos clothes_bg.tar.gz   # a folder of photos with metadata.csv, or one packed
+    python benchmarks/effect.py --out runs/photos --photos clothes_bg.tar.gz   # packed, or a folder with metadata.csv
 """
 
 import argparse
 import tarfile
-from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
-from _effect_tables import against, overview, table
-from _runs import Attempt, attempt
+from _effect_tables import Outcomes, against, overview, table
+from _records import Record, add_arguments, record, recorded_run, records_of, seeds_of
+from _runs import attempt
 
 from raygen.report import write_comparison
 from raygen.run.names import find_recipe, known_recipes
@@ -69,68 +71,50 @@ PHOTOS = [
     "classifier.image_size_px=128",
 ]
 PHOTO_MASKS = {"dbb": ["synthesis.mask=truth"], "dac": [], "infill": []}
-# Where the tables of a section go in a document.
-BEGIN, END = "<!-- made by `make results`{}: begin -->", "<!-- made by `make results`{}: end -->"
 
 
 def main() -> None:
     """Runs what is missing, then prints and writes the tables."""
     arguments = read_arguments()
-    dataset, out, overrides = "scenes", arguments.out or Path("runs/effect"), list(arguments.overrides)
+    dataset, out, overrides = "scenes", arguments.out, list(arguments.overrides)
     if arguments.photos is not None:
-        if not arguments.photos.exists():
+        if not (arguments.photos.exists() or arguments.recorded):
             print(f"{arguments.photos} is not there: nothing to do without photos")
             return
-        out = arguments.out or Path("runs/effect_photos")
-        dataset, overrides = str(unpacked(arguments.photos, out)), [*PHOTOS, *overrides]
-    by_recipe: dict[str, list[Attempt]] = defaultdict(list)
-    for seed in range(arguments.first, arguments.first + arguments.seeds):
-        for recipe in arguments.recipes:
-            by_recipe[recipe].append(study(recipe, dataset, seed, out, overrides))
-    parts = [overview(by_recipe), *(table(recipe, found) for recipe, found in by_recipe.items())]
-    text = "\n".join([*parts, *against(arguments.against, by_recipe)])
+        dataset, overrides = str(photos_in(arguments.photos, out)), [*PHOTOS, *overrides]
+    found: dict[str, Outcomes] = {recipe: {} for recipe in arguments.recipes}
+    for seed in seeds_of(arguments):
+        for recipe, outcomes in found.items():
+            study = Study(recipe, dataset, seed, [out, *arguments.reuse], overrides, arguments.preset)
+            one = study.outcome(records_of(arguments), recorded=arguments.recorded)
+            if one is not None:
+                outcomes[seed] = one
+    parts = [overview(found), *(table(recipe, outcomes) for recipe, outcomes in found.items())]
+    text = "\n".join([*parts, *against(arguments.against, found)])
     out.mkdir(parents=True, exist_ok=True)
     (out / "effect.md").write_text(text, encoding="utf-8")
-    if finished := [one.folder for found in by_recipe.values() for one in found if one.summary is not None]:
+    folders = [out / f"{recipe}_{seed}" for recipe, outcomes in found.items() for seed in outcomes]
+    if finished := [folder for folder in folders if (folder / "summary.json").is_file()]:
         write_comparison(finished, out / "comparison.html")  # with the scatter of saliency AUPR against accuracy
-    if arguments.into:
-        # Read only now: it may have been edited in the hours since.
-        begin, end = marks(arguments.section)
-        before, _, rest = arguments.into.read_text(encoding="utf-8").partition(begin)
-        after = rest.partition(end)[2]
-        arguments.into.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
     print(text)
 
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="default: runs/effect, or runs/effect_photos")
+    add_arguments(parser, out="effect", first=0, seeds=3)
     parser.add_argument("--recipes", nargs="+", default=all_recipes(), metavar="RECIPE", help="default: all of them")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--against", metavar="RECIPE", help="one of the recipes: what each other gains over it")
     parser.add_argument("--photos", type=Path, help="a folder with metadata.csv, or a .tar.gz of one, not the scenes")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
-    parser.add_argument("--into", type=Path, help="a document to write the tables into, between their two marks")
-    parser.add_argument("--section", default="", help="the name in these marks, if they have one")
+    parser.add_argument("--preset", help="of every run")
+    parser.add_argument("--reuse", nargs="+", type=Path, default=[], help="other OUTs, to take the same steps from")
     arguments = parser.parse_args()
     if arguments.against is not None and arguments.against not in arguments.recipes:
         parser.error(f"--against {arguments.against} is none of the recipes")
-    for recipe in arguments.recipes:
-        try:
-            find_recipe(recipe)
-        except ValueError as error:
-            parser.error(str(error))
-    begin, end = marks(arguments.section)
-    if arguments.into and not all(mark in arguments.into.read_text(encoding="utf-8") for mark in (begin, end)):
-        parser.error(f"{arguments.into} has no lines '{begin}' and '{end}'")
+    try:
+        arguments.recipes = [find_recipe(recipe)[0] for recipe in arguments.recipes]
+    except ValueError as error:
+        parser.error(str(error))
     return arguments
-
-
-def marks(section: str) -> tuple[str, str]:
-    """The lines of a document between which a section's tables go."""
-    named = f" ({section})" if section else ""
-    return BEGIN.format(named), END.format(named)
 
 
 def all_recipes() -> list[str]:
@@ -145,9 +129,9 @@ def all_recipes() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def unpacked(photos: Path, out: Path) -> Path:
+def photos_in(photos: Path, out: Path) -> Path:
     """The folder of photos, unpacked once where it is packed."""
-    if photos.is_dir():
+    if not photos.is_file():
         return photos
     target = out / "photos"
     if not target.is_dir():
@@ -159,20 +143,54 @@ def unpacked(photos: Path, out: Path) -> Path:
     return table.parent
 
 
-def study(recipe: str, dataset: str, seed: int, out: Path, overrides: list[str]) -> Attempt:
-    """One run; runs of one seed share what is the same in them."""
-    recipe, found = find_recipe(recipe)
-    settings = [*CHOSEN.get(recipe, ()), *EQUAL_STEPS.get(recipe, ())]
-    if dataset != "scenes":
-        settings += PHOTO_MASKS.get(found.synthesis or "", ())
-    else:
-        settings += AMOUNTS.get(recipe, AMOUNTS.get(found.synthesis or "", ()))
-    if recipe in PAIRS and recipe != "scgs+jtt":
-        settings.append("controls=[]")  # it is compared with its parts
-    settings += [*overrides, f"seed={seed}"]
-    return attempt(
-        [recipe, "--dataset", dataset], out / f"{recipe}_{seed}", settings=settings, reuse=sorted(out.glob(f"*_{seed}"))
-    )
+@dataclass(frozen=True)
+class Study:
+    """One run; runs of one seed share what is the same in them.
+
+    Attributes:
+        recipe: Its name.
+        dataset: The name or folder of the dataset.
+        seed: The run's.
+        outs: Where run folders are: its own, then others'.
+        overrides: Of every run.
+        preset: Of every run.
+    """
+
+    recipe: str
+    dataset: str
+    seed: int
+    outs: list[Path]
+    overrides: list[str]
+    preset: str | None = None
+
+    def outcome(self, records: Path, *, recorded: bool) -> Record | str | None:
+        """What is recorded of it, or why it cannot be run; None where nothing is recorded and no more may be."""
+        refused = []
+
+        def make() -> Record | None:
+            folder, command = self.outs[0] / f"{self.recipe}_{self.seed}", [self.recipe, "--dataset", self.dataset]
+            command += ["--preset", self.preset] if self.preset else []
+            reuse = [other for out in self.outs for other in sorted(out.glob(f"*_{self.seed}"))]
+            tried = attempt(command, folder, settings=[*self.settings(), f"seed={self.seed}"], reuse=reuse)
+            if tried.summary is None:
+                refused.append(tried.reason)
+                return None
+            return record(folder, tried.summary)
+
+        path = records / f"{self.recipe}_{self.seed}.json"
+        return recorded_run(path, self.settings(), make, recorded=recorded) or next(iter(refused), None)
+
+    def settings(self) -> list[str]:
+        """Overrides of the recipe and of every run, without the seed."""
+        synthesis = find_recipe(self.recipe)[1].synthesis
+        settings = [*CHOSEN.get(self.recipe, ()), *EQUAL_STEPS.get(self.recipe, ())]
+        if self.dataset != "scenes":
+            settings += PHOTO_MASKS.get(synthesis or "", ())
+        else:
+            settings += AMOUNTS.get(self.recipe, AMOUNTS.get(synthesis or "", ()))
+        if self.recipe in PAIRS and self.recipe != "scgs+jtt":
+            settings.append("controls=[]")  # it is compared with its parts
+        return [*settings, *self.overrides]
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ Everything is done by the steps of a run, in one run folder a seed: an interrupt
 
     python benchmarks/pruning.py --set fit.num_threads=1 --set pools.inpainter.actors=1  # runs/pruning, three seeds
     python benchmarks/pruning.py --set dataset.bias=paper --out runs/pruning_paper
-    python benchmarks/pruning.py --table  # the tables again of what is there
+    python benchmarks/pruning.py --recorded  # the tables again of what is there
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from _judges import Judged, Judges, colour_of_scenes
 from _pools import POOL_SETTINGS, with_candidates
+from _records import add_arguments, kept, records_of, seeds_of
 from _runs import spread
 
 from raygen import synthesis
@@ -39,14 +39,12 @@ from raygen.run.steps import Run
 from raygen.seeding import row_seed
 from raygen.storage.parts import CANDIDATE_SCORES, read_parts
 from raygen.storage.picture_store import remove_stores
-from raygen.storage.writing import write_json
 from raygen.synthesis.dbb import DbbConfig
 
 # N pictures of a pool, C classes
 
 # The authors' threshold on rho for Waterbirds (their paper's table 10, and the default of their code).
 AUTHORS_RHO = 1.0
-RESULT = "pruning.json"
 NAMES = {
     "erm": "ERM",
     "dbb_unpruned": "all",
@@ -65,26 +63,21 @@ NAMES = {
 def main() -> None:
     """Makes what is missing, then prints and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/pruning"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102])
+    add_arguments(parser, out="pruning", first=100, seeds=3)
     parser.add_argument("--oracles", type=Path, help="folder of the shape oracle; default: trained into OUT/oracle")
     parser.add_argument("--reuse", type=Path, nargs="*", default=[], help="runs whose finished steps are taken")
     parser.add_argument("--subsets", nargs="+", choices=SUBSETS, default=list(SUBSETS), metavar="NAME")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
-    parser.add_argument("--table", action="store_true", help="only write the tables of what is there")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    if not arguments.table:
-        judges = Judges(arguments.oracles or arguments.out / "oracle")
-        for seed in arguments.seeds:
-            study(arguments.out / f"seed_{seed}", seed, arguments, judges)
-    found = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for seed in arguments.seeds
-        if (path := arguments.out / f"seed_{seed}" / RESULT).is_file()
-    ]
+    oracles = arguments.oracles or arguments.out / "oracle"
+    found = []
+    for seed in seeds_of(arguments):
+        make = partial(study, arguments.out / f"seed_{seed}", seed, arguments, oracles)
+        path = records_of(arguments) / f"seed_{seed}.json"
+        if one := kept(path, arguments.overrides, make, recorded=arguments.recorded):
+            found.append(one)
     if not found:
-        parser.error(f"{arguments.out} has no finished seed of {arguments.seeds}")
+        parser.error(f"{records_of(arguments)} has no record of any of these seeds")
     text = table(found)
     (arguments.out / "pruning.md").write_text(text, encoding="utf-8")
     print(text)
@@ -157,7 +150,7 @@ def open_pool(begun: Run, judges: Judges, judged_file: Path) -> Pool:
     scores = read_parts(begun.done["scores"].folder, columns=paper.score_columns())
     ok_N = verdicts(candidates, PruneThresholds())[0]
 
-    def kept(**fields: Any) -> np.ndarray:
+    def kept_by(**fields: Any) -> np.ndarray:
         config = paper.model_copy(update=fields)
         return verdicts(candidates, synthesis.of(config).thresholds(config, scores, candidates))[0][ok_N]
 
@@ -165,9 +158,9 @@ def open_pool(begun: Run, judges: Judges, judged_file: Path) -> Pool:
         keys=np.array(candidates["key"].to_pylist())[ok_N],
         target_N=candidates["target_label"].to_numpy()[ok_N],
         rho_N=candidates["attribution_inside"].to_numpy()[ok_N].astype(np.float64),
-        kept_N=kept(),
-        psi_N=kept(attribution_test="off"),
-        eq3_N=kept(source_probability_test="train", attribution_test="off"),
+        kept_N=kept_by(),
+        psi_N=kept_by(attribution_test="off"),
+        eq3_N=kept_by(source_probability_test="train", attribution_test="off"),
         judged=judges.judge(step.folder, ok_N, seed=begun.config.seed, file=judged_file),
         seed=begun.config.seed,
     )
@@ -176,12 +169,12 @@ def open_pool(begun: Run, judges: Judges, judged_file: Path) -> Pool:
 # --- A seed ---
 
 
-def study(folder: Path, seed: int, arguments: argparse.Namespace, judges: Judges) -> None:
-    """The run of one seed, with a fit for each subset; writes its numbers."""
+def study(folder: Path, seed: int, arguments: argparse.Namespace, oracles: Path) -> dict[str, Any]:
+    """The numbers of one seed's run, with a fit for each subset."""
     data = {"recipe": "dbb", "dataset": {"name": "scenes"}}
     overrides = [*POOL_SETTINGS, *arguments.overrides, f"seed={seed}"]
     with with_candidates(data, overrides, folder, reuse=arguments.reuse) as begun:
-        pool = open_pool(begun, judges, folder / "judged.npz")
+        pool = open_pool(begun, Judges(oracles), folder / "judged.npz")
         made = begun.done["candidates"]
         chosen = {name: SUBSETS[name](pool) for name in arguments.subsets}
         rows_of = partial(ExtraRows, "generated", candidates=str(made.folder.resolve()), digest=made.digest)
@@ -194,12 +187,13 @@ def study(folder: Path, seed: int, arguments: argparse.Namespace, judges: Judges
                     of_rows[rows] = begun.do(step)
             fitted[name] = of_rows[rows]
         begun.do(evaluation(begun, fitted))
-        kept = {"dbb_unpruned": np.ones(len(pool.keys), dtype=bool), "dbb": pool.kept_N, **chosen}
-        write_json(folder / RESULT, numbers(begun, pool, kept))
+        of_fits = {"dbb_unpruned": np.ones(len(pool.keys), dtype=bool), "dbb": pool.kept_N, **chosen}
+        found = numbers(begun, pool, of_fits)
     remove_stores(folder)
+    return found
 
 
-def numbers(begun: Run, pool: Pool, kept: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def numbers(begun: Run, pool: Pool, of_fits: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What the tables show of one seed, plain data."""
     predictions = pq.read_table(begun.done["evaluation"].folder / "predictions.parquet")
     names = [name for name in NAMES if name in predictions.column_names]
@@ -211,14 +205,18 @@ def numbers(begun: Run, pool: Pool, kept: Mapping[str, np.ndarray]) -> dict[str,
     found = {}
     for name in names:
         right_N = test[name].to_numpy() == label_N
-        one: dict[str, Any] = {"test": accuracies[name]["test"], "by_colour": {}}
+        one: dict[str, Any] = {"test": plain(accuracies[name]["test"]), "by_colour": {}}
         for group in range(4):
             of_group_N = (label_N == group // 2) & (attribute_N == group % 2)
             one["by_colour"][str(group)] = [float(right_N[of_group_N & (typical_N == t)].mean()) for t in (True, False)]
-        if name in kept:
-            one["pictures"] = judged_as(pool, kept[name])
+        if name in of_fits:
+            one["pictures"] = judged_as(pool, of_fits[name])
         found[name] = one
     return {"seed": begun.config.seed, "pruned": judged_as(pool, ~pool.kept_N), "results": found}
+
+
+def plain(test: Mapping[str, Any]) -> dict[str, float]:
+    return {name: test[name] for name in ("worst_group", "group_mean", "average")}
 
 
 def judged_as(pool: Pool, chosen_N: np.ndarray) -> list[dict[str, float]]:
@@ -271,7 +269,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         cells += [
             spread(worst),
             "" if name in ("erm", "random") else spread([a - b for a, b in zip(worst, random, strict=True)]),
-            spread([100 * statistics.mean(group["accuracy"] for group in one["test"]["groups"]) for one in of]),
+            spread([100 * one["test"]["group_mean"] for one in of]),
             *(
                 ", ".join(means([[100 * one["by_colour"][group][t] for one in of] for t in (0, 1)]))
                 for group in ("1", "2")

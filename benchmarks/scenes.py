@@ -13,12 +13,13 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _records import add_arguments, kept, records_of, seeds_of
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from raygen.datasets.scene_drawing import SIZE_PX
@@ -28,7 +29,6 @@ from raygen.datasets.table import DatasetInfo, write_source
 from raygen.images import encode_image
 from raygen.run.evaluation import evaluate_classifier
 from raygen.seeding import row_seed
-from raygen.storage.writing import write_json
 
 BALANCED = ["dataset.train_counts=[2400,2400,2400,2400]", "dataset.test_counts=[1000,1000,1000,1000]", "erm.epochs=12"]
 GREY = 128
@@ -38,27 +38,25 @@ PROMPTS = tuple(f"a photo of a {name}" for name in CLASS_NAMES)
 def main() -> None:
     """Runs what is missing, then prints and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/scenes_study"))
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=5)
+    add_arguments(parser, out="scenes_study", first=0, seeds=5)
     parser.add_argument("--levels-only", action="store_true", help="only ERM at both levels of bias")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
     arguments = parser.parse_args()
-    out, seeds = arguments.out, range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    out, seeds = arguments.out, seeds_of(arguments)
     out.mkdir(parents=True, exist_ok=True)
-    study = Study(out, arguments.overrides)
+    study = Study(out, records_of(arguments), arguments.overrides, arguments.recorded)
     rows = {f"as shipped, bias {bias}": [study.level(bias, seed) for seed in seeds] for bias in TRAIN_COUNTS}
     if not arguments.levels_only:
         rows |= {
-            "balanced": [study.fit("scenes", f"balanced_{seed}", BALANCED, seed) for seed in seeds],
+            "balanced": [study.balanced(seed) for seed in seeds],
             "balanced, colours independent (shape oracle)": [study.shape(seed) for seed in seeds],
             "the shape oracle on the test images of both levels": [study.oracle(seed) for seed in seeds],
             "balanced, object greyed (background only)": [study.background(seed) for seed in seeds],
-            "mean and spread of the object's colour (boosted trees)": [colour_accuracies(seed) for seed in seeds],
+            "mean and spread of the object's colour (boosted trees)": [study.colour(seed) for seed in seeds],
         }
     lines = ["| trained on | worst-group accuracy, % | average accuracy, % |", "|---|---|---|"]
-    for name, results in rows.items():
-        lines.append(f"| {name} | {values(results, 'worst_group')} | {values(results, 'average')} |")
+    for name, found in rows.items():
+        if results := [result for result in found if result is not None]:
+            lines.append(f"| {name} | {values(results, 'worst_group')} | {values(results, 'average')} |")
     text = "\n".join(lines) + "\n"
     (out / "scenes.md").write_text(text, encoding="utf-8")
     print(text)
@@ -66,15 +64,28 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """Classifiers, each in a run folder below `out`; each method gives back test accuracies.
+    """Classifiers, each in a run folder below `out`; each method gives back test accuracies, None if not recorded.
 
     Attributes:
         out: The study's folder.
+        records: Where accuracies are kept.
         overrides: Of every run.
+        recorded: Fit nothing.
     """
 
     out: Path
+    records: Path
     overrides: list[str]
+    recorded: bool
+
+    def kept(self, name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any] | None:
+        """What is recorded under a name."""
+
+        def accuracies() -> dict[str, Any]:
+            made = make()
+            return {what: float(made[what]) for what in ("worst_group", "average")}
+
+        return kept(self.records / f"{name}.json", self.overrides, accuracies, recorded=self.recorded)
 
     def fit(self, dataset: str, name: str, settings: list[str], seed: int) -> dict[str, Any]:
         """A classifier fitted by ERM."""
@@ -88,30 +99,50 @@ class Study:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         return dict(summary["results"]["erm"]["test"])
 
-    def level(self, bias: str, seed: int) -> dict[str, Any]:
+    def level(self, bias: str, seed: int) -> dict[str, Any] | None:
         """ERM on the scenes as they ship."""
-        return self.fit("scenes", f"{bias}_{seed}", [f"dataset.bias={bias}"], seed)
+        name = f"{bias}_{seed}"
+        return self.kept(name, lambda: self.fit("scenes", name, [f"dataset.bias={bias}"], seed))
 
-    def shape(self, seed: int) -> dict[str, Any]:
+    def balanced(self, seed: int) -> dict[str, Any] | None:
+        """ERM where all groups are equally frequent."""
+        name = f"balanced_{seed}"
+        return self.kept(name, lambda: self.fit("scenes", name, BALANCED, seed))
+
+    def shape(self, seed: int) -> dict[str, Any] | None:
         """A classifier that can go by the shape alone, on scenes of its kind."""
-        return self.fit("scenes", f"shape_{seed}", [*BALANCED, "dataset.plumage=independent"], seed)
+        return self.kept(f"shape_{seed}", lambda: self._shape(seed))
 
-    def oracle(self, seed: int) -> dict[str, Any]:
+    def oracle(self, seed: int) -> dict[str, Any] | None:
         """That classifier on the test images of the benchmark, which all levels have in common."""
-        path = self.out / f"shape_{seed}" / "on_benchmark.json"
-        if not path.is_file():
-            data = {"name": "folder", "path": str(self.out / f"paper_{seed}" / "data")}
-            write_json(path, evaluate_classifier(self.out / f"shape_{seed}" / "erm", data, seed=seed)["test"])
-        return dict(json.loads(path.read_text(encoding="utf-8")))
 
-    def background(self, seed: int) -> dict[str, Any]:
+        def evaluated() -> dict[str, Any]:
+            self._shape(seed)
+            self.fit("scenes", f"paper_{seed}", ["dataset.bias=paper"], seed)
+            data = {"name": "folder", "path": str(self.out / f"paper_{seed}" / "data")}
+            return dict(evaluate_classifier(self.out / f"shape_{seed}" / "erm", data, seed=seed)["test"])
+
+        return self.kept(f"oracle_{seed}", evaluated)
+
+    def background(self, seed: int) -> dict[str, Any] | None:
         """A classifier that sees only what is around the bird."""
-        folder = self.out / f"greyed_{seed}"
-        if not (folder / "dataset.json").is_file():
-            folder.mkdir(exist_ok=True)
-            info = DatasetInfo("greyed scenes", CLASS_NAMES, ATTRIBUTE_NAMES, PROMPTS)
-            write_source(greyed_rows(seed), info, folder)
-        return self.fit(str(folder), f"background_{seed}", ["erm.epochs=12"], seed)
+
+        def fitted() -> dict[str, Any]:
+            folder = self.out / f"greyed_{seed}"
+            if not (folder / "dataset.json").is_file():
+                folder.mkdir(exist_ok=True)
+                info = DatasetInfo("greyed scenes", CLASS_NAMES, ATTRIBUTE_NAMES, PROMPTS)
+                write_source(greyed_rows(seed), info, folder)
+            return self.fit(str(folder), f"background_{seed}", ["erm.epochs=12"], seed)
+
+        return self.kept(f"background_{seed}", fitted)
+
+    def colour(self, seed: int) -> dict[str, Any] | None:
+        """The best guess from the object's colours."""
+        return self.kept(f"colour_{seed}", lambda: colour_accuracies(seed))
+
+    def _shape(self, seed: int) -> dict[str, Any]:
+        return self.fit("scenes", f"shape_{seed}", [*BALANCED, "dataset.plumage=independent"], seed)
 
 
 def greyed_rows(seed: int) -> Iterator[dict[str, Any]]:

@@ -14,10 +14,12 @@ prompts takes from its pictures: only tokens, pictures and fits differ. An inter
 
 import argparse
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _runs import percent, run, spread
+from _records import add_arguments, kept, records_of, seeds_of
+from _runs import run, spread
 from _token_sources import SOURCES, compare
 
 from raygen.pruners import PruneThresholds
@@ -45,28 +47,25 @@ PAPER = {0: (1018, 88.9), 10: (818, 90.5), 20: (804, 89.9), 30: (737, 93.0), 40:
 def main() -> None:
     """Runs what is missing, then prints and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/tokens"))
+    add_arguments(parser, out="tokens", first=0, seeds=3)
     parser.add_argument("--images", nargs="+", type=int, default=[10, 20, 30, 40], help="images a class")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sources", nargs="+", choices=SOURCES, help="compare these sources of the images instead")
-    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--fits", action="store_true", help="of the sources: fit with all pictures too")
     parser.add_argument("--oracles", type=Path, help="of the sources: folder of the shape oracle; default: in OUT")
     parser.add_argument("--reuse", type=Path, nargs="*", default=[], help="of the sources: runs to take steps from")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
     arguments = parser.parse_args()
     if arguments.sources:
         compare(arguments, LEARNING)
         return
-    summaries: dict[int, list[dict[str, Any]]] = {num: [] for num in (0, *arguments.images)}
-    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-        folder = arguments.out / f"seed_{seed}"
-        summaries[0].append(study(0, seed, folder, arguments.overrides))
-        # Quantiles, the default, would prune the same share of any pictures.
-        overrides = [*arguments.overrides, *same_thresholds(folder / "images_0")]
-        for num in arguments.images:
-            summaries[num].append(study(num, seed, folder, overrides))
-    text = table(summaries)
+    found: dict[int, list[dict[str, Any]]] = {num: [] for num in (0, *arguments.images)}
+    for seed in seeds_of(arguments):
+        for num, records in found.items():
+            path = records_of(arguments) / f"images_{num}_{seed}.json"
+            make = partial(study, num, seed, arguments.out / f"seed_{seed}", arguments.overrides)
+            if one := kept(path, arguments.overrides, make, recorded=arguments.recorded):
+                records.append(one)
+    text = table({num: records for num, records in found.items() if records})
+    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "tokens.md").write_text(text, encoding="utf-8")
     print(text)
 
@@ -80,36 +79,46 @@ def same_thresholds(finished: Path) -> list[str]:
 
 
 def study(num_images: int, seed: int, seed_folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """The summary of one run."""
+    """What is kept of one run; the one with plain prompts is made first, whose thresholds the others take."""
     settings = [*OVERRIDES, *(LEARNING if num_images else [])]
     # What is overridden for learning means nothing to a run without tokens, and would switch them on.
     settings += [o for o in overrides if num_images or not o.startswith("textual_inversion.")]
-    settings += [f"textual_inversion.num_images={num_images}"] if num_images else []
+    if num_images:
+        plain = seed_folder / "images_0"
+        if not (plain / "summary.json").is_file():
+            study(0, seed, seed_folder, overrides)
+        # Quantiles, the default, would prune the same share of any pictures.
+        settings += [*same_thresholds(plain), f"textual_inversion.num_images={num_images}"]
     settings += [f"seed={seed}"]
     reuse = [EFFECT / f"dbb_{seed}", *sorted(seed_folder.glob("*"))]
-    return run(["dbb", "--dataset", "scenes"], seed_folder / f"images_{num_images}", settings=settings, reuse=reuse)
+    folder = seed_folder / f"images_{num_images}"
+    summary = run(["dbb", "--dataset", "scenes"], folder, settings=settings, reuse=reuse)
+    test, counts = summary["results"]["dbb"]["test"], summary["synthesis"]
+    return {
+        "generated": counts["generated"],
+        "pruned": sum(counts["pruned"].values()),
+        "learning_s": summary["seconds"].get("tokens", 0),
+        **{name: test[name] for name in ("worst_group", "group_mean", "average")},
+    }
 
 
-def table(summaries: dict[int, list[dict[str, Any]]]) -> str:
+def table(found: dict[int, list[dict[str, Any]]]) -> str:
     """Markdown: one line for each number of images; mean and standard deviation over the seeds."""
-    num_seeds = len(next(iter(summaries.values())))
     lines = [
-        f"### Tokens, {num_seeds} seed(s)",
-        "",
-        "| images a class | pruned | of | worst-group accuracy, % | average accuracy, % | learning, s "
+        "| images a class | seeds | pruned | of | worst-group accuracy, % | average accuracy, % | learning, s "
         "| paper (Waterbirds): pruned, worst-group accuracy |",
-        "|---|---|---|---|---|---|---|",
+        "|---" * 8 + "|",
     ]
-    for num, found in summaries.items():
-        counts = [summary["synthesis"] for summary in found]
+    for num, records in found.items():
         pruned, paper_accuracy = PAPER.get(num, ("–", "–"))
         cells = [
             str(num),
-            spread([sum(count["pruned"].values()) for count in counts]),
-            f"{statistics.mean(count['generated'] for count in counts):.0f}",
-            spread(percent(found, "dbb")),
-            spread(percent(found, "dbb", "average")),
-            f"{statistics.mean(summary['seconds'].get('tokens', 0) for summary in found):.0f}",
+            str(len(records)),
+            spread([one["pruned"] for one in records]),
+            f"{statistics.mean(one['generated'] for one in records):.0f}",
+            spread([100 * one["worst_group"] for one in records]),
+            spread([100 * one["average"] for one in records]),
+            f"{statistics.mean(one['learning_s'] for one in records):.0f}",
             f"{pruned}, {paper_accuracy}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -13,20 +13,20 @@ Every part leaves its result in a file, so that an interrupted study goes on whe
 added. A seed costs about eight CPU minutes for both levels, the first one some two more.
 
     python benchmarks/unbiased.py                                         # runs/unbiased, five seeds, both levels
-    python benchmarks/unbiased.py --bias paper --first-seed 100 --seeds 2 --set fit.num_threads=1
+    python benchmarks/unbiased.py --bias paper --first 100 --seeds 2 --set fit.num_threads=1
     python benchmarks/unbiased.py --reuse runs/effect/*                   # data and ERM from runs that have them
 """
 
 import argparse
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from _records import add_arguments, kept, records_of, seeds_of
 from _runs import run, spread
 
 from raygen.config import fingerprint
@@ -42,7 +42,7 @@ from raygen.run.evaluation import evaluate_classifier
 from raygen.schema import plan_key
 from raygen.seeding import row_seed
 from raygen.storage.run_folder import file_digest
-from raygen.storage.writing import atomic, write_json
+from raygen.storage.writing import atomic
 from raygen.tiny.train import NUM_SCENES
 
 # How `raygen.tiny.train` calls its scenes, and the seed of the model that ships.
@@ -54,26 +54,24 @@ ERM, TINY, REAL = "erm", "erm on the tiny model's scenes", "dbb's fit with real 
 def main() -> None:
     """Runs what is missing, then prints and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/unbiased"))
+    add_arguments(parser, out="unbiased", first=0, seeds=5)
     parser.add_argument("--bias", nargs="+", choices=TRAIN_COUNTS, default=list(TRAIN_COUNTS), help="levels")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--scenes", type=int, default=NUM_SCENES, help="those of the tiny model, from the first on")
     parser.add_argument("--k", type=int, default=500, help="real scenes a class")
     parser.add_argument("--reuse", nargs="+", type=Path, default=[], help="runs that may have the same data and ERM")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every fit")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+    for seed in seeds_of(arguments):
         for bias in arguments.bias:
             for name, result in study(bias, seed, arguments):
-                found[bias, name].append(result)
+                if result is not None:
+                    found[bias, name].append(result)
         (arguments.out / "unbiased.md").write_text(table(found), encoding="utf-8")
     print(table(found))
 
 
-def study(bias: str, seed: int, arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+def study(bias: str, seed: int, arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Test accuracies of each row."""
     out, given = arguments.out, [*arguments.overrides, f"seed={seed}"]
     base, tiny = out / f"erm_{bias}_{seed}", out / f"tiny_{arguments.scenes}_{seed}"
@@ -94,21 +92,19 @@ def study(bias: str, seed: int, arguments: argparse.Namespace) -> Iterator[tuple
         config = make_config({"recipe": "dbb", "dataset": dataset}, given, where="benchmark")
         return fitted_with_real_scenes(config, base, out / f"real_{bias}_{seed}", k=arguments.k)
 
-    yield ERM, kept(out / f"result_erm_{bias}_{seed}.json", given, fit_erm)
-    yield REAL, kept(out / f"result_real_{arguments.k}_{bias}_{seed}.json", given, fit_real)
+    def result(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        path = records_of(arguments) / f"{name}_{seed}.json"
+        return kept(path, arguments.overrides, lambda: accuracies(make()), recorded=arguments.recorded)
+
+    yield ERM, result(f"erm_{bias}", fit_erm)
+    yield REAL, result(f"real_{arguments.k}_{bias}", fit_real)
     # The levels have their test images in common, and so this row.
-    yield TINY, kept(out / f"result_tiny_{arguments.scenes}_{seed}.json", given, fit_tiny)
+    yield TINY, result(f"tiny_{arguments.scenes}", fit_tiny)
 
 
-def kept(path: Path, settings: list[str], result: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result that a file holds; made and written if it is not there."""
-    if not path.is_file():
-        print(f"making {path}", flush=True)
-        write_json(path, {"settings": settings, "test": result()})
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["settings"] != settings:
-        raise SystemExit(f"{path} was made with {found['settings']}, not {settings}; give another --out")
-    return dict(found["test"])
+def accuracies(test: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a classifier on test."""
+    return {name: test[name] for name in ("worst_group", "group_mean", "average")}
 
 
 def rendered_world(folder: Path, num_scenes: int) -> Path:

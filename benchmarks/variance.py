@@ -16,13 +16,14 @@ stopped.
 import argparse
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import scipy.stats
-from _runs import percent, run, spread
+from _records import Record, add_arguments, record, recorded_run, records_of, seeds_of
+from _runs import run, spread
 
+FIRST = 200  # the seed of what is kept
 IMAGES_PER_CLASS = 500  # those of `raygen demo`
 SOURCES = {"fit": "fit_seed", "pictures": "picture_seed", "all": "seed"}
 
@@ -30,40 +31,47 @@ SOURCES = {"fit": "fit_seed", "pictures": "picture_seed", "all": "seed"}
 def main() -> None:
     """Runs what is missing, then prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/variance"))
-    parser.add_argument("--first", type=int, default=200, help="the seed of what is kept, and the first that is drawn")
-    parser.add_argument("--draws", type=int, default=5, help="runs of each set")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="override a field of every run")
+    add_arguments(parser, out="variance", first=FIRST, seeds=5)
     arguments = parser.parse_args()
     found = {source: drawn(source, arguments) for source in SOURCES}
-    text = table(found)
+    text = table({source: records for source, records in found.items() if records})
+    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "variance.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-def drawn(source: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Summaries of the runs that draw one thing anew; the first is the same in all sets."""
-    summaries = []
-    for seed in range(arguments.first, arguments.first + arguments.draws):
-        settings = [f"synthesis.k={IMAGES_PER_CLASS}", "unpruned=true", "controls=[]", *arguments.overrides]
-        settings.append(f"seed={seed if source == 'all' else arguments.first}")
+def drawn(source: str, arguments: argparse.Namespace) -> list[Record]:
+    """The runs that draw one thing anew; the first seed is that of what is kept, so that the first run is in all."""
+    common = [f"synthesis.k={IMAGES_PER_CLASS}", "unpruned=true", "controls=[]", *arguments.overrides]
+    records = []
+    for seed in seeds_of(arguments):
+        settings = [*common, f"seed={seed if source == 'all' else FIRST}"]
         if source != "all":
             settings.append(f"{SOURCES[source]}={seed}")
         folder = arguments.out / f"{source}_{seed}"
-        same = [path for path in sorted(arguments.out.glob("*_*")) if path.is_dir() and path != folder]
-        summaries.append(run(["dbb", "--dataset", "scenes"], folder, settings=settings, reuse=same))
-    return summaries
+
+        def make(folder: Path = folder, settings: Sequence[str] = settings) -> Record:
+            same = [path for path in sorted(arguments.out.glob("*_*")) if path.is_dir() and path != folder]
+            return record(folder, run(["dbb", "--dataset", "scenes"], folder, settings=settings, reuse=same))
+
+        path = records_of(arguments) / f"{source}_{seed}.json"
+        if found := recorded_run(path, settings, make, recorded=arguments.recorded):
+            records.append(found)
+    return records
 
 
-def table(found: dict[str, list[dict[str, Any]]]) -> str:
+def table(found: Mapping[str, Sequence[Record]]) -> str:
     """Markdown: standard deviation of each result's worst group and average, by what was drawn anew."""
     lines = [
         "| drawn anew | result | runs | worst-group accuracy, % | its standard deviation | average accuracy, % |",
         "|---|---|---|---|---|---|",
     ]
-    for source, summaries in found.items():
-        for result in [name for name in summaries[0]["results"] if name != "erm" or source == "all"]:
-            worst, average = (percent(summaries, result, what) for what in ("worst_group", "average"))
+    for source, records in found.items():
+        for result in [name for name in records[0].results if name != "erm" or source == "all"]:
+            own = [one.results[result] for one in records]
+            worst, average = [100 * one.worst_group for one in own], [100 * one.average for one in own]
+            if len(own) < 2:
+                continue
             low, high = deviation_interval(worst)
             cells = [
                 source,
