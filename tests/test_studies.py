@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -42,18 +43,17 @@ def run(script: str, *arguments: str, folder: Path, settings: tuple[str, ...] = 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_each_study_of_the_papers_tables_runs(tmp_path: Path) -> None:
-    begin, end = "<!-- made by `make results`: begin -->", "<!-- made by `make results`: end -->"
-    document = tmp_path / "results.md"
-    document.write_text(f"# Results\n{begin}\nold\n{end}\n", encoding="utf-8")
     scgs, dbb = (*SMALL, "synthesis.gen_ratio=0.1", "synthesis.tau=0.3"), (*SMALL, "synthesis.k=6")
-    run("effect", "--seeds", "1", "--recipes", "scgs", "--into", str(document), folder=tmp_path, settings=scgs)
-    written = document.read_text(encoding="utf-8")
+    written = run("effect", "--seeds", "1", "--recipes", "scgs", folder=tmp_path, settings=scgs)
     assert "| scgs | class | " in written
     assert "CPU s |" in written
     assert "Pictures are painted by: tiny" in written
     assert (tmp_path / "runs" / "effect" / "comparison.html").is_file()
     assert "control_flat" in written
-    assert "old" not in written
+    shutil.copytree(tmp_path / "runs" / "effect" / "records", tmp_path / "records")
+    recorded = run("effect", "--recipes", "scgs", "--records", "records", "--recorded", folder=tmp_path, settings=scgs)
+    table = written[written.index("| recipe |") :]
+    assert recorded == table  # of three seeds, one is recorded
     both = ("--recipes", "dbb", "dbb+jtt", "--against", "dbb")
     printed = run("effect", "--seeds", "1", *both, folder=tmp_path, settings=dbb)
     assert "| dbb+jtt | " in printed.partition("### Against dbb")[2]
@@ -62,7 +62,7 @@ def test_each_study_of_the_papers_tables_runs(tmp_path: Path) -> None:
     assert "| landbird | 6.0 ± 0.0 |" in tables
     assert "| 4 | " in tables
 
-    table = run("variance", "--draws", "2", folder=tmp_path, settings=dbb)
+    table = run("variance", "--seeds", "2", folder=tmp_path, settings=dbb)
     for source in ("fit", "pictures", "all"):
         assert f"| {source} | dbb | 2 | " in table
 
@@ -100,6 +100,64 @@ def test_the_study_of_the_unbiased_distribution_goes_on_where_it_stopped(tmp_pat
     real = pq.read_table(out / "real_paper_0" / "candidates" / "part-00000.parquet").to_pylist()
     places = dict(zip(index.table["image_id"].to_pylist(), index.table["attribute"].to_pylist(), strict=True))
     assert Counter((row["target_label"], places[row["image_id"]]) for row in real) == {(0, 1): 4, (1, 0): 4}
+
+
+def test_a_record_stands_for_a_run_with_its_settings_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    kept = importlib.import_module("_records").kept
+    path, made = tmp_path / "measured" / "one_3.json", []
+
+    def make() -> dict[str, float] | None:
+        made.append(1)
+        return {"worst_group": 0.25}
+
+    assert kept(path, ["a=1"], make, recorded=True) is None
+    assert kept(path, ["a=1"], lambda: None) is None
+    assert not path.exists()
+    assert [kept(path, ["a=1"], make) for _ in range(3)] == [{"worst_group": 0.25}] * 3
+    assert made == [1]
+    with pytest.raises(SystemExit, match=r"one_3\.json was made with \['a=1'\], not \['a=2'\]: give other --records"):
+        kept(path, ["a=2"], make)
+
+
+def test_tables_go_between_their_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    results = importlib.import_module("results")
+    marks = {name: [f"<!-- made by `make results` ({name}): {side} -->" for side in ("begin", "end")] for name in "ab"}
+    lines = ["# Results", *marks["a"], "kept", marks["b"][0], "old", marks["b"][1], "after", ""]
+    document = tmp_path / "results.md"
+    document.write_text("\n".join(lines), encoding="utf-8")
+    results.write("a", "| 1 |", document)
+    results.write("b", "| 2 |", document)
+    results.write("b", "", document)  # nothing is recorded: what is there stays
+    a, b = marks["a"], marks["b"]
+    assert document.read_text(encoding="utf-8").splitlines() == [
+        *("# Results", a[0], "| 1 |", a[1], "kept", b[0], "| 2 |", b[1], "after"),
+    ]
+    with pytest.raises(SystemExit, match="has no lines"):
+        results.write("c", "| 3 |", document)
+
+
+def test_every_section_of_the_results_has_its_place_and_a_study_that_takes_its_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    results = importlib.import_module("results")
+    document = results.DOCUMENT.read_text(encoding="utf-8")
+    for name, section in results.SECTIONS.items():
+        for side in ("begin", "end"):
+            assert document.count(f"<!-- made by `make results` ({name}): {side} -->") == 1, name
+        assert (BENCHMARKS / f"{section.study}.py").is_file()
+    studies = {section.study for section in results.SECTIONS.values()}
+    for study in studies:
+        said = subprocess.run(
+            [sys.executable, str(BENCHMARKS / f"{study}.py"), "--help"], capture_output=True, text=True, check=True
+        ).stdout
+        for option in ("--out", "--records", "--first", "--seeds", "--recorded", "--set"):
+            assert option in said, (study, option)
+    # Two sections that share run folders never share a turn, and no two studies share records by accident.
+    by_out = {section.out: section.study for section in results.SECTIONS.values()}
+    assert all(by_out[section.out] == section.study for section in results.SECTIONS.values())
 
 
 def test_a_gain_is_over_the_best_control_of_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,10 +205,15 @@ def test_a_study_of_photos_goes_on_and_names_what_cannot_be_run(tmp_path: Path) 
     given = ("effect", "--photos", "photos.tar.gz", "--seeds", "1", "--recipes", "jtt", "dbb")
     first = run(*given, folder=tmp_path, settings=settings)
     (row,) = [line.split(" | ") for line in first.splitlines() if line.startswith("| jtt | class |")]
-    assert " / " in row[7]  # original and flipped
+    assert " / " in row[8]  # original and flipped
     assert row[-1].endswith("CPU s |")
     assert "| dbb | class | " in first
     assert "it paints only the birds of 'scenes', but the dataset is" in first
+    record = tmp_path / "runs" / "effect" / "records" / "jtt_0.json"
+    by_record = run(*given, folder=tmp_path, settings=settings)
+    assert "raygen run jtt" not in by_record
+    assert row in [line.split(" | ") for line in by_record.splitlines()]
+    record.unlink()
     again = run(*given, folder=tmp_path, settings=settings)
     assert "fit jtt: done before" in again
     assert row in [line.split(" | ") for line in again.splitlines()]
@@ -164,28 +227,36 @@ def test_the_studies_of_pruning_and_of_sources_of_tokens_run(tmp_path: Path) -> 
     for name in ORACLES:  # that know nothing: trained ones take minutes
         save_file(Oracle().state_dict(), oracles / f"oracle_{name}.safetensors")
     small = (*SMALL, "synthesis.k=12")
-    pruning = ("pruning", "--seeds", "3", "--oracles", str(oracles))
+    pruning = ("pruning", "--first", "3", "--seeds", "1", "--oracles", str(oracles))
     printed = run(*pruning, folder=tmp_path, settings=small)
     assert "| all | 12, 12 |" in printed
-    seed = tmp_path / "runs" / "pruning" / "seed_3"
-    found = json.loads((seed / "pruning.json").read_text(encoding="utf-8"))["results"]
+    kept = tmp_path / "runs" / "pruning" / "records" / "seed_3.json"
+    found = json.loads(kept.read_text(encoding="utf-8"))["results"]
     pictures = {name: one["pictures"] for name, one in found.items() if name != "erm"}
     nums = {name: [of_class["num"] for of_class in one] for name, one in pictures.items()}
     assert nums["dbb"] == nums["random"] == nums["colour"] == nums["lowest_rho"]
     assert pictures["colour"][1]["typical"] == pictures["dbb"][1]["typical"]
     assert sum(nums["dbb"]) < 24
+    assert printed.endswith(run(*pruning, folder=tmp_path, settings=small))  # by its record
+    kept.unlink()
     again = run(*pruning, folder=tmp_path, settings=small)
     assert "candidates: done before" in again
     assert "fitting" not in again
 
     learning = (*small, "textual_inversion.num_steps=2", "textual_inversion.num_images=3")
-    sources = ("--sources", "none", "high_loss", "minority", "--seeds", "1", "--first-seed", "3", "--fits")
+    sources = ("--sources", "none", "high_loss", "minority", "--seeds", "1", "--first", "3", "--fits")
     printed = run(
-        "tokens", *sources, "--oracles", str(oracles), "--reuse", str(seed), folder=tmp_path, settings=learning
+        "tokens",
+        *sources,
+        "--oracles",
+        str(oracles),
+        "--reuse",
+        "runs/pruning/seed_3",
+        folder=tmp_path,
+        settings=learning,
     )
     assert printed.count("candidates: generating") == 2  # those of plain prompts are the study of pruning's
-    assert "| minority | " in printed
-    images = json.loads((tmp_path / "runs" / "tokens" / "sources_3" / "minority" / "sources.json").read_text())[
-        "images"
-    ]
+    assert "| minority, 1 seed(s) | " in printed
+    kept = tmp_path / "runs" / "tokens" / "records" / "source_minority_3.json"
+    images = json.loads(kept.read_text(encoding="utf-8"))["images"]
     assert [of_class["minority"] for of_class in images] == [1, 1]
