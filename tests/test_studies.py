@@ -179,6 +179,17 @@ def test_a_gain_is_over_the_best_control_of_each_seed(monkeypatch: pytest.Monkey
     assert best_control(kept, "dbb_unpruned", "dbb") == []
 
 
+def test_tables_tell_what_is_read_of_training_from_what_of_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    labels_read = importlib.import_module("_effect_tables").labels_read
+    assert labels_read("train: class; validation: none") == ("class", "none")
+    assert labels_read("train: class") == ("class", "none")
+    chosen = "class of the chosen rows; group, to select (class, where none is known)"
+    assert labels_read(f"train: class; validation: {chosen}") == ("class", chosen)
+    pictures = "train: class; validation: group to select (to generate: train: class and object masks)"
+    assert labels_read(pictures) == ("class (class and object masks to generate)", "group to select")
+
+
 def test_a_study_of_photos_that_are_not_there_says_so(tmp_path: Path) -> None:
     said = run("effect", "--photos", str(tmp_path / "none.tar.gz"), folder=tmp_path, settings=())
     assert said == f"{tmp_path}/none.tar.gz is not there: nothing to do without photos\n"
