@@ -139,7 +139,7 @@ def test_tables_go_between_their_marks(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_every_section_of_the_results_has_its_place_and_a_study_that_takes_its_arguments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     results = importlib.import_module("results")
@@ -148,11 +148,11 @@ def test_every_section_of_the_results_has_its_place_and_a_study_that_takes_its_a
         for side in ("begin", "end"):
             assert document.count(f"<!-- made by `make results` ({name}): {side} -->") == 1, name
         assert (BENCHMARKS / f"{section.study}.py").is_file()
-    studies = {section.study for section in results.SECTIONS.values()}
-    for study in studies:
-        said = subprocess.run(
-            [sys.executable, str(BENCHMARKS / f"{study}.py"), "--help"], capture_output=True, text=True, check=True
-        ).stdout
+    for study in {section.study for section in results.SECTIONS.values()}:
+        monkeypatch.setattr(sys, "argv", [study, "--help"])
+        with pytest.raises(SystemExit):
+            importlib.import_module(study).main()
+        said = capsys.readouterr().out
         for option in ("--out", "--records", "--first", "--seeds", "--recorded", "--set"):
             assert option in said, (study, option)
     # Two sections that share run folders never share a turn, and no two studies share records by accident.
