@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from raygen.config import apply_overrides, validate
+from raygen.datasets.addresses import place_of
 from raygen.datasets.check_rows import RowFindings, check_row, picture_warnings
 from raygen.datasets.entries import READ_BYTES, Listing
-from raygen.datasets.files import printable, read_file
+from raygen.datasets.files import printable
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.known import KNOWN, differences, known_name
+from raygen.datasets.references import read_reference, why_unread
 from raygen.datasets.table import DatasetInfo, picture_bytes
 from raygen.errors import ConfigError
 from raygen.schema import SPLITS, by_bytes
@@ -60,7 +62,7 @@ class Findings:
 
 
 def check_dataset(
-    path: Path,
+    path: Path | str,
     *,
     expect: str | None = None,
     overrides: Sequence[str] = (),
@@ -70,7 +72,7 @@ def check_dataset(
     """Reads a dataset in any layout of `raygen.datasets.folder` and decodes every picture and mask.
 
     Args:
-        path: The folder.
+        path: The folder: a path, or a URL.
         expect: A published dataset whose numbers of images it must have (`KNOWN`); by default, a folder whose name
             holds the name of one is compared with it, and differences are warnings.
         overrides: What a run would set of `FolderConfig`, such as "class_names=[cat, dog]".
@@ -107,7 +109,7 @@ def check_dataset(
     findings.problems += listing.missing_splits()
     findings.problems += [f"{image_id}: {reason}" for image_id, reason in listing.unread.items()]
     _warn_of_gaps(findings, listing.info)
-    _compare(findings, path, expect)
+    _compare(findings, place_of(path).name, expect)
     return findings
 
 
@@ -128,9 +130,9 @@ def _with_file(row: dict[str, Any], listing: Listing) -> dict[str, Any]:
     if row["image_png"] is not None or not row.get("path"):
         return row
     try:
-        return {**row, "image_png": read_file(row["path"])}
+        return {**row, "image_png": read_reference(row["path"])}
     except OSError as error:
-        listing.unread[row["image_id"]] = f"{row['path']} cannot be read: {error.strerror}"
+        listing.unread[row["image_id"]] = why_unread(row["path"], error)
         return row
 
 
@@ -150,11 +152,11 @@ def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
                     findings.warnings.append(f"{split}: the group ({name}, {word}) is empty")
 
 
-def _compare(findings: Findings, path: Path, expect: str | None) -> None:
+def _compare(findings: Findings, folder_name: str, expect: str | None) -> None:
     if expect is not None:
         findings.problems += differences(KNOWN[expect], findings.counts)
         return
-    name = known_name(path.resolve().name)
+    name = known_name(folder_name)
     if name is not None:
         found = differences(KNOWN[name], findings.counts)
         findings.warnings += [f"{line} (compared because of the folder's name: {name})" for line in found]
