@@ -14,7 +14,7 @@ from pydantic import BeforeValidator
 
 from raygen.datasets.files import MAX_FILE_BYTES
 from raygen.datasets.places import Child, LocalPlace, Place
-from raygen.errors import DataError
+from raygen.errors import ConfigError, DataError
 from raygen.storage.remote import check_no_secret, is_url, store_of, why_not_reached
 
 
@@ -187,7 +187,8 @@ def _address(value: Any) -> Any:
         try:
             check_no_secret(value)
         except DataError as error:
-            raise ValueError(str(error)) from error
+            # Not a ValueError, with which pydantic would have the whole URL shown.
+            raise ConfigError(f"dataset.path: {error}") from error
         return value
     if not isinstance(value, str | Path):
         return value
