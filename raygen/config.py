@@ -288,13 +288,25 @@ def fingerprint_of_many(first: Any, *others: Iterable[Any]) -> str:
     """`fingerprint([first, *others])` of lists that are too long to be in memory as text, or at all."""
     found = hashlib.sha256(b"[" + _plain_json(first))
     for items in others:
-        before = b",["
-        for item in items:
-            found.update(before + _plain_json(item))
-            before = b","
-        found.update(b"]" if before == b"," else b",[]")
+        found.update(b",")
+        _add_list(found, items)
     found.update(b"]")
     return found.hexdigest()[:16]
+
+
+def fingerprint_of_list(items: Iterable[Any]) -> str:
+    """`fingerprint([*items])`; see `fingerprint_of_many`."""
+    found = hashlib.sha256()
+    _add_list(found, items)
+    return found.hexdigest()[:16]
+
+
+def _add_list(found: Any, items: Iterable[Any]) -> None:
+    before = b"["
+    for item in items:
+        found.update(before + _plain_json(item))
+        before = b","
+    found.update(b"]" if before == b"," else b"[]")
 
 
 def _plain_json(value: Any) -> bytes:

@@ -10,6 +10,7 @@ from raygen.config import (
     differing_fields,
     dump_yaml,
     fingerprint,
+    fingerprint_of_list,
     fingerprint_of_many,
     load_yaml,
     validate,
@@ -234,3 +235,4 @@ def test_yaml_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 def test_a_fingerprint_of_many_is_that_of_the_lists(lists: list[list[Any]]) -> None:
     first = {"b": [1, "x"], "a": None}
     assert fingerprint_of_many(first, *map(iter, lists)) == fingerprint([first, *lists])
+    assert fingerprint_of_list(iter(lists[0])) == fingerprint(lists[0])

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator
 
 from raygen.datasets.files import MAX_FILE_BYTES
 from raygen.datasets.places import Child, LocalPlace, Place
+from raygen.datasets.rows_by_id import Texts
 from raygen.errors import ConfigError, DataError
 from raygen.storage.remote import check_no_secret, is_url, store_of, why_not_reached
 
@@ -123,21 +124,8 @@ class RemotePlace(Place):
         )
 
     @cached_property
-    def _sorted(self) -> "_Texts":
-        return _Texts(self._paths)
-
-
-class _Texts(Sequence[str]):
-    """An array of strings as `bisect` wants it: a list of Python's would take several times the memory."""
-
-    def __init__(self, array: pa.StringArray) -> None:
-        self._array = array
-
-    def __len__(self) -> int:
-        return len(self._array)
-
-    def __getitem__(self, row: Any) -> Any:
-        return self._array[row].as_py()
+    def _sorted(self) -> Texts:
+        return Texts(self._paths)
 
 
 class HttpsPlace(RemotePlace):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raygen.config import fingerprint
+from raygen.config import fingerprint_of_list
 from raygen.datasets.references import read_references, reference_state
 from raygen.datasets.rows import RowIndex
 from raygen.errors import RowError, or_row_error
@@ -37,10 +37,12 @@ class RowPictures:
         self.label = label
         self._ids = pa.array(image_ids, pa.string())  # compact: a copy goes to every loader process
         self.columns = (located(index, image_ids, "image_png"),)
-        self._paths = _paths(index, image_ids)
-        self.key: dict[str, Any] = {"rows": index.digest(), "image_ids": fingerprint(list(image_ids))}
+        paths = index.paths(image_ids)
+        self._paths = None if paths.null_count == len(paths) else paths
+        self.key: dict[str, Any] = {"rows": index.digest(), "image_ids": fingerprint_of_list(image_ids)}
         if self._paths is not None:  # files of the user's, which no digest of ours covers
-            self.key["files"] = fingerprint([reference_state(path) for path in self._paths.values()])
+            states = (reference_state(path.as_py()) for path in self._paths if path.is_valid)
+            self.key["files"] = fingerprint_of_list(states)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -62,7 +64,7 @@ class RowPictures:
 
     def data(self, rows: Sequence[int]) -> list[bytes]:
         """Each picture's file; empty where it cannot be read, which no decoder takes."""
-        paths = [None if self._paths is None else self._paths.get(int(row)) for row in rows]
+        paths = [None if self._paths is None else self._paths[int(row)].as_py() for row in rows]
         inlined = iter(self.columns[0].read([row for row, path in zip(rows, paths, strict=True) if path is None]))
         files = iter(read_references([path for path in paths if path is not None]))
         found = [next(inlined) if path is None else next(files) for path in paths]
@@ -75,20 +77,5 @@ def located(index: RowIndex, image_ids: Sequence[str], column: str) -> ParquetBy
     Raises:
         DataError: An id that the dataset does not have.
     """
-    places = index.locate(image_ids)
-    numbers = {shard: number for number, shard in enumerate(sorted({place.shard for place in places}))}
-    return ParquetBytes(
-        column,
-        list(numbers),
-        [numbers[place.shard] for place in places],
-        [place.row_group for place in places],
-        [place.row for place in places],
-    )
-
-
-def _paths(index: RowIndex, image_ids: Sequence[str]) -> dict[int, str] | None:
-    """Files of the rows that have one, by number of the row."""
-    if index.table["path"].null_count == index.table.num_rows:
-        return None
-    path_of = dict(zip(index.table["image_id"].to_pylist(), index.table["path"].to_pylist(), strict=True))
-    return {row: path for row, image_id in enumerate(image_ids) if (path := path_of[image_id]) is not None}
+    shards, place_N3 = index.places(image_ids)
+    return ParquetBytes(column, shards, *place_N3.T)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from raygen.config import fingerprint
 from raygen.datasets.files import state
 from raygen.datasets.references import read_references, reference_state, why_unread
+from raygen.datasets.rows_by_id import RowsById
 from raygen.datasets.table import PICTURES, ROWS_PER_GROUP, DatasetInfo, read_info
 from raygen.errors import DataError
 from raygen.schema import SOURCE, by_bytes, memory_type, widened
@@ -82,10 +83,10 @@ class RowIndex:
         # Numbers of rows and row groups, not a Location a row: of a million rows these alone would take 200 MB.
         self._group_N = np.repeat(np.arange(len(counts)), counts)
         self._first_G = np.concatenate([[0], np.cumsum(counts)])
-        self._row_of = {image_id: row for row, image_id in enumerate(self.table["image_id"].to_pylist())}
+        self._ids = RowsById(self.table["image_id"])
         self._has_files = self.table["path"].null_count < self.table.num_rows
-        if len(self._row_of) != self.table.num_rows:
-            raise DataError(f"{folder}: {self.table.num_rows - len(self._row_of)} image_id(s) occur twice")
+        if self._ids.num_repeated:
+            raise DataError(f"{folder}: {self._ids.num_repeated} image_id(s) occur twice")
 
     def split(self, name: str) -> pa.Table:
         """Labels of one split."""
@@ -117,6 +118,19 @@ class RowIndex:
         """
         return [self._location(row) for row in self._rows(image_ids)]
 
+    def places(self, image_ids: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        """As `locate`, of many rows: shard files, and (N, 3) int64 with number of the shard, row group, row in it."""
+        row_N = np.asarray(self._rows(image_ids), dtype=np.int64)
+        group_N = self._group_N[row_N]
+        shards = sorted({self._groups[group][0] for group in np.unique(group_N)})
+        numbers = {shard: number for number, shard in enumerate(shards)}
+        of_group_G2 = np.array([(numbers.get(shard, -1), group) for shard, group in self._groups], dtype=np.int64)
+        return shards, np.column_stack([of_group_G2[group_N], row_N - self._first_G[group_N]])
+
+    def paths(self, image_ids: Sequence[str]) -> pa.StringArray:
+        """Files of the pictures of rows, in the order asked for; null where the picture is in the shard."""
+        return self.table["path"].take(pa.array(self._rows(image_ids), pa.int64())).combine_chunks()
+
     def fetch(self, image_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Rows in the order asked for, pixels if `image_png` is among the columns; see `locate`, `fetch_located`."""
         return fetch_located(self.locate(image_ids), columns)
@@ -139,7 +153,7 @@ class RowIndex:
 
     def _rows(self, image_ids: Sequence[str]) -> list[int]:
         try:
-            return [self._row_of[image_id] for image_id in image_ids]
+            return self._ids.rows(image_ids)
         except KeyError as error:
             raise DataError(f"image '{error.args[0]}' is not in {self.folder}; was the dataset made again?") from None
 
