@@ -99,6 +99,8 @@ def _check_classifier(opened: Opened) -> None:
         fields = synthesis.of(config.synthesis).masker(config.synthesis, info)
         if fields["name"] == "cam":
             map_for = MapUse(config.synthesis.map_setting(), may_be_empty=fields.get("top_q") is not None)
+    if map_for is None and (setting := config.algorithm.map_setting()) is not None:
+        map_for = MapUse(setting, may_be_empty=True)
     check_classifier(config.classifier, len(info.class_names), map_for=map_for)
     if config.erm.from_ is not None:
         open_start(config.classifier, config.erm.from_, info.class_names)
