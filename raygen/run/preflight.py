@@ -26,6 +26,7 @@ from raygen.maskers.language import TINY_DATASET
 from raygen.model_files import TINY
 from raygen.pools import pipeline
 from raygen.run.config import RunConfig
+from raygen.run.first_fit import lines_of_start
 from raygen.run.opened import Opened
 from raygen.storage.progress import Say
 from raygen.storage.run_folder import MARKER
@@ -288,6 +289,8 @@ def say_of_dataset(opened: Opened, say: Say) -> None:
         say(line)
     warn_of_painter(opened, say)
     warn_of_numbers(opened, say)
+    for line in lines_of_start(opened.config.algorithm, opened.config.erm):
+        say(line)
 
 
 def warn_of_numbers(opened: Opened, say: Say) -> None:

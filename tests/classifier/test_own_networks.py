@@ -15,6 +15,7 @@ import transformers
 from PIL import Image
 from torch import nn
 
+from raygen.attention import DeepLift, check_deep_lift
 from raygen.classifier import (
     ClassifierConfig,
     MapUse,
@@ -337,3 +338,17 @@ def test_a_last_layer_in_a_sequence_is_replaced_and_published_weights_of_other_c
     assert three(rand().repeat(1, 1, 1, 1)).shape == (3, 3)
     name = "backbone.model.resnet.embedder.embedder.convolution.weight"
     assert torch.equal(two.state_dict()[name], three.state_dict()[name])
+
+
+def test_deep_lift_follows_shared_and_in_place_layers_and_names_what_it_cannot(tmp_path: Path) -> None:
+    """One ReLU, in place and called twice: its attributions still sum to what they explain."""
+    classifier = build_classifier(network("cnn"), 2, seed=0).eval()
+    check_deep_lift(classifier.config, 2)
+    _, gap_N = DeepLift(classifier)(rand(), rand(5).flip(0), torch.tensor([0, 1, 1]))
+    assert gap_N.max() < 1e-9
+    folder = own_networks.transformers_folder(tmp_path / "vit", "vit")
+    config = ClassifierConfig.model_validate(with_own_framing({"architecture": f"hf:{folder}"}))
+    with pytest.raises(
+        ConfigError, match=r"measures\.deep_lift: classifier\.architecture hf:.*leave measures\.deep_lift"
+    ):
+        check_deep_lift(config, 2)

@@ -128,7 +128,11 @@ def test_what_else_a_recipe_needs_is_fitted_beside_or_goes_on_from_it(
     config: Config, recipe: str, fields: dict[str, Any], expected: list[str], tmp_path: Path
 ) -> None:
     changes = {"synthesis": {"k": 4, "mask": "cam", "prune": False}} if "dbb" in recipe else {}
-    run(config(recipe, algorithm=fields, **changes), tmp_path)
+    said = run(config(recipe, algorithm=fields, **changes), tmp_path)
+    notes = {"jtt": "algorithm.learning_rate is 0.1", "self": "early classifier that self reads is fitted beside"}
+    notes |= {"afr": "images that it has not seen", "dbb+afr": "images that it has not seen"}
+    for name, note in notes.items():
+        assert any(note in line for line in said) == (name == recipe or {name, recipe} == {"afr", "dbb+afr"}), note
     assert fitted(tmp_path) == expected
     before = load_classifier(tmp_path / "erm").state_dict()
     after = load_classifier(tmp_path / "fit" / recipe).state_dict()
