@@ -106,8 +106,8 @@ def lines_of_start(algorithm: AlgorithmBase, erm: FirstFitConfig) -> list[str]:
         )
     if any(first.beside for first in algorithm.first_fits(erm, has_extra=False)):
         found.append(
-            f"{erm.from_} has no earlier state: the early classifier that {algorithm.name} reads is fitted beside, from "
-            "what `classifier` starts from (algorithm.score=misclassification and dropout_disagreement need none)"
+            f"{erm.from_} has no earlier state: the early classifier that {algorithm.name} reads is fitted beside, "
+            "from what `classifier` starts from (algorithm.score=misclassification and dropout_disagreement need none)"
         )
     return found
 

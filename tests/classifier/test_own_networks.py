@@ -352,3 +352,15 @@ def test_deep_lift_follows_shared_and_in_place_layers_and_names_what_it_cannot(t
         ConfigError, match=r"measures\.deep_lift: classifier\.architecture hf:.*leave measures\.deep_lift"
     ):
         check_deep_lift(config, 2)
+
+
+def test_a_hub_id_that_cannot_be_had_is_said_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from raygen.model_files import hub
+
+    monkeypatch.setattr(hub, "TIMEOUT_S", 1.0)
+    for variable in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(ModelError, match=r"hf:nobody/no-such-model: there is no folder .* not in the hub's cache"):
+        with_own_framing({"architecture": "hf:nobody/no-such-model"})
+    with pytest.raises(ModelError, match=r"there is no folder .*/models/vit"):
+        with_own_framing({"architecture": "hf:./models/vit"})

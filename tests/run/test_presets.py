@@ -90,9 +90,6 @@ def test_published_frames_are_those_of_the_authors_transforms() -> None:
     assert np.array_equal(seen("celeba:dfr", image_HWC), np.asarray(squashed))
     middle = Compose([CenterCrop(178), Resize((224, 224))])(image)
     assert np.array_equal(seen("celeba:gdro", image_HWC), np.asarray(middle))
-    short = Compose([Resize(256), CenterCrop(224)])(image)
-    difference = np.abs(seen("metashift:subpopbench", image_HWC).astype(int) - np.asarray(short))
-    assert difference.max() <= 1
 
 
 def test_an_erm_of_group_dros_is_selected_by_the_average_and_of_dfrs_is_the_last() -> None:
