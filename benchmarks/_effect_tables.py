@@ -73,9 +73,13 @@ def best_control(worst: Mapping[str, Sequence[float]], name: str, recipe: str | 
 
 
 def labels_read(labels: str) -> tuple[str, str]:
-    """What of training and of validation: "train: class; validation: group to select" in two."""
-    said = dict(part.partition(": ")[::2] for part in labels.split("; "))
-    return said.pop("train", ""), said.pop("validation", "none")
+    """What of training and of validation: "train: class; validation: group to select" in two.
+
+    What only the pictures are made from is of training.
+    """
+    fit, _, to_generate = labels.partition(" (to generate: train: ")
+    of_train, _, of_validation = fit.removeprefix("train: ").partition("; validation: ")
+    return of_train + (f" ({to_generate[:-1]} to generate)" if to_generate else ""), of_validation or "none"
 
 
 def cost_text(done: Sequence[Record], name: str) -> str:

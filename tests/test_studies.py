@@ -139,7 +139,7 @@ def test_tables_go_between_their_marks(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_every_section_of_the_results_has_its_place_and_a_study_that_takes_its_arguments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     results = importlib.import_module("results")
@@ -148,11 +148,11 @@ def test_every_section_of_the_results_has_its_place_and_a_study_that_takes_its_a
         for side in ("begin", "end"):
             assert document.count(f"<!-- made by `make results` ({name}): {side} -->") == 1, name
         assert (BENCHMARKS / f"{section.study}.py").is_file()
-    studies = {section.study for section in results.SECTIONS.values()}
-    for study in studies:
-        said = subprocess.run(
-            [sys.executable, str(BENCHMARKS / f"{study}.py"), "--help"], capture_output=True, text=True, check=True
-        ).stdout
+    for study in {section.study for section in results.SECTIONS.values()}:
+        monkeypatch.setattr(sys, "argv", [study, "--help"])
+        with pytest.raises(SystemExit):
+            importlib.import_module(study).main()
+        said = capsys.readouterr().out
         for option in ("--out", "--records", "--first", "--seeds", "--recorded", "--set"):
             assert option in said, (study, option)
     # Two sections that share run folders never share a turn, and no two studies share records by accident.
@@ -177,6 +177,17 @@ def test_a_gain_is_over_the_best_control_of_each_seed(monkeypatch: pytest.Monkey
     assert best_control(worst, "erm", "dbb") == best_control(worst, "erm", None) == []
     kept = {name: values for name, values in worst.items() if not name.startswith("unpruned")}
     assert best_control(kept, "dbb_unpruned", "dbb") == []
+
+
+def test_tables_tell_what_is_read_of_training_from_what_of_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    labels_read = importlib.import_module("_effect_tables").labels_read
+    assert labels_read("train: class; validation: none") == ("class", "none")
+    assert labels_read("train: class") == ("class", "none")
+    chosen = "class of the chosen rows; group, to select (class, where none is known)"
+    assert labels_read(f"train: class; validation: {chosen}") == ("class", chosen)
+    pictures = "train: class; validation: group to select (to generate: train: class and object masks)"
+    assert labels_read(pictures) == ("class (class and object masks to generate)", "group to select")
 
 
 def test_a_study_of_photos_that_are_not_there_says_so(tmp_path: Path) -> None:
