@@ -172,20 +172,32 @@ def heads(
 
 @app.command()
 def evaluate(
-    classifier: Annotated[Path, typer.Argument(help="Classifier folder, such as runs/demo/fit/dbb.")],
+    classifier: Annotated[
+        str,
+        typer.Argument(
+            help="A fit's folder, such as runs/demo/fit/dbb; a folder of transformers; a file of weights of the "
+            "network that --set classifier.architecture names."
+        ),
+    ],
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset folder, such as runs/demo/data, or 'scenes'.")],
     out: Annotated[Path | None, program.path_option("--out", "Write the numbers to this JSON file.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the scenes' draw.")] = 0,
+    overrides: Set = None,
 ) -> None:
     """Accuracy per group of one classifier on a dataset's validation and test splits."""
+    from raygen.config import apply_overrides
+    from raygen.errors import ConfigError
     from raygen.report import tables
     from raygen.run.evaluation import evaluate_classifier
     from raygen.storage.writing import write_json
 
-    results = evaluate_classifier(classifier, named_dataset(dataset), seed=seed)
+    data = apply_overrides({"dataset": named_dataset(dataset), "classifier": {}}, overrides or [])
+    if others := sorted({*data} - {"dataset", "classifier"}):
+        raise ConfigError(f"--set {others[0]}: evaluate takes fields of dataset and classifier only")
+    results = evaluate_classifier(classifier, data["dataset"], seed=seed, fields=data["classifier"])
     if out is not None:
         write_json(out, results)
-    tables.print_results({"results": {classifier.name: results}})
+    tables.print_results({"results": {Path(classifier).name: results}})
 
 
 @app.command()

@@ -12,6 +12,7 @@ from raygen.algorithms.compilation import check_compiler
 from raygen.algorithms.selection import resolved
 from raygen.attention import check_deep_lift
 from raygen.classifier import MapUse, check_classifier
+from raygen.classifier.start import open_start
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.table import check_prompts
 from raygen.endpoint.connect import connect_endpoint
@@ -99,6 +100,8 @@ def _check_classifier(opened: Opened) -> None:
         if fields["name"] == "cam":
             map_for = MapUse(config.synthesis.map_setting(), may_be_empty=fields.get("top_q") is not None)
     check_classifier(config.classifier, len(info.class_names), map_for=map_for)
+    if config.erm.from_ is not None:
+        open_start(config.classifier, config.erm.from_, info.class_names)
     if config.measures.images and config.measures.deep_lift:
         check_deep_lift(config.classifier, len(info.class_names))
 
