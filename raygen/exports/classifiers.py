@@ -75,11 +75,12 @@ def _write_plain(classifier: Classifier, folder: Path, *, class_names: tuple[str
     plain, frame = plain_network(classifier), classifier.frame
     about: dict[str, Any] = {
         "library": plain.library,
-        "architecture": classifier.config.architecture,
+        "architecture": plain.architecture,
         "arguments": dict(plain.arguments),
         "class_names": list(class_names),
-        "resize": [frame.whole_px, frame.whole_px],
-        "interpolation": "bilinear",
+        # Height and width, or the shorter side.
+        "resize": frame.whole_px if frame.framing == "center_crop" else [frame.whole_px, frame.whole_px],
+        "interpolation": frame.interpolation,
         "crop": frame.size_px,
         "mean": classifier.mean_C11.flatten().tolist(),
         "std": classifier.std_C11.flatten().tolist(),
@@ -111,8 +112,8 @@ def _card(
         f"---\n{dump_yaml(header)}---\n",
         f"# {classifier.config.architecture} on {info.name}, by {name}\n",
         f"Fitted by raygen {raygen.__version__}: recipe `{config['recipe']}`, fit `{name}`, seed {config.get('seed')}. "
-        f"Classes: {', '.join(f'`{each}`' for each in class_names)}. It starts from the weights `"
-        f"{classifier.config.weights or 'random'}`, whose licence, like the dataset's, holds for it too.\n",
+        f"Classes: {', '.join(f'`{each}`' for each in class_names)}. The licences of the weights that it started "
+        "from and of the pictures that it was fitted on hold for it too; raygen checks none.\n",
         *_accuracies(run, name),
         "## Load it\n\nIn this folder, with a picture beside:\n",
         f"```python\n{code}```",

@@ -24,6 +24,8 @@ _OF_LIBRARY: Mapping[str, _Code] = {
     "torchvision": _Code(
         "import torchvision\n", 'torchvision.models.get_model(about["architecture"], **about["arguments"])'
     ),
+    "timm": _Code("import timm\n", 'timm.create_model(about["architecture"], **about["arguments"])'),
+    "function": _Code("import pkgutil\n", 'pkgutil.resolve_name(about["architecture"])(**about["arguments"])'),
     "small_resnet.py": _Code("from small_resnet import small_resnet\n", 'small_resnet(**about["arguments"])'),
 }
 
@@ -35,10 +37,12 @@ def loading_code(library: str) -> str:
         library: Who makes the network, as the export's config.json has it.
     """
     code = _OF_LIBRARY[library]
-    third_party = code.imports if code.imports.startswith("import") else ""
-    own = "" if third_party else code.imports
+    standard = "import json\n" + (code.imports if library == "function" else "")
+    third_party = "import torch\n" + (code.imports if library == "torchvision" else "")
+    third_party = (code.imports if library == "timm" else "") + third_party
+    own = code.imports if library == "small_resnet.py" else ""
     return (
-        f"import json\n\nimport torch\n{third_party}from PIL import Image\nfrom safetensors.torch import load_file\n"
+        f"{standard}\n{third_party}from PIL import Image\nfrom safetensors.torch import load_file\n"
         f"from torchvision.transforms import v2\n{own}\n"
         f'about = json.load(open("config.json", encoding="utf-8"))\nmodel = {code.model}.eval()\n'
         f'model.load_state_dict(load_file("model.safetensors"))\n{_FRAME}'

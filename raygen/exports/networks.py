@@ -2,6 +2,7 @@
 
 # N images, C classes
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,10 @@ import torch
 from torch import nn
 
 from raygen.classifier import Classifier, ClassifierConfig, small_resnet
-from raygen.classifier.architectures import SMALL_RESNET, build_backbone, torchvision_arguments
+from raygen.classifier.architectures import torchvision_arguments
+from raygen.classifier.building import bare_names, build
+from raygen.classifier.config import TIMM
+from raygen.classifier.networks import describe, function_arguments, open_network, timm_library
 from raygen.errors import ModelError
 
 # Of the difference of logits between the exported network and the fitted one, per logit's size. They compute the same
@@ -25,6 +29,7 @@ class PlainNetwork:
 
     Attributes:
         library: Who makes it, a key of `raygen.exports.loading_code`.
+        architecture: What the library calls it.
         arguments: What the library makes it from, beside the architecture's name.
         state: Its weights by the library's names.
         build: Makes it, with random weights.
@@ -32,6 +37,7 @@ class PlainNetwork:
     """
 
     library: str
+    architecture: str
     arguments: Mapping[str, Any]
     state: dict[str, torch.Tensor]
     build: Callable[[], nn.Module]
@@ -44,13 +50,29 @@ def plain_network(classifier: Classifier) -> PlainNetwork:
     Raises:
         ModelError: The library's own network does not take these weights, or makes other logits of them.
     """
-    config, own = classifier.config, {name: _plain(tensor) for name, tensor in classifier.state_dict().items()}
-    if config.architecture == SMALL_RESNET:
-        found = _small_resnet(config, classifier.num_classes, own)
+    config, num_classes = classifier.config, classifier.num_classes
+    bare = bare_state(classifier)
+    if config.kind == "small_resnet":
+        found = _small_resnet(config, num_classes, classifier)
+    elif config.kind == "torchvision":
+        found = _torchvision(config, num_classes, bare)
+    elif config.kind == "timm":
+        found = _timm(config, num_classes, bare)
+    elif config.kind == "function":
+        found = _function(config, num_classes, bare)
     else:
-        found = _torchvision(config, classifier.num_classes, own)
+        raise ModelError(f"{config.architecture} is a model of transformers; take --format hf, which is its own form")
     _check(classifier, found)
     return found
+
+
+def bare_state(classifier: Classifier) -> dict[str, torch.Tensor]:
+    """A classifier's weights by the names of the network alone."""
+    without = classifier.config.model_copy(update={"weights": None})
+    with torch.random.fork_rng(devices=[]):
+        _, head_name = build(without, classifier.num_classes, description=describe(classifier.backbone))
+    own = classifier.state_dict()
+    return {bare: _plain(own[name]) for bare, name in bare_names(classifier, head_name).items()}
 
 
 def check_same_logits(classifier: Classifier, logits: Callable[[torch.Tensor], torch.Tensor], *, what: str) -> None:
@@ -75,7 +97,7 @@ def check_same_logits(classifier: Classifier, logits: Callable[[torch.Tensor], t
 
 
 def _check(classifier: Classifier, found: PlainNetwork) -> None:
-    what, network = f"{classifier.config.architecture} of {found.library}", found.build().eval()
+    what, network = f"{found.architecture} of {found.library}", found.build().eval()
     try:
         network.load_state_dict(found.state)
     except (RuntimeError, ValueError) as error:
@@ -83,38 +105,64 @@ def _check(classifier: Classifier, found: PlainNetwork) -> None:
     check_same_logits(classifier, network, what=what)
 
 
-def _small_resnet(config: ClassifierConfig, num_classes: int, own: Mapping[str, torch.Tensor]) -> PlainNetwork:
+def _small_resnet(config: ClassifierConfig, num_classes: int, classifier: Classifier) -> PlainNetwork:
     arguments = {"width": config.width, "num_classes": num_classes}
     source = Path(str(small_resnet.__file__))
     return PlainNetwork(
         library=source.name,
+        architecture=config.architecture,
         arguments=arguments,
-        state=dict(own),
+        state={name: _plain(tensor) for name, tensor in classifier.state_dict().items()},
         build=lambda: small_resnet.small_resnet(**arguments),
         files={source.name: source.read_bytes()},
     )
 
 
-def _torchvision(config: ClassifierConfig, num_classes: int, own: Mapping[str, torch.Tensor]) -> PlainNetwork:
+def _torchvision(config: ClassifierConfig, num_classes: int, state: dict[str, torch.Tensor]) -> PlainNetwork:
     import torchvision
 
-    name, size_px = config.architecture, config.image_size_px
-    arguments = {**torchvision_arguments(name, weights=None, size_px=size_px), "num_classes": num_classes}
+    name = config.architecture
+    arguments = {**torchvision_arguments(name, weights=None, size_px=config.image_size_px), "num_classes": num_classes}
     if "init_weights" in arguments:
         arguments["init_weights"] = False  # they come from the file
-    head_name = build_backbone(name, weights=None, size_px=size_px)[2]
     return PlainNetwork(
         library="torchvision",
+        architecture=name,
         arguments=arguments,
-        state={_bare(key, head_name): tensor for key, tensor in own.items()},
+        state=state,
         build=lambda: torchvision.models.get_model(name, **arguments),
     )
 
 
-def _bare(name: str, head_name: str) -> str:
-    """A weight's name in the network without raygen's backbone and head."""
-    part, _, rest = name.partition(".")
-    return rest if part == "backbone" else f"{head_name}.{rest}"
+def _timm(config: ClassifierConfig, num_classes: int, state: dict[str, torch.Tensor]) -> PlainNetwork:
+    timm, name = timm_library(), config.architecture.removeprefix(TIMM)
+    arguments: dict[str, Any] = {"num_classes": num_classes}
+    try:
+        timm.create_model(name, **arguments, img_size=config.image_size_px)
+        arguments["img_size"] = config.image_size_px
+    except TypeError:  # a network that takes any size
+        pass
+    return PlainNetwork(
+        library="timm",
+        architecture=name,
+        arguments=arguments,
+        state=state,
+        build=lambda: timm.create_model(name, **arguments),
+    )
+
+
+def _function(config: ClassifierConfig, num_classes: int, state: dict[str, torch.Tensor]) -> PlainNetwork:
+    network = open_network(config, num_classes, description=None, pretrained=False)
+    module, _, name = config.architecture.partition(":")
+    arguments = function_arguments(getattr(importlib.import_module(module), name), num_classes)
+    return PlainNetwork(
+        library="function",
+        architecture=config.architecture,
+        arguments=arguments,
+        # A last layer without a bias has one of zeros in raygen.
+        state={name: tensor for name, tensor in state.items() if name in network.state_dict() or tensor.any()},
+        build=lambda: network,
+    )
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from raygen.classifier import Classifier
 from raygen.classifier.framing import Frame
+from raygen.classifier.networks import describe
 from raygen.errors import ModelError
-from raygen.exports.networks import PlainNetwork, check_same_logits, plain_network
+from raygen.exports.networks import bare_state, check_same_logits, plain_network
 
 # Blocks of each stage, and their kind, of torchvision's ResNets: He et al. 2016 (arXiv 1512.03385), table 1.
 RESNETS = {
@@ -34,19 +37,44 @@ def write_transformers_folder(classifier: Classifier, folder: Path, *, class_nam
     Raises:
         ModelError: transformers has no such network.
     """
-    from transformers import ResNetForImageClassification
-
-    name = classifier.config.architecture
-    if name not in RESNETS:
+    if classifier.config.kind == "hf":
+        model = _own_model(classifier, class_names)
+    elif classifier.config.architecture in RESNETS:
+        model = _resnet(classifier, class_names)
+    else:
         raise ModelError(
-            f"transformers has no network like {name}; take --format safetensors. As its folders can be written: "
-            f"{', '.join(RESNETS)}"
+            f"transformers has no network like {classifier.config.architecture}; take --format safetensors. As its "
+            f"folders can be written: {', '.join(RESNETS)}, and what came from such a folder"
         )
-    model = ResNetForImageClassification(_resnet_config(name, class_names)).eval()
-    model.load_state_dict(_resnet_state(plain_network(classifier)))
-    check_same_logits(classifier, lambda images_NCHW: model(images_NCHW).logits, what=f"{name} of transformers")
+    check_same_logits(classifier, lambda images_NCHW: model(images_NCHW).logits, what="the model of transformers")
     model.save_pretrained(folder)
     _processor(classifier).save_pretrained(folder)
+
+
+def _own_model(classifier: Classifier, class_names: Sequence[str]) -> Any:
+    """A model of transformers with the weights that it has after a fit."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    fields = dict(describe(classifier.backbone) or {})
+    config = AutoConfig.for_model(fields.pop("model_type"), **{**fields, **_labels(class_names)})
+    model = AutoModelForImageClassification.from_config(config).eval()
+    model.load_state_dict(bare_state(classifier))
+    return model
+
+
+def _resnet(classifier: Classifier, class_names: Sequence[str]) -> Any:
+    from transformers import ResNetForImageClassification
+
+    model = ResNetForImageClassification(_resnet_config(classifier.config.architecture, class_names)).eval()
+    model.load_state_dict({_resnet_name(name): tensor for name, tensor in plain_network(classifier).state.items()})
+    return model
+
+
+def _labels(class_names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {class_name: label for label, class_name in enumerate(class_names)},
+    }
 
 
 def _resnet_config(name: str, class_names: Sequence[str]) -> Any:
@@ -59,14 +87,9 @@ def _resnet_config(name: str, class_names: Sequence[str]) -> Any:
         hidden_sizes=[width * 2**stage for stage in range(4)],
         layer_type=kind,
         embedding_size=64,
-        id2label=dict(enumerate(class_names)),
-        label2id={class_name: label for label, class_name in enumerate(class_names)},
+        **_labels(class_names),
         architectures=["ResNetForImageClassification"],
     )
-
-
-def _resnet_state(plain: PlainNetwork) -> dict[str, Any]:
-    return {_resnet_name(name): tensor for name, tensor in plain.state.items()}
 
 
 def _resnet_name(name: str) -> str:
@@ -93,9 +116,10 @@ def _processor(classifier: Classifier) -> Any:
     common = {
         "image_mean": classifier.mean_C11.flatten().tolist(),
         "image_std": classifier.std_C11.flatten().tolist(),
-        "resample": 2,  # bilinear
+        "resample": Image.Resampling[frame.interpolation.upper()],
     }
     if frame.framing == "squash":
         return ViTImageProcessor(size=square, **common)
     crop = {"height": frame.size_px, "width": frame.size_px}
-    return BitImageProcessor(size=square, crop_size=crop, do_center_crop=True, **common)
+    size = {"shortest_edge": frame.whole_px} if frame.framing == "center_crop" else square
+    return BitImageProcessor(size=size, crop_size=crop, do_center_crop=True, **common)

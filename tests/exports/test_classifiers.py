@@ -1,6 +1,7 @@
 """Exported classifiers, loaded without raygen by the very lines that the card and the docs have."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,13 +60,15 @@ def run_codes(folders: list[Path]) -> list[str]:
 def test_the_cards_lines_give_the_classifiers_answers_without_raygen(own_run: Path, tmp_path: Path) -> None:
     networks: list[dict[str, Any]] = [
         {"architecture": "small_resnet", "image_size_px": 64, "width": 8},
-        {"architecture": "resnet18", "image_size_px": 64, "framing": "resize_crop"},
+        {"architecture": "resnet18", "image_size_px": 64, "framing": "resize_crop", "interpolation": "bicubic"},
+        {"architecture": "torch_networks:without_a_bias", "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]},
     ]
-    outs, expected = [tmp_path / "small", tmp_path / "resnet"], []
+    outs, expected = [tmp_path / str(i) for i in range(len(networks))], []
     for out, fields in zip(outs, networks, strict=True):
         classifier = with_classifier(own_run, **fields)
         export_classifier(own_run, "dbb", to=str(out), format="safetensors")
         image_HWC = picture(out / "picture.png")
+        shutil.copy(ROOT / "tests" / "torch_networks.py", out)  # what is the user's stays theirs
         with torch.inference_mode():
             expected.append(classifier(preprocess([image_HWC], classifier.frame))[0].softmax(0))
     for line, expected_C in zip(run_codes(outs), expected, strict=True):
@@ -85,9 +88,20 @@ def test_the_lines_of_the_docs_are_those_of_the_cards(own_run: Path, tmp_path: P
         assert code_of(out / "README.md") in documented
 
 
-@pytest.mark.parametrize("name", ["googlenet", "densenet121", "vit_b_32", "shufflenet_v2_x0_5", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "googlenet",
+        "densenet121",
+        "vit_b_32",
+        "shufflenet_v2_x0_5",
+        "convnext_tiny",
+        "timm:test_resnet",
+        "timm:test_vit",
+    ],
+)
 @pytest.mark.slow
-def test_every_family_of_torchvision_loads_its_own_names(own_run: Path, tmp_path: Path, name: str) -> None:
+def test_every_family_loads_its_own_names(own_run: Path, tmp_path: Path, name: str) -> None:
     """The exporter compares logits itself: what it writes is what was fitted, or nothing is written."""
     with_classifier(own_run, architecture=name, image_size_px=96)
     export_classifier(own_run, "dbb", to=str(tmp_path / "out"), format="safetensors")
@@ -124,6 +138,34 @@ def test_a_resnet_is_transformers_own(own_run: Path, tmp_path: Path, name: str, 
         found_1C = model(**inputs).logits
     np.testing.assert_allclose(found_1C.numpy(), expected_1C.numpy(), atol=1e-3 * float(expected_1C.abs().max()))
     assert model.config.id2label == {0: "landbird", 1: "waterbird"}
+
+
+def test_what_came_from_transformers_goes_back_with_its_new_weights(own_run: Path, tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, num_labels=2, **sizes)).save_pretrained(
+        tmp_path / "mine"
+    )
+    frame = {"image_size_px": 32, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "framing": "center_crop"}
+    classifier = with_classifier(own_run, architecture=f"hf:{tmp_path / 'mine'}", resize_px=36, **frame)
+    with torch.no_grad():
+        classifier.head.weight.mul_(-2.0)  # what a fit did
+    save_classifier(classifier, own_run / "fit" / "dbb")
+    shutil.rmtree(tmp_path / "mine")
+    out = tmp_path / "out"
+    export_classifier(own_run, "dbb", to=str(out), format="hf")
+    model = AutoModelForImageClassification.from_pretrained(out).eval()
+    image = Image.fromarray(picture(tmp_path / "picture.png"))
+    inputs = AutoImageProcessor.from_pretrained(out)(image, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 32, 32)
+    with torch.inference_mode():
+        expected_1C = classifier(inputs["pixel_values"] * classifier.std_C11 + classifier.mean_C11)
+        np.testing.assert_allclose(model(**inputs).logits.numpy(), expected_1C.numpy(), atol=1e-5)
+    assert model.config.id2label == {0: "landbird", 1: "waterbird"}
+    with pytest.raises(ModelError, match="take --format hf, which is its own form"):
+        export_classifier(own_run, "dbb", to=str(tmp_path / "plain"), format="safetensors")
 
 
 def test_what_transformers_has_no_network_for_is_refused(run: Path, tmp_path: Path) -> None:
