@@ -156,8 +156,8 @@ class RemoteDestination(Destination):
             if UNFINISHED not in found and found:
                 raise DataError(_not_empty(url, sorted(found)))
             if UNFINISHED not in found:
-                self._fs.makedirs(self._root, exist_ok=True)
-                self._fs.pipe_file(self._path(UNFINISHED), json.dumps({"key": key}).encode())
+                with self._placed(UNFINISHED) as place:
+                    self._fs.pipe_file(place, json.dumps({"key": key}).encode())
             elif json.loads(self._fs.cat_file(self._path(UNFINISHED))).get("key") != key:
                 raise DataError(
                     f"{url} holds an unfinished export of other pictures, another format or another version. Finish "
@@ -192,10 +192,10 @@ class RemoteDestination(Destination):
     def _placed(self, name: str) -> Iterator[str]:
         """Where to write a file so that it comes to its place as a whole."""
         path = self._path(name)
-        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        if self._protocol in _WHOLE_OR_NONE:
+        if self._protocol in _WHOLE_OR_NONE:  # and folders are but a part of the name
             yield path
             return
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         yield f"{path}.part"
         self._fs.mv(f"{path}.part", path)
 
