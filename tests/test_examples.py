@@ -83,7 +83,8 @@ def test_own_folder_ends_with_pictures_and_a_classifier(folder: Path, model: Pat
 @pytest.mark.slow
 def test_own_classifier_is_before_and_another_is_after(folder: Path, model: Path, tmp_path: Path) -> None:
     own = build_classifier(ClassifierConfig(width=8), 2, seed=5).eval()
-    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in own.state_dict().items()}}, tmp_path / "my.pt")
+    wrapped = {f"module.{name}": tensor for name, tensor in own.state_dict().items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "my.pt")
     about = ["--set", "classifier.architecture=small_resnet", "--set", "classifier.width=8"]
     options = [*about, "--", *SMALL, *GENERATES, "--set", f"inpainter.model={model}"]
     run_example("own_classifier.sh", tmp_path / "my.pt", folder, tmp_path / "out", *options)
@@ -100,7 +101,9 @@ def test_own_classifier_is_before_and_another_is_after(folder: Path, model: Path
     assert sorted(frame["label_name"]) == ["landbird"] * 4 + ["waterbird"] * 4
 
 
-@pytest.mark.parametrize(("name", "says"), [("own_folder.sh", "give a folder"), ("own_classifier.sh", "give a classifier")])
+@pytest.mark.parametrize(
+    ("name", "says"), [("own_folder.sh", "give a folder"), ("own_classifier.sh", "give a classifier")]
+)
 def test_without_arguments_they_say_what_to_give(name: str, says: str) -> None:
     done = subprocess.run(["bash", str(ROOT / "examples" / name)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -70,10 +70,15 @@ def open_destination(to: str, *, key: str) -> Destination:
         key: What it is filled with: only a folder that was begun with the same is gone on with.
 
     Raises:
-        DataError: The folder is not empty, or was begun with something else.
+        DataError: The folder is not empty, or was begun with something else, or the URL has a password in it.
         ResourceError: It cannot be reached or written to.
     """
     parts = urlsplit(to)
+    if parts.password is not None:
+        raise DataError(
+            f"{parts.scheme}://{parts.hostname} was given with a password, which would stand in logs and histories; "
+            "give the URL without, and credentials in the usual places of its kind (docs/export.md)"
+        )
     if "://" not in to:
         return LocalDestination(Path(to).expanduser(), key=key)
     if parts.scheme in ("file", "local"):

@@ -17,7 +17,6 @@ from raygen.classifier import Classifier, ClassifierConfig, build_classifier, lo
 from raygen.classifier.framing import preprocess
 from raygen.errors import DataError, ModelError, RunFolderError
 from raygen.exports.classifiers import export_classifier
-from raygen.exports.transformers_folders import RESNETS
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,11 +115,24 @@ def test_a_network_that_no_file_can_be_loaded_into_is_refused(own_run: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
+# Networks of torchvision that transformers has too; one is tried in each round of quick tests.
+TRANSFORMERS_OWN = [
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "vit_b_32",
+    "vit_l_32",
+    "convnext_tiny",
+    "convnext_small",
+]
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "resnet18" else [pytest.mark.slow]) for name in RESNETS]
+    ("name", "framing"),
+    [("resnet18", "squash"), *(pytest.param(name, "resize_crop", marks=pytest.mark.slow) for name in TRANSFORMERS_OWN)],
 )
-@pytest.mark.parametrize("framing", ["squash", "resize_crop"])
-def test_a_resnet_is_transformers_own(own_run: Path, tmp_path: Path, name: str, framing: str) -> None:
+def test_a_network_of_torchvision_is_transformers_own(own_run: Path, tmp_path: Path, name: str, framing: str) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     classifier = with_classifier(own_run, architecture=name, image_size_px=64, framing=framing)

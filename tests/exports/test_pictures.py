@@ -20,7 +20,7 @@ from torchvision.datasets import ImageFolder
 
 from raygen.errors import DataError, RunFolderError
 from raygen.exports.folders import folder_names
-from raygen.exports.pictures import METADATA, every_picture, kept_pictures
+from raygen.exports.pictures import METADATA, every_picture, kept_pictures, mean_bytes
 from raygen.exports.writing import PictureFormat, export_pictures
 
 # By its name at run time: for mypy the folder of tests beside this one is called so.
@@ -137,12 +137,17 @@ def test_pictures_of_anything_but_their_label_are_a_split_of_their_own(infill_ru
 
 
 @pytest.mark.parametrize("format", ["parquet", "hf", "webdataset"])
-def test_shards_hold_each_picture_once(run: Path, tmp_path: Path, format: PictureFormat) -> None:
-    export_pictures(every_picture(run), to=str(tmp_path / "out"), format=format, shard_bytes=1)
+@pytest.mark.parametrize(("rows", "pruned", "train"), [(1, 4, 2), (3, 2, 1)])
+def test_shards_hold_each_picture_once(
+    run: Path, tmp_path: Path, format: PictureFormat, rows: int, pruned: int, train: int
+) -> None:
+    pictures = every_picture(run)
+    shard_bytes = int(rows * mean_bytes(pictures)) + 1
+    export_pictures(pictures, to=str(tmp_path / "out"), format=format, shard_bytes=shard_bytes)
     names = sorted(path.name.partition(".")[0] for path in (tmp_path / "out" / "data").iterdir())
     assert names == [
-        *(f"pruned-{i:05d}-of-00004" for i in range(4)),
-        *(f"train-{i:05d}-of-00002" for i in range(2)),
+        *(f"pruned-{i:05d}-of-{pruned:05d}" for i in range(pruned)),
+        *(f"train-{i:05d}-of-{train:05d}" for i in range(train)),
     ]
     loaded = load(tmp_path / "out", tmp_path / "cache")
     assert [row.get("json", row)["key"] for split in ("train", "pruned") for row in loaded[split]] == [*KEPT, *PRUNED]

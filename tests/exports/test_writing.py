@@ -121,6 +121,12 @@ def test_a_url_that_cannot_be_written_to_is_named(run: Path, to: str) -> None:
         export_pictures(kept_pictures(run), to=to, format="hf")
 
 
+def test_a_password_in_a_url_is_refused_and_not_repeated(run: Path) -> None:
+    with pytest.raises(DataError, match="was given with a password") as caught:
+        export_pictures(kept_pictures(run), to="s3://key:secret@bucket/birds", format="hf")
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
