@@ -59,7 +59,8 @@ Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="Named settings of the recipe, such as paper for scgs: over those of a config, under --set.",
+        help="Named settings of the recipe, such as paper for scgs, or of a paper's ERM, such as waterbirds:dfr: over "
+        "those of a config, under --set. Several with commas.",
     ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder holds and start over.")]

@@ -16,7 +16,7 @@ from raygen.classifier.architectures import (
 from raygen.classifier.building import build, build_classifier, take_weights
 from raygen.classifier.config import ClassifierConfig, weights_file
 from raygen.classifier.model import Classifier
-from raygen.errors import ConfigError
+from raygen.errors import ConfigError, ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def check_classifier(config: ClassifierConfig, num_classes: int, *, map_for: Map
     with WithoutMemory():
         classifier, head_name = build(config, num_classes)
     map_size = check_shapes(classifier.to("meta"), name=name, size_px=size_px)
-    if map_for is not None and (map_size is None or config.cam_layer is not None):
+    if config.cam_layer is not None or (map_for is not None and map_size is None):
         # What a layer's map depends on is asked with numbers.
         map_size = _searched_map(config, num_classes, map_for=map_for)
     if map_for is not None and map_size == (1, 1) and not map_for.may_be_empty:
@@ -75,16 +75,17 @@ def check_classifier(config: ClassifierConfig, num_classes: int, *, map_for: Map
 def _check_own(config: ClassifierConfig, num_classes: int, *, map_for: MapUse | None) -> None:
     """The same of a network that is not known: it is built, and asked with numbers."""
     build_classifier(config, num_classes, seed=0)
-    if map_for is not None:
+    if map_for is not None or config.cam_layer is not None:
         _searched_map(config, num_classes, map_for=map_for)
 
 
-def _searched_map(config: ClassifierConfig, num_classes: int, *, map_for: MapUse) -> tuple[int, int]:
+def _searched_map(config: ClassifierConfig, num_classes: int, *, map_for: MapUse | None) -> tuple[int, int]:
     classifier = build_classifier(config.model_copy(update={"weights": None}), num_classes, seed=0).eval()
     try:
         size = classifier.spatial_map().size
-    except ConfigError as error:
-        raise ConfigError(f"{map_for.setting} needs class activation maps: {error}") from error
+    except ModelError as error:
+        needs = "" if map_for is None else f"{map_for.setting} needs class activation maps: "
+        raise ConfigError(f"{needs}{error}") from error
     return size, size
 
 

@@ -36,7 +36,8 @@ class ClassifierConfig(Strict, decides=Decides.RESULTS):
             aspect ratio lost. "resize_crop": squashed to a larger square, then cropped in the middle, as group
             DRO's, JTT's and DFR's code evaluates; a fit with `augment: random_resized_crop` crops from the same square.
             "center_crop": the shorter side resized, then cropped in the middle, the aspect ratio kept, as
-            torchvision's, timm's and most of transformers' models evaluate.
+            torchvision's, timm's and most of transformers' models evaluate. "square_crop": the largest square in its
+            middle, then resized, as group DRO's code evaluates CelebA.
         resize_px: Side to which a picture is resized before the crop; null: 256 / 224 of image_size_px.
         interpolation: Pillow's filter for that. Varied pictures of a fit are always cut out bilinearly.
         mean: Of each channel, of pixels in [0, 1]; null: ImageNet's.
@@ -79,8 +80,11 @@ class ClassifierConfig(Strict, decides=Decides.RESULTS):
 
     @model_validator(mode="after")
     def _frame_is_possible(self) -> "ClassifierConfig":
-        if self.resize_px is not None and self.framing == "squash":
-            raise ValueError("resize_px is set, but framing is squash, which crops nothing; set framing: center_crop")
+        if self.resize_px is not None and self.framing in ("squash", "square_crop"):
+            raise ValueError(
+                f"resize_px is set, but framing is {self.framing}, which crops nothing after it; set framing: "
+                "center_crop"
+            )
         if self.resize_px is not None and self.resize_px < self.image_size_px:
             raise ValueError(f"resize_px is {self.resize_px}, less than image_size_px ({self.image_size_px})")
         if (self.mean is None) != (self.std is None):

@@ -15,7 +15,8 @@ from PIL import Image
 
 from raygen.images import resize_mask
 
-Framing = Literal["squash", "resize_crop", "center_crop"]
+Framing = Literal["squash", "resize_crop", "center_crop", "square_crop"]
+Shape = Literal["squash", "resize", "cut"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest", "box", "hamming"]
 
 # The whole picture's side to that of the crop in its middle: 256 to 224, as of old (group DRO's, JTT's and DFR's code).
@@ -27,25 +28,39 @@ class Resizing:
     """How a picture becomes a square of T x T.
 
     Attributes:
-        takes_middle: Whether the largest square in its middle is taken, its aspect ratio kept; else all of it is
-            squashed.
+        shape: "squash": all of it is squashed. "resize": the shorter side is resized to T, and the middle cut out then;
+            "cut": the largest square in its middle is cut out first. These differ by less than a pixel.
         interpolation: Pillow's filter.
     """
 
-    takes_middle: bool = False
+    shape: Shape = "squash"
     interpolation: Interpolation = "bilinear"
 
     def __call__(self, image_HWC: np.ndarray, size_px: int) -> np.ndarray:
         """The square, (T, T, 3) uint8."""
-        rows, columns = self.part(*image_HWC.shape[:2])
-        return squash(image_HWC[rows, columns], size_px, self.interpolation)
+        if self.shape != "resize":
+            rows, columns = self.part(*image_HWC.shape[:2])
+            return squash(image_HWC[rows, columns], size_px, self.interpolation)
+        # The same as resizing all of the picture and cutting then, as torchvision does, its rounding included: what
+        # lies beyond the cut has a part in the pixels at its border.
+        sides = image_HWC.shape[1::-1]
+        resized = [size_px if side == min(sides) else int(size_px * side / min(sides)) for side in sides]
+        first = [round((length - size_px) / 2) for length in resized]
+        left, top = (at * side / length for at, side, length in zip(first, sides, resized, strict=True))
+        right, bottom = ((at + size_px) * side / length for at, side, length in zip(first, sides, resized, strict=True))
+        return squash(image_HWC, size_px, self.interpolation, box=(left, top, right, bottom))
+
+    @property
+    def takes_middle(self) -> bool:
+        """Whether only the largest square in the middle of a picture is seen, its aspect ratio kept."""
+        return self.shape != "squash"
 
     def plain(self) -> dict[str, Any]:
         """Plain data for what decides stored pictures; empty for squashing bilinearly."""
         return {} if self == Resizing() else asdict(self)
 
     def part(self, height: int, width: int) -> tuple[slice, slice]:
-        """Rows and columns of a picture that the square shows."""
+        """Rows and columns of a picture that the square shows, to the pixel."""
         if not self.takes_middle:
             return slice(0, height), slice(0, width)
         side = min(height, width)
@@ -66,8 +81,8 @@ class Frame:
     Attributes:
         size_px: S, side of the classifier's square.
         framing: "squash": all of the picture, T = S; "resize_crop": its middle, squashed to T first; "center_crop":
-            its middle, the aspect ratio kept.
-        resize_px: T, unless framing is "squash"; None: S * 256 / 224, rounded down.
+            its middle, the aspect ratio kept; "square_crop": the same, T = S.
+        resize_px: T, where that is not S; None: S * 256 / 224, rounded down.
         interpolation: Pillow's filter.
     """
 
@@ -80,7 +95,7 @@ class Frame:
     def whole_px(self) -> int:
         """T, side of the square to which the whole picture, or the square in its middle, is brought."""
         whole, crop = WHOLE_TO_CROP
-        if self.framing == "squash":
+        if self.framing in ("squash", "square_crop"):
             return self.size_px
         return self.size_px * whole // crop if self.resize_px is None else self.resize_px
 
@@ -97,7 +112,8 @@ class Frame:
     @property
     def resizing(self) -> Resizing:
         """How a picture becomes the square of T x T."""
-        return Resizing(self.framing == "center_crop", self.interpolation)
+        shapes: dict[Framing, Shape] = {"center_crop": "resize", "square_crop": "cut"}
+        return Resizing(shapes.get(self.framing, "squash"), self.interpolation)
 
     def whole(self, image_HWC: np.ndarray) -> np.ndarray:
         """The square of T x T of a picture of any size, (T, T, 3) uint8."""
@@ -144,12 +160,21 @@ class Frame:
         return on_picture_HW
 
 
-def squash(image_HWC: np.ndarray, size_px: int, interpolation: Interpolation = "bilinear") -> np.ndarray:
-    """Picture squashed to size_px x size_px, uint8; unchanged when the size is right."""
+def squash(
+    image_HWC: np.ndarray,
+    size_px: int,
+    interpolation: Interpolation = "bilinear",
+    *,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """Picture, or the part of it in a box (left, top, right, bottom), squashed to size_px x size_px, uint8.
+
+    Unchanged when the size is right.
+    """
     if image_HWC.shape[:2] == (size_px, size_px):
         return image_HWC
     kind = Image.Resampling[interpolation.upper()]
-    return np.asarray(Image.fromarray(np.ascontiguousarray(image_HWC)).resize((size_px, size_px), kind))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image_HWC)).resize((size_px, size_px), kind, box=box))
 
 
 def preprocess(images: Sequence[np.ndarray], frame: Frame) -> torch.Tensor:

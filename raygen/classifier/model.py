@@ -69,7 +69,7 @@ class Classifier(nn.Module):
         """The layer that class activation maps are drawn from: the last block with a map, `layer4[-1]` of a ResNet.
 
         Raises:
-            ConfigError: The architecture has none, or not the one that `classifier.cam_layer` names.
+            ModelError: The architecture has none, or not the one that `classifier.cam_layer` names.
         """
         layer = last_map(self.backbone) if self._knows_its_map else None
         return self.spatial_map().layer if layer is None else layer
@@ -88,7 +88,7 @@ class Classifier(nn.Module):
         """Where its map is, asked of it: whatever its layers are called.
 
         Raises:
-            ConfigError: Nowhere.
+            ModelError: Nowhere.
         """
         if self._map is None:
             was_training = self.training

@@ -21,7 +21,7 @@ from torch import nn
 from raygen.classifier.config import HF, PRETRAINED, TIMM, ClassifierConfig
 from raygen.errors import ConfigError, ModelError
 from raygen.model_files import load_errors
-from raygen.model_files.hub import MODEL_INDEX, loadable
+from raygen.model_files.hub import MODEL_INDEX, ask, cached, loadable
 
 
 class LogitsOf(nn.Module):
@@ -207,6 +207,11 @@ def model_folder(name: str) -> str:
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ModelError(f"{HF}{name}: there is no folder {path.absolute()}, and it has not the form of a hub id")
+    if cached(name, None) is None and (reason := ask(name, MODEL_INDEX, None)) is not None:
+        raise ModelError(
+            f"{HF}{name}: there is no folder of that name, it is not in the hub's cache, and {reason}. Correct the "
+            "path, or give a hub id that this machine can reach or has in its cache"
+        )
     return loadable(name, None)
 
 

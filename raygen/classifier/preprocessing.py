@@ -8,14 +8,12 @@ from typing import Any
 from PIL import Image
 
 from raygen.classifier.config import HF, TIMM, framing_fields, given_fields, kind_of
-from raygen.classifier.networks import timm_library
-from raygen.errors import ConfigError, ModelError
-from raygen.model_files import read_json
-from raygen.model_files.hub import cached
+from raygen.classifier.networks import model_folder, timm_library
+from raygen.errors import ConfigError
+from raygen.model_files import load_errors
 
-PROCESSOR = "preprocessor_config.json"
-# transformers 5 writes it in here too, where a model has several.
-PROCESSORS = "processor_config.json"
+# Where transformers has it; in the second, where a model has several.
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def with_own_framing(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,8 +40,10 @@ def with_own_framing(fields: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in ("hf", "timm") or {"image_size_px", "mean", "std"} <= given:
         return dict(fields)
     own = _of_timm(str(architecture)) if kind == "timm" else _of_transformers(str(fields["architecture"]))
-    if given & {"image_size_px", "framing", "resize_px"}:  # these are one: who gives one of them gives the frame
-        own = {name: value for name, value in own.items() if name not in ("framing", "resize_px")}
+    if given & {"framing", "resize_px"}:
+        own.pop("resize_px", None)
+    elif "image_size_px" in given and "resize_px" in own:  # the same share of the picture
+        own["resize_px"] = own["resize_px"] * int(fields["image_size_px"]) // own["image_size_px"]
     return {**own, **{name: value for name, value in fields.items() if name not in names or name in given}}
 
 
@@ -80,7 +80,7 @@ def _of_transformers(architecture: str) -> dict[str, Any]:
     says = _processor(name)
     if says is None:
         raise ConfigError(
-            f"classifier.architecture: {name} has no {PROCESSOR}, so how it sees pictures is not known; set "
+            f"classifier.architecture: {name} has no {PROCESSORS[0]}, so how it sees pictures is not known; set "
             "classifier.image_size_px, mean and std, and, where they are not squashed to that size, framing"
         )
     size = says.get("size")
@@ -105,45 +105,26 @@ def _of_transformers(architecture: str) -> dict[str, Any]:
 
 
 def _processor(name: str) -> Mapping[str, Any] | None:
-    folder: Path | None = Path(name).expanduser()
-    assert folder is not None
-    if not folder.is_dir():
-        folder = cached(name, None) or _fetched(name)
-    if folder is None:
-        return None
-    if (folder / PROCESSOR).is_file():
-        return read_json(folder / PROCESSOR, folder, layout="transformers")
-    if (folder / PROCESSORS).is_file():
-        own = read_json(folder / PROCESSORS, folder, layout="transformers").get("image_processor")
-        return own if isinstance(own, Mapping) else None
-    return None
-
-
-def _fetched(name: str) -> Path | None:
-    """The hub's folder of a model's processor; None where it has none.
+    """What a model's image processor does, with the defaults of its kind; None where it has none.
 
     Raises:
-        ModelError: The hub does not answer, or has no such model.
+        ModelError: It cannot be read, or the hub does not give it.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from transformers import AutoImageProcessor
 
-    try:
-        return Path(hf_hub_download(name, PROCESSOR)).parent
-    except EntryNotFoundError:
+    folder = model_folder(name)
+    here = Path(folder)
+    if here.is_dir() and not any((here / file).is_file() for file in PROCESSORS):
         return None
-    except Exception as error:  # of the HTTP library too, which differs by the hub's version
-        reason = next(iter(str(error).strip().splitlines()), repr(error))
-        raise ModelError(
-            f"classifier.architecture: there is no folder '{name}', and the hub does not give it ({reason})"
-        ) from error
+    with load_errors(name, what="an image processor"):
+        return dict(json.loads(AutoImageProcessor.from_pretrained(folder).to_json_string()))
 
 
 def _frame(says: Mapping[str, Any], size: Any, architecture: str) -> dict[str, Any]:
     """Size and framing; of `size` transformers knows a number, height and width, or the shorter side."""
     crop = _side(says.get("crop_size"), architecture) if says.get("do_center_crop") else None
     resizes = says.get("do_resize", True)
-    is_square = isinstance(size, Mapping) and "height" in size
+    is_square = isinstance(size, Mapping) and size.get("height") is not None
     side = _side(size, architecture) if resizes else None
     if side is None:
         if crop is None:
@@ -174,7 +155,7 @@ def _side(size: Any, architecture: str) -> int | None:
         return None
     found = size
     if isinstance(size, Mapping):
-        if "height" in size:
+        if size.get("height") is not None:
             if size["height"] != size.get("width"):
                 raise ConfigError(
                     f"classifier.architecture: {architecture} takes pictures of {size['height']} x {size.get('width')}"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raygen.errors import ConfigError
+from raygen.errors import ModelError
 
 # Class, distillation and register tokens that stand before those of the picture.
 MOST_OTHER_TOKENS = 16
@@ -71,12 +71,12 @@ def find_map(
         architecture: For messages.
 
     Raises:
-        ConfigError: There is none.
+        ModelError: There is none.
     """
     names = dict(network.named_modules())
     if named is not None and named not in names:
         shown = ", ".join(name for name in names if name.count(".") <= 1)[:400]
-        raise ConfigError(f"classifier.cam_layer is {named}, and {architecture} has no such layer; it has {shown}, …")
+        raise ModelError(f"classifier.cam_layer is {named}, and {architecture} has no such layer; it has {shown}, …")
     parameter = next(network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     generator = torch.Generator().manual_seed(0)
@@ -89,7 +89,7 @@ def find_map(
     ]
     if named is not None and not candidates:
         shapes = ", ".join(str(tuple(one.output.shape)) for one in chosen) or "no tensor that the logits depend on"
-        raise ConfigError(
+        raise ModelError(
             f"classifier.cam_layer={named} of {architecture} gives {shapes} for two pictures of {size_px} px; expected "
             "a map, (2, channels, h, h), or tokens, (2, tokens, channels)"
         )
@@ -98,12 +98,12 @@ def find_map(
         if found.abs().sum() > 0:
             return SpatialMap(one.layer, one.name, to_map, int(found.shape[2]))
     if named is not None:
-        raise ConfigError(
+        raise ModelError(
             f"classifier.cam_layer={named} of {architecture}: the logits do not depend on its map, so that every class "
             "activation map would be 0. Where a class token is classified, name a layer before the last attention, "
             "such as the norm before it"
         )
-    raise ConfigError(
+    raise ModelError(
         f"classifier.architecture: no layer of {architecture} gives a map of the picture that class activation maps "
         "could be drawn from; name one with classifier.cam_layer, or take other masks than class activation maps"
     )

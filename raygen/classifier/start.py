@@ -74,6 +74,12 @@ def with_start(fields: Mapping[str, Any], start: str) -> tuple[dict[str, Any], s
     """
     kind, path = start_kind(start), Path(start.removeprefix(HF)).expanduser()
     if kind == "weights":
+        if fields.get("architecture") is None:
+            raise ConfigError(
+                f"{start} is a file of weights, which does not say of what network; name it, such as --set "
+                "classifier.architecture=resnet50 --set classifier.image_size_px=224 (or timm:NAME, hf:FOLDER, "
+                "MODULE:FUNCTION)"
+            )
         return with_own_framing(fields), str(path.absolute())
     if kind == "hf":
         name = f"{HF}{path.absolute()}" if path.is_dir() else start

@@ -195,8 +195,8 @@ def selecting(
     if by is None or isinstance(algorithm, HeadConfig):  # a head has rows of its own to select by
         return val
     by = resolved(by, has_groups=val.group_N is not None)
-    if by == "classes":
-        return val.selecting_by(val.label_N)
+    if by in ("classes", "average"):
+        return val.selecting_by(val.label_N if by == "classes" else np.zeros_like(val.label_N))
     if not needs_first_fit(by):
         return val
     assert init is not None, "what selects by inferred groups has a fit before it"

@@ -154,7 +154,7 @@ class CamExplainer:
         method: Which weights.
 
     Raises:
-        ModelError: The architecture has no convolutional stage that we know of.
+        ModelError: The architecture has no layer with a map of the picture.
     """
 
     def __init__(self, classifier: Classifier, method: CamMethod) -> None:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from raygen.datasets.rows import RowIndex
-from raygen.errors import RowError, or_row_error
+from raygen.errors import ModelError, RowError, or_row_error
 from raygen.images import decode_image, decode_mask, resize_mask
 
 if TYPE_CHECKING:
@@ -173,7 +173,8 @@ def candidate_pictures(run: Path, candidates: pa.Table, rows: RowIndex) -> list[
 def cam_rows(run: Path, test: pa.Table, rows: RowIndex, *, before: str, after: str) -> list[CamRow | None]:
     """Grad-CAM of two classifiers on a few test images, in their order; None for a picture that cannot be read.
 
-    Each map is for the class that its classifier predicts: it shows what led to that answer.
+    None for all where a network keeps no map of the picture. Each map is for the class that its classifier predicts: it
+    shows what led to that answer.
 
     Args:
         run: The run's folder.
@@ -200,7 +201,10 @@ def cam_rows(run: Path, test: pa.Table, rows: RowIndex, *, before: str, after: s
         classifier = load_classifier(classifier_folder(run, name))
         images_NCHW = preprocess(readable, classifier.frame)
         labels_N = test[name].to_numpy()[shown].tolist()
-        heatmaps_NHW = cam_heatmaps(classifier, images_NCHW, labels_N, method="gradcam")
+        try:
+            heatmaps_NHW = cam_heatmaps(classifier, images_NCHW, labels_N, method="gradcam")
+        except ModelError:  # a network that keeps no map of the picture
+            return [None] * len(images)
         shown_maps = zip(heatmaps_NHW, readable, strict=True)
         heats.append([_shown(heat_HW, classifier.frame, image_HWC) for heat_HW, image_HWC in shown_maps])
     result: list[CamRow | None] = [None] * len(images)

@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 
 from raygen.classifier import ClassifierConfig, save_classifier
 from raygen.classifier.architectures import SMALL_RESNET
-from raygen.classifier.start import open_start, start_kind, with_start
+from raygen.classifier.start import open_start, with_start
 from raygen.config import validate
 from raygen.datasets import make_dataset
 from raygen.datasets.rows import RowIndex
-from raygen.errors import ConfigError
 from raygen.pools import pipeline
 from raygen.pools.config import PoolsConfig
 from raygen.pools.pipeline import Engine
@@ -122,15 +121,8 @@ def evaluate_classifier(
         ModelError: Not a classifier.
         DataError: The dataset is wrong, or has another number of classes than the classifier.
     """
-    start = str(classifier)
-    given, start = with_start(fields or {}, start)
+    given, start = with_start(fields or {}, str(classifier))
     config = validate(ClassifierConfig, given, where="classifier")
-    if not fields and start_kind(start) == "weights":
-        raise ConfigError(
-            f"{classifier} is a file of weights, which does not say of what network; name it, such as --set "
-            "classifier.architecture=resnet50 --set classifier.image_size_px=224 (or timm:NAME, hf:FOLDER, "
-            "MODULE:FUNCTION)"
-        )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_dataset(data, [], folder / "data", seed=seed)

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from raygen.algorithms import ALGORITHMS
 from raygen.algorithms.base import AlgorithmBase, FirstFit
 from raygen.algorithms.erm import ErmConfig
+from raygen.algorithms.loop import LoopConfig
 from raygen.classifier.preprocessing import with_own_framing
 from raygen.classifier.start import with_start
 from raygen.config import Identity
@@ -83,6 +84,31 @@ def first_fits(algorithm: AlgorithmBase, erm: FirstFitConfig, *, has_extra: bool
         elif has_extra:
             config = first.config.model_copy(update={"init": "erm"})
             found.append(FirstFit(config, first.folder, first.what, first.of_original))
+    return found
+
+
+def lines_of_start(algorithm: AlgorithmBase, erm: FirstFitConfig) -> list[str]:
+    """What has to be said of a run that begins with somebody's classifier; nothing where ERM is fitted."""
+    if erm.from_ is None:
+        return []
+    found, given = [], algorithm.model_fields_set
+    if isinstance(algorithm, LoopConfig) and algorithm.init == "erm" and "learning_rate" not in given:
+        found.append(
+            f"warning: algorithm.learning_rate is {algorithm.learning_rate:g}, the default for the small ResNet of the "
+            "scenes. A classifier that is fitted already is usually gone on with at a hundredth of the rate of its own "
+            "fit, or less; set it"
+        )
+    if algorithm.held_out_fold() is not None:
+        found.append(
+            f"warning: algorithm {algorithm.name} weighs training images by how unsure the first classifier is of "
+            f"images that it has not seen. Where {erm.from_} was fitted on these, it is sure of all; give others as "
+            "training images"
+        )
+    if any(first.beside for first in algorithm.first_fits(erm, has_extra=False)):
+        found.append(
+            f"{erm.from_} has no earlier state: the early classifier that {algorithm.name} reads is fitted beside, "
+            "from what `classifier` starts from (algorithm.score=misclassification and dropout_disagreement need none)"
+        )
     return found
 
 

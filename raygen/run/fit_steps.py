@@ -125,7 +125,7 @@ def _brought(run: Run, start: str) -> RunStep:
         save_classifier(open_start(config, start, names), step.folder)
         counts = {"images": 0, "extra": 0, "epochs": 0}
         write_json(step.folder / "history.json", {"counts": counts, "epochs": []})
-        return {**counts, "selected_by": None}
+        return counts
 
     return RunStep(
         "erm",

@@ -178,6 +178,8 @@ def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_se
             advice = "an earlier look (a lower synthesis.mis_epoch or erm.learning_rate), or synthesis.mis_source=kfold"
             if config.mis_source == "kfold":
                 advice = "fewer epochs or a lower learning rate of erm, or mis_source=epoch"
+            elif config.mis_source == "erm":
+                advice = "synthesis.mis_source=epoch, a classifier that is fitted beside for a short time, or kfold"
             raise DataError(
                 f"class {label} ('{dataset.class_names[label]}') has {len(rows)} misclassified training image(s); SCGS "
                 f"needs at least {MIN_MISCLASSIFIED} per class. Try {advice}, or another recipe, such as dbb."
