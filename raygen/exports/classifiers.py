@@ -79,7 +79,7 @@ def _write_plain(classifier: Classifier, folder: Path, *, class_names: tuple[str
         "arguments": dict(plain.arguments),
         "class_names": list(class_names),
         # Height and width, or the shorter side.
-        "resize": frame.whole_px if frame.framing == "center_crop" else [frame.whole_px, frame.whole_px],
+        "resize": frame.whole_px if frame.resizing.takes_middle else [frame.whole_px, frame.whole_px],
         "interpolation": frame.interpolation,
         "crop": frame.size_px,
         "mean": classifier.mean_C11.flatten().tolist(),

@@ -78,5 +78,5 @@ def _processor(classifier: Classifier) -> Any:
     if frame.framing == "squash":
         return ViTImageProcessor(size=square, **common)
     crop = {"height": frame.size_px, "width": frame.size_px}
-    size = {"shortest_edge": frame.whole_px} if frame.framing == "center_crop" else square
+    size = {"shortest_edge": frame.whole_px} if frame.resizing.takes_middle else square
     return BitImageProcessor(size=size, crop_size=crop, do_center_crop=True, **common)

@@ -60,7 +60,7 @@ def run_codes(folders: list[Path]) -> list[str]:
 def test_the_cards_lines_give_the_classifiers_answers_without_raygen(own_run: Path, tmp_path: Path) -> None:
     networks: list[dict[str, Any]] = [
         {"architecture": "small_resnet", "image_size_px": 64, "width": 8},
-        {"architecture": "resnet18", "image_size_px": 64, "framing": "resize_crop", "interpolation": "bicubic"},
+        {"architecture": "resnet18", "image_size_px": 64, "framing": "center_crop", "interpolation": "bicubic"},
         {"architecture": "torch_networks:without_a_bias", "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]},
     ]
     outs, expected = [tmp_path / str(i) for i in range(len(networks))], []
