@@ -1,4 +1,4 @@
-"""The command line: `raygen demo | run | recipes | data | fit | heads | evaluate | report | tune | serve | …`.
+"""The command line: `raygen demo | run | recipes | data | fit | heads | evaluate | report | export | tune | serve | …`.
 
 Verbs only read arguments, call one function and print; heavy imports are inside them, so that `--help` is quick.
 Exit codes: 0 done, 1 failed, 2 the user's mistake.
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from raygen import program
+from raygen.exports.command import export
 from raygen.seeding import LEAST_SEED, MAX_SEED
 from tune.command import named_dataset, read_target, tune
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 data_app = typer.Typer(name="data", help="Make and check datasets.", no_args_is_help=True)
 app.add_typer(data_app)
 app.command()(tune)
+app.command()(export)
 
 # Enough to cure the scenes' bias, and generated in some minutes on two cores.
 DEMO_IMAGES_PER_CLASS = 500
@@ -304,7 +306,7 @@ def data_check(
 
 def main() -> None:
     """Entry point: runs the command line; errors of raygen become one message and an exit code."""
-    program.run(app, "raygen", resumable=("run", "demo", "fit", "tune"))
+    program.run(app, "raygen", resumable=("run", "demo", "fit", "tune", "export"))
 
 
 def _run(

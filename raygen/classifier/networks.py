@@ -11,7 +11,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -273,14 +273,19 @@ def _of_function(config: ClassifierConfig, num_classes: int) -> nn.Module:
         raise ConfigError(f"{where}: module {module_name} has no {function_name}") from error
     if not callable(function):
         raise ConfigError(f"{where} is a {type(function).__name__}, not a function that gives a network")
-    parameters: Mapping[str, inspect.Parameter] = {}
-    with contextlib.suppress(ValueError):  # of a function in C, which does not say
-        parameters = inspect.signature(function).parameters
-    takes = "num_classes" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     try:
-        network: Any = function(num_classes=num_classes) if takes else function()
+        network: Any = function(**function_arguments(function, num_classes))
     except Exception as error:  # the user's own code
         raise ConfigError(f"{where} failed: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{where} gave a {type(network).__name__}; expected a torch.nn.Module")
     return network
+
+
+def function_arguments(function: Callable[..., Any], num_classes: int) -> dict[str, Any]:
+    """What a user's function is called with."""
+    parameters: Mapping[str, inspect.Parameter] = {}
+    with contextlib.suppress(ValueError):  # of a function in C, which does not say
+        parameters = inspect.signature(function).parameters
+    takes = "num_classes" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {"num_classes": num_classes} if takes else {}
