@@ -4,20 +4,45 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen.config import fingerprint
 from raygen.datasets.files import printable, read_file, state
+from raygen.datasets.pairs import PairFile
 from raygen.datasets.table import DatasetInfo
-from raygen.errors import DataError
+from raygen.errors import DataError, RowError
 from raygen.schema import SOURCE, SPLITS
 
 # At a time, of a shard that is read from end to end.
 READ_ROWS = 64
 READ_BYTES = 256 << 20
+
+
+class MaskSource(Protocol):
+    """An object mask that is no picture file of its own, but follows from other files or from numbers.
+
+    Its `repr` says all that it follows from, but for what the files hold.
+    """
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that it is read from, beside the picture."""
+        ...
+
+    def png(self, picture: bytes) -> bytes:
+        """The mask as PNG, 255 where the object is, of the picture's size.
+
+        Args:
+            picture: The encoded picture.
+
+        Raises:
+            OSError: A file cannot be read.
+            RowError: A file or the picture cannot be decoded, or they do not fit.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +57,7 @@ class Entry:
         picture: Its file, or the shard that holds it.
         object: File of its object mask, or None.
         where: Where it is named, for messages.
+        mask: What its object mask follows from where `object` is None; None where it has no mask at all.
     """
 
     image_id: str
@@ -41,6 +67,7 @@ class Entry:
     picture: Path
     object: Path | None
     where: str
+    mask: MaskSource | None = None
 
 
 @dataclass
@@ -56,6 +83,7 @@ class Listing:
         warnings: What is legal and probably not meant.
         notes: Where names come from, and what was left out as ever.
         unread: Files that could not be read, with the reason, by the image's id; grows as `rows` is read.
+        pairs: The same objects before another background, by image_id, where the layout has such pictures.
     """
 
     info: DatasetInfo
@@ -66,15 +94,29 @@ class Listing:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unread: dict[str, str] = field(default_factory=dict)
+    pairs: dict[str, PairFile] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Changes with any label, attribute, split or name, and with the size or time of any file."""
         files = [*self.shards] or [
-            path for entry in self.entries for path in (entry.picture, entry.object) if path is not None
+            path
+            for entry in self.entries
+            for path in (entry.picture, entry.object, *(() if entry.mask is None else entry.mask.files))
+            if path is not None
         ]
         # A file that is gone since it was listed has no state; it becomes a failed row.
         found = [(str(path), *(state(path) or ())) for path in files]
-        rows = [(entry.image_id, entry.label, entry.attribute, entry.split) for entry in self.entries]
+        rows = [
+            # Nothing is added where masks are files, so that what was fingerprinted once stays the same.
+            (
+                entry.image_id,
+                entry.label,
+                entry.attribute,
+                entry.split,
+                *([] if entry.mask is None else [repr(entry.mask)]),
+            )
+            for entry in self.entries
+        ]
         return fingerprint([asdict(self.info), rows, found])
 
     def counts(self) -> Counter[tuple[str, int, int | None]]:
@@ -101,14 +143,15 @@ class Listing:
             yield from self._rows_of_shards(read_bytes)
             return
         for entry in self.entries:
+            picture = self._bytes(entry, entry.picture)
             yield {
                 "image_id": entry.image_id,
-                "image_png": self._bytes(entry, entry.picture),
+                "image_png": picture,
                 "label": entry.label,
                 "attribute": entry.attribute,
                 "split": entry.split,
                 "role": "source",
-                "object_png": None if entry.object is None else self._bytes(entry, entry.object),
+                "object_png": self._mask(entry, picture) if entry.object is None else self._bytes(entry, entry.object),
             }
 
     def _rows_of_shards(self, read_bytes: int) -> Iterator[dict[str, Any]]:
@@ -124,9 +167,23 @@ class Listing:
         try:
             return read_file(path)
         except OSError as error:
-            before = f"{self.unread[entry.image_id]}; " if entry.image_id in self.unread else ""
-            self.unread[entry.image_id] = f"{before}{printable(path)} cannot be read: {error.strerror}"
+            self._note_unread(entry, f"{printable(path)} cannot be read: {error.strerror}")
             return b""  # no picture: a failed row with a reason, and an error of `raygen data check`
+
+    def _mask(self, entry: Entry, picture: bytes) -> bytes | None:
+        if entry.mask is None or not picture:
+            return None
+        try:
+            return entry.mask.png(picture)
+        except OSError as error:
+            self._note_unread(entry, f"{printable(str(error.filename))} cannot be read: {error.strerror}")
+        except RowError as error:
+            self._note_unread(entry, f"the object mask cannot be made: {error}")
+        return b""
+
+    def _note_unread(self, entry: Entry, reason: str) -> None:
+        before = f"{self.unread[entry.image_id]}; " if entry.image_id in self.unread else ""
+        self.unread[entry.image_id] = before + reason
 
 
 def take_usable(listing: Listing, entries: Sequence[Entry]) -> None:
