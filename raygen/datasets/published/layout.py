@@ -93,7 +93,7 @@ class Files:
             raise DataError(not_text(bad[0]))
         return sorted(found)
 
-    def folders(self, folder: str) -> list[str]:
+    def folders(self, folder: str = "") -> list[str]:
         """Names in a folder that have no suffix of a picture and are not left behind by a system, sorted."""
         return sorted(
             name

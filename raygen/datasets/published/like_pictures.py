@@ -54,7 +54,8 @@ def draw(picture: Picture, out: Path) -> None:
     if picture.kind == "masked":
         files[1].write_bytes(encode_mask(mask_HW))
     elif picture.kind == "cut_out":
-        files[1].write_bytes(jpeg(np.where(mask_HW[..., None], 0, image_HWC).astype(np.uint8)))
+        # Black is nought in every pixel only where JPEG leaves it so: hence the best quality.
+        files[1].write_bytes(jpeg(np.where(mask_HW[..., None], 0, image_HWC).astype(np.uint8), quality=100))
 
 
 def _draw_backgrounds(picture: Picture, files: list[Path], image_HWC: np.ndarray, mask_HW: np.ndarray) -> None:
@@ -76,8 +77,8 @@ def _framed(scene: Scene, picture: Picture) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def jpeg(image_HWC: np.ndarray, *, grey: bool = False) -> bytes:
+def jpeg(image_HWC: np.ndarray, *, grey: bool = False, quality: int = QUALITY) -> bytes:
     """A picture as JPEG, as the datasets have them."""
     image, buffer = Image.fromarray(image_HWC), io.BytesIO()
-    (image.convert("L") if grey else image).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    (image.convert("L") if grey else image).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
