@@ -22,6 +22,7 @@ from raygen.datasets.published import (
 )
 from raygen.errors import DataError
 from raygen.storage.progress import Say, quiet
+from raygen.storage.remote import is_url
 from raygen.storage.writing import disk_errors
 
 
@@ -61,9 +62,13 @@ def open_dataset(config: DatasetBase) -> OpenDataset:
 
 
 def folder_config(path: str) -> dict[str, Any]:
-    """The config of a dataset in a folder: of the published layout that it has, else of any folder of pictures."""
+    """The config of a dataset in a folder: of the published layout that it has, else of any folder of pictures.
+
+    Args:
+        path: The folder: a path, or a URL.
+    """
     try:
-        found = recognise(Path(path).expanduser())
+        found = recognise(path if is_url(path) else Path(path).expanduser())
     except RuntimeError:  # no such user, or no home of this one: the config says so
         found = None
     return {"name": "folder" if found is None else found[0], "path": path}

@@ -9,11 +9,13 @@ from typing import Any
 
 from raygen.config import Strict, apply_overrides, validate
 from raygen.datasets import DatasetConfig, folder_config, open_dataset
+from raygen.datasets.addresses import place_of
 from raygen.datasets.check_rows import NUM_EXAMPLES, RowFindings, check_row, picture_warnings
 from raygen.datasets.entries import READ_BYTES, Listing
-from raygen.datasets.files import printable, read_file
+from raygen.datasets.files import printable
 from raygen.datasets.folder import OpenFolder
 from raygen.datasets.known import KNOWN, differences, known_name
+from raygen.datasets.references import read_reference, why_unread
 from raygen.datasets.table import DatasetInfo, picture_bytes
 from raygen.errors import ConfigError, DataError
 from raygen.schema import SPLITS, by_bytes
@@ -63,7 +65,7 @@ class Findings:
 
 
 def check_dataset(
-    path: Path,
+    path: Path | str,
     *,
     expect: str | None = None,
     overrides: Sequence[str] = (),
@@ -73,7 +75,7 @@ def check_dataset(
     """Reads a dataset in a folder, in any layout, and decodes every picture and mask.
 
     Args:
-        path: The folder.
+        path: The folder: a path, or a URL.
         expect: A published dataset whose numbers of images it must have (`KNOWN`); by default, a folder whose name
             holds the name of one is compared with it, and differences are warnings.
         overrides: What a run would set of the dataset's config, such as "class_names=[cat, dog]".
@@ -110,11 +112,12 @@ def check_dataset(
     findings.problems += listing.missing_splits()
     findings.problems += [f"{image_id}: {reason}" for image_id, reason in listing.unread.items()]
     _warn_of_gaps(findings, listing.info)
-    _compare(findings, path if name == "folder" else None, expect)
+    # A published layout is compared by its loader.
+    _compare(findings, place_of(path).name if name == "folder" else "", expect)
     return findings
 
 
-def _listed(path: Path, overrides: Sequence[str]) -> tuple[str, Listing]:
+def _listed(path: Path | str, overrides: Sequence[str]) -> tuple[str, Listing]:
     """Name of the dataset's layout, and what the folder holds."""
 
     class Wrapped(Strict):
@@ -145,9 +148,9 @@ def _with_file(row: dict[str, Any], listing: Listing) -> dict[str, Any]:
     if row["image_png"] is not None or not row.get("path"):
         return row
     try:
-        return {**row, "image_png": read_file(row["path"])}
+        return {**row, "image_png": read_reference(row["path"])}
     except OSError as error:
-        listing.unread[row["image_id"]] = f"{row['path']} cannot be read: {error.strerror}"
+        listing.unread[row["image_id"]] = why_unread(row["path"], error)
         return row
 
 
@@ -173,12 +176,11 @@ def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
             findings.warnings.append(f"{split}: {len(empty)} of {num_groups} groups are empty, such as {some}")
 
 
-def _compare(findings: Findings, path: Path | None, expect: str | None) -> None:
+def _compare(findings: Findings, folder_name: str, expect: str | None) -> None:
     if expect is not None:
         findings.problems += differences(KNOWN[expect], findings.counts)
         return
-    # A published layout is compared by its loader.
-    name = None if path is None else known_name(path.resolve().name)
+    name = known_name(folder_name)
     if name is not None:
         found = differences(KNOWN[name], findings.counts)
         findings.warnings += [f"{line} (compared because of the folder's name: {name})" for line in found]

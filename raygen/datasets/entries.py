@@ -1,17 +1,19 @@
 """One picture of a folder, not read yet, and all of them with what is wrong."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen.config import fingerprint
-from raygen.datasets.files import printable, read_file, state
+from raygen.datasets.files import printable
 from raygen.datasets.pairs import PairFile
+from raygen.datasets.places import Place
+from raygen.datasets.references import open_reference, read_reference, reference_state, why_unread
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import DataError, RowError
 from raygen.schema import SOURCE, SPLITS
@@ -28,8 +30,8 @@ class MaskSource(Protocol):
     """
 
     @property
-    def files(self) -> Sequence[Path]:
-        """The files that it is read from, beside the picture."""
+    def files(self) -> Sequence[str]:
+        """Paths or URLs of the files that it is read from, beside the picture."""
         ...
 
     def png(self, picture: bytes) -> bytes:
@@ -54,8 +56,8 @@ class Entry:
         label: Class.
         attribute: Spurious attribute, or None.
         split: train, val or test.
-        picture: Its file, or the shard that holds it.
-        object: File of its object mask, or None.
+        picture: Path or URL of its file, or of the shard that holds it.
+        object: Path or URL of its object mask, or None.
         where: Where it is named, for messages.
         mask: What its object mask follows from where `object` is None; None where it has no mask at all.
     """
@@ -64,8 +66,8 @@ class Entry:
     label: int
     attribute: int | None
     split: str
-    picture: Path
-    object: Path | None
+    picture: str
+    object: str | None
     where: str
     mask: MaskSource | None = None
 
@@ -82,6 +84,7 @@ class Listing:
         class_folders: Folder of each class, in order of label; empty where classes are numbers.
         warnings: What is legal and probably not meant.
         notes: Where names come from, and what was left out as ever.
+        place: The folder, which knows the state of files that are not on this machine; None where all are.
         unread: Files that could not be read, with the reason, by the image's id; grows as `rows` is read.
         pairs: The same objects before another background, by image_id, where the layout has such pictures.
     """
@@ -89,10 +92,11 @@ class Listing:
     info: DatasetInfo
     entries: list[Entry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    shards: list[Path] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
     class_folders: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    place: Place | None = None
     unread: dict[str, str] = field(default_factory=dict)
     pairs: dict[str, PairFile] = field(default_factory=dict)
 
@@ -105,16 +109,11 @@ class Listing:
             if path is not None
         ]
         # A file that is gone since it was listed has no state; it becomes a failed row.
-        found = [(str(path), *(state(path) or ())) for path in files]
+        state = reference_state if self.place is None else self.place.state
+        found = [(path, *(state(path) or ())) for path in files]
         rows = [
             # Nothing is added where masks are files, so that what was fingerprinted once stays the same.
-            (
-                entry.image_id,
-                entry.label,
-                entry.attribute,
-                entry.split,
-                *([] if entry.mask is None else [repr(entry.mask)]),
-            )
+            (entry.image_id, entry.label, entry.attribute, entry.split, *([repr(entry.mask)] if entry.mask else []))
             for entry in self.entries
         ]
         return fingerprint([asdict(self.info), rows, found])
@@ -158,16 +157,16 @@ class Listing:
         wanted, absent = {entry.image_id for entry in self.entries}, dict.fromkeys(SOURCE.names)
         for shard in self.shards:
             try:
-                for batch in _batches(pq.ParquetFile(shard), read_bytes):
+                for batch in _batches(pq.ParquetFile(open_reference(shard)), read_bytes):
                     yield from ({**absent, **row} for row in batch.to_pylist() if row["image_id"] in wanted)
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise DataError(f"{printable(shard)} cannot be read as a shard of SOURCE rows: {error}") from error
 
-    def _bytes(self, entry: Entry, path: Path) -> bytes:
+    def _bytes(self, entry: Entry, path: str) -> bytes:
         try:
-            return read_file(path)
+            return read_reference(path)
         except OSError as error:
-            self._note_unread(entry, f"{printable(path)} cannot be read: {error.strerror}")
+            self._note_unread(entry, why_unread(path, error))
             return b""  # no picture: a failed row with a reason, and an error of `raygen data check`
 
     def _mask(self, entry: Entry, picture: bytes) -> bytes | None:
@@ -176,7 +175,7 @@ class Listing:
         try:
             return entry.mask.png(picture)
         except OSError as error:
-            self._note_unread(entry, f"{printable(str(error.filename))} cannot be read: {error.strerror}")
+            self._note_unread(entry, why_unread(", ".join(entry.mask.files), error))
         except RowError as error:
             self._note_unread(entry, f"the object mask cannot be made: {error}")
         return b""
@@ -186,7 +185,7 @@ class Listing:
         self.unread[entry.image_id] = before + reason
 
 
-def take_usable(listing: Listing, entries: Sequence[Entry]) -> None:
+def take_usable(listing: Listing, entries: Iterable[Entry]) -> None:
     """Sorts entries into those with a known label and a new id, and problems."""
     first: dict[str, Entry] = {}
     num_classes, num_attributes = len(listing.info.class_names), len(listing.info.attribute_names)
@@ -206,15 +205,20 @@ def take_usable(listing: Listing, entries: Sequence[Entry]) -> None:
     listing.entries = sorted(first.values(), key=lambda entry: entry.image_id)
 
 
-def _unique(entries: Sequence[Entry]) -> list[Entry]:
+def _unique(found: Iterable[Entry]) -> list[Entry]:
     """The entries; where names differ in their suffix only (a.png and a.jpg), ids keep it."""
+    entries = list(found)
     suffixes: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
-        suffixes[entry.image_id].add(entry.picture.suffix)
+        suffixes[entry.image_id].add(_suffix(entry))
     return [
-        replace(entry, image_id=entry.image_id + entry.picture.suffix) if len(suffixes[entry.image_id]) > 1 else entry
+        replace(entry, image_id=entry.image_id + _suffix(entry)) if len(suffixes[entry.image_id]) > 1 else entry
         for entry in entries
     ]
+
+
+def _suffix(entry: Entry) -> str:
+    return PurePath(entry.picture).suffix
 
 
 def _batches(file: pq.ParquetFile, read_bytes: int) -> Iterator[pa.RecordBatch]:

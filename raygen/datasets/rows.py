@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen.config import fingerprint
-from raygen.datasets.files import read_file, state
+from raygen.datasets.files import state
+from raygen.datasets.references import read_references, reference_state
 from raygen.datasets.table import PICTURES, ROWS_PER_GROUP, DatasetInfo, read_info
 from raygen.errors import DataError
 from raygen.schema import SOURCE, by_bytes, memory_type, widened
@@ -186,8 +187,11 @@ def _with_file_bytes(table: pa.Table) -> pa.Table:
     paths = table["path"].to_pylist()
     if not any(paths):
         return table
+    files = iter(read_references([path for path in paths if path is not None]))
     inlined = table["image_png"].to_pylist()
-    pictures = [data if path is None else _read_bytes(path) for path, data in zip(paths, inlined, strict=True)]
+    # What cannot be read is null, and becomes a failed row with a reason where the picture is decoded.
+    found = [data if path is None else next(files) for path, data in zip(paths, inlined, strict=True)]
+    pictures = [None if isinstance(data, OSError) else data for data in found]
     kind = memory_type(pa.binary())
     return table.set_column(table.column_names.index("image_png"), "image_png", pa.array(pictures, kind))
 
@@ -198,14 +202,5 @@ def _picture_bytes(group: pq.RowGroupMetaData) -> dict[str, int]:
 
 
 def _file_bytes(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return 0  # it will not be read either
-
-
-def _read_bytes(path: str) -> bytes | None:
-    try:
-        return read_file(path)
-    except OSError:
-        return None  # becomes a failed row with a reason where the picture is decoded
+    """Its size; 0 where it cannot be read, or is behind a URL, which would be asked for each."""
+    return (reference_state(path) or (0, 0))[0]

@@ -172,10 +172,10 @@ RUN = ["engine=local", "erm.epochs=1", "classifier.image_size_px=16", "fit.num_t
     [
         ("celeba", ["dataset.label=Smiling", "dataset.attribute=Male"]),
         ("cct20", []),
-        pytest.param("waterbirds", [], marks=pytest.mark.slow),
-        pytest.param("metashift", [], marks=pytest.mark.slow),
-        pytest.param("imagenet9", [], marks=pytest.mark.slow),
-        pytest.param("chexpert", [], marks=pytest.mark.slow),
+        ("waterbirds", []),
+        ("metashift", []),
+        ("imagenet9", []),
+        ("chexpert", []),
     ],
 )
 def test_a_run_takes_the_path(trees: dict[str, Path], tmp_path: Path, loader: str, settings: list[str]) -> None:

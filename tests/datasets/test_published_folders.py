@@ -32,7 +32,7 @@ def test_metashifts_split_is_that_of_the_sorted_files(tmp_path: Path) -> None:
         path for animal in ("cat", "dog") for path in sorted((root / "test" / animal / f"{animal}(shelf)").iterdir())
     ]
     validation, _ = train_test_split(np.arange(541), test_size=0.85, random_state=0)
-    assert {e.picture for e in listing.entries if e.split == "val"} == {pool[i] for i in validation}
+    assert {e.picture for e in listing.entries if e.split == "val"} == {str(pool[i]) for i in validation}
 
 
 def test_another_number_of_pictures_is_explained(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from raygen.datasets.files import why_no_folder
-from raygen.datasets.places import LocalPlace
+from raygen.datasets.addresses import place_of
 from raygen.datasets.published import cct20, celeba, chexpert, imagenet9, metashift, spawrious, waterbirds
 from raygen.datasets.published.layout import Files
 from raygen.datasets.table import INFO_FILE
@@ -22,16 +21,18 @@ TOLD_BY: dict[str, Callable[[Files], str | None]] = {
 }
 
 
-def recognise(path: Path) -> tuple[str, str] | None:
+def recognise(address: Path | str) -> tuple[str, str] | None:
     """The published layout that a folder has and the file by which it is told; None if it has none of them.
 
     A folder that `raygen data make` wrote rows into has none, whatever they are rows of.
+
+    Args:
+        address: A path, or a URL.
     """
-    if why_no_folder(path) is not None:
-        return None
-    files = Files(LocalPlace(path))
     try:
-        if files.has(INFO_FILE):
+        place = place_of(address)
+        files = Files(place)
+        if place.why_no_folder("") is not None or files.has(INFO_FILE):
             return None
         return next(((name, told) for name, tell in TOLD_BY.items() if (told := tell(files)) is not None), None)
     except DataError:

@@ -119,7 +119,7 @@ def list_cct20(config: CCT20Config) -> Listing:
                 )
     info = named(config, [categories[number] for number in kinds], [f"camera {camera}" for camera in cameras])
     info = with_words(info, "animal") if not config.class_names else info
-    listing = listing_of(info, entries, ANNOTATIONS, problems=problems)
+    listing = listing_of(info, entries, ANNOTATIONS, problems=problems, place=files.place)
     listing.notes.append(f"{num_empty} pictures without an animal are left out")
     counts = {name: len(found.images) for name, found in read.items()}
     compare_totals(listing, {name: COUNTS[name] for name in read}, counts, what="pictures")
@@ -131,7 +131,7 @@ def _parts(split: str, part: Part) -> list[str]:
 
 
 def _read(files: Files, path: str) -> _Annotations:
-    where = f"{files.place.address}/{path}"
+    where = files.path(path)
     try:
         data = json.loads(files.text(path))
         images = {image["id"]: _image(image) for image in data["images"]}

@@ -118,7 +118,9 @@ def list_celeba(config: CelebAConfig) -> Listing:
     )
     info = with_words(info, "hair" if is_blond else "face", check_prompts(config.prompts or prompts, info.class_names))
     note = f"label {config.label}, attribute {config.attribute or 'none'}; pictures of {pictures}/"
-    listing = listing_of(info, entries, f"{annotation}, {partition}", problems=problems, notes=[note])
+    listing = listing_of(
+        info, entries, f"{annotation}, {partition}", problems=problems, notes=[note], place=files.place
+    )
     if (config.label, config.attribute, config.subset) == ("Blond_Hair", "Male", "all"):
         compare(listing, KNOWN["celeba"])
     return listing
@@ -143,7 +145,7 @@ def _names(attribute: str) -> tuple[str, str]:
 
 def _values(files: Files, path: str, wanted: list[str]) -> Iterator[tuple[str, str, list[int]]]:
     """Where each line is, its picture's name, and the values of the wanted attributes, 0 or 1."""
-    address = f"{files.place.address}/{path}"
+    address = files.path(path)
     for number, name, cells in _txt(files, path, wanted) if path.endswith(".txt") else _csv(files, path, wanted):
         where = f"{address}, line {number}"
         if bad := [(key, cell) for key, cell in zip(wanted, cells, strict=True) if cell not in VALUES]:
@@ -152,7 +154,7 @@ def _values(files: Files, path: str, wanted: list[str]) -> Iterator[tuple[str, s
 
 
 def _txt(files: Files, path: str, wanted: list[str]) -> Iterator[tuple[int, str, list[str]]]:
-    where, lines = f"{files.place.address}/{path}", files.text(path).splitlines()
+    where, lines = files.path(path), files.text(path).splitlines()
     if len(lines) < 3 or not lines[0].strip().isdigit():
         raise DataError(f"{where}: expected the number of pictures, the names of the attributes, and a picture a line")
     header = lines[1].split()
@@ -168,7 +170,7 @@ def _txt(files: Files, path: str, wanted: list[str]) -> Iterator[tuple[int, str,
 
 def _csv(files: Files, path: str, wanted: list[str]) -> Iterator[tuple[int, str, list[str]]]:
     header, lines = read_csv(files, path, ())
-    where = f"{files.place.address}/{path}"
+    where = files.path(path)
     check_columns(header, ["image_id"], where)
     _check_known(header[1:], wanted, where)
     for number, cells in lines:
@@ -182,7 +184,7 @@ def _check_known(header: list[str], wanted: list[str], where: str) -> None:
 
 
 def _splits(files: Files, path: str) -> dict[str, str]:
-    where, lines = f"{files.place.address}/{path}", files.text(path).splitlines()
+    where, lines = files.path(path), files.text(path).splitlines()
     is_csv, splits = path.endswith(".csv"), dict[str, str]()
     for number, line in enumerate(lines[is_csv:], start=1 + is_csv):
         cells = [cell.strip() for cell in (line.split(",") if is_csv else line.split())]

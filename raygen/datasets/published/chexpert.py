@@ -145,7 +145,7 @@ def list_chexpert(config: CheXpertConfig) -> Listing:
     note = f"label {config.label}, attribute {config.attribute or 'none'}; uncertain: {config.uncertain}"
     note += "".join(f"; {num} radiographs {why} are left out" for why, num in sorted(left.items()))
     told = f"{above}{TABLES['train']}, {TABLES['test']}"
-    listing = listing_of(info, entries, told, problems=problems, notes=[note])
+    listing = listing_of(info, entries, told, problems=problems, notes=[note], place=files.place)
     compare_totals(listing, COUNTS, counts, what="lines")
     return listing
 

@@ -64,11 +64,11 @@ def list_dominoes(config: DominoesConfig) -> Listing:
             split,
             files.path(path),
             None,
-            str(files.path(path)),
+            files.path(path),
         )
         for split, label, attribute, path in found
     ]
-    return listing_of(named(config, classes, attributes), entries, "<split>/<class>/<attribute>/")
+    return listing_of(named(config, classes, attributes), entries, "<split>/<class>/<attribute>/", place=files.place)
 
 
 def open_dominoes(config: DominoesConfig) -> OpenFolder:

@@ -94,7 +94,9 @@ def list_imagenet9(config: ImageNet9Config) -> Listing:
             found[folder] = found.get(folder, 0) + len(paths)
             empty += [] if paths else [f"{folder}/{name}"]
             entries += [_entry(files, above, path, split, label, attribute) for path in paths]
-    listing = listing_of(named(config, CLASS_NAMES, TEST_SETS), entries, told_by(files) or f"{above}train")
+    listing = listing_of(
+        named(config, CLASS_NAMES, TEST_SETS), entries, told_by(files) or f"{above}train", place=files.place
+    )
     compare_totals(listing, {k: n for k, n in COUNTS.items() if k in found}, found, what="pictures")
     listing.pairs = _pairs(listing, files, above)
     if empty:
@@ -115,7 +117,7 @@ def _entry(files: Files, above: str, path: str, split: str, label: int, attribut
         mask = CutOut(files.path(cut_out)) if files.has(cut_out) else None
     picture = files.path(path)
     image_id = path.removeprefix(above).rsplit(".", 1)[0]
-    return Entry(image_id, label, attribute, split, picture, None, str(picture), mask)
+    return Entry(image_id, label, attribute, split, picture, None, picture, mask)
 
 
 def foreground(stem: str) -> str:

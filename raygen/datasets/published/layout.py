@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from pydantic import field_validator
-
+from raygen.datasets.addresses import Address, place_of
 from raygen.datasets.entries import Entry, Listing, take_usable
-from raygen.datasets.files import IMAGE_SUFFIXES, is_left_behind, is_text, not_text, printable, why_no_folder
+from raygen.datasets.files import IMAGE_SUFFIXES, is_left_behind, is_text, not_text, printable
 from raygen.datasets.known import GroupCounts, differences
 from raygen.datasets.names import check_names, shown
 from raygen.datasets.opened import DatasetBase
-from raygen.datasets.places import LocalPlace, Place
+from raygen.datasets.places import Place
 from raygen.datasets.table import DatasetInfo, check_prompts
 from raygen.errors import DataError
 from raygen.schema import SPLITS
@@ -26,24 +25,16 @@ class PublishedConfig(DatasetBase):
     """Base of the configs of published layouts.
 
     Attributes:
-        path: The folder that the authors' archive unpacks to.
+        path: The folder that the authors' archive unpacks to: a path, or a URL.
         class_names: Other names for the labels 0, 1, ...; by default those of the publication.
         attribute_names: Other names for the attribute values; by default likewise.
         prompts: What to ask the inpainter for, per class; by default "a photo of a <class name>", or the papers' words.
     """
 
-    path: Path
+    path: Address
     class_names: tuple[str, ...] = ()
     attribute_names: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
-
-    @field_validator("path")
-    @classmethod
-    def _home(cls, value: Path) -> Path:
-        try:
-            return value.expanduser()
-        except RuntimeError as error:  # no such user, or no home of this one
-            raise ValueError(f"{value}: {error}") from error
 
 
 class Files:
@@ -101,9 +92,9 @@ class Files:
             if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES and not is_left_behind(name)
         )
 
-    def path(self, path: str) -> Path:
+    def path(self, path: str) -> str:
         """Where a file is, as entries keep it."""
-        return Path(self.place.reference(path))
+        return self.place.shown(path)
 
     def text(self, path: str) -> str:
         """The text of a file in UTF-8, with or without a byte order mark.
@@ -111,7 +102,7 @@ class Files:
         Raises:
             DataError: It cannot be read, or is no such text.
         """
-        where = f"{self.place.address}/{path}"
+        where = self.place.shown(path)
         if (reason := self.place.why_no_file(path)) is not None:
             raise DataError(f"{printable(where)} {reason}")
         try:
@@ -128,11 +119,24 @@ def files_of(config: PublishedConfig) -> Files:
     Raises:
         DataError: There is none.
     """
-    if (reason := why_no_folder(config.path)) is not None:
-        raise DataError(
-            f"dataset folder {printable(config.path)} {reason}; give the folder that holds the {config.name} files"
-        )
-    return Files(LocalPlace(config.path))
+    return folder_of(config.path, what="dataset folder", give=f"the folder that holds the {config.name} files")
+
+
+def folder_of(address: Path | str, *, what: str, give: str) -> Files:
+    """What the folder of an address holds.
+
+    Args:
+        address: A path, or a URL.
+        what: What it is, for the message.
+        give: What to give instead.
+
+    Raises:
+        DataError: There is none.
+    """
+    place = place_of(address)
+    if (reason := place.why_no_folder("")) is not None:
+        raise DataError(f"{what} {printable(place.address)} {reason}; give {give}")
+    return Files(place)
 
 
 def read_csv(files: Files, path: str, needed: Sequence[str]) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -141,7 +145,7 @@ def read_csv(files: Files, path: str, needed: Sequence[str]) -> tuple[list[str],
     Raises:
         DataError: It cannot be read, is empty, or a needed column is absent.
     """
-    where = f"{files.place.address}/{path}"
+    where = files.path(path)
     reader = csv.reader(io.StringIO(files.text(path), newline=""), skipinitialspace=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -198,7 +202,13 @@ def with_words(info: DatasetInfo, word: str, prompts: Sequence[str] = ()) -> Dat
 
 
 def listing_of(
-    info: DatasetInfo, entries: Sequence[Entry], told: str, *, problems: Sequence[str] = (), notes: Sequence[str] = ()
+    info: DatasetInfo,
+    entries: Sequence[Entry],
+    told: str,
+    *,
+    place: Place,
+    problems: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Listing:
     """The usable entries, sorted, and what is wrong.
 
@@ -206,10 +216,12 @@ def listing_of(
         info: Names.
         entries: Pictures.
         told: By what the layout is known, such as "list_attr_celeba.txt".
+        place: The folder.
         problems: Pictures that cannot be used.
         notes: What to say.
     """
-    listing = Listing(info, problems=list(problems), notes=[f"read in the layout of {info.name} ({told})", *notes])
+    told_notes = [f"read in the layout of {info.name} ({told})", *notes]
+    listing = Listing(info, problems=list(problems), notes=told_notes, place=place)
     take_usable(listing, entries)
     return listing
 

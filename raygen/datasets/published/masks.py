@@ -5,12 +5,11 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from raygen.datasets.files import read_file
+from raygen.datasets.references import read_reference
 from raygen.errors import RowError
 from raygen.images import decode_image, encode_mask
 
@@ -26,16 +25,16 @@ class Votes:
         file: A picture of grey values, 0 to 255.
     """
 
-    file: Path
+    file: str
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[str]:
         """See `MaskSource.files`."""
         return (self.file,)
 
     def png(self, picture: bytes) -> bytes:
         """See `MaskSource.png`."""
-        return encode_mask(decode_image(read_file(self.file)).max(axis=-1) >= HALF)
+        return encode_mask(decode_image(read_reference(self.file)).max(axis=-1) >= HALF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +47,16 @@ class CutOut:
         file: The copy.
     """
 
-    file: Path
+    file: str
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[str]:
         """See `MaskSource.files`."""
         return (self.file,)
 
     def png(self, picture: bytes) -> bytes:
         """See `MaskSource.png`."""
-        without_HWC, image_HWC = decode_image(read_file(self.file)), decode_image(picture)
+        without_HWC, image_HWC = decode_image(read_reference(self.file)), decode_image(picture)
         if without_HWC.shape != image_HWC.shape:
             raise RowError(f"{self.file} is {without_HWC.shape[:2]}, the picture {image_HWC.shape[:2]}")
         return encode_mask(((without_HWC == 0) & (without_HWC != image_HWC)).all(axis=-1))
@@ -71,17 +70,17 @@ class Array:
         file: The .npy file; one that holds Python objects is refused.
     """
 
-    file: Path
+    file: str
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[str]:
         """See `MaskSource.files`."""
         return (self.file,)
 
     def png(self, picture: bytes) -> bytes:
         """See `MaskSource.png`."""
         try:
-            mask = np.load(io.BytesIO(read_file(self.file)), allow_pickle=False)
+            mask = np.load(io.BytesIO(read_reference(self.file)), allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise RowError(f"{self.file} is no array of numbers: {error}") from error
         if mask.ndim not in {2, 3}:
@@ -104,7 +103,7 @@ class Boxes:
     height: int
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[str]:
         """None: boxes are numbers."""
         return ()
 

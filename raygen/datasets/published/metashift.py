@@ -81,12 +81,12 @@ def list_metashift(config: MetaShiftConfig) -> Listing:
             split,
             files.path(path),
             None,
-            str(files.path(path)),
+            files.path(path),
         )
         for (pair, path), split in zip([*train, *pool], splits, strict=True)
     ]
     info = with_words(named(config, CLASSES, ATTRIBUTE_NAMES), OBJECT_WORDS["metashift"])
-    listing = listing_of(info, entries, f"{above}{_folder(*folders[0])} and so on")
+    listing = listing_of(info, entries, f"{above}{_folder(*folders[0])} and so on", place=files.place)
     compare(listing, COUNTS)
     if tuple(num_pool) != NUM_TEST_POOL:
         listing.warnings.append(

@@ -84,18 +84,18 @@ def list_spawrious(config: SpawriousConfig) -> Listing:
         for path in paths[: round(most * len(paths) / PER_FOLDER)]:
             image_id, picture = path.removeprefix(above).rsplit(".", 1)[0], files.path(path)
             here = "val" if split == "train" and _is_validation(image_id, config) else split
-            entries.append(Entry(image_id, label, ATTRIBUTE_NAMES.index(place), here, picture, None, str(picture)))
+            entries.append(Entry(image_id, label, ATTRIBUTE_NAMES.index(place), here, picture, None, picture))
     if gone:
         raise DataError(
             f"{config.path} has no {', '.join(gone[:5])}, which dataset.benchmark={config.benchmark} needs; expected "
             "spawrious224 with <0 or 1>/<surroundings>/<breed>/"
         )
     info = with_words(named(config, CLASS_NAMES, ATTRIBUTE_NAMES), "dog")
-    listing = listing_of(info, entries, f"{above}0/…", notes=[f"benchmark {config.benchmark}"])
+    listing = listing_of(info, entries, f"{above}0/…", notes=[f"benchmark {config.benchmark}"], place=files.place)
     if small:
         listing.warnings.append(
-            f"{len(small)} folders have not the published {PER_FOLDER} pictures: {', '.join(small[:5])}; shares of what "
-            "is there are taken. The usual cause is a filtered or unfinished copy; numbers are not to be compared "
+            f"{len(small)} folders have not the published {PER_FOLDER} pictures: {', '.join(small[:5])}; shares of "
+            "what is there are taken. The usual cause is a filtered or unfinished copy; numbers are not to be compared "
             "with the papers'"
         )
     return listing

@@ -17,16 +17,16 @@ Figures that were measured on a corrected copy, such as MaskTune's, are not comp
 
 import os
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal
 
+from raygen.datasets.addresses import Address
 from raygen.datasets.csv_table import list_table
 from raygen.datasets.entries import Entry, Listing
-from raygen.datasets.files import printable, why_no_folder
+from raygen.datasets.files import printable
 from raygen.datasets.folder import OpenFolder
 from raygen.datasets.known import COLUMNS, KNOWN, NAMES, OBJECT_WORDS, Names
-from raygen.datasets.places import LocalPlace
-from raygen.datasets.published.layout import Files, PublishedConfig, compare, files_of, with_words
+from raygen.datasets.published.layout import Files, PublishedConfig, compare, files_of, folder_of, with_words
 from raygen.datasets.published.masks import Votes
 from raygen.errors import DataError
 
@@ -41,7 +41,7 @@ class WaterbirdsConfig(PublishedConfig):
     """
 
     name: Literal["waterbirds"] = "waterbirds"
-    segmentations: Path | None = None
+    segmentations: Address | None = None
 
 
 def told_by(files: Files) -> str | None:
@@ -67,7 +67,7 @@ def list_waterbirds(config: WaterbirdsConfig) -> Listing:
         raise DataError(f"{config.path} has no {TABLE}; give the folder waterbird_complete95_forest2water2 itself")
     known = NAMES["waterbirds"]
     given = Names(config.class_names or known.class_names, config.attribute_names or known.attribute_names)
-    listing = list_table(config.path, replace(given, prompts=config.prompts))
+    listing = list_table(files.place, replace(given, prompts=config.prompts))
     listing.info = with_words(replace(listing.info, name="waterbirds"), OBJECT_WORDS["waterbirds"])
     listing.notes = [f"read in the layout of waterbirds ({TABLE})"]
     _add_masks(listing, config, files)
@@ -77,9 +77,8 @@ def list_waterbirds(config: WaterbirdsConfig) -> Listing:
 
 def _add_masks(listing: Listing, config: WaterbirdsConfig, files: Files) -> None:
     if config.segmentations is not None:
-        if (reason := why_no_folder(config.segmentations)) is not None:
-            raise DataError(f"dataset.segmentations: {printable(config.segmentations)} {reason}; it comes with CUB")
-        masks, below = Files(LocalPlace(config.segmentations)), ""
+        give = "the folder segmentations that comes with CUB"
+        masks, below = folder_of(config.segmentations, what="dataset.segmentations:", give=give), ""
     elif files.has("segmentations"):
         masks, below = files, "segmentations/"
     else:
