@@ -33,8 +33,8 @@ def picture(height: int = 9, width: int = 7, seed: int = 0) -> bytes:
 
 def metashift_tree(root: Path, counts: Sequence[int] = (231, 380, 145, 367, 235, 306)) -> Path:
     """As many files of each folder, by default the published numbers; written in no order of their names."""
-    folders = ("train/cat/cat(sofa)", "train/cat/cat(bed)", "train/dog/dog(bench)", "train/dog/dog(bike)")
-    folders += ("test/cat/cat(shelf)", "test/dog/dog(shelf)")
+    folders = ["train/cat/cat(sofa)", "train/cat/cat(bed)", "train/dog/dog(bench)", "train/dog/dog(bike)"]
+    folders += ["test/cat/cat(shelf)", "test/dog/dog(shelf)"]
     for folder, count in zip(folders, counts, strict=True):
         (root / folder).mkdir(parents=True)
         for i in range(count):

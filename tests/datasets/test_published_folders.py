@@ -187,7 +187,7 @@ def test_spawrious_puts_each_breed_where_the_benchmark_says(tmp_path: Path) -> N
     listing = listed("spawrious", tmp_path)
     places = listing.info.attribute_names
     found = Counter((e.split == "test", breeds[e.label], places[e.attribute or 0]) for e in listing.entries)
-    expected = {}
+    expected: dict[tuple[bool, str, str], int] = {}
     homes, away = ("desert", "jungle", "dirt", "snow"), ("dirt", "snow", "desert", "jungle")
     for breed, home, other in zip(breeds, homes, away, strict=True):
         expected |= {(False, breed, home): 97 + 87, (False, breed, "beach"): 3 + 13, (True, breed, other): 200}
