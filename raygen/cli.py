@@ -273,14 +273,24 @@ def key(
 
 @data_app.command("make")
 def data_make(
-    name: Annotated[str, typer.Argument(help="'scenes', or a folder of pictures to bring into raygen's form.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="'scenes'; a folder of pictures to bring into raygen's form; or a small tree in a published layout: "
+            "waterbirds-like, celeba-like, metashift-like, in9-like, cct-like, chexpert-like."
+        ),
+    ],
     out: Annotated[Path, program.path_option("--out", "New folder for the dataset.")],
     seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the draw.")] = 0,
     overrides: Set = None,
 ) -> None:
-    """Write a dataset as Parquet: --set scale=0.1, --set train_counts=[10,10,10,10]."""
+    """Write a dataset as Parquet, or a tree to try a loader on: --set scale=0.1, --set train_counts=[9,9,9,9]."""
     from raygen.datasets import make_dataset
+    from raygen.datasets.published.likes import LIKES, make_like
 
+    if name in LIKES:
+        typer.echo(f"{out}: {make_like(name, overrides or [], out, seed=seed)} files, and their tables")
+        return
     counts = make_dataset(named_dataset(name), overrides or [], out, seed=seed, say=typer.echo)
     typer.echo(f"{out}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts.items())))
 
