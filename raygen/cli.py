@@ -48,7 +48,9 @@ Set = Annotated[
 Config = Annotated[
     Path | None, program.path_option("--config", "YAML config, such as the config.yaml of an earlier run.")
 ]
-Dataset = Annotated[str | None, typer.Option("--dataset", help="'scenes', 'scenes3' or a folder of pictures.")]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", help="'scenes', 'scenes3', or a folder of pictures or its URL.")
+]
 Reuse = Annotated[
     list[Path] | None,
     typer.Option(
@@ -285,7 +287,7 @@ def data_make(
 
 @data_app.command("check")
 def data_check(
-    path: Annotated[Path, typer.Argument(help="Dataset folder: pictures, metadata.csv or raygen's own Parquet.")],
+    path: Annotated[str, typer.Argument(help="Dataset folder or URL: pictures, metadata.csv or raygen's own Parquet.")],
     expect: Annotated[
         str | None,
         typer.Option("--expect", help="Compare the groups with a published dataset: waterbirds, celeba or metashift."),

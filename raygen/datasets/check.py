@@ -1,18 +1,21 @@
 """Reading every picture and label of a dataset, to find what a run would stumble over."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from raygen.config import apply_overrides, validate
+from raygen.datasets.addresses import place_of
 from raygen.datasets.check_rows import RowFindings, check_row, picture_warnings
 from raygen.datasets.entries import READ_BYTES, Listing
-from raygen.datasets.files import printable, read_file
+from raygen.datasets.files import printable
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.known import KNOWN, differences, known_name
+from raygen.datasets.references import NUM_REQUESTS, read_references, why_unread
 from raygen.datasets.table import DatasetInfo, picture_bytes
 from raygen.errors import ConfigError
 from raygen.schema import SPLITS, by_bytes
@@ -60,7 +63,7 @@ class Findings:
 
 
 def check_dataset(
-    path: Path,
+    path: Path | str,
     *,
     expect: str | None = None,
     overrides: Sequence[str] = (),
@@ -70,7 +73,7 @@ def check_dataset(
     """Reads a dataset in any layout of `raygen.datasets.folder` and decodes every picture and mask.
 
     Args:
-        path: The folder.
+        path: The folder: a path, or a URL.
         expect: A published dataset whose numbers of images it must have (`KNOWN`); by default, a folder whose name
             holds the name of one is compared with it, and differences are warnings.
         overrides: What a run would set of `FolderConfig`, such as "class_names=[cat, dog]".
@@ -95,7 +98,7 @@ def check_dataset(
     done, odd = 0, list[RowFindings]()
     # Pillow decodes outside Python's lock, so threads are enough.
     with ThreadPoolExecutor() as pool:
-        whole = (_with_file(row, listing) for row in listing.rows(read_bytes=min(chunk_bytes, READ_BYTES)))
+        whole = _with_files(listing.rows(read_bytes=min(chunk_bytes, READ_BYTES)), listing)
         for rows in by_bytes(whole, picture_bytes, most=CHUNK, most_bytes=chunk_bytes):
             readable = [row for row in rows if row["image_id"] not in listing.unread]
             for found in pool.map(check_row, readable):
@@ -107,7 +110,7 @@ def check_dataset(
     findings.problems += listing.missing_splits()
     findings.problems += [f"{image_id}: {reason}" for image_id, reason in listing.unread.items()]
     _warn_of_gaps(findings, listing.info)
-    _compare(findings, path, expect)
+    _compare(findings, place_of(path).name, expect)
     return findings
 
 
@@ -123,15 +126,17 @@ def _labels(listing: Listing) -> list[str]:
     return lines[:MAX_WARNINGS] + more
 
 
-def _with_file(row: dict[str, Any], listing: Listing) -> dict[str, Any]:
-    """The row with its picture's bytes where they are in a file that it names, as shards may."""
-    if row["image_png"] is not None or not row.get("path"):
-        return row
-    try:
-        return {**row, "image_png": read_file(row["path"])}
-    except OSError as error:
-        listing.unread[row["image_id"]] = f"{row['path']} cannot be read: {error.strerror}"
-        return row
+def _with_files(rows: Iterable[dict[str, Any]], listing: Listing) -> Iterator[dict[str, Any]]:
+    """The rows with their pictures' bytes where these are in files that they name; remote files several at a time."""
+    waiting = iter(rows)
+    while some := list(islice(waiting, NUM_REQUESTS)):
+        named = [row for row in some if row["image_png"] is None and row.get("path")]
+        for row, found in zip(named, read_references([row["path"] for row in named]), strict=True):
+            if isinstance(found, OSError):
+                listing.unread[row["image_id"]] = why_unread(row["path"], found)
+            else:
+                row["image_png"] = found
+        yield from some
 
 
 def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
@@ -150,11 +155,11 @@ def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
                     findings.warnings.append(f"{split}: the group ({name}, {word}) is empty")
 
 
-def _compare(findings: Findings, path: Path, expect: str | None) -> None:
+def _compare(findings: Findings, folder_name: str, expect: str | None) -> None:
     if expect is not None:
         findings.problems += differences(KNOWN[expect], findings.counts)
         return
-    name = known_name(path.resolve().name)
+    name = known_name(folder_name)
     if name is not None:
         found = differences(KNOWN[name], findings.counts)
         findings.warnings += [f"{line} (compared because of the folder's name: {name})" for line in found]

@@ -4,16 +4,18 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from raygen.datasets.csv_text import Line, Table, read_table
 from raygen.datasets.entries import Entry, Listing, take_usable
-from raygen.datasets.files import printable, why_no_file
+from raygen.datasets.files import printable
 from raygen.datasets.known import ANSWERS, NAMES, OBJECT_WORDS, Names, known_name, recognised
 from raygen.datasets.names import SPLIT_WORDS, check_names, check_not_swapped
+from raygen.datasets.places import Place
 from raygen.datasets.table import DatasetInfo, check_prompts, numbered
 from raygen.errors import DataError
 from raygen.schema import SPLITS
+from raygen.storage.remote import check_no_secret, is_url
 
 # Spreadsheets and pandas write 1.0 where a column has had empty cells.
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
@@ -24,32 +26,36 @@ MAX_GROUPS = 200_000
 SPLIT_CODES = {"0": "train", "1": "val", "2": "test"}
 
 
-def list_table(root: Path, given: Names) -> Listing:
+def list_table(place: Place, given: Names) -> Listing:
     """Lists the pictures of a folder's metadata.csv.
 
     Raises:
         DataError: The table as a whole cannot be used, or names do not fit.
     """
-    answers = ANSWERS.get(known_name(root.resolve().name) or "", ())
-    table = read_table(root / "metadata.csv", also=answers)
+    answers = ANSWERS.get(known_name(place.name) or "", ())
+    path = place.shown("metadata.csv")
+    try:
+        table = read_table(place.read("metadata.csv"), path, also=answers)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     limit = max(MIN_VALUES, len(table.lines), len(given.class_names), len(given.attribute_names))
     entries, problems = [], list(table.problems)
     for line in table.lines:
         try:
-            entries.append(_entry(line, table, root, limit))
+            entries.append(_entry(line, table, place, limit))
         except DataError as error:
             problems.append(str(error))
     num_classes = max((entry.label for entry in entries), default=-1) + 1
     num_attributes = max((entry.attribute for entry in entries if entry.attribute is not None), default=-1) + 1
     if num_classes * num_attributes > MAX_GROUPS:
         raise DataError(
-            f"{root}/metadata.csv has labels up to {num_classes - 1} and attributes up to {num_attributes - 1}, which "
+            f"{path} has labels up to {num_classes - 1} and attributes up to {num_attributes - 1}, which "
             f"make {num_classes * num_attributes:,} groups; at most {MAX_GROUPS:,} are taken"
         )
     if not problems:  # with them, what else the table has is not known
         _check_given(given, num_classes, num_attributes)
-    info, notes = _info(root, table, entries, given, num_classes, num_attributes)
-    listing = Listing(info, problems=problems, warnings=list(table.warnings), notes=notes)
+    info, notes = _info(place, table, entries, given, num_classes, num_attributes)
+    listing = Listing(info, problems=problems, warnings=list(table.warnings), notes=notes, place=place)
     take_usable(listing, entries)
     return listing
 
@@ -65,10 +71,10 @@ def _check_given(given: Names, num_classes: int, num_attributes: int) -> None:
 
 
 def _info(
-    root: Path, table: Table, entries: Sequence[Entry], given: Names, num_classes: int, num_attributes: int
+    place: Place, table: Table, entries: Sequence[Entry], given: Names, num_classes: int, num_attributes: int
 ) -> tuple[DatasetInfo, list[str]]:
     """Names of the dataset, and where they come from."""
-    name, notes = root.resolve().name, []
+    name, notes = place.name, list[str]()
     counts = Counter((entry.split, entry.label, entry.attribute) for entry in entries)
     found = recognised(name, counts, columns=table.header, answers=_answers(table, known_name(name)))
     class_names, attribute_names, prompts = given.class_names, given.attribute_names, given.prompts
@@ -112,13 +118,13 @@ def _is_above_0(cell: str) -> bool:
     return found is not None and cell[0] != "-" and any(digit in "123456789" for digit in found[1])
 
 
-def _entry(line: Line, table: Table, root: Path, limit: int) -> Entry:
+def _entry(line: Line, table: Table, place: Place, limit: int) -> Entry:
     """The entry of one line.
 
     Raises:
         DataError: A cell is wrong, or a file is not there.
     """
-    where = f"{root}/metadata.csv, line {line.number}"
+    where = f"{place.address}/metadata.csv, line {line.number}"
     cell = {kind: line.cells[name] if name else "" for kind, name in table.column.items()}
     number = _WHOLE_NUMBER.fullmatch(cell["split"])
     split = SPLIT_WORDS.get(cell["split"].casefold()) if number is None else SPLIT_CODES.get(number[1])
@@ -132,14 +138,14 @@ def _entry(line: Line, table: Table, root: Path, limit: int) -> Entry:
         raise DataError(f"{where}: column '{table.column['label']}' is empty; every picture needs a label")
     if not cell["file"]:
         raise DataError(f"{where}: column '{table.column['file']}' is empty; every line names a picture")
-    name = _named(cell["file"], root, where)
+    name = _named(cell["file"], place, where)
     return Entry(
-        image_id=Path(name).with_suffix("").as_posix(),
+        image_id=PurePosixPath(name.partition("://")[2] or name).with_suffix("").as_posix(),
         label=label,
         attribute=_number(cell["attribute"], f"{where}: column '{table.column['attribute']}'", limit),
         split=split,
-        picture=root / name,
-        object=root / _named(cell["object"], root, where) if cell["object"] else None,
+        picture=_address(name, place),
+        object=_address(_named(cell["object"], place, where), place) if cell["object"] else None,
         where=where,
     )
 
@@ -157,17 +163,24 @@ def _number(cell: str, where: str, limit: int) -> int | None:
     return int(found[1])
 
 
-def _named(cell: str, root: Path, where: str) -> str:
+def _named(cell: str, place: Place, where: str) -> str:
     r"""The file that a cell names, also where it was written on Windows (img\1.png) or on a Mac (an umlaut in two).
 
     Raises:
-        DataError: There is none.
+        DataError: There is none, or it is a URL that holds credentials.
     """
+    if is_url(cell):
+        check_no_secret(cell)
+        return cell
     slashed = cell.replace("\\", "/")
     for name in dict.fromkeys((cell, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))):
-        if why_no_file(root / name) is None:
+        if place.why_no_file(name) is None:
             return name
-    raise DataError(f"{where}: {_short(printable(root / cell), 300)} {why_no_file(root / cell)}")
+    raise DataError(f"{where}: {_short(printable(place.shown(cell)), 300)} {place.why_no_file(cell)}")
+
+
+def _address(name: str, place: Place) -> str:
+    return name if is_url(name) else place.shown(name)
 
 
 def _short(text: str, length: int = 60) -> str:

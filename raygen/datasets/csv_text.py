@@ -7,9 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from raygen.datasets.files import printable, read_file
+from raygen.datasets.files import printable
 from raygen.errors import DataError
 
 # Accepted names of each column, the first that is there is taken. group_DRO's `y` comes before `label`, which some
@@ -69,20 +68,21 @@ class Table:
     warnings: Sequence[str]
 
 
-def read_table(path: Path, *, also: Collection[str]) -> Table:
+def read_table(data: bytes, path: str, *, also: Collection[str]) -> Table:
     """Reads a metadata.csv.
 
     Header names are taken as they are, without the spaces around them; where the needed ones are not there, capitals
     are overlooked.
 
     Args:
-        path: The file.
+        data: Bytes of the file.
+        path: Its address, for messages.
         also: Columns whose cells are kept beside those of `COLUMN_NAMES`.
 
     Raises:
         DataError: No text, no CSV, a needed column is absent or twice there, no line.
     """
-    rows = _separated(_text(path), path)
+    rows = _separated(_text(data, path), path)
     if not rows:
         raise DataError(f"{path} is empty; expected a header with columns for the file, the label and the split")
     header = rows[0][1]
@@ -106,7 +106,7 @@ def read_table(path: Path, *, also: Collection[str]) -> Table:
     return Table(tuple(header), column, lines, problems, warnings)
 
 
-def _check_header(header: Sequence[str], column: Mapping[str, str | None], path: Path) -> None:
+def _check_header(header: Sequence[str], column: Mapping[str, str | None], path: str) -> None:
     for kind in NEEDED:
         if column[kind] is None:
             raise DataError(
@@ -120,7 +120,7 @@ def _check_header(header: Sequence[str], column: Mapping[str, str | None], path:
             raise DataError(f"{path}: column '{name}' occurs {times} times; leave one")
 
 
-def _separated(text: str, path: Path) -> list[tuple[int, list[str]]]:
+def _separated(text: str, path: str) -> list[tuple[int, list[str]]]:
     """Rows by the first separator that gives the needed columns; by commas, if none does."""
     if (noted := _SEPARATOR_LINE.match(text)) is not None:
         return _rows(text[noted.end() :], noted[1], path, skipped=1)
@@ -132,11 +132,7 @@ def _separated(text: str, path: Path) -> list[tuple[int, list[str]]]:
     return rows if _has_needed(rows[0][1]) else by_comma
 
 
-def _text(path: Path) -> str:
-    try:
-        data = read_file(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+def _text(data: bytes, path: str) -> str:
     if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise DataError(f"{path} is a workbook of a spreadsheet, not text; {_ADVICE}")
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
@@ -151,7 +147,7 @@ def _text(path: Path) -> str:
     return text
 
 
-def _rows(text: str, separator: str, path: Path, *, skipped: int) -> list[tuple[int, list[str]]]:
+def _rows(text: str, separator: str, path: str, *, skipped: int) -> list[tuple[int, list[str]]]:
     """Number of the first line of each row that is not blank, and its cells without spaces around them."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
     rows: list[tuple[int, list[str]]] = []

@@ -1,23 +1,29 @@
 """One picture of a folder, not read yet, and all of them with what is wrong."""
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen.config import fingerprint
-from raygen.datasets.files import printable, read_file, state
+from raygen.datasets.files import printable
+from raygen.datasets.places import Place
+from raygen.datasets.references import open_reference, read_references, reference_state, why_unread
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import DataError
 from raygen.schema import SOURCE, SPLITS
+from raygen.storage.remote import is_url
 
 # At a time, of a shard that is read from end to end.
 READ_ROWS = 64
 READ_BYTES = 256 << 20
+# Of a store, whose object masks are read several at a time.
+REMOTE_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +35,8 @@ class Entry:
         label: Class.
         attribute: Spurious attribute, or None.
         split: train, val or test.
-        picture: Its file, or the shard that holds it.
-        object: File of its object mask, or None.
+        picture: Path or URL of its file, or of the shard that holds it.
+        object: Path or URL of its object mask, or None.
         where: Where it is named, for messages.
     """
 
@@ -38,8 +44,8 @@ class Entry:
     label: int
     attribute: int | None
     split: str
-    picture: Path
-    object: Path | None
+    picture: str
+    object: str | None
     where: str
 
 
@@ -55,16 +61,20 @@ class Listing:
         class_folders: Folder of each class, in order of label; empty where classes are numbers.
         warnings: What is legal and probably not meant.
         notes: Where names come from, and what was left out as ever.
+        place: The folder, which knows the state of files that are not on this machine; None where all are.
+        inline: Whether rows hold the pictures' bytes, where these are on this machine; else they hold their paths.
         unread: Files that could not be read, with the reason, by the image's id; grows as `rows` is read.
     """
 
     info: DatasetInfo
     entries: list[Entry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    shards: list[Path] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
     class_folders: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    place: Place | None = None
+    inline: bool = True
     unread: dict[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
@@ -73,7 +83,8 @@ class Listing:
             path for entry in self.entries for path in (entry.picture, entry.object) if path is not None
         ]
         # A file that is gone since it was listed has no state; it becomes a failed row.
-        found = [(str(path), *(state(path) or ())) for path in files]
+        state = reference_state if self.place is None else self.place.state
+        found = [(path, *(state(path) or ())) for path in files]
         rows = [(entry.image_id, entry.label, entry.attribute, entry.split) for entry in self.entries]
         return fingerprint([asdict(self.info), rows, found])
 
@@ -87,8 +98,9 @@ class Listing:
         return [f"no image in split {split}; every run needs some" for split in ("train", "val") if split not in there]
 
     def rows(self, *, read_bytes: int = READ_BYTES) -> Iterator[dict[str, Any]]:
-        """SOURCE rows of the entries, with pictures; one row, or a few of a shard, in memory at a time.
+        """SOURCE rows of the entries, sorted; one row, or a few of a shard or of a store, in memory at a time.
 
+        Pictures behind URLs are not read, and their rows have the URL as their path; object masks are always read.
         A file that cannot be read gives empty bytes, which no decoder takes, and its reason in `unread`.
 
         Args:
@@ -100,36 +112,57 @@ class Listing:
         if self.shards:
             yield from self._rows_of_shards(read_bytes)
             return
-        for entry in self.entries:
-            yield {
-                "image_id": entry.image_id,
-                "image_png": self._bytes(entry, entry.picture),
-                "label": entry.label,
-                "attribute": entry.attribute,
-                "split": entry.split,
-                "role": "source",
-                "object_png": None if entry.object is None else self._bytes(entry, entry.object),
-            }
+        num_rows = REMOTE_ROWS if self.is_remote else 1
+        for first in range(0, len(self.entries), num_rows):
+            entries = self.entries[first : first + num_rows]
+            listed = [not self.inline or is_url(entry.picture) for entry in entries]
+            pictures = self._bytes(
+                [None if is_listed else e.picture for e, is_listed in zip(entries, listed, strict=True)], entries
+            )
+            masks = self._bytes([entry.object for entry in entries], entries)
+            for entry, is_listed, picture, mask in zip(entries, listed, pictures, masks, strict=True):
+                yield {
+                    "image_id": entry.image_id,
+                    "image_png": picture,
+                    "path": _full(entry.picture) if is_listed else None,
+                    "label": entry.label,
+                    "attribute": entry.attribute,
+                    "split": entry.split,
+                    "role": "source",
+                    "object_png": mask,
+                }
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether any picture is behind a URL."""
+        return any(is_url(entry.picture) for entry in self.entries)
 
     def _rows_of_shards(self, read_bytes: int) -> Iterator[dict[str, Any]]:
         wanted, absent = {entry.image_id for entry in self.entries}, dict.fromkeys(SOURCE.names)
         for shard in self.shards:
             try:
-                for batch in _batches(pq.ParquetFile(shard), read_bytes):
+                for batch in _batches(pq.ParquetFile(open_reference(shard)), read_bytes):
                     yield from ({**absent, **row} for row in batch.to_pylist() if row["image_id"] in wanted)
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise DataError(f"{printable(shard)} cannot be read as a shard of SOURCE rows: {error}") from error
 
-    def _bytes(self, entry: Entry, path: Path) -> bytes:
-        try:
-            return read_file(path)
-        except OSError as error:
-            before = f"{self.unread[entry.image_id]}; " if entry.image_id in self.unread else ""
-            self.unread[entry.image_id] = f"{before}{printable(path)} cannot be read: {error.strerror}"
-            return b""  # no picture: a failed row with a reason, and an error of `raygen data check`
+    def _bytes(self, paths: Sequence[str | None], entries: Sequence[Entry]) -> list[bytes | None]:
+        """Bytes of one file of each entry, where it has one; remote files several at a time."""
+        found = iter(read_references([path for path in paths if path is not None]))
+        return [
+            None if path is None else self._or_unread(path, next(found), entry)
+            for path, entry in zip(paths, entries, strict=True)
+        ]
+
+    def _or_unread(self, path: str, found: bytes | OSError, entry: Entry) -> bytes:
+        if not isinstance(found, OSError):
+            return found
+        before = f"{self.unread[entry.image_id]}; " if entry.image_id in self.unread else ""
+        self.unread[entry.image_id] = before + why_unread(path, found)
+        return b""  # no picture: a failed row with a reason, and an error of `raygen data check`
 
 
-def take_usable(listing: Listing, entries: Sequence[Entry]) -> None:
+def take_usable(listing: Listing, entries: Iterable[Entry]) -> None:
     """Sorts entries into those with a known label and a new id, and problems."""
     first: dict[str, Entry] = {}
     num_classes, num_attributes = len(listing.info.class_names), len(listing.info.attribute_names)
@@ -149,15 +182,25 @@ def take_usable(listing: Listing, entries: Sequence[Entry]) -> None:
     listing.entries = sorted(first.values(), key=lambda entry: entry.image_id)
 
 
-def _unique(entries: Sequence[Entry]) -> list[Entry]:
+def _unique(found: Iterable[Entry]) -> list[Entry]:
     """The entries; where names differ in their suffix only (a.png and a.jpg), ids keep it."""
+    entries = list(found)
     suffixes: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
-        suffixes[entry.image_id].add(entry.picture.suffix)
+        suffixes[entry.image_id].add(_suffix(entry))
     return [
-        replace(entry, image_id=entry.image_id + entry.picture.suffix) if len(suffixes[entry.image_id]) > 1 else entry
+        replace(entry, image_id=entry.image_id + _suffix(entry)) if len(suffixes[entry.image_id]) > 1 else entry
         for entry in entries
     ]
+
+
+def _full(path: str) -> str:
+    """The path as any process finds it, wherever it works."""
+    return path if is_url(path) else os.path.abspath(path)
+
+
+def _suffix(entry: Entry) -> str:
+    return PurePath(entry.picture).suffix
 
 
 def _batches(file: pq.ParquetFile, read_bytes: int) -> Iterator[pa.RecordBatch]:
