@@ -38,14 +38,12 @@ class Destination(ABC):
     present: frozenset[str]
 
     @abstractmethod
-    @contextlib.contextmanager
-    def file(self, name: str) -> Iterator[Path]:
+    def file(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """A path on this machine to write a file to; afterwards it is in the folder, or after an error it is not.
 
         Raises:
             ResourceError: There is no room, or the folder cannot be reached or written to.
         """
-        yield Path()
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
