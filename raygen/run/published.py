@@ -19,7 +19,7 @@ _MIDDLE = {**_NETWORK, "framing": "square_crop"}
 _PLAIN = {"optimizer": "sgd", "schedule": "constant", "augment": "none"}
 _VARIED = {"optimizer": "sgd", "schedule": "constant", "augment": "random_resized_crop", "select": "last"}
 _BY_AVERAGE = {"select": "best", "select_by": "average"}
-_BY_WORST = {"select": "best", "select_by": "groups"}
+_BY_WORST = {"select": "best", "select_by": "auto"}
 
 
 def _fit(rate: float, decay: float, batch: int, epochs: int) -> dict[str, Any]:

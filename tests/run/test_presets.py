@@ -97,7 +97,7 @@ def test_an_erm_of_group_dros_is_selected_by_the_average_and_of_dfrs_is_the_last
         recipes.make_config({"recipe": "group_dro"}, [], where="test", preset=f"waterbirds:{name}")
         for name in ("gdro", "dfr")
     )
-    assert (gdro.erm.selects_by(), gdro.algorithm.selects_by(), dfr.erm.selects_by()) == ("average", "groups", None)
+    assert (gdro.erm.selects_by(), gdro.algorithm.selects_by(), dfr.erm.selects_by()) == ("average", "auto", None)
     assert (gdro.erm.weight_decay, gdro.algorithm.model_dump()["weight_decay"]) == (1e-4, 1.0)
     assert (dfr.erm.augment, dfr.erm.epochs, dfr.erm.batch_size, dfr.erm.learning_rate) == (
         "random_resized_crop",
