@@ -4,13 +4,14 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen.config import fingerprint
+from raygen.config import fingerprint_of_many
 from raygen.datasets.files import printable
 from raygen.datasets.places import Place
 from raygen.datasets.references import open_reference, read_references, reference_state, why_unread
@@ -79,14 +80,14 @@ class Listing:
 
     def digest(self) -> str:
         """Changes with any label, attribute, split or name, and with the size or time of any file."""
-        files = [*self.shards] or [
+        files: Iterable[str] = self.shards or (
             path for entry in self.entries for path in (entry.picture, entry.object) if path is not None
-        ]
-        # A file that is gone since it was listed has no state; it becomes a failed row.
+        )
         state = reference_state if self.place is None else self.place.state
-        found = [(path, *(state(path) or ())) for path in files]
-        rows = [(entry.image_id, entry.label, entry.attribute, entry.split) for entry in self.entries]
-        return fingerprint([asdict(self.info), rows, found])
+        # A file that is gone since it was listed has no state; it becomes a failed row.
+        found = ((path, *(state(path) or ())) for path in files)
+        rows = ((entry.image_id, entry.label, entry.attribute, entry.split) for entry in self.entries)
+        return fingerprint_of_many(asdict(self.info), rows, found)
 
     def counts(self) -> Counter[tuple[str, int, int | None]]:
         """Images per (split, label, attribute)."""
@@ -167,31 +168,54 @@ def take_usable(listing: Listing, entries: Iterable[Entry]) -> None:
     first: dict[str, Entry] = {}
     num_classes, num_attributes = len(listing.info.class_names), len(listing.info.attribute_names)
     names = ", ".join(listing.info.class_names[:20]) + (", ..." if num_classes > 20 else "")
-    for entry in _unique(entries):
-        here, seen = f"{entry.where}: image_id '{entry.image_id}'", first.get(entry.image_id)
+    found = list(entries)
+    twice = _repeated(found)
+    usable = []
+    for entry in found:
+        seen = first.get(entry.image_id)
         if seen is not None:
-            listing.problems.append(f"{here} occurs twice; first in {seen.where}")
+            listing.problems.append(f"{_here(entry)} occurs twice; first in {seen.where}")
         elif not 0 <= entry.label < num_classes:
-            listing.problems.append(f"{here} has label {entry.label}; expected 0..{num_classes - 1} ({names})")
+            listing.problems.append(f"{_here(entry)} has label {entry.label}; expected 0..{num_classes - 1} ({names})")
         elif entry.attribute is not None and not 0 <= entry.attribute < num_attributes:
-            listing.problems.append(f"{here} has attribute {entry.attribute}; expected 0..{num_attributes - 1}")
+            listing.problems.append(f"{_here(entry)} has attribute {entry.attribute}; expected 0..{num_attributes - 1}")
         elif entry.split not in SPLITS:
-            listing.problems.append(f"{here} has split '{entry.split}'; expected {', '.join(SPLITS)}")
+            listing.problems.append(f"{_here(entry)} has split '{entry.split}'; expected {', '.join(SPLITS)}")
         else:
-            first[entry.image_id] = entry
-    listing.entries = sorted(first.values(), key=lambda entry: entry.image_id)
+            usable.append(entry)
+            if entry.image_id in twice:
+                first[entry.image_id] = entry
+    usable.sort(key=attrgetter("image_id"))
+    listing.entries = usable
 
 
-def _unique(found: Iterable[Entry]) -> list[Entry]:
-    """The entries; where names differ in their suffix only (a.png and a.jpg), ids keep it."""
-    entries = list(found)
+def _repeated(entries: list[Entry]) -> set[str]:
+    """Ids that occur more than once, after those of files that differ in their suffix only have got it.
+
+    Sets of ids, and no table of all entries by their ids: of a million, each such table has some hundred megabytes.
+    """
+    twice = _twice(entries)
+    if not twice:
+        return twice
     suffixes: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
-        suffixes[entry.image_id].add(_suffix(entry))
-    return [
-        replace(entry, image_id=entry.image_id + _suffix(entry)) if len(suffixes[entry.image_id]) > 1 else entry
-        for entry in entries
-    ]
+        if entry.image_id in twice:
+            suffixes[entry.image_id].add(_suffix(entry))
+    for number, entry in enumerate(entries):
+        if len(suffixes.get(entry.image_id, ())) > 1:  # a.png and a.jpg
+            entries[number] = replace(entry, image_id=entry.image_id + _suffix(entry))
+    return _twice(entries)
+
+
+def _twice(entries: Iterable[Entry]) -> set[str]:
+    seen, twice = set[str](), set[str]()
+    for entry in entries:
+        (twice if entry.image_id in seen else seen).add(entry.image_id)
+    return twice
+
+
+def _here(entry: Entry) -> str:
+    return f"{entry.where}: image_id '{entry.image_id}'"
 
 
 def _full(path: str) -> str:

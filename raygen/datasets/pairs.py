@@ -69,7 +69,7 @@ def list_pairs(place: Place, pictures: Iterable[tuple[str, str]]) -> dict[str, P
     Raises:
         DataError: A column is missing, a picture is not in the dataset or has two pairs, or a pair is no file.
     """
-    if PAIRS_FILE not in place.names():
+    if not place.has(PAIRS_FILE):
         return {}
     path, ids = place.shown(PAIRS_FILE), dict(pictures)
     pairs: dict[str, PairFile] = {}
