@@ -20,6 +20,8 @@ DATASETS: Mapping[str, str] = {
     "waterbirds": "photographs of CUB-200-2011 (not owned by its authors; research and education only) before those of "
     "Places (research and education only)",
     "celeba": "non-commercial research only, by its agreement; people can be recognised",
+    "dominoes": "pictures of MNIST (CC BY-SA 3.0) and CIFAR-10 (none is stated)",
+    "spawrious": "CC BY 4.0",
     "metashift": "photographs of Visual Genome (CC BY 4.0)",
     "imagenet9": "photographs of ImageNet (non-commercial research and education only, by its terms of access)",
     "cct20": "Community Data License Agreement, permissive variant",

@@ -7,6 +7,8 @@ from typing import Any
 
 import fsspec
 import pytest
+from pyarrow import fs
+from s3_server import BUCKET, S3Server
 from typer.testing import CliRunner
 
 from raygen.cli import app
@@ -25,14 +27,14 @@ def url() -> Iterator[str]:
     """A folder of fsspec's store in memory."""
     url = f"memory://{uuid.uuid4().hex}/birds"
     yield url
-    fs, path = fsspec.core.url_to_fs(url)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    store, path = fsspec.core.url_to_fs(url)
+    if store.exists(path):
+        store.rm(path, recursive=True)
 
 
 def contents(to: str) -> dict[str, bytes]:
-    fs, root = fsspec.core.url_to_fs(to)
-    return {name.removeprefix(f"{root}/"): fs.cat_file(name) for name in fs.find(root)}
+    store, root = fsspec.core.url_to_fs(to)
+    return {name.removeprefix(f"{root}/"): store.cat_file(name) for name in store.find(root)}
 
 
 def interrupted_after(num: int) -> Callable[[int, int], None]:
@@ -115,14 +117,58 @@ def test_an_empty_folder_is_taken(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "empty" / "README.md").is_file()
 
 
-@pytest.mark.parametrize("to", ["nothing://bucket/birds", "https://127.0.0.1:9/birds"])
-def test_a_url_that_cannot_be_written_to_is_named(run: Path, to: str) -> None:
-    with pytest.raises(ResourceError, match=f"{to} cannot be read and written .*redentials are taken"):
-        export_pictures(kept_pictures(run), to=to, format="hf")
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    found = S3Server()
+    found.filesystem().create_dir(BUCKET)
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("format", ["imagefolder", "hf"])
+def test_a_bucket_gets_the_same_bytes_as_a_folder(
+    run: Path, tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch, format: PictureFormat
+) -> None:
+    server.use(monkeypatch)
+    pictures, to = every_picture(run), f"s3://{BUCKET}/exports/{format}"
+    with pytest.raises(KeyboardInterrupt):
+        export_pictures(pictures, to=to, format=format, progress=interrupted_after(3), shard_bytes=ONE_EACH)
+    assert UNFINISHED in _in_bucket(server, to)
+    for address in (to, str(tmp_path / "out")):
+        export_pictures(pictures, to=address, format=format, shard_bytes=ONE_EACH)
+    assert _in_bucket(server, to) == contents(str(tmp_path / "out"))
+    with pytest.raises(DataError, match="is not empty"):
+        export_pictures(pictures, to=to, format=format)
+
+
+def _in_bucket(server: S3Server, to: str) -> dict[str, bytes]:
+    """Objects, whatever is one: also those of no bytes that stand for folders."""
+    there, root = server.filesystem(), to.removeprefix("s3://")
+    found = there.get_file_info(fs.FileSelector(root, recursive=True))
+    return {
+        info.path.removeprefix(f"{root}/"): there.open_input_stream(info.path).read()
+        for info in found
+        if info.type == fs.FileType.File
+    }
+
+
+def test_without_credentials_it_is_said_where_they_are_looked_for(
+    run: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.use(monkeypatch, credentials=False)
+    with pytest.raises(ResourceError, match=r"cannot be read and written .*AWS_ACCESS_KEY_ID"):
+        export_pictures(kept_pictures(run), to=f"s3://{BUCKET}/elsewhere", format="hf")
+
+
+def test_a_url_that_cannot_be_written_to_is_named(run: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing:// addresses cannot be reached here"):
+        export_pictures(kept_pictures(run), to="nothing://bucket/birds", format="hf")
+    with pytest.raises(ResourceError, match=r"https://127\.0\.0\.1:9/birds cannot be read and written"):
+        export_pictures(kept_pictures(run), to="https://127.0.0.1:9/birds", format="hf")
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated(run: Path) -> None:
-    with pytest.raises(DataError, match="was given with a password") as caught:
+    with pytest.raises(DataError, match="was given with a name or key before '@'") as caught:
         export_pictures(kept_pictures(run), to="s3://key:secret@bucket/birds", format="hf")
     assert "secret" not in str(caught.value)
 
