@@ -23,8 +23,8 @@ from raygen.recipes import make_config
 # A tree's name, the loader's, and a scale at which it has a hundred pictures or so.
 TREES = {
     "waterbirds-like": ("waterbirds", 0.008),
-    "celeba-like": ("celeba", 0.001),
-    "metashift-like": ("metashift", 0.2),
+    "celeba-like": ("celeba", 0.0005),
+    "metashift-like": ("metashift", 0.15),
     "in9-like": ("imagenet9", 0.0005),
     "cct-like": ("cct20", 0.001),
     "chexpert-like": ("chexpert", 0.001),
@@ -117,7 +117,7 @@ def test_masks_of_imagenet9_follow_from_its_two_pictures(trees: dict[str, Path])
 
 
 def test_celebas_two_forms_say_the_same(trees: dict[str, Path], tmp_path: Path) -> None:
-    make_like("celeba-like", ["scale=0.001", "size_px=16", "annotations=csv"], tmp_path / "csv", seed=3)
+    make_like("celeba-like", ["scale=0.0005", "size_px=16", "annotations=csv"], tmp_path / "csv", seed=3)
     for label, attribute in (("Blond_Hair", "Male"), ("Eyeglasses", "Young")):
         rows = [
             [
@@ -207,7 +207,7 @@ SMALL += ["classifier.weights=null", "classifier.image_size_px=16"]
 @pytest.mark.parametrize(
     ("example", "settings"),
     [
-        ("celeba", ["algorithm.num_retrains=1"]),
+        ("celeba", ["algorithm.num_retrains=1", "dataset.label=Smiling"]),
         ("metashift", ["algorithm.epochs=2"]),
         ("imagenet9", ["algorithm.num_steps=2"]),
         ("cct20", ["algorithm.epochs=1", "algorithm.identification_epochs=1"]),
