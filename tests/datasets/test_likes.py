@@ -15,7 +15,9 @@ from raygen.config import load_yaml
 from raygen.datasets import folder_config
 from raygen.datasets.check import check_dataset
 from raygen.datasets.known import KNOWN
+from raygen.datasets.published.like_tables import scene_seed
 from raygen.datasets.published.likes import LIKES, make_like
+from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import ConfigError, DataError
 from raygen.images import decode_image, decode_mask
 from raygen.recipes import make_config
@@ -23,8 +25,8 @@ from raygen.recipes import make_config
 # A tree's name, the loader's, and a scale at which it has a hundred pictures or so.
 TREES = {
     "waterbirds-like": ("waterbirds", 0.008),
-    "celeba-like": ("celeba", 0.0005),
-    "metashift-like": ("metashift", 0.15),
+    "celeba-like": ("celeba", 0.001),
+    "metashift-like": ("metashift", 0.2),
     "in9-like": ("imagenet9", 0.0005),
     "cct-like": ("cct20", 0.001),
     "chexpert-like": ("chexpert", 0.001),
@@ -75,16 +77,26 @@ def test_segmentations_are_the_drawn_birds(trees: dict[str, Path]) -> None:
         assert 0 < mask_HW.mean() < 0.6
 
 
-def test_boxes_hold_the_drawn_birds(trees: dict[str, Path], tmp_path: Path) -> None:
-    """The box of the json, by hand, and the picture's changes of brightness mostly inside of it."""
+def test_boxes_hold_the_drawn_birds(trees: dict[str, Path]) -> None:
+    """Boxes are those of the scenes, in the pixels of originals of 2048 x 1494, and masks all pixels they touch."""
     root = trees["cct20"]
     data = json.loads((root / "eccv_18_annotation_files" / "train_annotations.json").read_text())
     found = masks(listed("cct20", root))
     boxes = {row["image_id"]: row.get("bbox") for row in data["annotations"] if row["category_id"] != 30}
     assert len(boxes) > 5
+    cameras = {image["id"]: image["location"] for image in data["images"]}
+    kinds = {row["image_id"]: (row["category_id"], cameras[row["image_id"]]) for row in data["annotations"]}
     for image_id, box in boxes.items():
         mask_HW = found[image_id]
         assert (mask_HW is None) == (box is None)
+        if box is not None:
+            kind, camera = kinds[image_id]
+            scene = render_scene(scene_seed(3, int(image_id[-6:])), label=kind % 3, attribute=camera % 3)
+            ys, xs = np.nonzero(scene.object_HW)
+            assert box[:2] == [xs.min() * 32, ys.min() * 1494 / 64]
+            assert (box[0] + box[2], box[1] + box[3]) == pytest.approx(
+                ((xs.max() + 1) * 32, (ys.max() + 1) * 1494 / 64)
+            )
         if mask_HW is not None:
             left, top, width, height = (box[0] / 128, box[1] / 93.375, box[2] / 128, box[3] / 93.375)
             expected_HW = np.zeros((16, 16), dtype=bool)
@@ -117,7 +129,7 @@ def test_masks_of_imagenet9_follow_from_its_two_pictures(trees: dict[str, Path])
 
 
 def test_celebas_two_forms_say_the_same(trees: dict[str, Path], tmp_path: Path) -> None:
-    make_like("celeba-like", ["scale=0.0005", "size_px=16", "annotations=csv"], tmp_path / "csv", seed=3)
+    make_like("celeba-like", ["scale=0.001", "size_px=16", "annotations=csv"], tmp_path / "csv", seed=3)
     for label, attribute in (("Blond_Hair", "Male"), ("Eyeglasses", "Young")):
         rows = [
             [
