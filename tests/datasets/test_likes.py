@@ -15,7 +15,9 @@ from raygen.config import load_yaml
 from raygen.datasets import folder_config
 from raygen.datasets.check import check_dataset
 from raygen.datasets.known import KNOWN
+from raygen.datasets.published.like_tables import scene_seed
 from raygen.datasets.published.likes import LIKES, make_like
+from raygen.datasets.scene_rendering import render_scene
 from raygen.errors import ConfigError, DataError
 from raygen.images import decode_image, decode_mask
 from raygen.recipes import make_config
@@ -75,16 +77,26 @@ def test_segmentations_are_the_drawn_birds(trees: dict[str, Path]) -> None:
         assert 0 < mask_HW.mean() < 0.6
 
 
-def test_boxes_hold_the_drawn_birds(trees: dict[str, Path], tmp_path: Path) -> None:
-    """The box of the json, by hand, and the picture's changes of brightness mostly inside of it."""
+def test_boxes_hold_the_drawn_birds(trees: dict[str, Path]) -> None:
+    """Boxes are those of the scenes, in the pixels of originals of 2048 x 1494, and masks all pixels they touch."""
     root = trees["cct20"]
     data = json.loads((root / "eccv_18_annotation_files" / "train_annotations.json").read_text())
     found = masks(listed("cct20", root))
     boxes = {row["image_id"]: row.get("bbox") for row in data["annotations"] if row["category_id"] != 30}
     assert len(boxes) > 5
+    cameras = {image["id"]: image["location"] for image in data["images"]}
+    kinds = {row["image_id"]: (row["category_id"], cameras[row["image_id"]]) for row in data["annotations"]}
     for image_id, box in boxes.items():
         mask_HW = found[image_id]
         assert (mask_HW is None) == (box is None)
+        if box is not None:
+            kind, camera = kinds[image_id]
+            scene = render_scene(scene_seed(3, int(image_id[-6:])), label=kind % 3, attribute=camera % 3)
+            ys, xs = np.nonzero(scene.object_HW)
+            assert box[:2] == [xs.min() * 32, ys.min() * 1494 / 64]
+            assert (box[0] + box[2], box[1] + box[3]) == pytest.approx(
+                ((xs.max() + 1) * 32, (ys.max() + 1) * 1494 / 64)
+            )
         if mask_HW is not None:
             left, top, width, height = (box[0] / 128, box[1] / 93.375, box[2] / 128, box[3] / 93.375)
             expected_HW = np.zeros((16, 16), dtype=bool)
@@ -207,7 +219,7 @@ SMALL += ["classifier.weights=null", "classifier.image_size_px=16"]
 @pytest.mark.parametrize(
     ("example", "settings"),
     [
-        ("celeba", ["algorithm.num_retrains=1"]),
+        ("celeba", ["algorithm.num_retrains=1", "dataset.label=Smiling"]),
         ("metashift", ["algorithm.epochs=2"]),
         ("imagenet9", ["algorithm.num_steps=2"]),
         ("cct20", ["algorithm.epochs=1", "algorithm.identification_epochs=1"]),

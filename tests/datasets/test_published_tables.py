@@ -180,6 +180,16 @@ def test_missing_pictures_are_counted_and_five_are_named(tmp_path: Path) -> None
     assert [f"{i:06d}.jpg does not exist" in str(error.value) for i in range(1, 8)] == [True] * 5 + [False] * 2
 
 
+def test_tables_of_different_releases_are_told(tmp_path: Path) -> None:
+    root = celeba_tree(tmp_path, FACES, FACE_SPLITS)
+    partition = root / "list_eval_partition.txt"
+    partition.write_text(partition.read_text().replace("000002.jpg", "000020.jpg"))
+    problems = listed("celeba", root).problems
+    assert len(problems) == 2
+    assert "line 4: 000002.jpg is not in list_eval_partition.txt" in problems[0]
+    assert "names 1 pictures that list_attr_celeba.txt has not: 000020.jpg" in problems[1]
+
+
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     opened = open_dataset(
         DATASETS["celeba"].Config.model_validate({"path": celeba_tree(tmp_path, FACES, [0] * 6 + [2, 2])})
