@@ -115,6 +115,11 @@ class FolderOf(Protocol):
         """Names of labels that were given."""
         ...
 
+    @property
+    def inline(self) -> bool:
+        """Whether rows hold the pictures; see `FolderConfig`."""
+        ...
+
 
 class OpenFolder(OpenDataset):
     """A folder, listed by `open_folder` or by the loader of a published layout.
