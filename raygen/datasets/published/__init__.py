@@ -30,9 +30,8 @@ def recognise(address: Path | str) -> tuple[str, str] | None:
         address: A path, or a URL.
     """
     try:
-        place = place_of(address)
-        files = Files(place)
-        if place.why_no_folder("") is not None or files.has(INFO_FILE):
+        files = Files(place_of(address))
+        if files.has(INFO_FILE):
             return None
         return next(((name, told) for name, tell in TOLD_BY.items() if (told := tell(files)) is not None), None)
     except DataError:

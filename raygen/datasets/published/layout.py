@@ -15,7 +15,7 @@ from raygen.datasets.files import IMAGE_SUFFIXES, is_left_behind, is_text, not_t
 from raygen.datasets.known import GroupCounts, differences
 from raygen.datasets.names import check_names, shown
 from raygen.datasets.opened import DatasetBase
-from raygen.datasets.places import Place
+from raygen.datasets.places import LocalPlace, Place
 from raygen.datasets.table import DatasetInfo, check_prompts
 from raygen.errors import DataError
 from raygen.schema import SPLITS
@@ -138,7 +138,8 @@ def folder_of(address: Path | str, *, what: str, give: str) -> Files:
         DataError: There is none.
     """
     place = place_of(address)
-    if (reason := place.why_no_folder("")) is not None:
+    # A folder behind a URL says so itself when it is listed.
+    if isinstance(place, LocalPlace) and (reason := place.why_no_folder("")) is not None:
         raise DataError(f"{what} {printable(place.address)} {reason}; give {give}")
     return Files(place)
 
