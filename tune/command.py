@@ -83,11 +83,11 @@ def read_target(target: str | None, config: Path | None, dataset: str | None) ->
 def named_dataset(name: str) -> dict[str, Any]:
     """The config of a dataset that is given by a word: one that needs nothing but its name, such as "scenes"; a folder.
 
-    A folder of such a name is meant by its path, "./scenes".
+    A folder of such a name is meant by its path, "./scenes". One in a published layout is read in that.
     """
-    from raygen.datasets import DATASETS
+    from raygen.datasets import DATASETS, folder_config
 
     module = DATASETS.get(name)
     if module is not None and not any(field.is_required() for field in module.Config.model_fields.values()):
         return {"name": name}
-    return {"name": "folder", "path": name}
+    return folder_config(name)

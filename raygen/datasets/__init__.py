@@ -9,8 +9,20 @@ from pydantic import SerializeAsAny
 from raygen.config import HasConfig, Strict, apply_overrides, one_of, validate
 from raygen.datasets import folder, scenes, scenes3
 from raygen.datasets.opened import DatasetBase, OpenDataset
+from raygen.datasets.published import (
+    cct20,
+    celeba,
+    chexpert,
+    dominoes,
+    imagenet9,
+    metashift,
+    recognise,
+    spawrious,
+    waterbirds,
+)
 from raygen.errors import DataError
 from raygen.storage.progress import Say, quiet
+from raygen.storage.remote import is_url
 from raygen.storage.writing import disk_errors
 
 
@@ -28,13 +40,38 @@ class DatasetModule(HasConfig[DatasetBase], Protocol):
 
 
 # The registry, by the `name` of the config; what is put into it later counts too.
-DATASETS: dict[str, DatasetModule] = {"scenes": scenes, "folder": folder, "scenes3": scenes3}
+DATASETS: dict[str, DatasetModule] = {
+    "scenes": scenes,
+    "folder": folder,
+    "scenes3": scenes3,
+    "waterbirds": waterbirds,
+    "celeba": celeba,
+    "metashift": metashift,
+    "imagenet9": imagenet9,
+    "cct20": cct20,
+    "chexpert": chexpert,
+    "dominoes": dominoes,
+    "spawrious": spawrious,
+}
 DatasetConfig = Annotated[SerializeAsAny[DatasetBase], one_of(DATASETS)]
 
 
 def open_dataset(config: DatasetBase) -> OpenDataset:
     """The dataset of a config; a folder is listed here, and only here. See `DatasetModule.Open`."""
     return DATASETS[config.name].Open(config)
+
+
+def folder_config(path: str) -> dict[str, Any]:
+    """The config of a dataset in a folder: of the published layout that it has, else of any folder of pictures.
+
+    Args:
+        path: The folder: a path, or a URL.
+    """
+    try:
+        found = recognise(path if is_url(path) else Path(path).expanduser())
+    except RuntimeError:  # no such user, or no home of this one: the config says so
+        found = None
+    return {"name": "folder" if found is None else found[0], "path": path}
 
 
 def make_dataset(

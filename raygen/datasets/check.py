@@ -8,20 +8,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from raygen.config import apply_overrides, validate
+from raygen.config import Strict, apply_overrides, validate
+from raygen.datasets import DatasetConfig, folder_config, open_dataset
 from raygen.datasets.addresses import place_of
-from raygen.datasets.check_rows import RowFindings, check_row, picture_warnings
+from raygen.datasets.check_rows import NUM_EXAMPLES, RowFindings, check_row, picture_warnings
 from raygen.datasets.entries import READ_BYTES, Listing
 from raygen.datasets.files import printable
-from raygen.datasets.folder import FolderConfig, open_folder
+from raygen.datasets.folder import OpenFolder
 from raygen.datasets.known import KNOWN, differences, known_name
 from raygen.datasets.references import NUM_REQUESTS, read_references, why_unread
 from raygen.datasets.table import DatasetInfo, picture_bytes
-from raygen.errors import ConfigError
+from raygen.errors import ConfigError, DataError
 from raygen.schema import SPLITS, by_bytes
 
 MAX_LINES = 20
 MAX_WARNINGS = 100
+# Empty groups of a split that are named one by one.
+MAX_GAPS = 8
 # Pictures in memory at a time, and their bytes.
 CHUNK = 256
 CHUNK_BYTES = 512 << 20
@@ -70,13 +73,13 @@ def check_dataset(
     progress: Callable[[int, int], Any] = lambda done, total: None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Findings:
-    """Reads a dataset in any layout of `raygen.datasets.folder` and decodes every picture and mask.
+    """Reads a dataset in a folder, in any layout, and decodes every picture and mask.
 
     Args:
         path: The folder: a path, or a URL.
         expect: A published dataset whose numbers of images it must have (`KNOWN`); by default, a folder whose name
             holds the name of one is compared with it, and differences are warnings.
-        overrides: What a run would set of `FolderConfig`, such as "class_names=[cat, dog]".
+        overrides: What a run would set of the dataset's config, such as "class_names=[cat, dog]".
         progress: Called now and then with the number of images read and of all of them.
         chunk_bytes: Of pictures in memory at a time.
 
@@ -86,7 +89,7 @@ def check_dataset(
     """
     if expect is not None and expect not in KNOWN:
         raise ConfigError(f"--expect {expect}: not a known dataset; known: {', '.join(KNOWN)}")
-    listing = open_folder(validate(FolderConfig, apply_overrides({}, overrides) | {"path": path}, where="dataset"))
+    name, listing = _listed(path, overrides)
     findings = Findings(problems=list(listing.problems), warnings=list(listing.warnings))
     findings.notes = [*_labels(listing), *listing.notes]
     if listing.info.has_numbered_classes:
@@ -110,8 +113,23 @@ def check_dataset(
     findings.problems += listing.missing_splits()
     findings.problems += [f"{image_id}: {reason}" for image_id, reason in listing.unread.items()]
     _warn_of_gaps(findings, listing.info)
-    _compare(findings, place_of(path).name, expect)
+    # A published layout is compared by its loader.
+    _compare(findings, place_of(path).name if name == "folder" else "", expect)
     return findings
+
+
+def _listed(path: Path | str, overrides: Sequence[str]) -> tuple[str, Listing]:
+    """Name of the dataset's layout, and what the folder holds."""
+
+    class Wrapped(Strict):
+        dataset: DatasetConfig
+
+    data = apply_overrides(folder_config(str(path)), overrides) | {"path": path}
+    config = validate(Wrapped, {"dataset": data}, where="dataset").dataset
+    opened = open_dataset(config)
+    if not isinstance(opened, OpenFolder):
+        raise DataError(f"dataset.name={config.name} is no folder of pictures; there is nothing to check")
+    return config.name, opened.listing
 
 
 def _labels(listing: Listing) -> list[str]:
@@ -147,12 +165,18 @@ def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
         if not here:
             findings.warnings += ["no image in split test"] if split == "test" else []  # the others are problems
             continue
+        labels, empty = {label for label, _ in here}, list[str]()
         for label, name in enumerate(info.class_names):
-            if label not in {found for found, _ in here}:
+            if label not in labels:
                 findings.warnings.append(f"{split}: no image of class {label} ({name})")
-            for attribute, word in enumerate(info.attribute_names):
-                if (label, attribute) not in here:
-                    findings.warnings.append(f"{split}: the group ({name}, {word}) is empty")
+            words = enumerate(info.attribute_names)
+            empty += [f"({name}, {word})" for attribute, word in words if (label, attribute) not in here]
+        if len(empty) <= MAX_GAPS:
+            findings.warnings += [f"{split}: the group {group} is empty" for group in empty]
+        else:
+            num_groups = len(info.class_names) * len(info.attribute_names)
+            some = ", ".join(empty[:NUM_EXAMPLES])
+            findings.warnings.append(f"{split}: {len(empty)} of {num_groups} groups are empty, such as {some}")
 
 
 def _compare(findings: Findings, folder_name: str, expect: str | None) -> None:

@@ -15,7 +15,7 @@ refused by name; a file that is there and cannot be read becomes a failed row. `
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from raygen.config import Identity
 from raygen.datasets.addresses import Address, place_of
@@ -102,20 +102,46 @@ def _names(place: Place) -> set[str]:
         raise DataError(f"dataset folder {printable(place.address)} cannot be listed: {error.strerror}") from error
 
 
+class FolderOf(Protocol):
+    """What the config of a dataset in a folder says, whatever the folder's layout."""
+
+    @property
+    def path(self) -> Path | str:
+        """The folder: a path, or a URL."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of labels that were given."""
+        ...
+
+    @property
+    def inline(self) -> bool:
+        """Whether rows hold the pictures; see `FolderConfig`."""
+        ...
+
+
 class OpenFolder(OpenDataset):
-    """A folder, listed by `open_folder`.
+    """A folder, listed by `open_folder` or by the loader of a published layout.
 
     Args:
         config: Which, and what its classes are called.
+        listing: What it holds.
     """
 
-    def __init__(self, config: FolderConfig) -> None:
-        self._config, self._listing = config, open_folder(config)
+    def __init__(self, config: FolderOf, listing: Listing) -> None:
+        self._config, self._listing = config, listing
         entries = [] if self._listing.shards else self._listing.entries
         self._listing.inline = config.inline
         self._place = self._listing.place or place_of(config.path)
-        self._pairs = list_pairs(self._place, ((entry.picture, entry.image_id) for entry in entries))
+        listed = list_pairs(self._place, ((entry.picture, entry.image_id) for entry in entries))
+        self._pairs = {**listing.pairs, **listed}
         super().__init__(self._listing.info, self._listing.counts())
+
+    @property
+    def listing(self) -> Listing:
+        """What the folder holds and what is wrong with it."""
+        return self._listing
 
     @property
     def lines(self) -> list[str]:
@@ -144,7 +170,8 @@ class OpenFolder(OpenDataset):
         """Those whose file is named; of shards it is not known."""
         if self._listing.shards:
             return None
-        return sum(entry.object is not None for entry in self._listing.entries if entry.split == split)
+        entries = (entry for entry in self._listing.entries if entry.split == split)
+        return sum(entry.object is not None or entry.mask is not None for entry in entries)
 
     def state(self, *, run_seed: int) -> dict[str, Any]:
         """What the folder holds now."""
@@ -190,4 +217,9 @@ class OpenFolder(OpenDataset):
             )
 
 
-Config, Open = FolderConfig, OpenFolder
+def open_as_folder(config: FolderConfig) -> OpenFolder:
+    """The folder of a config, opened once."""
+    return OpenFolder(config, open_folder(config))
+
+
+Config, Open = FolderConfig, open_as_folder
