@@ -5,7 +5,7 @@ process of its own, so that its peak of memory is its own.
 
     python benchmarks/listing.py check --rows 200000     # folders of classes on disk: `raygen data check`
     python benchmarks/listing.py rows --rows 1000000     # listed, written as rows without pictures, opened by a fit
-    python benchmarks/listing.py s3 --rows 20000         # the same tree in moto's S3 on this machine: listed and checked
+    python benchmarks/listing.py s3 --rows 20000              # such a tree in moto's S3 on this machine
 """
 
 import argparse
@@ -141,9 +141,7 @@ def served(tree: Path) -> Iterator[tuple[str, dict[str, str]]]:
         )
         there.create_dir("pictures")
         start = time.monotonic()
-        fs.copy_files(
-            str(tree), "pictures/tree", source_filesystem=fs.LocalFileSystem(), destination_filesystem=there
-        )
+        fs.copy_files(str(tree), "pictures/tree", source_filesystem=fs.LocalFileSystem(), destination_filesystem=there)
         print(f"uploaded in {time.monotonic() - start:.0f} s", file=sys.stderr)
         shutil.rmtree(tree)
         keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}

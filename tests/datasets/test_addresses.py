@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from class_folders import PICTURE, make
 from s3_server import BUCKET, S3Server
@@ -88,6 +89,19 @@ def test_rows_of_a_bucket_are_those_of_the_disk(layout: str, s3: S3Server, scene
         assert all(path.startswith(f"{url}/") for path in paths)
     pairs = [open_dataset(FolderConfig(path=path)).pairs(["image/ä 000"], [(0, 0)], run_seed=0) for path in (root, url)]
     assert pairs[0] == pairs[1]
+
+
+def test_rows_of_a_file_system_of_fsspec_are_those_of_the_disk(scenes_folder: Path, tmp_path: Path) -> None:
+    root = table(tmp_path / "kept", scenes_folder)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(root), "/kept", recursive=True)
+    assert rows_of("memory://kept", tmp_path / "there") == rows_of(root, tmp_path / "here")
+    before = open_folder(FolderConfig(path="memory://kept")).digest()
+    memory.pipe("/kept/image/ä 000.png", b"another")
+    assert open_folder(FolderConfig(path="memory://kept")).digest() != before
+    memory.rm("/kept", recursive=True)
+    with pytest.raises(DataError, match="memory://kept does not exist, or holds no file"):
+        open_folder(FolderConfig(path="memory://kept"))
 
 
 def test_a_folder_is_listed_with_one_request_and_its_state_follows_its_files(s3: S3Server, tmp_path: Path) -> None:
