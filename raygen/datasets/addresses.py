@@ -14,7 +14,7 @@ from pydantic import BeforeValidator
 
 from raygen.datasets.files import MAX_FILE_BYTES
 from raygen.datasets.places import Child, LocalPlace, Place
-from raygen.errors import DataError
+from raygen.errors import ConfigError, DataError
 from raygen.storage.remote import check_no_secret, is_url, store_of, why_not_reached
 
 
@@ -149,11 +149,21 @@ class HttpsPlace(RemotePlace):
         """The table, if the folder has one."""
         if folder:
             raise OSError(errno.ENOTSUP, "https:// has no folders that could be listed")
+        return [Child(self.TABLE, is_folder=False, is_file=True)] if self.has(self.TABLE) else []
+
+    def has(self, path: str) -> bool:
+        """Whether the server gives such a file; it is read for that.
+
+        Raises:
+            DataError: The server cannot be reached, or refuses.
+        """
         try:
-            self.read(self.TABLE)
+            self.read(path)
         except FileNotFoundError:
-            return []
-        return [Child(self.TABLE, is_folder=False, is_file=True)]
+            return False
+        except OSError as error:
+            raise DataError(why_not_reached(self.reference(path), error)) from error
+        return True
 
     def why_no_file(self, path: str) -> str | None:
         """None: a request for each of them would take as long as reading them."""
@@ -187,7 +197,8 @@ def _address(value: Any) -> Any:
         try:
             check_no_secret(value)
         except DataError as error:
-            raise ValueError(str(error)) from error
+            # Not a ValueError, with which pydantic would have the whole URL shown.
+            raise ConfigError(f"dataset.path: {error}") from error
         return value
     if not isinstance(value, str | Path):
         return value

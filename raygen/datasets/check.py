@@ -1,9 +1,10 @@
 """Reading every picture and label of a dataset, to find what a run would stumble over."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from raygen.datasets.entries import READ_BYTES, Listing
 from raygen.datasets.files import printable
 from raygen.datasets.folder import OpenFolder
 from raygen.datasets.known import KNOWN, differences, known_name
-from raygen.datasets.references import read_reference, why_unread
+from raygen.datasets.references import NUM_REQUESTS, read_references, why_unread
 from raygen.datasets.table import DatasetInfo, picture_bytes
 from raygen.errors import ConfigError, DataError
 from raygen.schema import SPLITS, by_bytes
@@ -100,7 +101,7 @@ def check_dataset(
     done, odd = 0, list[RowFindings]()
     # Pillow decodes outside Python's lock, so threads are enough.
     with ThreadPoolExecutor() as pool:
-        whole = (_with_file(row, listing) for row in listing.rows(read_bytes=min(chunk_bytes, READ_BYTES)))
+        whole = _with_files(listing.rows(read_bytes=min(chunk_bytes, READ_BYTES)), listing)
         for rows in by_bytes(whole, picture_bytes, most=CHUNK, most_bytes=chunk_bytes):
             readable = [row for row in rows if row["image_id"] not in listing.unread]
             for found in pool.map(check_row, readable):
@@ -143,15 +144,17 @@ def _labels(listing: Listing) -> list[str]:
     return lines[:MAX_WARNINGS] + more
 
 
-def _with_file(row: dict[str, Any], listing: Listing) -> dict[str, Any]:
-    """The row with its picture's bytes where they are in a file that it names, as shards may."""
-    if row["image_png"] is not None or not row.get("path"):
-        return row
-    try:
-        return {**row, "image_png": read_reference(row["path"])}
-    except OSError as error:
-        listing.unread[row["image_id"]] = why_unread(row["path"], error)
-        return row
+def _with_files(rows: Iterable[dict[str, Any]], listing: Listing) -> Iterator[dict[str, Any]]:
+    """The rows with their pictures' bytes where these are in files that they name; remote files several at a time."""
+    waiting = iter(rows)
+    while some := list(islice(waiting, NUM_REQUESTS)):
+        named = [row for row in some if row["image_png"] is None and row.get("path")]
+        for row, found in zip(named, read_references([row["path"] for row in named]), strict=True):
+            if isinstance(found, OSError):
+                listing.unread[row["image_id"]] = why_unread(row["path"], found)
+            else:
+                row["image_png"] = found
+        yield from some
 
 
 def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:

@@ -76,25 +76,29 @@ def list_class_folders(place: Place, given: Names) -> Listing:
         check_not_swapped(given.class_names, classes, of=f"the folders of {root}")
     class_names, name = given.class_names or tuple(classes), place.name
     label_of = {folder: label for label, folder in enumerate(classes)}
-    files = [
-        (path, split, label_of[folder])
-        for (split, folder), paths in found.pictures.items()
-        for path in paths
-        if folder in label_of
-    ]
-    files.sort(key=lambda file: (file[0].split("/"), file[1]))
+    folders = sorted((key for key in found.pictures if key[1] in label_of), key=lambda key: (splits[key[0]], key[1]))
+    counts = Counter[tuple[str, int, int | None]]()
+    for split, folder in folders:
+        # In order of the parts of their paths, so that a folder's files are together: "/" sorts behind " " and "-".
+        found.pictures[split, folder].sort(key=lambda path: path.replace("/", "\0"))
+        counts[split, label_of[folder], None] += len(found.pictures[split, folder])
     entries = (
-        Entry(splitext(path)[0], label, None, split, place.shown(path), None, place.shown(path))
-        for path, split, label in files
+        _entry(path, split, label_of[folder], place)
+        for split, folder in folders
+        for path in found.pictures[split, folder]
     )
-    counts = Counter[tuple[str, int, int | None]]((split, label, None) for _, split, label in files)
     same = recognised(name, counts, class_names=class_names)
     words = class_names if same is None else (OBJECT_WORDS[same[0]],) * len(class_names)
     info = DatasetInfo(name, class_names, (), check_prompts(given.prompts, class_names), words)
     listing = Listing(info, problems=found.problems, class_folders=tuple(classes), place=place)
-    listing.warnings, listing.notes = _warnings(found, classes, [path for path, _, _ in files]), _notes(found)
+    listing.warnings, listing.notes = _warnings(found, folders), _notes(found)
     take_usable(listing, entries)
     return listing
+
+
+def _entry(path: str, split: str, label: int, place: Place) -> Entry:
+    shown = place.shown(path)
+    return Entry(splitext(path)[0], label, None, split, shown, None, where=shown)
 
 
 def _split_folders(found: _Found) -> dict[str, str]:
@@ -248,7 +252,7 @@ def _leftovers(found: _Found, classes: Sequence[str]) -> str:
     return f" ({shown(empty)} has no picture in any split)" if empty else ""
 
 
-def _warnings(found: _Found, classes: Sequence[str], files: Sequence[str]) -> list[str]:
+def _warnings(found: _Found, folders: Sequence[tuple[str, str]]) -> list[str]:
     lines, place = [], found.place
     if empty := sorted(name for name in {name for _, name in found.pictures} if not found.num_files(name)):
         lines.append(f"empty in every split, so not taken for classes: {shown(empty)}")
@@ -256,8 +260,7 @@ def _warnings(found: _Found, classes: Sequence[str], files: Sequence[str]) -> li
         lines.append(f"left out, since in no class folder of train/, val/ or test/: {shown(found.left_out)}")
     if others := _suffixes(place, [path for paths in found.others.values() for path in paths]):
         lines.append(f"left out, since no pictures by their names: {others}")
-    times = Counter(splitext(path)[0] for path in files)
-    if same := [path for path in files if times[splitext(path)[0]] > 1]:
+    if same := [path for folder in folders for path in _with_same_name(found.pictures[folder])]:
         lines.append(
             f"{len(same)} pictures have a name that another has with another suffix, and all are taken, such as "
             f"{printable(place.shown(same[0]))} and {printable(place.shown(same[1]))}"
@@ -270,6 +273,12 @@ def _warnings(found: _Found, classes: Sequence[str], files: Sequence[str]) -> li
             for path in hidden
         ),
     ]
+
+
+def _with_same_name(paths: Sequence[str]) -> list[str]:
+    """Those that differ from another in their suffix only."""
+    times = Counter(splitext(path)[0] for path in paths)
+    return [path for path in paths if times[splitext(path)[0]] > 1] if len(times) < len(paths) else []
 
 
 def _notes(found: _Found) -> list[str]:

@@ -15,8 +15,9 @@ refused by name; a file that is there and cannot be read becomes a failed row. `
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+from raygen.config import Identity
 from raygen.datasets.addresses import Address, place_of
 from raygen.datasets.class_folders import list_class_folders
 from raygen.datasets.csv_table import list_table
@@ -46,6 +47,9 @@ class FolderConfig(DatasetBase):
             the folder is a copy of (Waterbirds, CelebA), or "class 0", ...
         attribute_names: Names of attribute values; by default likewise, or "attribute 0", ...
         prompts: What to ask the inpainter for, per class; by default "a photo of a <class name>".
+        inline: Whether a run keeps copies of the pictures. If not, as ever where they are behind URLs, it keeps their
+            addresses, and workers read them: for folders that are too large to be copied, on a file system that all
+            nodes have mounted.
     """
 
     name: Literal["folder"] = "folder"
@@ -53,6 +57,7 @@ class FolderConfig(DatasetBase):
     class_names: tuple[str, ...] = ()
     attribute_names: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    inline: Annotated[bool, Identity.ABSENT_BY_DEFAULT] = True
 
 
 def open_folder(config: FolderConfig) -> Listing:
@@ -110,6 +115,11 @@ class FolderOf(Protocol):
         """Names of labels that were given."""
         ...
 
+    @property
+    def inline(self) -> bool:
+        """Whether a run keeps copies of the pictures."""
+        ...
+
 
 class OpenFolder(OpenDataset):
     """A folder, listed by `open_folder` or by the loader of a published layout.
@@ -122,8 +132,9 @@ class OpenFolder(OpenDataset):
     def __init__(self, config: FolderOf, listing: Listing) -> None:
         self._config, self._listing = config, listing
         entries = [] if self._listing.shards else self._listing.entries
+        self._listing.inline = config.inline
         self._place = self._listing.place or place_of(config.path)
-        listed = list_pairs(self._place, {entry.picture: entry.image_id for entry in entries})
+        listed = list_pairs(self._place, ((entry.picture, entry.image_id) for entry in entries))
         self._pairs = {**listing.pairs, **listed}
         super().__init__(self._listing.info, self._listing.counts())
 

@@ -13,7 +13,7 @@ background, and `next_class`, which may be left out, is 1 where that background 
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,19 +59,19 @@ class PairFile:
         return self.path, place.state(self.path), self.is_next_class
 
 
-def list_pairs(place: Place, ids: Mapping[str, str]) -> dict[str, PairFile]:
+def list_pairs(place: Place, pictures: Iterable[tuple[str, str]]) -> dict[str, PairFile]:
     """Pairs of a folder by image_id; none where it has no `pairs.csv`.
 
     Args:
         place: The folder.
-        ids: The ids of the dataset's pictures by their files, as `Place.shown` gives them.
+        pictures: Files of the dataset's pictures, as `Place.shown` gives them, each with its image_id.
 
     Raises:
         DataError: A column is missing, a picture is not in the dataset or has two pairs, or a pair is no file.
     """
-    if place.why_no_file(PAIRS_FILE) == "does not exist":
+    if not place.has(PAIRS_FILE):
         return {}
-    path = place.shown(PAIRS_FILE)
+    path, ids = place.shown(PAIRS_FILE), dict(pictures)
     pairs: dict[str, PairFile] = {}
     for number, line in _lines(place, path):
         where = f"{path}, line {number}"

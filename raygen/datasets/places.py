@@ -57,6 +57,10 @@ class Place(ABC):
     def why_no_file(self, path: str) -> str | None:
         """What is there in place of a file, such as "does not exist"; None where one is there."""
 
+    def has(self, path: str) -> bool:
+        """Whether there is anything of that name, be it a file or not."""
+        return self.why_no_file(path) != "does not exist"
+
     @abstractmethod
     def why_no_folder(self, path: str) -> str | None:
         """What is there in place of a folder; None where one is there."""

@@ -6,7 +6,9 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
+from raygen.config import Identity
 from raygen.datasets.addresses import Address, place_of
 from raygen.datasets.entries import Entry, Listing, take_usable
 from raygen.datasets.files import IMAGE_SUFFIXES, is_left_behind, is_text, not_text, printable
@@ -29,12 +31,14 @@ class PublishedConfig(DatasetBase):
         class_names: Other names for the labels 0, 1, ...; by default those of the publication.
         attribute_names: Other names for the attribute values; by default likewise.
         prompts: What to ask the inpainter for, per class; by default "a photo of a <class name>", or the papers' words.
+        inline: Whether a run keeps copies of the pictures; see `raygen.datasets.folder.FolderConfig`.
     """
 
     path: Address
     class_names: tuple[str, ...] = ()
     attribute_names: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    inline: Annotated[bool, Identity.ABSENT_BY_DEFAULT] = True
 
 
 class Files:
