@@ -154,13 +154,18 @@ class Listing:
             entries = self.entries[first : first + num_rows]
             listed = [not self.inline or is_url(entry.picture) for entry in entries]
             pictures = self._bytes(
-                [None if is_listed else e.picture for e, is_listed in zip(entries, listed, strict=True)], entries
+                # A mask that is made is made for its picture.
+                [
+                    None if is_listed and e.mask is None else e.picture
+                    for e, is_listed in zip(entries, listed, strict=True)
+                ],
+                entries,
             )
             masks = self._bytes([entry.object for entry in entries], entries)
             for entry, is_listed, picture, mask in zip(entries, listed, pictures, masks, strict=True):
                 yield {
                     "image_id": entry.image_id,
-                    "image_png": picture,
+                    "image_png": None if is_listed else picture,
                     "path": _full(entry.picture) if is_listed else None,
                     "label": entry.label,
                     "attribute": entry.attribute,
