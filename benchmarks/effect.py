@@ -90,7 +90,7 @@ def main() -> None:
             if one is not None:
                 outcomes[seed] = one
     parts = [overview(found), *(table(recipe, outcomes) for recipe, outcomes in found.items())]
-    text = "\n".join([*parts, *against(arguments.against, found)])
+    text = "\n".join([*filter(None, parts), *against(arguments.against, found)])
     out.mkdir(parents=True, exist_ok=True)
     (out / "effect.md").write_text(text, encoding="utf-8")
     folders = [out / f"{recipe}_{seed}" for recipe, outcomes in found.items() for seed in outcomes]

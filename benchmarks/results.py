@@ -1,4 +1,5 @@
-"""The numbers of docs/results.md: runs what is not recorded yet, then writes every table into its place.
+"""The numbers of docs/results.md: runs what is not recorded yet, then writes every table into its place, also those
+that docs/recipes.md quotes.
 
 Each section is one study of this folder. What a run gave is kept in benchmarks/measured/, one small file a run, so that
 this goes on wherever it stopped, on any machine; with nothing to run it takes seconds. To measure anew, remove the
@@ -11,7 +12,9 @@ records. Seeds are independent of each other and run side by side, one thread ea
 """
 
 import argparse
+import json
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -20,8 +23,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from _runs import spread
+
 HERE = Path(__file__).parent
-DOCUMENT, MEASURED = HERE.parent / "docs" / "results.md", HERE / "measured"
+DOCUMENT, RECIPES, MEASURED = (
+    HERE.parent / "docs" / "results.md",
+    HERE.parent / "docs" / "recipes.md",
+    HERE / "measured",
+)
 # One process, one thread: as many seeds side by side as there are cores, and the same sums wherever it runs.
 COMMON = ["--set", "engine=local", "--set", "fit.num_threads=1"]
 PAPER = ["--set", "dataset.bias=paper"]
@@ -95,6 +104,8 @@ def main() -> None:
     failed = 0 if arguments.recorded else measure(chosen, jobs=arguments.jobs)
     for name, section in chosen.items():
         write(name, table(section))
+    if "recipes" in chosen:
+        quote(SECTIONS["recipes"])
     sys.exit(f"{failed} of the commands failed: what they said is in runs/*/results-*.log" if failed else 0)
 
 
@@ -145,6 +156,33 @@ def write(name: str, text: str, document: Path = DOCUMENT) -> None:
     if not (found and found_end):
         raise SystemExit(f"{document} has no lines '{begin}' and '{end}'")
     document.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def quote(section: Section, document: Path = RECIPES) -> None:
+    """Puts worst-group and average accuracy of each recipe into the last column of the table of recipes."""
+    lines = document.read_text(encoding="utf-8").splitlines()
+    head = next(
+        number for number, line in enumerate(lines) if line.startswith("| recipe |") and line.endswith("| ours |")
+    )
+    for number in range(head + 2, len(lines)):
+        if not lines[number].startswith("| `"):
+            break
+        before, _, _ = lines[number].removesuffix(" |").rpartition(" |")
+        found = [accuracies(section, name) for name in re.findall(r"`([^`]+)`", before.split("|")[1])]
+        lines[number] = f"{before} | {'; '.join(filter(None, found))} |"
+    document.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def accuracies(section: Section, recipe: str) -> str:
+    """ "worst / average" of a recipe over the seeds that are recorded; of ERM, those of any recipe's runs."""
+    found = {}
+    for seed in range(section.first, section.first + section.seeds):
+        for path in sorted((MEASURED / section.out).glob(f"*_{seed}.json")):
+            results = json.loads(path.read_text(encoding="utf-8"))["results"]
+            if path.name == f"{recipe}_{seed}.json" or recipe == "erm":
+                found[seed] = results[recipe]
+    shares = [[100 * result[what] for result in found.values()] for what in ("worst_group", "average")]
+    return " / ".join(map(spread, shares)) if found else ""
 
 
 if __name__ == "__main__":

@@ -138,6 +138,28 @@ def test_tables_go_between_their_marks(tmp_path: Path, monkeypatch: pytest.Monke
         results.write("c", "| 3 |", document)
 
 
+def test_the_table_of_recipes_quotes_what_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    results = importlib.import_module("results")
+    monkeypatch.setattr(results, "MEASURED", tmp_path)
+    (tmp_path / "effect").mkdir()
+    for seed, worst in ((3, 0.5), (4, 0.7)):
+        found = {"erm": {"worst_group": 0.1, "average": 0.8}, "jtt": {"worst_group": worst, "average": 0.9}}
+        record = tmp_path / "effect" / f"jtt_{seed}.json"
+        record.write_text(json.dumps({"results": found}), encoding="utf-8")
+    document = tmp_path / "recipes.md"
+    rows = ["| `jtt` | a | old |", "| `mixup`, `ls` | `b` | older |", "| `erm` | | |"]
+    lines = ["| recipe | paper | ours |", "|---|---|---|", *rows, "", "| `jtt` | another table |"]
+    document.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    results.quote(results.Section("effect", [], "effect", 3, 3), document)
+    assert document.read_text(encoding="utf-8").splitlines()[2:] == [
+        "| `jtt` | a | 60.0 ± 14.1 / 90.0 ± 0.0 |",
+        "| `mixup`, `ls` | `b` |  |",
+        "| `erm` | | 10.0 ± 0.0 / 80.0 ± 0.0 |",
+        *lines[5:],
+    ]
+
+
 def test_every_section_of_the_results_has_its_place_and_a_study_that_takes_its_arguments(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from raygen.config import fingerprint_of_many
 from raygen.datasets.files import printable
 from raygen.datasets.pairs import PairFile
 from raygen.datasets.places import Place
-from raygen.datasets.references import open_reference, read_references, reference_state, why_unread
+from raygen.datasets.references import open_reference, read_reference, read_references, reference_state, why_unread
 from raygen.datasets.table import DatasetInfo
 from raygen.errors import DataError, RowError
 from raygen.schema import SOURCE, SPLITS
@@ -171,7 +171,7 @@ class Listing:
                     "attribute": entry.attribute,
                     "split": entry.split,
                     "role": "source",
-                    "object_png": self._mask(entry, picture) if entry.object is None else mask,
+                    "object_png": mask if entry.mask is None else self._mask(entry, picture),
                 }
 
     @property
@@ -203,12 +203,13 @@ class Listing:
         return b""  # no picture: a failed row with a reason, and an error of `raygen data check`
 
     def _mask(self, entry: Entry, picture: bytes | None) -> bytes | None:
-        if entry.mask is None or not picture:
+        """The mask that follows from others, for which the picture is read too where rows name it only."""
+        if entry.mask is None or picture == b"":
             return None
         try:
-            return entry.mask.png(picture)
+            return entry.mask.png(read_reference(entry.picture) if picture is None else picture)
         except OSError as error:
-            self._note_unread(entry, why_unread(", ".join(entry.mask.files), error))
+            self._note_unread(entry, why_unread(", ".join((entry.picture, *entry.mask.files)), error))
         except RowError as error:
             self._note_unread(entry, f"the object mask cannot be made: {error}")
         return b""

@@ -117,7 +117,7 @@ class FolderOf(Protocol):
 
     @property
     def inline(self) -> bool:
-        """Whether rows hold the pictures; see `FolderConfig`."""
+        """Whether a run keeps copies of the pictures."""
         ...
 
 

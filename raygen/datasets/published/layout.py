@@ -31,7 +31,7 @@ class PublishedConfig(DatasetBase):
         class_names: Other names for the labels 0, 1, ...; by default those of the publication.
         attribute_names: Other names for the attribute values; by default likewise.
         prompts: What to ask the inpainter for, per class; by default "a photo of a <class name>", or the papers' words.
-        inline: As of a folder: whether a run keeps copies of the pictures, or their addresses.
+        inline: Whether a run keeps copies of the pictures; see `raygen.datasets.folder.FolderConfig`.
     """
 
     path: Address
