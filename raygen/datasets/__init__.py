@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import SerializeAsAny
 
 from raygen.config import HasConfig, Strict, apply_overrides, one_of, validate
-from raygen.datasets import folder, scenes, scenes3
+from raygen.datasets import folder, hub_dataset, picture_table, scenes, scenes3
 from raygen.datasets.opened import DatasetBase, OpenDataset
 from raygen.errors import DataError
 from raygen.storage.progress import Say, quiet
@@ -28,8 +28,28 @@ class DatasetModule(HasConfig[DatasetBase], Protocol):
 
 
 # The registry, by the `name` of the config; what is put into it later counts too.
-DATASETS: dict[str, DatasetModule] = {"scenes": scenes, "folder": folder, "scenes3": scenes3}
+DATASETS: dict[str, DatasetModule] = {
+    "scenes": scenes,
+    "folder": folder,
+    "scenes3": scenes3,
+    "table": picture_table,
+    "hf": hub_dataset,
+}
 DatasetConfig = Annotated[SerializeAsAny[DatasetBase], one_of(DATASETS)]
+
+
+def named_config(name: str) -> dict[str, Any]:
+    """The config of a dataset that is given by a word.
+
+    That is one that needs nothing but its name, such as "scenes"; a table; a folder of Hugging Face's datasets; any
+    other folder. A folder of such a name is meant by its path, "./scenes".
+    """
+    module = DATASETS.get(name)
+    if module is not None and not any(field.is_required() for field in module.Config.model_fields.values()):
+        return {"name": name}
+    if picture_table.is_table(name):
+        return {"name": "table", "path": name}
+    return {"name": "hf" if hub_dataset.is_saved(name) else "folder", "path": name}
 
 
 def open_dataset(config: DatasetBase) -> OpenDataset:

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,6 +43,18 @@ class Entry:
     where: str
 
 
+class RowSource(Protocol):
+    """What holds rows that are no files of their own."""
+
+    def rows(self, entries: Sequence[Entry], unread: dict[str, str]) -> Iterator[dict[str, Any]]:
+        """SOURCE rows of entries; see `Listing.rows`."""
+        ...
+
+    def state(self) -> Any:
+        """Plain data that changes with what is in it."""
+        ...
+
+
 @dataclass
 class Listing:
     """A folder's pictures.
@@ -56,6 +68,7 @@ class Listing:
         warnings: What is legal and probably not meant.
         notes: Where names come from, and what was left out as ever.
         unread: Files that could not be read, with the reason, by the image's id; grows as `rows` is read.
+        source: What gives the rows, where they are neither files nor in shards.
     """
 
     info: DatasetInfo
@@ -66,9 +79,13 @@ class Listing:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unread: dict[str, str] = field(default_factory=dict)
+    source: RowSource | None = None
 
     def digest(self) -> str:
         """Changes with any label, attribute, split or name, and with the size or time of any file."""
+        if self.source is not None:
+            labels = [(entry.image_id, entry.label, entry.attribute, entry.split) for entry in self.entries]
+            return fingerprint([asdict(self.info), labels, self.source.state()])
         files = [*self.shards] or [
             path for entry in self.entries for path in (entry.picture, entry.object) if path is not None
         ]
@@ -97,6 +114,9 @@ class Listing:
         Raises:
             DataError: A shard is damaged.
         """
+        if self.source is not None:
+            yield from self.source.rows(self.entries, self.unread)
+            return
         if self.shards:
             yield from self._rows_of_shards(read_bytes)
             return

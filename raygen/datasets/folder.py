@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import field_validator
 
@@ -95,18 +95,38 @@ def open_folder(config: FolderConfig) -> Listing:
     return list_class_folders(path, given)
 
 
+class FolderOf(Protocol):
+    """What the config of a dataset in a folder says, whatever the folder's layout."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of labels that were given."""
+        ...
+
+
 class OpenFolder(OpenDataset):
-    """A folder, listed by `open_folder`.
+    """A folder, listed by `open_folder` or by the loader of a published layout.
 
     Args:
         config: Which, and what its classes are called.
+        listing: What it holds.
     """
 
-    def __init__(self, config: FolderConfig) -> None:
-        self._config, self._listing = config, open_folder(config)
+    def __init__(self, config: FolderOf, listing: Listing) -> None:
+        self._config, self._listing = config, listing
         entries = [] if self._listing.shards else self._listing.entries
-        self._pairs = list_pairs(config.path, {entry.picture: entry.image_id for entry in entries})
+        self._pairs = list_pairs(config.path, {entry.picture.absolute(): entry.image_id for entry in entries})
         super().__init__(self._listing.info, self._listing.counts())
+
+    @property
+    def listing(self) -> Listing:
+        """What the folder holds and what is wrong with it."""
+        return self._listing
 
     @property
     def lines(self) -> list[str]:
@@ -181,4 +201,9 @@ class OpenFolder(OpenDataset):
             )
 
 
-Config, Open = FolderConfig, OpenFolder
+def open_as_folder(config: FolderConfig) -> OpenFolder:
+    """The folder of a config, opened once."""
+    return OpenFolder(config, open_folder(config))
+
+
+Config, Open = FolderConfig, open_as_folder

@@ -63,7 +63,7 @@ def list_pairs(root: Path, ids: Mapping[Path, str]) -> dict[str, PairFile]:
 
     Args:
         root: The folder.
-        ids: The ids of the dataset's pictures by their files.
+        ids: The ids of the dataset's pictures by their files, as absolute paths.
 
     Raises:
         DataError: A column is missing, a picture is not in the dataset or has two pairs, or a pair is no file.
@@ -75,7 +75,7 @@ def list_pairs(root: Path, ids: Mapping[Path, str]) -> dict[str, PairFile]:
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         image, other, next_class = (line.get(name, "") for name in (*_COLUMNS, "next_class"))
-        image_id = ids.get(root / image)
+        image_id = ids.get(root.absolute() / image)
         if image_id is None:
             raise DataError(f"{where}: img_filename '{printable(image)}' is no picture of the dataset")
         if image_id in pairs:

@@ -58,9 +58,9 @@ class DatasetInfo:
         return bool(self.class_names) and all(_NUMBER.fullmatch(name.strip().casefold()) for name in self.class_names)
 
 
-def numbered(noun: str, count: int) -> tuple[str, ...]:
-    """Names of the values 0, 1, ... where nothing gives better ones."""
-    return tuple(f"{noun} {i}" for i in range(count))
+def numbered(noun: str, count: int, *, first: int = 0) -> tuple[str, ...]:
+    """Names of the values 0, 1, ... where nothing gives better ones, with the numbers that they are counted by."""
+    return tuple(f"{noun} {first + i}" for i in range(count))
 
 
 def write_source(
