@@ -9,7 +9,7 @@ from pydantic import SerializeAsAny
 from raygen.config import HasConfig, Strict, apply_overrides, one_of, validate
 from raygen.datasets import folder, hub_dataset, picture_table, scenes, scenes3
 from raygen.datasets.opened import DatasetBase, OpenDataset
-from raygen.errors import DataError
+from raygen.errors import ConfigError, DataError
 from raygen.storage.progress import Say, quiet
 from raygen.storage.writing import disk_errors
 
@@ -52,6 +52,45 @@ def named_config(name: str) -> dict[str, Any]:
     return {"name": "hf" if hub_dataset.is_saved(name) else "folder", "path": name}
 
 
+def dataset_config(data: dict[str, Any], overrides: Sequence[str] = ()) -> DatasetBase:
+    """The config of a dataset.
+
+    Args:
+        data: As `named_config` gives it.
+        overrides: Of its fields: "class_names=[cat, dog]", or as a run takes them, "dataset.class_names=[cat, dog]".
+
+    Raises:
+        ConfigError: A wrong field.
+    """
+
+    class Wrapped(Strict):
+        dataset: DatasetConfig
+
+    fields = apply_overrides(data, [override.removeprefix("dataset.") for override in overrides])
+    return validate(Wrapped, {"dataset": fields}, where="dataset").dataset
+
+
+def open_listed(name: str, overrides: Sequence[str] = ()) -> folder.OpenFolder:
+    """The dataset of a path or URL, with what is wrong with it.
+
+    Args:
+        name: See `named_config`. A folder is meant where there is one, also of a built-in dataset's name.
+        overrides: See `dataset_config`.
+
+    Raises:
+        ConfigError: A wrong field, or a built-in dataset, which has no files.
+        DataError: The dataset as a whole cannot be used.
+    """
+    here = name in DATASETS and Path(name).exists()
+    config = dataset_config(named_config(f"./{name}" if here else name), overrides)
+    opened = open_dataset(config)
+    if not isinstance(opened, folder.OpenFolder):
+        raise ConfigError(
+            f"dataset {config.name} is drawn, not read; give a folder or a table, or a folder of its rows"
+        )
+    return opened
+
+
 def open_dataset(config: DatasetBase) -> OpenDataset:
     """The dataset of a config; a folder is listed here, and only here. See `DatasetModule.Open`."""
     return DATASETS[config.name].Open(config)
@@ -66,11 +105,7 @@ def make_dataset(
         ConfigError: A wrong field.
         DataError: The folder is not empty, or the dataset is wrong.
     """
-
-    class Wrapped(Strict):
-        dataset: DatasetConfig
-
-    config = validate(Wrapped, {"dataset": apply_overrides(data, overrides)}, where="dataset").dataset
+    config = dataset_config(data, overrides)
     with disk_errors(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"{out} is there already and not an empty folder; give another --out")

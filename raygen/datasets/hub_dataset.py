@@ -233,8 +233,9 @@ def _why_not(config: HubConfig, path: Path, error: Exception) -> str:
     if path.exists():
         return f"{printable(path)} cannot be loaded by Hugging Face's datasets: {said}"
     return (
-        f"'{config.path}' is no folder here, and cannot be had from Hugging Face's hub: {said}. Without a network "
-        "give the path of a folder, such as save_to_disk writes where there is one; for a private dataset set HF_TOKEN or run `hf auth login`"
+        f"'{config.path}' is no folder here, and cannot be had from Hugging Face's hub: {said}. Without a "
+        "network give the path of a folder, such as save_to_disk writes where there is one; for a private dataset set "
+        "HF_TOKEN or run `hf auth login`"
     )
 
 

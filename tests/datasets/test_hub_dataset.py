@@ -1,10 +1,10 @@
 """Hugging Face's datasets from folders: what save_to_disk, Parquet and ImageFolder hold, read by names and features."""
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets as hub
 import numpy as np
 import pytest
 
@@ -15,6 +15,8 @@ from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
 from raygen.images import decode_image, encode_image, encode_mask
 
+# Not by a plain import: for type checkers the folder tests/datasets has the same name.
+hub: Any = importlib.import_module("datasets")
 NUM = 12
 SPLITS = ("train", "validation", "test")
 PICTURES = [np.full((6, 5, 3), 20 * i, dtype=np.uint8) for i in range(NUM)]
