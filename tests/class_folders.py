@@ -10,7 +10,6 @@ from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.rows import RowIndex
 from raygen.images import encode_image
 
-PICTURE = encode_image(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
 SPLITS = ("train", "val", "test")
 PLAIN = {f"{split}/{name}/0": name for split in SPLITS for name in ("cat", "dog")}
 
@@ -22,9 +21,12 @@ def make(root: Path, classes: tuple[str, ...] = ("cat", "dog"), splits: tuple[st
     return root
 
 
-def put(path: Path, data: bytes = PICTURE) -> None:
+def put(path: Path, data: bytes | None = None) -> None:
+    """Writes a file; by default a picture that no other name has, since copies are warned of."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    seed = [*"/".join(path.parts[-3:]).encode("utf-8", "surrogateescape")]
+    noise_HWC = np.random.default_rng(seed).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    path.write_bytes(encode_image(noise_HWC) if data is None else data)
 
 
 def labels(root: Path, **names: tuple[str, ...]) -> dict[str, str]:
