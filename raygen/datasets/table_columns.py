@@ -98,19 +98,14 @@ class Wanted:
         return (self.names[kind],) if kind in self.names else COLUMN_NAMES[kind]
 
     def _find(self, header: Sequence[str]) -> dict[str, str | None]:
-        called = self._called(header)
-        found: dict[str, str | None] = {}
-        for kind in COLUMN_NAMES:
-            names = self._accepted(kind)
-            by_name = next((name for name in names if name in header), None) if kind in self.names else None
-            loose = [plain(name) for name in names] if kind in self.names else names
-            # Another kind's column by its usual name may be given to this one: a label that is called `place`.
-            free = [
-                name if header[at] not in self.names.values() or kind in self.names else ""
-                for at, name in enumerate(called)
-            ]
-            found[kind] = by_name or next((header[free.index(name)] for name in loose if name in free), None)
-        return found
+        called, plainly = self._called(header), [plain(name) for name in header]
+        given = {kind: _first(header, header, [name]) for kind, name in self.names.items()}
+        given = {kind: given[kind] or _first(header, plainly, [plain(name)]) for kind, name in self.names.items()}
+        # A column that is given to one kind is no other's, though it has its name: a label that is called `place`.
+        taken = {name for name in given.values() if name is not None}
+        free = ["" if name in taken else word for name, word in zip(header, called, strict=True)]
+        found = {kind: _first(header, free, names) for kind, names in COLUMN_NAMES.items()}
+        return {kind: given.get(kind, name) for kind, name in found.items()}
 
     def _check(self, header: Sequence[str], found: Mapping[str, str | None], path: str) -> None:
         absent = [kind for kind in COLUMN_NAMES if found[kind] is None and kind in {*self.needed, *self.names}]
@@ -125,11 +120,9 @@ class Wanted:
 
     def _absence(self, kind: str, header: Sequence[str]) -> str:
         near = {plain(name): name for name in header}
-        alike = [
-            near[match]
-            for name in self._accepted(kind)
-            for match in difflib.get_close_matches(plain(name), near, n=1, cutoff=_ALIKE)
-        ]
+        asked = [plain(name) for name in self._accepted(kind)]
+        alike = [name for word, name in near.items() if {*asked} & {*word.split("_")}]  # "image path" for path
+        alike += [near[match] for name in asked for match in difflib.get_close_matches(name, near, 1, _ALIKE)]
         hint = f", the nearest is '{printable(alike[0])}'" if alike else ""
         if kind in self.names:
             return f"dataset.columns.{FIELDS[kind]} is '{printable(self.names[kind])}', which is no column{hint}"
@@ -146,6 +139,11 @@ class Wanted:
             )
         text = "; ".join(ways)
         return f". {text[:1].upper()}{text[1:]}"
+
+
+def _first(header: Sequence[str], called: Sequence[str], names: Sequence[str]) -> str | None:
+    """The column that is called by the first of the names that any is called by."""
+    return next((header[called.index(name)] for name in names if name in called), None)
 
 
 def make_table(

@@ -143,6 +143,8 @@ def test_columns_are_named_in_the_config(tmp_path: Path) -> None:
     table = make(tmp_path / "data", lines(), header)
     columns = {"path": "image path", "label": "species", "attribute": "background", "split": "fold"}
     assert listed(table, columns=columns) == EXPECTED
+    plain = make(tmp_path / "plain", lines(), ("path", "label", "Background ", "split"))
+    assert listed(plain, columns={"attribute": "background"}) == EXPECTED
     swapped = make(tmp_path / "other", lines(), ("path", "attribute", "label", "split"))
     assert listed(swapped, columns={"label": "attribute", "attribute": "label"}) == EXPECTED
 
@@ -152,6 +154,7 @@ def test_columns_are_named_in_the_config(tmp_path: Path) -> None:
     [
         (("pth", "lable", "attribute", "split"), {}, r"no column for the file .*'pth'\); no column for the label .*the "
          r"nearest is 'lable'\); found \['pth', 'lable', .*dataset.columns.path=NAME, dataset.columns.label=NAME"),
+        (("image path", "label", "attribute", "split"), {}, "the nearest is 'image path'"),
         (("path", "label", "attribute", "fold"), {}, r"no column for the split .*dataset\.split=\[0\.8,0\.1,0\.1\]"),
         (HEADER, {"columns": {"label": "lebal"}}, "columns.label is 'lebal', which is no column, the nearest is "
          "'label'; found"),
