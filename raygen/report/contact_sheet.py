@@ -1,8 +1,12 @@
-"""A dataset's pictures by group, on one self-contained page or in one PNG: what the labels and the cue look like."""
+"""A dataset's pictures by group, on one self-contained page or in one PNG: what the labels and the cue look like.
+
+In a PNG titles are written in ASCII, without accents, for the font that Pillow brings has no more; a page has them whole.
+"""
 
 # H height, W width
 
 import base64
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -128,10 +132,10 @@ def _drawn(title: str, sheets: list[GroupSheet]) -> Image.Image:
     width = max(GAP_PX + columns * (TILE_PX + GAP_PX), 400)
     page = Image.new("RGB", (width, TITLE_PX + GAP_PX + row_px * len(sheets)), _WHITE)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(14)
-    draw.text((GAP_PX, GAP_PX // 2), printable(title), fill=_BLACK, font=font)
+    draw.text((GAP_PX, GAP_PX // 2), _letters(title), fill=_BLACK, font=font)
     for number, sheet in enumerate(sheets):
         top = TITLE_PX + GAP_PX + number * row_px
-        draw.text((GAP_PX, top), printable(sheet.title), fill=_BLACK, font=font)
+        draw.text((GAP_PX, top), _letters(sheet.title), fill=_BLACK, font=font)
         for place, (_, tile) in enumerate(sheet.tiles):
             left = GAP_PX + place * (TILE_PX + GAP_PX)
             if isinstance(tile, str):
@@ -141,6 +145,12 @@ def _drawn(title: str, sheets: list[GroupSheet]) -> Image.Image:
             else:
                 page.paste(tile, (left, top + TITLE_PX))
     return page
+
+
+def _letters(text: str) -> str:
+    """Text in what the font that comes with Pillow has: letters without accents, a question mark for others."""
+    parts = (letter for letter in unicodedata.normalize("NFKD", printable(text)) if not unicodedata.combining(letter))
+    return "".join(letter if letter.isascii() else "?" for letter in parts)
 
 
 def _png(image: Image.Image) -> bytes:
