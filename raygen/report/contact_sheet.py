@@ -1,6 +1,6 @@
 """A dataset's pictures by group, on one self-contained page or in one PNG: what the labels and the cue look like.
 
-In a PNG titles are written in ASCII, without accents, for the font that Pillow brings has no more; a page has them whole.
+In a PNG titles are in ASCII, without accents, for the font that Pillow brings has no more; a page has them whole.
 """
 
 # H height, W width
