@@ -47,7 +47,8 @@ Config = Annotated[
     Path | None, program.path_option("--config", "YAML config, such as the config.yaml of an earlier run.")
 ]
 Dataset = Annotated[
-    str | None, typer.Option("--dataset", help="'scenes', 'scenes3', a folder of pictures or a table (.csv, .parquet).")
+    str | None,
+    typer.Option("--dataset", help="'scenes', 'scenes3', a folder of pictures or a table (.csv), or its URL."),
 ]
 Reuse = Annotated[
     list[Path] | None,

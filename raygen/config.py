@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -281,9 +281,26 @@ def validate(model: type[Model], data: Mapping[str, Any], *, where: str) -> Mode
 
 def fingerprint(value: Any) -> str:
     """Hash of plain data, 16 hex digits; the same for equal data whatever the order of keys."""
+    return hashlib.sha256(_plain_json(value)).hexdigest()[:16]
+
+
+def fingerprint_of_many(first: Any, *others: Iterable[Any]) -> str:
+    """`fingerprint([first, *others])` of lists that are too long to be in memory as text, or at all."""
+    found = hashlib.sha256(b"[" + _plain_json(first))
+    for items in others:
+        before = b",["
+        for item in items:
+            found.update(before + _plain_json(item))
+            before = b","
+        found.update(b"]" if before == b"," else b",[]")
+    found.update(b"]")
+    return found.hexdigest()[:16]
+
+
+def _plain_json(value: Any) -> bytes:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     # Paths that are not UTF-8 come with lone surrogates.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return text.encode("utf-8", "surrogatepass")
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "") -> list[str]:

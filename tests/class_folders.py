@@ -10,6 +10,7 @@ from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.rows import RowIndex
 from raygen.images import encode_image
 
+PICTURE = encode_image(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
 SPLITS = ("train", "val", "test")
 PLAIN = {f"{split}/{name}/0": name for split in SPLITS for name in ("cat", "dog")}
 

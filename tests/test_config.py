@@ -10,6 +10,7 @@ from raygen.config import (
     differing_fields,
     dump_yaml,
     fingerprint,
+    fingerprint_of_many,
     load_yaml,
     validate,
 )
@@ -227,3 +228,9 @@ def test_yaml_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_yaml(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize("lists", [[[]], [[1], []], [[("ä", 2, None), ["b\udcff", {"z": 1, "a": 2.5}]], [3]]])
+def test_a_fingerprint_of_many_is_that_of_the_lists(lists: list[list[Any]]) -> None:
+    first = {"b": [1, "x"], "a": None}
+    assert fingerprint_of_many(first, *map(iter, lists)) == fingerprint([first, *lists])

@@ -2,12 +2,13 @@
 
 import re
 import unicodedata
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from raygen.datasets.codes import short
 from raygen.datasets.files import printable
 from raygen.datasets.places import Place
 from raygen.errors import DataError
+from raygen.storage.remote import check_no_secret, is_url
 
 # C:\, \\server, / and what stands before a path in a URL's form.
 _ABSOLUTE = re.compile(r"(?:[A-Za-z]:)?[/\\]|file:/")
@@ -25,22 +26,24 @@ class CellFiles:
         self._place, self._moved = place, moved
         self._prefixes: list[tuple[str, ...]] = []  # what was left out in front of a path, and found the file
 
-    def find(self, cell: str, where: str) -> tuple[str, Path]:
+    def find(self, cell: str, where: str) -> tuple[str, str]:
         r"""The name below the place, which gives the id, and the file; also img\1.png, and an umlaut written in two.
 
         Raises:
-            DataError: There is none; the message has `where` in front.
+            DataError: There is none, or it is a URL that holds credentials; the message has `where` in front.
         """
+        if is_url(cell) and not cell.startswith("file:"):
+            check_no_secret(cell)
+            return cell, cell
         slashed = cell.replace("\\", "/")
         for name in dict.fromkeys((cell, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))):
             if self._place.why_no_file(name) is None:
-                return name, Path(self._place.reference(name))
+                return name, self._place.shown(name)
         absolute = _ABSOLUTE.match(cell) is not None
         below = self._below(slashed) if absolute and self._moved else None
         if below is not None:
-            return below, Path(self._place.reference(below))
-        place = self._place.address
-        shown = short(printable(Path(place) / cell if not absolute else cell), 300)
+            return below, self._place.shown(below)
+        shown = short(printable(cell if absolute else self._place.shown(cell)), 300)
         raise DataError(f"{where}: {shown} {self._place.why_no_file(cell)}{self._hint(absolute)}")
 
     def _hint(self, absolute: bool) -> str:

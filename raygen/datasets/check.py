@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from raygen.datasets import open_listed
+from raygen.datasets.addresses import place_of
 from raygen.datasets.check_rows import RowFindings, check_row, picture_warnings, unusable_masks
 from raygen.datasets.copies import copy_warnings
 from raygen.datasets.entries import READ_BYTES, Listing
-from raygen.datasets.files import printable, read_file
+from raygen.datasets.files import printable
 from raygen.datasets.known import KNOWN, differences, known_name
 from raygen.datasets.opened import OpenDataset
+from raygen.datasets.references import with_files
 from raygen.datasets.table import DatasetInfo, picture_bytes
 from raygen.errors import ConfigError
 from raygen.schema import SPLITS, by_bytes
@@ -122,7 +124,7 @@ def check_dataset(
     """Reads a dataset that `raygen.datasets.named_config` knows and decodes every picture and mask.
 
     Args:
-        path: The folder or table.
+        path: The folder or table: a path, or a URL.
         needs_of: What a recipe needs of the dataset; by default nothing is said for or against any recipe, and what is
             odd in object masks is warned of.
         expect: A published dataset whose numbers of images it must have (`KNOWN`); by default, a folder whose name
@@ -152,7 +154,7 @@ def check_dataset(
     done, odd, digests = 0, list[RowFindings](), dict[str, bytes]()
     # Pillow decodes outside Python's lock, so threads are enough.
     with ThreadPoolExecutor() as pool:
-        whole = (_with_file(row, listing) for row in listing.rows(read_bytes=min(chunk_bytes, READ_BYTES)))
+        whole = with_files(listing.rows(read_bytes=min(chunk_bytes, READ_BYTES)), listing.unread)
         for rows in by_bytes(whole, picture_bytes, most=CHUNK, most_bytes=chunk_bytes):
             readable = [row for row in rows if row["image_id"] not in listing.unread]
             for found in pool.map(check_row, readable):
@@ -169,7 +171,7 @@ def check_dataset(
     findings.add(listing.missing_splits())
     findings.problems += [f"{image_id}: {reason}" for image_id, reason in listing.unread.items()]
     _warn_of_gaps(findings, listing.info)
-    _compare(findings, Path(path), expect)
+    _compare(findings, place_of(path).name, expect)
     return findings
 
 
@@ -183,17 +185,6 @@ def _labels(listing: Listing) -> list[str]:
     ]
     more = [f"... and {len(lines) - MAX_WARNINGS} more labels"] if len(lines) > MAX_WARNINGS else []
     return lines[:MAX_WARNINGS] + more
-
-
-def _with_file(row: dict[str, Any], listing: Listing) -> dict[str, Any]:
-    """The row with its picture's bytes where they are in a file that it names, as shards may."""
-    if row["image_png"] is not None or not row.get("path"):
-        return row
-    try:
-        return {**row, "image_png": read_file(row["path"])}
-    except OSError as error:
-        listing.unread[row["image_id"]] = f"{row['path']} cannot be read: {error.strerror}"
-        return row
 
 
 def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
@@ -212,11 +203,11 @@ def _warn_of_gaps(findings: Findings, info: DatasetInfo) -> None:
                     findings.warnings.append(f"{split}: the group ({name}, {word}) is empty")
 
 
-def _compare(findings: Findings, path: Path, expect: str | None) -> None:
+def _compare(findings: Findings, folder_name: str, expect: str | None) -> None:
     if expect is not None:
         findings.add(differences(KNOWN[expect], findings.counts))
         return
-    name = known_name(path.resolve().name)
+    name = known_name(folder_name)
     if name is not None:
         found = differences(KNOWN[name], findings.counts)
         findings.warnings += [f"{line} (compared because of the folder's name: {name})" for line in found]

@@ -19,6 +19,7 @@ from PIL import Image
 import raygen
 from raygen.config import fingerprint
 from raygen.datasets.entries import Entry, Listing
+from raygen.datasets.references import with_files
 from raygen.datasets.table import INFO_FILE, ROWS_PER_SHARD, DatasetInfo, check_row, shard_name, write_shard
 from raygen.errors import RowError
 from raygen.images import decode_image, decode_mask, encode_image, encode_mask
@@ -77,7 +78,7 @@ def convert_dataset(
     destination = open_destination(to, key=key)
     result, total = Converted(destination.address), len(listing.entries)
     for shard in _shards(listing, format, rows_per_shard):
-        rows = shard.rows()
+        rows = ({**row, "path": None} for row in with_files(shard.rows(), listing.unread))
         if shard.name not in destination.present:
             with destination.file(shard.name) as path:
                 if format == "parquet":

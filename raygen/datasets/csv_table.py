@@ -3,18 +3,17 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import PurePosixPath
 
 from raygen.datasets.cell_files import CellFiles
 from raygen.datasets.codes import WHOLE_NUMBER, Codes, read_codes, short
 from raygen.datasets.csv_text import read_csv
 from raygen.datasets.drawn_split import draw_splits
 from raygen.datasets.entries import Entry, Listing, take_usable
-from raygen.datasets.files import read_file
 from raygen.datasets.known import ANSWERS, NAMES, OBJECT_WORDS, Names, known_name, recognised
 from raygen.datasets.names import SPLIT_WORDS, check_names, check_not_swapped
 from raygen.datasets.parquet_table import read_parquet
-from raygen.datasets.places import LocalPlace, Place
+from raygen.datasets.places import Place
 from raygen.datasets.table import DatasetInfo, check_prompts, numbered
 from raygen.datasets.table_columns import Table, Wanted
 from raygen.errors import DataError
@@ -51,21 +50,34 @@ class Reading:
         return Wanted(self.columns, needed)
 
 
-def list_table(root: Path, given: Names) -> Listing:
+def list_table(place: Place, given: Names) -> Listing:
     """Lists the pictures of a folder's metadata.csv.
 
     Raises:
         DataError: The table as a whole cannot be used, or names do not fit.
     """
-    place = LocalPlace(root)
-    return list_rows(root / "metadata.csv", place, given, name=place.name, reading=Reading())
+    file = TableFile(place, "metadata.csv")
+    return list_rows(file, place, given, name=place.name, reading=Reading())
 
 
-def list_rows(path: Path, place: Place, given: Names, *, name: str, reading: Reading) -> Listing:
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """A file in a place."""
+
+    place: Place
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Its address, for messages."""
+        return self.place.shown(self.name)
+
+
+def list_rows(file: TableFile, place: Place, given: Names, *, name: str, reading: Reading) -> Listing:
     """Lists the pictures of a table.
 
     Args:
-        path: The table, text or Parquet.
+        file: The table, text or Parquet.
         place: What its relative paths are below.
         given: Names of classes and attributes, and prompts.
         name: What the dataset is called.
@@ -74,7 +86,7 @@ def list_rows(path: Path, place: Place, given: Names, *, name: str, reading: Rea
     Raises:
         DataError: The table as a whole cannot be used, or names do not fit.
     """
-    table = _read(path, reading.wanted, ANSWERS.get(known_name(name) or "", ()))
+    path, table = file.path, _read(file, reading.wanted, ANSWERS.get(known_name(name) or "", ()))
     if reading.fractions is not None and table.column["split"] is not None:
         raise DataError(
             f"{path} has a split, in column '{table.column['split']}'; leave dataset.split out, or call that column "
@@ -94,19 +106,19 @@ def list_rows(path: Path, place: Place, given: Names, *, name: str, reading: Rea
         _check_given(given, labels, attributes)
     info, notes = _info(name, table, entries, given, labels, attributes)
     notes = [*labels.notes, *attributes.notes, *notes]
-    listing = Listing(info, problems=problems, warnings=list(table.warnings), notes=notes)
+    listing = Listing(info, problems=problems, warnings=list(table.warnings), notes=notes, place=place)
     take_usable(listing, entries)
     return listing
 
 
-def _read(path: Path, wanted: Wanted, also: Collection[str]) -> Table:
+def _read(file: TableFile, wanted: Wanted, also: Collection[str]) -> Table:
     try:
-        data = read_file(path)
+        data = file.place.read(file.name)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if path.suffix.casefold() in PARQUET_SUFFIXES or data.startswith(b"PAR1"):
-        return read_parquet(data, str(path), wanted=wanted)
-    return read_csv(data, str(path), wanted=wanted, also=also)
+        raise DataError(f"{file.path} cannot be read: {error.strerror}") from error
+    if PurePosixPath(file.name).suffix.casefold() in PARQUET_SUFFIXES or data.startswith(b"PAR1"):
+        return read_parquet(data, file.path, wanted=wanted)
+    return read_csv(data, file.path, wanted=wanted, also=also)
 
 
 def _codes(table: Table, kind: str, given: Sequence[str], what: str, limit: int) -> Codes:
@@ -201,7 +213,7 @@ def _entries(
                 raise DataError(f"{where}: column '{table.column['file']}' is empty; every line names a picture")
             name, picture = finds.find(files[row], where)
             mask = finds.find(objects[row], where)[1] if objects[row] else None
-            image_id = PurePath(name).with_suffix("").as_posix()
+            image_id = PurePosixPath(name.partition("://")[2] or name).with_suffix("").as_posix()
             entries.append(Entry(image_id, label, attributes.values[row], split, picture, mask, where))
         except DataError as error:
             problems.append(str(error))

@@ -13,20 +13,20 @@ refused by name; a file that is there and cannot be read becomes a failed row. `
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import field_validator
-
+from raygen.config import Identity
+from raygen.datasets.addresses import Address, place_of
 from raygen.datasets.class_folders import list_class_folders
 from raygen.datasets.csv_table import list_table
 from raygen.datasets.entries import Listing
-from raygen.datasets.files import is_text, not_text, printable, why_no_file, why_no_folder
+from raygen.datasets.files import is_text, not_text, printable, why_no_folder
 from raygen.datasets.known import Names
 from raygen.datasets.opened import DatasetBase, OpenDataset
 from raygen.datasets.pairs import Pair, list_pairs
+from raygen.datasets.places import LocalPlace, Place
 from raygen.datasets.shards import list_shards
 from raygen.datasets.table import INFO_FILE, write_source
 from raygen.errors import DataError
@@ -42,26 +42,22 @@ class FolderConfig(DatasetBase):
     """A folder of pictures.
 
     Attributes:
-        path: The folder.
+        path: The folder: a path, or a URL such as "s3://bucket/folder".
         class_names: Names of labels 0, 1, ...; by default those of the folder, those of the published dataset that
             the folder is a copy of (Waterbirds, CelebA), or "class 0", ...
         attribute_names: Names of attribute values; by default likewise, or "attribute 0", ...
         prompts: What to ask the inpainter for, per class; by default "a photo of a <class name>".
+        inline: Whether a run keeps copies of the pictures. If not, as ever where they are behind URLs, it keeps their
+            addresses, and workers read them: for folders that are too large to be copied, on a file system that all
+            nodes have mounted.
     """
 
     name: Literal["folder"] = "folder"
-    path: Path
+    path: Address
     class_names: tuple[str, ...] = ()
     attribute_names: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
-
-    @field_validator("path")
-    @classmethod
-    def _home(cls, value: Path) -> Path:
-        try:
-            return value.expanduser()
-        except RuntimeError as error:  # no such user, or no home of this one
-            raise ValueError(f"{value}: {error}") from error
+    inline: Annotated[bool, Identity.ABSENT_BY_DEFAULT] = True
 
 
 def open_folder(config: FolderConfig) -> Listing:
@@ -73,34 +69,45 @@ def open_folder(config: FolderConfig) -> Listing:
         DataError: The folder as a whole cannot be used: absent, empty, of an unknown layout, without a column, or
             names that do not fit it.
     """
-    path, given = config.path, Names(config.class_names, config.attribute_names, config.prompts)
-    if (reason := why_no_folder(path)) is not None:
-        raise DataError(f"dataset folder {printable(path)} {reason}; give a folder of pictures, or 'scenes'")
-    if not is_text(path) or not is_text(path.resolve().name):
-        raise DataError(f"dataset folder {not_text(path.resolve())}")
-    try:
-        names = set(os.listdir(path))
-    except OSError as error:
-        raise DataError(f"dataset folder {printable(path)} cannot be listed: {error.strerror}") from error
+    place, given = place_of(config.path), Names(config.class_names, config.attribute_names, config.prompts)
+    names = _names(place)
     if not names:
-        raise DataError(f"dataset folder {path} is empty; expected metadata.csv, or train/<class>/ with pictures")
+        raise DataError(
+            f"dataset folder {place.address} is empty; expected metadata.csv, or train/<class>/ with pictures"
+        )
     for text in (*given.class_names, *given.attribute_names, *given.prompts):
         if not is_text(text):  # YAML can hold half a letter, which no file that is written from it can
             raise DataError(f"'{printable(text)}' among the dataset's names or prompts is no text; write it anew")
     for name, list_layout in LAYOUTS.items():
         if name in names:
-            if (reason := why_no_file(path / name)) is not None:
-                raise DataError(f"{printable(path / name)} {reason}; expected the file that says what the folder holds")
-            return list_layout(path, given)
-    return list_class_folders(path, given)
+            if (reason := place.why_no_file(name)) is not None:
+                file = printable(place.shown(name))
+                raise DataError(f"{file} {reason}; expected the file that says what the folder holds")
+            return list_layout(place, given)
+    return list_class_folders(place, given)
+
+
+def _names(place: Place) -> set[str]:
+    """What is in the folder, which can be used by its name and kind."""
+    if isinstance(place, LocalPlace):
+        if (reason := why_no_folder(place.root)) is not None:
+            raise DataError(
+                f"dataset folder {printable(place.address)} {reason}; give a folder of pictures, or 'scenes'"
+            )
+        if not is_text(place.root) or not is_text(place.name):
+            raise DataError(f"dataset folder {not_text(place.root.resolve())}")
+    try:
+        return set(place.names())
+    except OSError as error:
+        raise DataError(f"dataset folder {printable(place.address)} cannot be listed: {error.strerror}") from error
 
 
 class FolderOf(Protocol):
     """What the config of a dataset in a folder says, whatever the folder's layout."""
 
     @property
-    def path(self) -> Path:
-        """The folder."""
+    def path(self) -> Path | str:
+        """The folder, or its URL."""
         ...
 
     @property
@@ -120,7 +127,8 @@ class OpenFolder(OpenDataset):
     def __init__(self, config: FolderOf, listing: Listing) -> None:
         self._config, self._listing = config, listing
         entries = [] if self._listing.shards else self._listing.entries
-        self._pairs = list_pairs(config.path, {entry.picture.absolute(): entry.image_id for entry in entries})
+        self._place = self._listing.place or place_of(config.path)
+        self._pairs = list_pairs(self._place, ((entry.picture, entry.image_id) for entry in entries))
         super().__init__(self._listing.info, self._listing.counts())
 
     @property
@@ -189,7 +197,7 @@ class OpenFolder(OpenDataset):
 
     def pairs_state(self) -> Any:
         """Which they are, and their files now."""
-        return [[image_id, *pair.state] for image_id, pair in self._pairs.items()] or None
+        return [[image_id, *pair.state(self._place)] for image_id, pair in self._pairs.items()] or None
 
     def check_entries(self) -> None:
         """Checks that every picture that is listed can be used.
@@ -208,7 +216,9 @@ class OpenFolder(OpenDataset):
 
 def open_as_folder(config: FolderConfig) -> OpenFolder:
     """The folder of a config, opened once."""
-    return OpenFolder(config, open_folder(config))
+    listing = open_folder(config)
+    listing.inline = config.inline
+    return OpenFolder(config, listing)
 
 
 Config, Open = FolderConfig, open_as_folder

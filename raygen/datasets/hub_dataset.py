@@ -196,8 +196,9 @@ def list_rows(config: HubConfig) -> Listing:
         if problem is not None or label is None:
             listing.problems.append(f"{where}: {problem or 'it has no label; every picture needs one'}")
             continue
-        masked = None if mask is None else config.path
-        entries.append(Entry(image_id, label, attributes.values[row], splits[row], config.path, masked, where))
+        path = str(config.path)
+        masked = None if mask is None else path
+        entries.append(Entry(image_id, label, attributes.values[row], splits[row], path, masked, where))
     take_usable(listing, entries)
     return listing
 

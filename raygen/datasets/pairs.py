@@ -13,11 +13,13 @@ background, and `next_class`, which may be left out, is 1 where that background 
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from raygen.datasets.files import printable, read_file, state, why_no_file
+from raygen.datasets.files import printable
+from raygen.datasets.places import Place
+from raygen.datasets.references import read_reference
 from raygen.errors import DataError
 
 PAIRS_FILE = "pairs.csv"
@@ -42,56 +44,55 @@ class Pair:
 class PairFile:
     """A pair of a folder, not read yet; see `Pair`."""
 
-    path: Path
+    path: str
     is_next_class: bool
 
     def read(self) -> Pair:
         """The pair with its bytes."""
         try:
-            return Pair(read_file(self.path), self.is_next_class)
+            return Pair(read_reference(self.path), self.is_next_class)
         except OSError:
             return Pair(None, self.is_next_class)
 
-    @property
-    def state(self) -> tuple[str, tuple[int, int] | None, bool]:
-        """Changes with the file."""
-        return str(self.path), state(self.path), self.is_next_class
+    def state(self, place: Place) -> tuple[str, tuple[Any, ...] | None, bool]:
+        """Changes with the file, which is of this place."""
+        return self.path, place.state(self.path), self.is_next_class
 
 
-def list_pairs(root: Path, ids: Mapping[Path, str]) -> dict[str, PairFile]:
+def list_pairs(place: Place, pictures: Iterable[tuple[str, str]]) -> dict[str, PairFile]:
     """Pairs of a folder by image_id; none where it has no `pairs.csv`.
 
     Args:
-        root: The folder.
-        ids: The ids of the dataset's pictures by their files, as absolute paths.
+        place: The folder.
+        pictures: Files of the dataset's pictures, as `Place.shown` gives them, each with its image_id.
 
     Raises:
         DataError: A column is missing, a picture is not in the dataset or has two pairs, or a pair is no file.
     """
-    path = root / PAIRS_FILE
-    if not path.exists():
+    if not place.has(PAIRS_FILE):
         return {}
+    path, ids = place.shown(PAIRS_FILE), dict(pictures)
     pairs: dict[str, PairFile] = {}
-    for number, line in _lines(path):
+    for number, line in _lines(place, path):
         where = f"{path}, line {number}"
         image, other, next_class = (line.get(name, "") for name in (*_COLUMNS, "next_class"))
-        image_id = ids.get(root.absolute() / image)
+        image_id = ids.get(place.shown(image))
         if image_id is None:
             raise DataError(f"{where}: img_filename '{printable(image)}' is no picture of the dataset")
         if image_id in pairs:
             raise DataError(f"{where}: img_filename '{printable(image)}' has a pair already; give each picture one")
         if next_class not in _NEXT_CLASS:
             raise DataError(f"{where}: next_class is '{printable(next_class)}'; expected 0 or 1")
-        if not other or (reason := why_no_file(root / other)) is not None:
+        if not other or (reason := place.why_no_file(other)) is not None:
             raise DataError(f"{where}: pair_filename '{printable(other)}' {reason if other else 'is empty'}")
-        pairs[image_id] = PairFile(root / other, _NEXT_CLASS[next_class])
+        pairs[image_id] = PairFile(place.shown(other), _NEXT_CLASS[next_class])
     return pairs
 
 
-def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _lines(place: Place, path: str) -> list[tuple[int, dict[str, str]]]:
     """Cells by column, with the number of the line that they end in."""
     try:
-        reader = csv.DictReader(read_file(path).decode("utf-8-sig").splitlines(), restval="")
+        reader = csv.DictReader(place.read(PAIRS_FILE).decode("utf-8-sig").splitlines(), restval="")
         header = [name.strip() for name in reader.fieldnames or ()]
         if missing := [name for name in _COLUMNS if name not in header]:
             raise DataError(f"{path}: column '{missing[0]}' is missing; found {', '.join(header) or 'nothing'}")

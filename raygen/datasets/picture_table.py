@@ -5,19 +5,20 @@ metadata.csv, or any (`dataset.columns`). Paths are relative to the table's fold
 What labels and attributes may be is said in `raygen.datasets.codes`.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from raygen.config import Strict
-from raygen.datasets.csv_table import PARQUET_SUFFIXES, Reading, list_rows
+from raygen.config import Identity, Strict
+from raygen.datasets.addresses import Address, place_of
+from raygen.datasets.csv_table import PARQUET_SUFFIXES, Reading, TableFile, list_rows
 from raygen.datasets.entries import Listing
-from raygen.datasets.files import is_text, not_text, printable, why_no_file, why_no_folder
+from raygen.datasets.files import is_text, not_text, printable
 from raygen.datasets.folder import OpenFolder
 from raygen.datasets.known import Names
 from raygen.datasets.opened import DatasetBase
-from raygen.datasets.places import LocalPlace
+from raygen.datasets.places import LocalPlace, Place
 from raygen.datasets.table_columns import FIELDS
 from raygen.errors import DataError
 from raygen.seeding import LEAST_SEED, MAX_SEED
@@ -56,7 +57,7 @@ class TableConfig(DatasetBase):
     """A table of pictures.
 
     Attributes:
-        path: The file, or a folder with a metadata.csv.
+        path: The file, or a folder with a metadata.csv: a path, or a URL such as "s3://bucket/birds.parquet".
         columns: Names of its columns, where they are others than raygen knows.
         root: Folder that the pictures are below; by default the table's. Pictures whose absolute paths lead nowhere,
             because they have moved or were written on another system, are looked for in it by the ends of their paths.
@@ -67,25 +68,19 @@ class TableConfig(DatasetBase):
             give the order.
         attribute_names: Names of attribute values, likewise.
         prompts: What to ask the inpainter for, per class; by default "a photo of a <class name>".
+        inline: Whether a run keeps copies of the pictures; see `raygen.datasets.folder.FolderConfig`.
     """
 
     name: Literal["table"] = "table"
-    path: Path
+    path: Address
     columns: Columns = Columns()
-    root: Path | None = None
+    root: Address | None = None
     split: tuple[Fraction, Fraction, Fraction] | None = None
     split_seed: int = Field(0, ge=LEAST_SEED, le=MAX_SEED)
     class_names: tuple[str, ...] = ()
     attribute_names: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
-
-    @field_validator("path", "root")
-    @classmethod
-    def _home(cls, value: Path | None) -> Path | None:
-        try:
-            return None if value is None else value.expanduser()
-        except RuntimeError as error:  # no such user, or no home of this one
-            raise ValueError(f"{value}: {error}") from error
+    inline: Annotated[bool, Identity.ABSENT_BY_DEFAULT] = True
 
     @field_validator("split")
     @classmethod
@@ -108,7 +103,9 @@ def open_table(config: TableConfig) -> OpenFolder:
     Raises:
         DataError: See `list_pictures`.
     """
-    return OpenFolder(config, list_pictures(config))
+    listing = list_pictures(config)
+    listing.inline = config.inline
+    return OpenFolder(config, listing)
 
 
 def list_pictures(config: TableConfig) -> Listing:
@@ -117,20 +114,30 @@ def list_pictures(config: TableConfig) -> Listing:
     Raises:
         DataError: The file or the root is not there, or the table as a whole cannot be used.
     """
-    table = config.path / METADATA if why_no_folder(config.path) is None else config.path
-    if (reason := why_no_file(table)) is not None:
-        raise DataError(f"dataset table {printable(table)} {reason}; give a .csv, .tsv or .parquet file")
-    root = table.parent if config.root is None else config.root
-    if (reason := why_no_folder(root)) is not None:
-        raise DataError(f"dataset.root {printable(root)} {reason}; give the folder that the pictures are below")
+    file = _file(config.path)
+    if (reason := file.place.why_no_file(file.name)) is not None:
+        raise DataError(f"dataset table {printable(file.path)} {reason}; give a .csv, .tsv or .parquet file")
+    root = file.place if config.root is None else place_of(config.root)
+    if isinstance(root, LocalPlace) and (reason := root.why_no_folder("")) is not None:
+        raise DataError(f"dataset.root {printable(root.address)} {reason}; give the folder that the pictures are below")
     given = Names(config.class_names, config.attribute_names, config.prompts)
-    for text in (*given.class_names, *given.attribute_names, *given.prompts, str(table.resolve())):
+    for text in (*given.class_names, *given.attribute_names, *given.prompts, file.path, file.place.name):
         if not is_text(text):
             raise DataError(f"dataset {not_text(text)}")
-    name = table.parent.resolve().name if table.name == METADATA else table.stem
+    name = file.place.name if file.name == METADATA else PurePosixPath(file.name).stem
     moved = config.root is not None
     reading = Reading(config.columns.by_kind, config.split, config.split_seed, moved)
-    return list_rows(table, LocalPlace(root), given, name=name, reading=reading)
+    return list_rows(file, root, given, name=name, reading=reading)
+
+
+def _file(path: Path | str) -> TableFile:
+    """The table of a path or URL: the file itself, or a folder's metadata.csv."""
+    if isinstance(path, Path):
+        return TableFile(LocalPlace(path), METADATA) if path.is_dir() else TableFile(LocalPlace(path.parent), path.name)
+    folder, _, name = path.rstrip("/").rpartition("/")
+    is_file = PurePosixPath(name).suffix.casefold() in SUFFIXES
+    place: Place = place_of(folder if is_file else path)
+    return TableFile(place, name if is_file else METADATA)
 
 
 Config, Open = TableConfig, open_table

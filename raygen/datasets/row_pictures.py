@@ -3,14 +3,13 @@
 # N rows
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from raygen.config import fingerprint
-from raygen.datasets.files import read_file, state
+from raygen.datasets.references import read_references, reference_state
 from raygen.datasets.rows import RowIndex
 from raygen.errors import RowError, or_row_error
 from raygen.images import decode_image
@@ -41,7 +40,7 @@ class RowPictures:
         self._paths = _paths(index, image_ids)
         self.key: dict[str, Any] = {"rows": index.digest(), "image_ids": fingerprint(list(image_ids))}
         if self._paths is not None:  # files of the user's, which no digest of ours covers
-            self.key["files"] = fingerprint([state(Path(path)) for path in self._paths.values()])
+            self.key["files"] = fingerprint([reference_state(path) for path in self._paths.values()])
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -65,7 +64,9 @@ class RowPictures:
         """Each picture's file; empty where it cannot be read, which no decoder takes."""
         paths = [None if self._paths is None else self._paths.get(int(row)) for row in rows]
         inlined = iter(self.columns[0].read([row for row, path in zip(rows, paths, strict=True) if path is None]))
-        return [(next(inlined) if path is None else _read(path)) or b"" for path in paths]
+        files = iter(read_references([path for path in paths if path is not None]))
+        found = [next(inlined) if path is None else next(files) for path in paths]
+        return [b"" if data is None or isinstance(data, OSError) else data for data in found]
 
 
 def located(index: RowIndex, image_ids: Sequence[str], column: str) -> ParquetBytes:
@@ -91,10 +92,3 @@ def _paths(index: RowIndex, image_ids: Sequence[str]) -> dict[int, str] | None:
         return None
     path_of = dict(zip(index.table["image_id"].to_pylist(), index.table["path"].to_pylist(), strict=True))
     return {row: path for row, image_id in enumerate(image_ids) if (path := path_of[image_id]) is not None}
-
-
-def _read(path: str) -> bytes | None:
-    try:
-        return read_file(path)
-    except OSError:
-        return None  # becomes an unreadable picture with a reason where it is decoded

@@ -2,6 +2,7 @@
 
 # N rows of the dataset
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -14,16 +15,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raygen.config import fingerprint
-from raygen.datasets.files import read_file, state
+from raygen.datasets.files import state
+from raygen.datasets.references import read_references, reference_state, why_unread
 from raygen.datasets.table import PICTURES, ROWS_PER_GROUP, DatasetInfo, read_info
 from raygen.errors import DataError
 from raygen.schema import SOURCE, by_bytes, memory_type, widened
+from raygen.storage.remote import is_url
 from raygen.storage.run_folder import MANIFEST, read_manifest
 
 LABEL_COLUMNS = ("image_id", "path", "label", "attribute", "split", "role")
 # What `RowIndex.each` reads at a time.
 EACH_ROWS = 512
 EACH_BYTES = 256 << 20
+# A picture behind a URL counts as so many: a photograph of about a megapixel.
+REMOTE_BYTES = 256 << 10
+
+logger = logging.getLogger(__name__)
 
 
 class Location(NamedTuple):
@@ -186,8 +193,13 @@ def _with_file_bytes(table: pa.Table) -> pa.Table:
     paths = table["path"].to_pylist()
     if not any(paths):
         return table
+    files = iter(read_references([path for path in paths if path is not None]))
     inlined = table["image_png"].to_pylist()
-    pictures = [data if path is None else _read_bytes(path) for path, data in zip(paths, inlined, strict=True)]
+    # What cannot be read is null, and becomes a failed row with a reason where the picture is decoded.
+    found = [data if path is None else next(files) for path, data in zip(paths, inlined, strict=True)]
+    if unread := [(path, why) for path, why in zip(paths, found, strict=True) if isinstance(why, OSError)]:
+        logger.warning("%d of %d pictures cannot be read; %s", len(unread), len(paths), why_unread(*unread[0]))
+    pictures = [None if isinstance(data, OSError) else data for data in found]
     kind = memory_type(pa.binary())
     return table.set_column(table.column_names.index("image_png"), "image_png", pa.array(pictures, kind))
 
@@ -198,14 +210,5 @@ def _picture_bytes(group: pq.RowGroupMetaData) -> dict[str, int]:
 
 
 def _file_bytes(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return 0  # it will not be read either
-
-
-def _read_bytes(path: str) -> bytes | None:
-    try:
-        return read_file(path)
-    except OSError:
-        return None  # becomes a failed row with a reason where the picture is decoded
+    """Its size; 0 where it cannot be read, and a usual one behind a URL, where each would have to be asked for."""
+    return REMOTE_BYTES if is_url(path) else (reference_state(path) or (0, 0))[0]

@@ -115,14 +115,29 @@ def read_info(folder: Path) -> DatasetInfo:
     """
     path = folder / INFO_FILE
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        names = {key: _words(data[key]) for key in ("class_names", "attribute_names", "prompts")}
-        (name,) = _words([str(data["name"])])
-        return DatasetInfo(name=name, **names, object_words=_words(data.get("object_words", ())))
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no {INFO_FILE}: not a dataset folder written by `raygen data make`") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return info_of(data, str(path))
+
+
+def info_of(content: bytes, path: str) -> DatasetInfo:
+    """Names of a dataset by the content of its `dataset.json`.
+
+    Args:
+        content: Of the file.
+        path: Its address, for messages.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        data = json.loads(content.decode("utf-8"))
+        names = {key: _words(data[key]) for key in ("class_names", "attribute_names", "prompts")}
+        (name,) = _words([str(data["name"])])
+        return DatasetInfo(name=name, **names, object_words=_words(data.get("object_words", ())))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}); make the dataset again with `raygen data make`") from error
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from raygen.datasets.entries import Entry, Listing
 from raygen.datasets.files import printable
+from raygen.datasets.references import with_files
 from raygen.errors import ConfigError, DataError, RowError
 from raygen.images import decode_image
 from raygen.report.html import render
@@ -85,7 +86,7 @@ def group_sheets(listing: Listing, *, split: str, per_group: int) -> list[GroupS
     chosen = {group: _spread(groups[group], per_group) for group in sorted(groups)[:MAX_GROUPS]}
     ids = sorted((entry for entries in chosen.values() for entry in entries), key=lambda entry: entry.image_id)
     shown = replace(listing, entries=ids)
-    tiles = {row["image_id"]: _tile(row["image_png"] or b"") for row in shown.rows()}
+    tiles = {row["image_id"]: _tile(row["image_png"] or b"") for row in with_files(shown.rows(), listing.unread)}
     return [
         GroupSheet(_title(listing, group, len(groups[group])), [(e.image_id, tiles[e.image_id]) for e in entries])
         for group, entries in chosen.items()

@@ -67,12 +67,12 @@ def test_a_folders_pairs_are_those_of_its_file(folder: Callable[[str | bytes | N
     first, second, none = dataset.pairs(["a", "b", "c"], [(0, None), (1, None), (1, None)], run_seed=0)
     assert first is not None
     assert second is not None
-    assert (first.image_png, first.is_next_class) == ((config.path / "others/a.png").read_bytes(), True)
-    assert (second.image_png, second.is_next_class) == ((config.path / "others/b.png").read_bytes(), False)
+    assert (first.image_png, first.is_next_class) == ((Path(config.path) / "others/a.png").read_bytes(), True)
+    assert (second.image_png, second.is_next_class) == ((Path(config.path) / "others/b.png").read_bytes(), False)
     assert none is None
     before = dataset.pairs_state()
     assert before == open_dataset(config).pairs_state() is not None
-    (config.path / "others/b.png").write_bytes(b"changed")
+    (Path(config.path) / "others/b.png").write_bytes(b"changed")
     assert open_dataset(config).pairs_state() != before
 
 

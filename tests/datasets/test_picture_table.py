@@ -273,10 +273,14 @@ def test_parquet_that_holds_something_else_is_told_apart(tmp_path: Path, scenes_
         listed(tmp_path / "list.parquet")
 
 
-def test_a_table_in_the_working_directory_is_the_same_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_in_the_working_directory_has_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = make(tmp_path / "data", lines())
     state = open_dataset(TableConfig(path=table)).state(run_seed=0)
     monkeypatch.chdir(table.parent)
-    assert open_dataset(TableConfig(path=Path("birds.csv"))).state(run_seed=0) == state
+    assert listed(Path("birds.csv")) == EXPECTED
+    (tmp_path / "out").mkdir()
+    open_dataset(TableConfig(path=Path("birds.csv"))).write(tmp_path / "out", run_seed=0)
+    assert check_dataset(tmp_path / "out").problems == []
+    assert open_dataset(TableConfig(path=table)).state(run_seed=0) == state
     os.utime(table.parent / "img" / "0.png", ns=(1, 1))
     assert open_dataset(TableConfig(path=table)).state(run_seed=0) != state
