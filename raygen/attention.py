@@ -24,8 +24,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from raygen.classifier import Classifier, ClassifierConfig, build_classifier
-from raygen.classifier.architectures import WithoutMemory
+from raygen.classifier import Classifier, ClassifierConfig, shape_of
 from raygen.errors import ConfigError
 
 # What captum has a rule for.
@@ -161,8 +160,7 @@ def check_deep_lift(config: ClassifierConfig, num_classes: int) -> None:
     Raises:
         ConfigError: It has.
     """
-    with WithoutMemory():
-        classifier = build_classifier(config.model_copy(update={"weights": None}), num_classes, seed=0)
+    classifier = shape_of(config, num_classes)
     _traced(classifier.backbone.eval(), name=config.architecture)
 
 
@@ -170,7 +168,7 @@ def _traced(backbone: nn.Module, *, name: str) -> fx.GraphModule:
     way_out = "leave measures.deep_lift off, or take a network of convolutions and ReLUs, such as a ResNet"
     try:
         traced = fx.symbolic_trace(backbone)
-    except (TypeError, fx.proxy.TraceError) as error:
+    except Exception as error:  # of the network's own code, which meets a stand-in for a picture
         raise ConfigError(
             f"measures.deep_lift: classifier.architecture {name} decides by its data what it computes ({error}), so "
             f"DeepLIFT cannot follow it; {way_out}"

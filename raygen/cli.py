@@ -1,4 +1,4 @@
-"""The command line: `raygen demo | run | recipes | data | fit | heads | evaluate | report | tune | serve | …`.
+"""The command line: `raygen demo | run | recipes | data | fit | heads | evaluate | report | export | tune | serve | …`.
 
 Verbs only read arguments, call one function and print; heavy imports are inside them, so that `--help` is quick.
 Exit codes: 0 done, 1 failed, 2 the user's mistake.
@@ -15,6 +15,7 @@ import typer
 
 from raygen import program
 from raygen.data_commands import data_app
+from raygen.exports.command import export
 from raygen.seeding import LEAST_SEED, MAX_SEED
 from tune.command import named_dataset, read_target, tune
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app)
 app.command()(tune)
+app.command()(export)
 
 # Enough to cure the scenes' bias, and generated in some minutes on two cores.
 DEMO_IMAGES_PER_CLASS = 500
@@ -60,7 +62,8 @@ Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="Named settings of the recipe, such as paper for scgs: over those of a config, under --set.",
+        help="Named settings of the recipe, such as paper for scgs, or of a paper's ERM, such as waterbirds:dfr: over "
+        "those of a config, under --set. Several with commas.",
     ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run folder holds and start over.")]
@@ -173,20 +176,32 @@ def heads(
 
 @app.command()
 def evaluate(
-    classifier: Annotated[Path, typer.Argument(help="Classifier folder, such as runs/demo/fit/dbb.")],
+    classifier: Annotated[
+        str,
+        typer.Argument(
+            help="A fit's folder, such as runs/demo/fit/dbb; a folder of transformers; a file of weights of the "
+            "network that --set classifier.architecture names."
+        ),
+    ],
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset folder, such as runs/demo/data, or 'scenes'.")],
     out: Annotated[Path | None, program.path_option("--out", "Write the numbers to this JSON file.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the scenes' draw.")] = 0,
+    overrides: Set = None,
 ) -> None:
     """Accuracy per group of one classifier on a dataset's validation and test splits."""
+    from raygen.config import apply_overrides
+    from raygen.errors import ConfigError
     from raygen.report import tables
     from raygen.run.evaluation import evaluate_classifier
     from raygen.storage.writing import write_json
 
-    results = evaluate_classifier(classifier, named_dataset(dataset), seed=seed)
+    data = apply_overrides({"dataset": named_dataset(dataset), "classifier": {}}, overrides or [])
+    if others := sorted({*data} - {"dataset", "classifier"}):
+        raise ConfigError(f"--set {others[0]}: evaluate takes fields of dataset and classifier only")
+    results = evaluate_classifier(classifier, data["dataset"], seed=seed, fields=data["classifier"])
     if out is not None:
         write_json(out, results)
-    tables.print_results({"results": {classifier.name: results}})
+    tables.print_results({"results": {Path(classifier).name: results}})
 
 
 @app.command()
@@ -259,7 +274,7 @@ def key(
 
 def main() -> None:
     """Entry point: runs the command line; errors of raygen become one message and an exit code."""
-    program.run(app, "raygen", resumable=("run", "demo", "fit", "tune"))
+    program.run(app, "raygen", resumable=("run", "demo", "fit", "tune", "export"))
 
 
 def _run(

@@ -24,14 +24,24 @@ Set = Annotated[
 
 @data_app.command("make")
 def make(
-    name: Annotated[str, typer.Argument(help="'scenes', or a folder of pictures to bring into raygen's form.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="'scenes'; a folder of pictures to bring into raygen's form; or a small tree in a published layout: "
+            "waterbirds-like, celeba-like, metashift-like, in9-like, cct-like, chexpert-like."
+        ),
+    ],
     out: Annotated[Path, program.path_option("--out", "New folder for the dataset.")],
     seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the draw.")] = 0,
     overrides: Set = None,
 ) -> None:
-    """Write a dataset as Parquet: --set scale=0.1, --set train_counts=[10,10,10,10]."""
+    """Write a dataset as Parquet, or a tree to try a loader on: --set scale=0.1, --set train_counts=[9,9,9,9]."""
     from raygen.datasets import make_dataset
+    from raygen.datasets.published.likes import LIKES, make_like
 
+    if name in LIKES:
+        typer.echo(f"{out}: {make_like(name, overrides or [], out, seed=seed)} files, and their tables")
+        return
     counts = make_dataset(named_dataset(name), overrides or [], out, seed=seed, say=typer.echo)
     typer.echo(f"{out}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts.items())))
 
@@ -87,14 +97,14 @@ def convert(
     """Write a dataset in shards, sorted; the same command again goes on where it was interrupted."""
     from typing import get_args
 
-    from raygen.datasets import open_listed
+    from raygen.datasets import listed_config, open_listed
     from raygen.datasets.convert import Format, convert_dataset
     from raygen.errors import ConfigError
     from raygen.report.tables import progress_bar
 
     if format not in get_args(Format):
         raise ConfigError(f"--format is {format}; a dataset can be converted to {', '.join(get_args(Format))}")
-    opened = open_listed(path, overrides or ())
+    opened = open_listed(listed_config(path, overrides or ()))
     opened.check_entries()
     for line in opened.lines:
         typer.echo(line)
@@ -115,9 +125,9 @@ def show(
     overrides: Set = None,
 ) -> None:
     """Write a contact sheet: some pictures of each group."""
-    from raygen.datasets import open_listed
+    from raygen.datasets import listed_config, open_listed
     from raygen.report.contact_sheet import write_contact_sheet
 
-    opened = open_listed(path, overrides or ())
+    opened = open_listed(listed_config(path, overrides or ()))
     num = write_contact_sheet(opened.listing, out, split=split, per_group=per_group)
     typer.echo(f"{out}: {num} groups of {split}")

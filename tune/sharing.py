@@ -42,8 +42,14 @@ def share(
     """
     run = sweep.run
     index = RowIndex(base["data"].folder)
-    size_px, loading = run.classifier.frame.whole_px, run.fit.loading(out)
-    options: dict[str, Any] = {"size_px": size_px, "loading": loading, "say": say, "warn": warn}
+    frame, loading = run.classifier.frame, run.fit.loading(out)
+    options: dict[str, Any] = {
+        "size_px": frame.whole_px,
+        "loading": loading,
+        "resizing": frame.resizing,
+        "say": say,
+        "warn": warn,
+    }
     train, val = (
         TrainingSet(index, split, max_failed_fraction=run.max_failed_fraction, **options) for split in ("train", "val")
     )

@@ -68,6 +68,10 @@ class AlgorithmBase(Strict, decides=Decides.RESULTS):
         """Whether object masks of the training images are needed."""
         return False
 
+    def map_setting(self) -> str | None:
+        """What of it needs class activation maps, for messages; None: nothing does."""
+        return None
+
     def check_numerics(self, numerics: Numerics) -> None:
         """Checks before any work that the fit can be computed so.
 

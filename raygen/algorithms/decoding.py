@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from raygen.algorithms.loader_processes import LoaderProcesses
-from raygen.classifier.framing import squash
+from raygen.classifier.framing import SQUASHING, Resizing
 from raygen.errors import RowError
 from raygen.storage.parquet_bytes import ParquetBytes
 from raygen.storage.picture_store import written
@@ -83,9 +83,11 @@ class Source(Protocol):
 class Decode:
     """Decodes a chunk: into a file of pictures, or just to see what can be decoded, and where in which file it is."""
 
-    def __init__(self, source: Source, size_px: int, *, target: Path | None = None) -> None:
+    def __init__(
+        self, source: Source, size_px: int, *, target: Path | None = None, resizing: Resizing = SQUASHING
+    ) -> None:
         self.source, self.target = source, target
-        self._size_px = size_px
+        self._size_px, self._resizing = size_px, resizing
         self._descriptor: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,7 +100,7 @@ class Decode:
             if isinstance(picture, RowError):
                 failed[row] = str(picture)
             elif self.target is not None:
-                self._write(row, squash(picture, self._size_px))
+                self._write(row, self._resizing(picture, self._size_px))
         ranges = [] if self.target is not None else [column.find(rows.tolist()) for column in self.source.columns]
         return len(rows), failed, ranges
 

@@ -64,6 +64,10 @@ class MaskTuneConfig(LoopConfig):
     select: Literal["best", "last"] = "last"
     init: Literal["erm"] = "erm"
 
+    def map_setting(self) -> str | None:
+        """All of it."""
+        return "algorithm masktune"
+
 
 Config = MaskTuneConfig
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from raygen.algorithms.decoding import Decode, Loading, Source, decode_all
-from raygen.classifier.framing import squash
+from raygen.classifier.framing import SQUASHING, Resizing
 from raygen.errors import DataError, ResourceError, RowError
 from raygen.storage.picture_store import PICTURES, StoreFolder, StoreKey, written
 from raygen.storage.progress import Say, quiet
@@ -67,7 +67,15 @@ class Stored:
 
     streams = False
 
-    def __init__(self, source: Source, loading: Loading, key: StoreKey, failed: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        loading: Loading,
+        key: StoreKey,
+        failed: Mapping[int, str],
+        resizing: Resizing = SQUASHING,
+    ) -> None:
+        self._resizing = resizing
         self._source, self._loading, self._key, self.failed = source, loading, key, failed
         self._images_NHWC: np.ndarray | None = None
 
@@ -89,7 +97,7 @@ class Stored:
         if store.find(self._key) is None:
             with store.turn(self._key.name):
                 if store.find(self._key) is None:
-                    _store(self._source, self._key, store, self._loading, quiet)
+                    _store(self._source, self._key, store, self._loading, quiet, self._resizing)
         return store.open(self._key, num=len(self))
 
 
@@ -98,8 +106,8 @@ class Streamed:
 
     streams = True
 
-    def __init__(self, source: Source, size_px: int, failed: Mapping[int, str]) -> None:
-        self._source, self._size_px, self.failed = source, size_px, failed
+    def __init__(self, source: Source, size_px: int, failed: Mapping[int, str], resizing: Resizing = SQUASHING) -> None:
+        self._source, self._size_px, self.failed, self._resizing = source, size_px, failed, resizing
 
     def __len__(self) -> int:
         return len(self._source)
@@ -113,7 +121,7 @@ class Streamed:
         images_BHWC = np.zeros((len(rows), self._size_px, self._size_px, 3), dtype=np.uint8)
         for i, picture in enumerate(self._source.pictures(rows.tolist())):
             if not isinstance(picture, RowError):
-                images_BHWC[i] = squash(picture, self._size_px)
+                images_BHWC[i] = self._resizing(picture, self._size_px)
             elif (row := int(rows[i])) not in self.failed:
                 raise DataError(
                     f"picture {self._source.name(row)} could be decoded when the fit began, and cannot be now "
@@ -123,7 +131,13 @@ class Streamed:
 
 
 def open_pictures(
-    source: Source, *, size_px: int, loading: Loading | None, say: Say = quiet, warn: Say = quiet
+    source: Source,
+    *,
+    size_px: int,
+    loading: Loading | None,
+    resizing: Resizing = SQUASHING,
+    say: Say = quiet,
+    warn: Say = quiet,
 ) -> Pictures:
     """A source's pictures at one size, all of which have been decoded once.
 
@@ -134,6 +148,7 @@ def open_pictures(
         source: What to decode.
         size_px: S.
         loading: Where they are kept; None: in memory.
+        resizing: How they become squares.
         say: Called with how far decoding is, about once a second.
         warn: Called with a line where there is no room for a store.
 
@@ -142,8 +157,8 @@ def open_pictures(
         StageError: A loader process died.
     """
     if loading is None or not len(source):
-        return _in_memory(source, size_px)
-    key = StoreKey(source.label, source.key, size_px=size_px)
+        return _in_memory(source, size_px, resizing)
+    key = StoreKey(source.label, source.key, size_px=size_px, resizing=resizing.plain())
     store = StoreFolder(Path(loading.folder), max_bytes=loading.max_bytes)
     header = store.find(key)
     if header is None:
@@ -151,24 +166,26 @@ def open_pictures(
             header = store.find(key)
             if header is None:
                 try:
-                    header = _store(source, key, store, loading, say)
+                    header = _store(source, key, store, loading, say, resizing)
                 except ResourceError as error:
                     warn(f"{error}: these pictures ({source.label}) are decoded again for every batch")
             if header is None:  # not in the handler, where what was raised would hold what it came through
-                return _streamed(source, size_px, store, loading, say)
-    return Stored(source, loading, key, header["failed"])
+                return _streamed(source, size_px, store, loading, say, resizing)
+    return Stored(source, loading, key, header["failed"], resizing)
 
 
-def find_pictures(source: Source, *, size_px: int, loading: Loading | None) -> Stored | None:
+def find_pictures(
+    source: Source, *, size_px: int, loading: Loading | None, resizing: Resizing = SQUASHING
+) -> Stored | None:
     """A source's pictures at one size, if they are in a store already."""
     if loading is None:
         return None
-    key = StoreKey(source.label, source.key, size_px=size_px)
+    key = StoreKey(source.label, source.key, size_px=size_px, resizing=resizing.plain())
     header = StoreFolder(Path(loading.folder), max_bytes=loading.max_bytes).find(key)
-    return None if header is None else Stored(source, loading, key, header["failed"])
+    return None if header is None else Stored(source, loading, key, header["failed"], resizing)
 
 
-def _in_memory(source: Source, size_px: int) -> InMemory:
+def _in_memory(source: Source, size_px: int, resizing: Resizing) -> InMemory:
     images_NHWC = np.zeros((len(source), size_px, size_px, 3), dtype=np.uint8)
     failed: dict[int, str] = {}
     source.prepare()
@@ -177,11 +194,13 @@ def _in_memory(source: Source, size_px: int) -> InMemory:
             if isinstance(picture, RowError):
                 failed[row] = str(picture)
             else:
-                images_NHWC[row] = squash(picture, size_px)
+                images_NHWC[row] = resizing(picture, size_px)
     return InMemory(images_NHWC, failed)
 
 
-def _store(source: Source, key: StoreKey, store: StoreFolder, loading: Loading, say: Say) -> dict[str, Any]:
+def _store(
+    source: Source, key: StoreKey, store: StoreFolder, loading: Loading, say: Say, resizing: Resizing
+) -> dict[str, Any]:
     """Makes a store; gives back its header.
 
     Raises:
@@ -189,14 +208,16 @@ def _store(source: Source, key: StoreKey, store: StoreFolder, loading: Loading, 
     """
     header: dict[str, Any] = {}
     with store.new(key, header, num=len(source)) as folder:
-        decode = Decode(source, key.size_px, target=folder / PICTURES)
+        decode = Decode(source, key.size_px, target=folder / PICTURES, resizing=resizing)
         header["failed"] = decode_all(decode, loading, say)[0]
     return header
 
 
-def _streamed(source: Source, size_px: int, store: StoreFolder, loading: Loading, say: Say) -> Streamed:
+def _streamed(
+    source: Source, size_px: int, store: StoreFolder, loading: Loading, say: Say, resizing: Resizing
+) -> Streamed:
     """Decodes all once to see which can be, and notes that and where they are for the fits after this one."""
-    key = StoreKey(f"{source.label}-places", source.key, size_px=size_px)
+    key = StoreKey(f"{source.label}-places", source.key, size_px=size_px, resizing=resizing.plain())
     with store.turn(key.name):
         header = store.find(key)
         if header is not None:
@@ -214,4 +235,4 @@ def _streamed(source: Source, size_px: int, store: StoreFolder, loading: Loading
                     np.save(folder / RANGES.format(i), ranges_N2)
     for column, ranges_N2 in zip(source.columns, ranges, strict=True):
         column.ranges_N2 = ranges_N2
-    return Streamed(source, size_px, failed)
+    return Streamed(source, size_px, failed, resizing)

@@ -11,13 +11,13 @@ from raygen.errors import DataError
 from raygen.metrics import worst_group_accuracy
 from raygen.seeding import row_seed
 
-SelectBy = Literal["auto", "groups", "classes", "environments", "inferred_groups"]
+SelectBy = Literal["auto", "groups", "classes", "environments", "inferred_groups", "average"]
 """What validation images are told apart by, of which the worst counts.
 
 "groups": class and attribute. "classes": the class. "environments": in each class, what the first fit gets right and
 what it gets wrong (EVaLS, arXiv 2410.05345: the limit of EIIL for two classes). "inferred_groups": in each class, two
 clusters of the first fit's features (George, Sohoni et al. 2020, arXiv 2011.12945). "auto": the groups where every
-validation image has an attribute, else the classes.
+validation image has an attribute, else the classes. "average": nothing, so that the average itself is the worst.
 """
 
 # Clusters of each class.
@@ -27,6 +27,7 @@ WORDS: dict[SelectBy, str] = {
     "groups": "worst group",
     "classes": "worst class",
     "environments": "worst environment: what the first fit gets right, and wrong, of each class",
+    "average": "average",
     "inferred_groups": "worst inferred group: two clusters of the first fit's features in each class",
 }
 
@@ -74,6 +75,8 @@ def selection_groups(by: SelectBy, rows: Features, first_logits_NC: np.ndarray, 
             return error_environments(first_logits_NC, rows.label_N)
         case "inferred_groups":
             return clusters(rows, seed=seed)
+        case "average":
+            return np.zeros_like(rows.label_N)
         case _:
             return rows.label_N
 

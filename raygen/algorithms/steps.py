@@ -200,7 +200,8 @@ class Stepper:
             inputs_RCSS = mix_inputs(inputs_RCSS, share_B, pairs.box)
         if self._terms.saliency_penalty:
             inputs_RCSS.requires_grad_()
-        logits_RC = self._network.logits(inputs_RCSS)
+        with twice_differentiable() if self._terms.saliency_penalty else contextlib.nullcontext():
+            logits_RC = self._network.logits(inputs_RCSS)
         if share_B is not None:
             logits_RC = torch.cat([logits_RC, logits_RC])  # each mixed picture, once for each of its labels
         losses_R = self._losses(logits_RC, share)
@@ -333,6 +334,14 @@ class Stepper:
             weight_B = self._weights.weigh(positions_B, all_losses_B, others_B > 0)
         self._note(weight_B, positions_B)
         return on_device(torch.from_numpy(weight_B[share]).float(), worker.device)
+
+
+def twice_differentiable() -> contextlib.AbstractContextManager[None]:
+    """In it, attention is computed in steps that have a gradient of their gradient, which the fused ones have not."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    found: contextlib.AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return found
 
 
 @contextlib.contextmanager

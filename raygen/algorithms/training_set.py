@@ -18,6 +18,7 @@ from raygen.algorithms.decoding import Loading
 from raygen.algorithms.infilling import CopyReader, Draws, ObjectMasks, check_infilling
 from raygen.algorithms.loader_processes import LoaderProcesses
 from raygen.algorithms.pictures import InMemory, Pictures, open_pictures
+from raygen.classifier.framing import SQUASHING, Resizing
 from raygen.datasets.row_pictures import RowPictures
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
@@ -62,6 +63,7 @@ class TrainingSet:
         keep_N: Which rows of the split to take, (N,) bool in order of image_id; by default all.
         max_failed_fraction: More pictures than this share that cannot be decoded are an error; fewer are left out.
         loading: Where decoded pictures are kept, and who decodes them; None: in memory, in this process.
+        resizing: How pictures become squares.
         say: Called with how far decoding is, about once a second.
         warn: Called with a line where there is no room for a store.
 
@@ -102,6 +104,7 @@ class TrainingSet:
         keep_N: np.ndarray | None = None,
         max_failed_fraction: float = 0.05,
         loading: Loading | None = None,
+        resizing: Resizing = SQUASHING,
         say: Say = quiet,
         warn: Say = quiet,
     ) -> None:
@@ -109,7 +112,7 @@ class TrainingSet:
         if not table.num_rows or (keep_N is not None and not keep_N.any()):
             raise DataError(f"{index.folder} has no image in split {split}")
         source = RowPictures(index, table["image_id"].to_pylist(), label=split)
-        pictures = open_pictures(source, size_px=size_px, loading=loading, say=say, warn=warn)
+        pictures = open_pictures(source, size_px=size_px, loading=loading, resizing=resizing, say=say, warn=warn)
         kept_N = np.ones(table.num_rows, dtype=bool) if keep_N is None else keep_N
         _check_failed(source, pictures, kept_N, max_failed_fraction)
         row_N = np.flatnonzero(kept_N & ~np.isin(np.arange(table.num_rows), list(pictures.failed)))

@@ -80,7 +80,7 @@ def build_backbone(name: str, *, weights: str | None, size_px: int) -> tuple[nn.
         close = difflib.get_close_matches(name, [SMALL_RESNET, *names], n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "small_resnet and resnet50 are usual choices"
         raise ConfigError(f"classifier.architecture: torchvision has no '{name}'; {hint}")
-    options = _options(name, weights=weights, size_px=size_px)
+    options = torchvision_arguments(name, weights=weights, size_px=size_px)
     try:
         backbone = torchvision.models.get_model(name, **options)
     except (OSError, RuntimeError) as error:
@@ -112,7 +112,7 @@ def check_imagenet(name: str, *, size_px: int) -> None:
         ConfigError: There are none, or for another size only.
         ModelError: They are not in the cache, and their server does not answer.
     """
-    _options(name, weights=IMAGENET, size_px=size_px)
+    torchvision_arguments(name, weights=IMAGENET, size_px=size_px)
     url = imagenet_url(name)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not cached.is_file() and (reason := unreachable(url)) is not None:
@@ -194,7 +194,8 @@ def with_format_version(state: Any, backbone: nn.Module) -> Any:
     return versioned
 
 
-def _options(name: str, *, weights: str | None, size_px: int) -> dict[str, Any]:
+def torchvision_arguments(name: str, *, weights: str | None, size_px: int) -> dict[str, Any]:
+    """What torchvision's `get_model` is called with; raises as `build_backbone` does."""
     options: dict[str, Any] = {"weights": None}
     if weights == IMAGENET:
         imagenet_url(name)

@@ -1,6 +1,11 @@
-"""The small residual network for 64 px scenes; a backbone of `raygen.classifier`, without a head."""
+"""The small residual network for 64 px scenes; a backbone of `raygen.classifier`, without a head.
+
+Needs nothing but torch: an exported classifier takes this file along.
+"""
 
 # N images, H height, W width, C channels
+
+from collections import OrderedDict
 
 import torch
 from torch import nn
@@ -60,3 +65,8 @@ class SmallResNet(nn.Module):
         x_NCHW = self.relu(self.bn1(self.conv1(x_NCHW)))
         x_NCHW = self.layer3(self.layer2(self.layer1(x_NCHW)))
         return torch.flatten(self.avgpool(x_NCHW), 1)
+
+
+def small_resnet(*, width: int, num_classes: int) -> nn.Sequential:
+    """The network with its linear head, (N, 3, 64, 64) normalised to logits (N, num_classes)."""
+    return nn.Sequential(OrderedDict(backbone=SmallResNet(width), head=nn.Linear(4 * width, num_classes)))

@@ -9,8 +9,20 @@ from pydantic import SerializeAsAny
 from raygen.config import HasConfig, Strict, apply_overrides, one_of, validate
 from raygen.datasets import folder, hub_dataset, picture_table, scenes, scenes3
 from raygen.datasets.opened import DatasetBase, OpenDataset
+from raygen.datasets.published import (
+    cct20,
+    celeba,
+    chexpert,
+    dominoes,
+    imagenet9,
+    metashift,
+    recognise,
+    spawrious,
+    waterbirds,
+)
 from raygen.errors import ConfigError, DataError
 from raygen.storage.progress import Say, quiet
+from raygen.storage.remote import is_url
 from raygen.storage.writing import disk_errors
 
 
@@ -34,6 +46,14 @@ DATASETS: dict[str, DatasetModule] = {
     "scenes3": scenes3,
     "table": picture_table,
     "hf": hub_dataset,
+    "waterbirds": waterbirds,
+    "celeba": celeba,
+    "metashift": metashift,
+    "imagenet9": imagenet9,
+    "cct20": cct20,
+    "chexpert": chexpert,
+    "dominoes": dominoes,
+    "spawrious": spawrious,
 }
 DatasetConfig = Annotated[SerializeAsAny[DatasetBase], one_of(DATASETS)]
 
@@ -49,7 +69,7 @@ def named_config(name: str) -> dict[str, Any]:
         return {"name": name}
     if picture_table.is_table(name):
         return {"name": "table", "path": name}
-    return {"name": "hf" if hub_dataset.is_saved(name) else "folder", "path": name}
+    return {"name": "hf", "path": name} if hub_dataset.is_saved(name) else folder_config(name)
 
 
 def dataset_config(data: dict[str, Any], overrides: Sequence[str] = ()) -> DatasetBase:
@@ -70,19 +90,27 @@ def dataset_config(data: dict[str, Any], overrides: Sequence[str] = ()) -> Datas
     return validate(Wrapped, {"dataset": fields}, where="dataset").dataset
 
 
-def open_listed(name: str, overrides: Sequence[str] = ()) -> folder.OpenFolder:
-    """The dataset of a path or URL, with what is wrong with it.
+def listed_config(name: str, overrides: Sequence[str] = ()) -> DatasetBase:
+    """The config of the dataset of a path or URL.
 
     Args:
         name: See `named_config`. A folder is meant where there is one, also of a built-in dataset's name.
         overrides: See `dataset_config`.
 
     Raises:
-        ConfigError: A wrong field, or a built-in dataset, which has no files.
-        DataError: The dataset as a whole cannot be used.
+        ConfigError: A wrong field.
     """
     here = name in DATASETS and Path(name).exists()
-    config = dataset_config(named_config(f"./{name}" if here else name), overrides)
+    return dataset_config(named_config(f"./{name}" if here else name), overrides)
+
+
+def open_listed(config: DatasetBase) -> folder.OpenFolder:
+    """The dataset of a config, with what is wrong with it.
+
+    Raises:
+        ConfigError: A built-in dataset, which has no files.
+        DataError: The dataset as a whole cannot be used.
+    """
     opened = open_dataset(config)
     if not isinstance(opened, folder.OpenFolder):
         raise ConfigError(
@@ -94,6 +122,19 @@ def open_listed(name: str, overrides: Sequence[str] = ()) -> folder.OpenFolder:
 def open_dataset(config: DatasetBase) -> OpenDataset:
     """The dataset of a config; a folder is listed here, and only here. See `DatasetModule.Open`."""
     return DATASETS[config.name].Open(config)
+
+
+def folder_config(path: str) -> dict[str, Any]:
+    """The config of a dataset in a folder: of the published layout that it has, else of any folder of pictures.
+
+    Args:
+        path: The folder: a path, or a URL.
+    """
+    try:
+        found = recognise(path if is_url(path) else Path(path).expanduser())
+    except RuntimeError:  # no such user, or no home of this one: the config says so
+        found = None
+    return {"name": "folder" if found is None else found[0], "path": path}
 
 
 def make_dataset(

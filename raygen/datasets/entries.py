@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from raygen.config import fingerprint_of_many
 from raygen.datasets.files import printable
+from raygen.datasets.pairs import PairFile
 from raygen.datasets.places import Place
 from raygen.datasets.references import open_reference, read_references, reference_state, why_unread
 from raygen.datasets.table import DatasetInfo
-from raygen.errors import DataError
+from raygen.errors import DataError, RowError
 from raygen.schema import SOURCE, SPLITS
 from raygen.storage.remote import is_url
 
@@ -25,6 +26,30 @@ READ_ROWS = 64
 READ_BYTES = 256 << 20
 # Of a store, whose object masks are read several at a time.
 REMOTE_ROWS = 64
+
+
+class MaskSource(Protocol):
+    """An object mask that is no picture file of its own, but follows from other files or from numbers.
+
+    Its `repr` says all that it follows from, but for what the files hold.
+    """
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Paths or URLs of the files that it is read from, beside the picture."""
+        ...
+
+    def png(self, picture: bytes) -> bytes:
+        """The mask as PNG, 255 where the object is, of the picture's size.
+
+        Args:
+            picture: The encoded picture.
+
+        Raises:
+            OSError: A file cannot be read.
+            RowError: A file or the picture cannot be decoded, or they do not fit.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +64,7 @@ class Entry:
         picture: Path or URL of its file, or of the shard that holds it.
         object: Path or URL of its object mask, or None.
         where: Where it is named, for messages.
+        mask: What its object mask follows from where `object` is None; None where it has no mask at all.
     """
 
     image_id: str
@@ -48,6 +74,7 @@ class Entry:
     picture: str
     object: str | None
     where: str
+    mask: MaskSource | None = None
 
 
 class RowSource(Protocol):
@@ -78,6 +105,7 @@ class Listing:
         inline: Whether rows hold the pictures' bytes, where these are on this machine; else they hold their paths.
         unread: Files that could not be read, with the reason, by the image's id; grows as `rows` is read.
         source: What gives the rows, where they are neither files nor in shards.
+        pairs: The same objects before another background, by image_id, where the layout has such pictures.
     """
 
     info: DatasetInfo
@@ -91,18 +119,27 @@ class Listing:
     inline: bool = True
     unread: dict[str, str] = field(default_factory=dict)
     source: RowSource | None = None
+    pairs: dict[str, PairFile] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Changes with any label, attribute, split or name, and with the size or time of any file."""
-        rows = ((entry.image_id, entry.label, entry.attribute, entry.split) for entry in self.entries)
         if self.source is not None:
-            return fingerprint_of_many(asdict(self.info), rows, iter([self.source.state()]))
+            labels = ((entry.image_id, entry.label, entry.attribute, entry.split) for entry in self.entries)
+            return fingerprint_of_many(asdict(self.info), labels, iter([self.source.state()]))
         files: Iterable[str] = self.shards or (
-            path for entry in self.entries for path in (entry.picture, entry.object) if path is not None
+            path
+            for entry in self.entries
+            for path in (entry.picture, entry.object, *(() if entry.mask is None else entry.mask.files))
+            if path is not None
         )
         state = reference_state if self.place is None else self.place.state
         # A file that is gone since it was listed has no state; it becomes a failed row.
         found = ((path, *(state(path) or ())) for path in files)
+        rows = (
+            # Nothing is added where masks are files, so that what was fingerprinted once stays the same.
+            (entry.image_id, entry.label, entry.attribute, entry.split, *([repr(entry.mask)] if entry.mask else []))
+            for entry in self.entries
+        )
         return fingerprint_of_many(asdict(self.info), rows, found)
 
     def counts(self) -> Counter[tuple[str, int, int | None]]:
@@ -137,19 +174,24 @@ class Listing:
             entries = self.entries[first : first + num_rows]
             listed = [not self.inline or is_url(entry.picture) for entry in entries]
             pictures = self._bytes(
-                [None if is_listed else e.picture for e, is_listed in zip(entries, listed, strict=True)], entries
+                # A mask that is made is made for its picture.
+                [
+                    None if is_listed and e.mask is None else e.picture
+                    for e, is_listed in zip(entries, listed, strict=True)
+                ],
+                entries,
             )
             masks = self._bytes([entry.object for entry in entries], entries)
             for entry, is_listed, picture, mask in zip(entries, listed, pictures, masks, strict=True):
                 yield {
                     "image_id": entry.image_id,
-                    "image_png": picture,
+                    "image_png": None if is_listed else picture,
                     "path": _full(entry.picture) if is_listed else None,
                     "label": entry.label,
                     "attribute": entry.attribute,
                     "split": entry.split,
                     "role": "source",
-                    "object_png": mask,
+                    "object_png": self._mask(entry, picture) if entry.object is None else mask,
                 }
 
     @property
@@ -177,9 +219,23 @@ class Listing:
     def _or_unread(self, path: str, found: bytes | OSError, entry: Entry) -> bytes:
         if not isinstance(found, OSError):
             return found
-        before = f"{self.unread[entry.image_id]}; " if entry.image_id in self.unread else ""
-        self.unread[entry.image_id] = before + why_unread(path, found)
+        self._note_unread(entry, why_unread(path, found))
         return b""  # no picture: a failed row with a reason, and an error of `raygen data check`
+
+    def _mask(self, entry: Entry, picture: bytes | None) -> bytes | None:
+        if entry.mask is None or not picture:
+            return None
+        try:
+            return entry.mask.png(picture)
+        except OSError as error:
+            self._note_unread(entry, why_unread(", ".join(entry.mask.files), error))
+        except RowError as error:
+            self._note_unread(entry, f"the object mask cannot be made: {error}")
+        return b""
+
+    def _note_unread(self, entry: Entry, reason: str) -> None:
+        before = f"{self.unread[entry.image_id]}; " if entry.image_id in self.unread else ""
+        self.unread[entry.image_id] = before + reason
 
 
 def take_usable(listing: Listing, entries: Iterable[Entry]) -> None:

@@ -107,12 +107,17 @@ class FolderOf(Protocol):
 
     @property
     def path(self) -> Path | str:
-        """The folder, or its URL."""
+        """The folder: a path, or a URL."""
         ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of labels that were given."""
+        ...
+
+    @property
+    def inline(self) -> bool:
+        """Whether rows hold the pictures; see `FolderConfig`."""
         ...
 
 
@@ -127,8 +132,10 @@ class OpenFolder(OpenDataset):
     def __init__(self, config: FolderOf, listing: Listing) -> None:
         self._config, self._listing = config, listing
         entries = [] if self._listing.shards else self._listing.entries
+        self._listing.inline = config.inline
         self._place = self._listing.place or place_of(config.path)
-        self._pairs = list_pairs(self._place, ((entry.picture, entry.image_id) for entry in entries))
+        listed = list_pairs(self._place, ((entry.picture, entry.image_id) for entry in entries))
+        self._pairs = {**listing.pairs, **listed}
         super().__init__(self._listing.info, self._listing.counts())
 
     @property
@@ -163,7 +170,8 @@ class OpenFolder(OpenDataset):
         """Those whose file is named; of shards it is not known."""
         if self._listing.shards:
             return None
-        return sum(entry.object is not None for entry in self._listing.entries if entry.split == split)
+        entries = (entry for entry in self._listing.entries if entry.split == split)
+        return sum(entry.object is not None or entry.mask is not None for entry in entries)
 
     def state(self, *, run_seed: int) -> dict[str, Any]:
         """What the folder holds now."""
@@ -216,9 +224,7 @@ class OpenFolder(OpenDataset):
 
 def open_as_folder(config: FolderConfig) -> OpenFolder:
     """The folder of a config, opened once."""
-    listing = open_folder(config)
-    listing.inline = config.inline
-    return OpenFolder(config, listing)
+    return OpenFolder(config, open_folder(config))
 
 
 Config, Open = FolderConfig, open_as_folder

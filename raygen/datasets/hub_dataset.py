@@ -100,6 +100,11 @@ class HubConfig(DatasetBase):
     attribute_names: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
 
+    @property
+    def inline(self) -> bool:
+        """A run always keeps the pictures: they are no files of their own."""
+        return True
+
     @field_validator("split")
     @classmethod
     def _whole(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:

@@ -103,9 +103,7 @@ def open_table(config: TableConfig) -> OpenFolder:
     Raises:
         DataError: See `list_pictures`.
     """
-    listing = list_pictures(config)
-    listing.inline = config.inline
-    return OpenFolder(config, listing)
+    return OpenFolder(config, list_pictures(config))
 
 
 def list_pictures(config: TableConfig) -> Listing:

@@ -150,14 +150,14 @@ def _prepare(request: FitRequest, worker: Worker) -> tuple[Classifier, TrainingS
         init=request.init,
         weights=request.weights,
     )
-    size_px = classifier.frame.whole_px
     keep_N = None
     if (fold := request.without_fold or request.only_fold) is not None:
         label_N = index.split("train")["label"].to_numpy()
         is_in_fold_N = assign_folds(label_N, num_folds=fold[1], seed=request.seed) == fold[0]
         keep_N = is_in_fold_N if request.without_fold is None else ~is_in_fold_N
     options: dict[str, Any] = {
-        "size_px": size_px,
+        "size_px": classifier.frame.whole_px,
+        "resizing": classifier.frame.resizing,
         "loading": request.loading,
         "say": worker.tell,
         "warn": partial(progress.note, worker.folder),
@@ -195,8 +195,8 @@ def selecting(
     if by is None or isinstance(algorithm, HeadConfig):  # a head has rows of its own to select by
         return val
     by = resolved(by, has_groups=val.group_N is not None)
-    if by == "classes":
-        return val.selecting_by(val.label_N)
+    if by in ("classes", "average"):
+        return val.selecting_by(val.label_N if by == "classes" else np.zeros_like(val.label_N))
     if not needs_first_fit(by):
         return val
     assert init is not None, "what selects by inferred groups has a fit before it"

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from raygen.algorithms.decoding import Loading
 from raygen.algorithms.pictures import Pictures, find_pictures, open_pictures
 from raygen.algorithms.training_set import ExtraPictures
+from raygen.classifier.framing import SQUASHING, Resizing
 from raygen.config import fingerprint
 from raygen.datasets.row_pictures import RowPictures
 from raygen.datasets.rows import RowIndex
@@ -88,6 +89,7 @@ def extra_pictures(
     seed: int,
     size_px: int,
     loading: Loading | None = None,
+    resizing: Resizing = SQUASHING,
     say: Say = quiet,
     warn: Say = quiet,
 ) -> ExtraPictures:
@@ -103,6 +105,7 @@ def extra_pictures(
         seed: Draws a control's colours, objects, labels and images.
         size_px: S.
         loading: Where they are kept; None: in memory.
+        resizing: How they become squares.
         say: Called with how far decoding is, about once a second.
         warn: Called with a line where there is no room for a store.
 
@@ -122,7 +125,7 @@ def extra_pictures(
     if extra.kind in _GENERATED:
         # A sweep has stored all candidates for its trials; its refits take theirs from there.
         source = GeneratedPictures(every)
-        pictures = find_pictures(source, size_px=size_px, loading=loading)
+        pictures = find_pictures(source, size_px=size_px, loading=loading, resizing=resizing)
     if pictures is None:
         row_M = np.arange(len(row_M))
         if extra.kind in _GENERATED:
@@ -134,7 +137,7 @@ def extra_pictures(
         else:
             assert extra.kind != "generated"
             source = ControlPictures(extra.kind, rows, index, seed=seed)
-        pictures = open_pictures(source, size_px=size_px, loading=loading, say=say, warn=warn)
+        pictures = open_pictures(source, size_px=size_px, loading=loading, resizing=resizing, say=say, warn=warn)
     failed = [row for row in row_M.tolist() if row in pictures.failed]
     # A training image that cannot be read is left out of the training set too.
     if failed and (extra.kind != "reweight" or len(failed) == len(row_M)):

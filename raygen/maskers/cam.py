@@ -20,7 +20,6 @@ from pydantic import Field
 from raygen.classifier import Classifier, load_frozen
 from raygen.classifier.framing import preprocess
 from raygen.errors import RowError, or_row_error
-from raygen.images import resize_mask
 from raygen.maskers.base import MaskerBase, Repaint
 from raygen.maskers.truth import dilate
 
@@ -88,11 +87,10 @@ class CamMasker:
         else:
             attended_HW = attended(heatmap_HW, tau=self._config.tau)
         # What lies outside of the classifier's frame is not attended.
-        attended_HW = self._classifier.frame.on_whole(attended_HW)
-        is_object = self._config.repaint == "attended"
         height, width = image_HWC.shape[:2]
+        attended_HW = self._classifier.frame.on_picture(attended_HW, height=height, width=width)
+        is_object = self._config.repaint == "attended"
         chosen_HW = attended_HW if is_object else scgs_to_edit(attended_HW)
-        chosen_HW = resize_mask(chosen_HW, height=height, width=width)
         repaint_HW = dilate(chosen_HW, radius_px=self._config.dilation_px)
         if not repaint_HW.any():
             name = "tau" if self._config.quantile is None else "quantile"
@@ -156,7 +154,7 @@ class CamExplainer:
         method: Which weights.
 
     Raises:
-        ModelError: The architecture has no convolutional stage that we know of.
+        ModelError: The architecture has no layer with a map of the picture.
     """
 
     def __init__(self, classifier: Classifier, method: CamMethod) -> None:
@@ -217,7 +215,7 @@ def _build_explainer(classifier: Classifier, method: CamMethod) -> "BaseCAM":
     from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, XGradCAM
 
     kind = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "xgradcam": XGradCAM}[method]
-    return kind(model=classifier, target_layers=[classifier.target_layer])
+    return kind(model=classifier, target_layers=[classifier.target_layer], reshape_transform=classifier.to_map)
 
 
 def _heatmaps(explainer: "BaseCAM", images_NCHW: torch.Tensor, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

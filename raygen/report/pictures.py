@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from raygen.datasets.rows import RowIndex
-from raygen.errors import RowError, or_row_error
+from raygen.errors import ModelError, RowError, or_row_error
 from raygen.images import decode_image, decode_mask, resize_mask
+
+if TYPE_CHECKING:
+    from raygen.classifier.framing import Frame
 
 # Up to this side a picture is shown enlarged with hard pixels and stored without loss; above it, as JPEG.
 SMALL_PX = 128
@@ -169,7 +173,8 @@ def candidate_pictures(run: Path, candidates: pa.Table, rows: RowIndex) -> list[
 def cam_rows(run: Path, test: pa.Table, rows: RowIndex, *, before: str, after: str) -> list[CamRow | None]:
     """Grad-CAM of two classifiers on a few test images, in their order; None for a picture that cannot be read.
 
-    Each map is for the class that its classifier predicts: it shows what led to that answer.
+    None for all where a network keeps no map of the picture. Each map is for the class that its classifier predicts: it
+    shows what led to that answer.
 
     Args:
         run: The run's folder.
@@ -196,8 +201,12 @@ def cam_rows(run: Path, test: pa.Table, rows: RowIndex, *, before: str, after: s
         classifier = load_classifier(classifier_folder(run, name))
         images_NCHW = preprocess(readable, classifier.frame)
         labels_N = test[name].to_numpy()[shown].tolist()
-        heatmaps_NHW = cam_heatmaps(classifier, images_NCHW, labels_N, method="gradcam")
-        heats.append([classifier.frame.on_whole(heat_HW) for heat_HW in heatmaps_NHW])
+        try:
+            heatmaps_NHW = cam_heatmaps(classifier, images_NCHW, labels_N, method="gradcam")
+        except ModelError:  # a network that keeps no map of the picture
+            return [None] * len(images)
+        shown_maps = zip(heatmaps_NHW, readable, strict=True)
+        heats.append([_shown(heat_HW, classifier.frame, image_HWC) for heat_HW, image_HWC in shown_maps])
     result: list[CamRow | None] = [None] * len(images)
     for place, image_HWC, before_HW, after_HW in zip(shown, readable, *heats, strict=True):
         object_HW = _read(decode_mask, pixels["object_png"][place].as_py())
@@ -209,6 +218,14 @@ def cam_rows(run: Path, test: pa.Table, rows: RowIndex, *, before: str, after: s
             None if object_HW is None else heat_inside(after_HW, object_HW),
         )
     return result
+
+
+def _shown(heat_SS: np.ndarray, frame: "Frame", image_HWC: np.ndarray) -> np.ndarray:
+    """Heat over the whole picture, at the classifier's size where the picture was squashed to it."""
+    height, width = image_HWC.shape[:2]
+    if frame.resizing.takes_middle:
+        return frame.on_picture(heat_SS, height=height, width=width)
+    return frame.on_whole(heat_SS)
 
 
 def classifier_folder(run: Path, name: str) -> Path:

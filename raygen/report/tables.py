@@ -149,6 +149,8 @@ def print_recipes(listing: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     named = [f"{row['name']} --preset {preset}" for row in listing["syntheses"] for preset in row["presets"]]
     if named:
         console.print(f"Presets: {', '.join(named)}", soft_wrap=True)
+    with_all = ", ".join(row["name"] for row in listing["presets"])
+    console.print(f"Presets of published numbers, for any recipe: {with_all}", soft_wrap=True)
     console.print(
         "Any synthesis goes with any algorithm: raygen run SYNTHESIS+ALGORITHM, such as scgs+jtt", soft_wrap=True
     )

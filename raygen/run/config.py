@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raygen.algorithms import AlgorithmConfig
-from raygen.algorithms.erm import ErmConfig
 from raygen.algorithms.selection import needs_first_fit
 from raygen.classifier import ClassifierConfig
 from raygen.config import Decides, Identity, PositiveInt, Seed, Strict, apply_overrides, validate
@@ -18,6 +17,7 @@ from raygen.inpainters import InpainterConfig
 from raygen.maskers.cam import CamMethod
 from raygen.pools.config import PoolsConfig
 from raygen.pools.pipeline import Engine
+from raygen.run.first_fit import FirstFitConfig, with_own_classifier
 from raygen.run.names import TERMS, find_recipe, terms_of
 from raygen.run.presets import preset_overrides
 from raygen.synthesis import SYNTHESES, SynthesisConfig
@@ -55,7 +55,8 @@ class RunConfig(Strict, decides=Decides.RESULTS):
         engine: "ray" streams through actor pools; "local" does the same in one process, for debugging.
         dataset: What to debias on.
         classifier: The classifier's architecture.
-        erm: The first fit, which falls for the bias; its last epoch is taken, unless `erm.select` says otherwise.
+        erm: The first fit, which falls for the bias; its last epoch is taken, unless `erm.select` says otherwise. With
+            `erm.from` a classifier of one's own is taken in its place.
         synthesis: What is generated; null for none.
         algorithm: How the classifier is fitted at the end.
         inpainter: The inpainting model.
@@ -80,7 +81,7 @@ class RunConfig(Strict, decides=Decides.RESULTS):
     engine: Annotated[Engine, Decides.NOTHING] = "ray"
     dataset: DatasetConfig = ScenesConfig()
     classifier: ClassifierConfig = ClassifierConfig()
-    erm: ErmConfig = ErmConfig(select="last")
+    erm: FirstFitConfig = FirstFitConfig(select="last")
     synthesis: SynthesisConfig | None = None
     algorithm: Annotated[AlgorithmConfig, Decides.FIT]
     inpainter: InpainterConfig = InpainterConfig()
@@ -246,6 +247,7 @@ def make_config(data: dict[str, Any], overrides: Sequence[str], *, where: str, p
         data["recipe"], recipe = find_recipe(data.get("recipe"))
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
+    data = with_own_classifier(data, recipe)
     # "Fitted as usual" uses no groups, and where the worst group is at 0 its accuracy would choose an epoch by chance.
     data["erm"] = _with_defaults(data.get("erm"), select="last")
     given = data.get("algorithm")

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raygen.classifier import load_classifier
+from raygen.classifier import ClassifierConfig, save_classifier
 from raygen.classifier.architectures import SMALL_RESNET
+from raygen.classifier.start import open_start, with_start
+from raygen.config import validate
 from raygen.datasets import make_dataset
 from raygen.datasets.rows import RowIndex
-from raygen.errors import DataError
 from raygen.pools import pipeline
 from raygen.pools.config import PoolsConfig
 from raygen.pools.pipeline import Engine
@@ -104,30 +105,34 @@ def predictions_in(
     return predictions, failed
 
 
-def evaluate_classifier(classifier: Path, data: dict[str, Any], *, seed: int) -> dict[str, Any]:
+def evaluate_classifier(
+    classifier: Path | str, data: dict[str, Any], *, seed: int, fields: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Accuracies of one classifier on a dataset's validation and test splits, in the form of summary.json.
 
+    Args:
+        classifier: A fit's folder, a folder of transformers (or "hf:OWNER/NAME"), or a file of weights.
+        data: The dataset's config, as it was given.
+        seed: Of its draw.
+        fields: Fields of `ClassifierConfig`: what network the weights are of, where the file does not say.
+
     Raises:
-        ModelError: Not a classifier's folder.
+        ConfigError: A wrong field, or one that contradicts the classifier.
+        ModelError: Not a classifier.
         DataError: The dataset is wrong, or has another number of classes than the classifier.
     """
-    num_classes = load_classifier(classifier).num_classes
+    given, start = with_start(fields or {}, str(classifier))
+    config = validate(ClassifierConfig, given, where="classifier")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_dataset(data, [], folder / "data", seed=seed)
         (folder / "parts").mkdir()
         index = RowIndex(folder / "data")
-        if index.num_classes != num_classes:
-            names = ", ".join(index.dataset.class_names)
-            raise DataError(
-                f"{classifier} tells {num_classes} classes apart, and the dataset has {index.num_classes} ({names}); "
-                "accuracies would be of other classes than it knows. Give the dataset that it was fitted on, or one "
-                "with the same classes in the same order"
-            )
+        save_classifier(open_start(config, start, index.dataset.class_names), folder / "classifier")
         predictions = predict(
             index,
             held_out(index),
-            {"predicted": str(classifier)},
+            {"predicted": str(folder / "classifier")},
             folder=folder / "parts",
             fingerprint="evaluate",
             pools=PoolsConfig(),

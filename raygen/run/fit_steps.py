@@ -1,27 +1,32 @@
 """The fits of a run: some methods need several for one classifier."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from raygen.algorithms import AlgorithmConfig
 from raygen.algorithms.base import FirstFit
 from raygen.algorithms.selection import WORDS, resolved
-from raygen.classifier import weights_file
+from raygen.classifier import save_classifier, weights_file
+from raygen.classifier.start import network_digest, open_start, start_digest
 from raygen.config import fingerprint
 from raygen.fits import classifiers
 from raygen.fits.extra_pictures import ExtraRows
 from raygen.fits.object_masks import MaskRows
 from raygen.fits.running import FitConfig
 from raygen.inpainters.fills import Infilling
+from raygen.run.first_fit import first_fits
 from raygen.run.steps import Run, RunStep
 from raygen.storage.progress import labelled
 from raygen.storage.run_folder import Step, file_digest
+from raygen.storage.writing import write_json
 from raygen.worker import Numerics
 
 
 def erm(run: Run) -> RunStep:
-    """The biased classifier, in erm/."""
+    """The biased classifier, in erm/: fitted, or somebody's."""
+    if run.config.erm.from_ is not None:
+        return _brought(run, run.config.erm.from_)
     return _fit(run, "erm", "erm", _request(run, run.config.erm))
 
 
@@ -50,7 +55,7 @@ def folds(run: Run, *, num_folds: int) -> Iterator[RunStep]:
 
 def original_first(run: Run) -> Iterator[RunStep]:
     """What the algorithm needs fitted on the original images, such as JTT's error set: before hours of generation."""
-    for first in run.config.algorithm.first_fits(run.config.erm, has_extra=True):
+    for first in first_fits(run.config.algorithm, run.config.erm, has_extra=True):
         if first.of_original:
             yield _first(run, first, "", None)
 
@@ -67,7 +72,7 @@ def fits(run: Run, name: str, extra: ExtraRows | None) -> Iterator[RunStep]:
     )
     has_extra = extra is not None or request.infilling is not None
     read: dict[str, Step] = {"init": run.done["erm"]}
-    for first in algorithm.first_fits(run.config.erm, has_extra=has_extra):
+    for first in first_fits(algorithm, run.config.erm, has_extra=has_extra):
         step = _first(run, first, name, extra)
         yield step
         use = "beside" if first.beside else "init" if first.find_errors is None else "errors"
@@ -107,7 +112,29 @@ def _first(run: Run, first: FirstFit, name: str, extra: ExtraRows | None) -> Run
     )
     if not first.of_original:
         request = replace(request, infilling=infilling(run))
-    return _fit(run, f"{first.folder}/{name}", f"{first.what} of {name}", request)
+    goes_on = run.config.erm.from_ is not None and first.config.init == "erm" and first.find_errors is None
+    init = run.done["erm"] if goes_on else None
+    return _fit(run, f"{first.folder}/{name}", f"{first.what} of {name}", request, init=init)
+
+
+def _brought(run: Run, start: str) -> RunStep:
+    """A classifier that somebody brings, in the place of the first fit: nothing is trained."""
+    config, names = run.config.classifier, run.opened.dataset.info.class_names
+
+    def take(step: Step) -> Mapping[str, Any]:
+        save_classifier(open_start(config, start, names), step.folder)
+        counts = {"images": 0, "extra": 0, "epochs": 0}
+        write_json(step.folder / "history.json", {"counts": counts, "epochs": []})
+        return counts
+
+    return RunStep(
+        "erm",
+        inputs={"data": run.done["data"]},
+        settings={"classifier": config.deciding(), "from": start_digest(start) or start, "classes": list(names)},
+        doing=f"taking {start} as it is, in place of a fit",
+        body=take,
+        label="fit erm",
+    )
 
 
 def _request(run: Run, algorithm: AlgorithmConfig) -> classifiers.FitRequest:
@@ -152,6 +179,8 @@ def _fit(
     weights = weights_file(config.classifier)
     if weights is not None and weights.is_file():
         settings["weights"] = file_digest(weights)
+    elif config.classifier.kind == "hf" and (digest := network_digest(config.classifier)) is not None:
+        settings["weights"] = digest
     if request.masks is not None:
         settings["masks"] = request.masks.digest
     if request.infilling is not None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from raygen.algorithms import ALGORITHMS
 from raygen.inpainters.fills import CounterfactualValue, FactualValue
+from raygen.run.published import published_presets
 from raygen.synthesis import SYNTHESES
 
 # Parts of a recipe's name that set a field of its algorithm: the field, its value where nothing else is given, and
@@ -76,9 +77,10 @@ def listing() -> dict[str, list[dict[str, Any]]]:
 
     "recipes": name, synthesis (None: none), algorithm, paper, label_access. "syntheses": name, algorithm (of its own
     recipe), paper, label_access, presets (names). "algorithms": name, recipe_name (what it is called in a pair), paper,
-    label_access. Algorithms are named as in a config, `algorithm.name`.
+    label_access. Algorithms are named as in a config, `algorithm.name`. "presets": name, of those that go with all.
     """
     return {
+        "presets": [{"name": name} for name in published_presets()],
         "recipes": [
             {
                 "name": name,

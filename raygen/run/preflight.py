@@ -12,6 +12,7 @@ from raygen.algorithms.compilation import check_compiler
 from raygen.algorithms.selection import resolved
 from raygen.attention import check_deep_lift
 from raygen.classifier import MapUse, check_classifier
+from raygen.classifier.start import open_start
 from raygen.datasets.scene_rendering import CLASS_NAMES
 from raygen.datasets.table import check_prompts
 from raygen.endpoint.connect import connect_endpoint
@@ -25,6 +26,7 @@ from raygen.maskers.language import TINY_DATASET
 from raygen.model_files import TINY
 from raygen.pools import pipeline
 from raygen.run.config import RunConfig
+from raygen.run.first_fit import lines_of_start
 from raygen.run.opened import Opened
 from raygen.storage.progress import Say
 from raygen.storage.run_folder import MARKER
@@ -110,7 +112,11 @@ def _check_classifier(opened: Opened) -> None:
         fields = synthesis.of(config.synthesis).masker(config.synthesis, info)
         if fields["name"] == "cam":
             map_for = MapUse(config.synthesis.map_setting(), may_be_empty=fields.get("top_q") is not None)
+    if map_for is None and (setting := config.algorithm.map_setting()) is not None:
+        map_for = MapUse(setting, may_be_empty=True)
     check_classifier(config.classifier, len(info.class_names), map_for=map_for)
+    if config.erm.from_ is not None:
+        open_start(config.classifier, config.erm.from_, info.class_names)
     if config.measures.images and config.measures.deep_lift:
         check_deep_lift(config.classifier, len(info.class_names))
 
@@ -300,6 +306,8 @@ def say_of_dataset(opened: Opened, say: Say) -> None:
         say(line)
     warn_of_painter(opened, say)
     warn_of_numbers(opened, say)
+    for line in lines_of_start(opened.config.algorithm, opened.config.erm):
+        say(line)
 
 
 def warn_of_numbers(opened: Opened, say: Say) -> None:

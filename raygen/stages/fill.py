@@ -18,7 +18,7 @@ import torch
 
 from raygen.classifier import load_frozen
 from raygen.classifier.fgsm import fgsm, random_starts
-from raygen.classifier.framing import as_input, squash
+from raygen.classifier.framing import SQUASHING, Resizing, as_input
 from raygen.datasets.rows import RowIndex
 from raygen.errors import RowError, or_row_error
 from raygen.images import decode_image, decode_mask, encode_image
@@ -128,7 +128,7 @@ class FillStage(ModelStage[_Pictures, _Outputs]):
         changes: dict[int, np.ndarray] = {}
         if self._classifier is not None and rows:
             slots, frame = fill_slots(rows, len(batch["status"])), self._classifier.frame
-            squares_NTTC = np.stack([squash(pictures.images[i], frame.whole_px) for i in slots])
+            squares_NTTC = np.stack([frame.whole(pictures.images[i]) for i in slots])
             images_NCTT = as_input(torch.from_numpy(squares_NTTC)).to(self._device)
             label_N = torch.tensor([int(batch["source_label"][i]) for i in slots], device=self._device)
             seeds = [row_seed(int(batch["seed"][i]), "fgsm") for i in slots]
@@ -150,7 +150,9 @@ class FillStage(ModelStage[_Pictures, _Outputs]):
             painted = self._painter.finish(pictures.painted, outputs.painted)
         made = dict(pictures.made)
         for i, change_TTC in outputs.changes.items():
-            made[i] = moved(pictures.images[i], pictures.repaints[i], change_TTC)
+            assert self._classifier is not None
+            resizing = self._classifier.frame.resizing
+            made[i] = moved(pictures.images[i], pictures.repaints[i], change_TTC, resizing)
         for i in range(num_rows):
             value = self._values[str(batch["role"][i])]
             if value == "inpaint":
@@ -201,14 +203,18 @@ class OtherPictures:
         return draw
 
 
-def moved(image_HWC: np.ndarray, repaint_HW: np.ndarray, change_TTC: np.ndarray) -> np.ndarray:
-    """A picture with a change of the whole picture's square in its region, (H, W, 3) uint8.
+def moved(
+    image_HWC: np.ndarray, repaint_HW: np.ndarray, change_TTC: np.ndarray, resizing: Resizing = SQUASHING
+) -> np.ndarray:
+    """A picture with a change of its square in its region, (H, W, 3) uint8; outside of that square it stays.
 
     By nearest neighbour, so that no pixel changes by more than one of the square does.
     """
-    (height, width), side_px = image_HWC.shape[:2], len(change_TTC)
+    part, changed_HWC = resizing.part(*image_HWC.shape[:2]), image_HWC.copy()
+    (height, width), side_px = image_HWC[part].shape[:2], len(change_TTC)
     rows, columns = (np.minimum((np.arange(n) + 0.5) * side_px / n, side_px - 1).astype(int) for n in (height, width))
-    changed_HWC = np.rint(image_HWC + 255 * change_TTC[rows[:, None], columns]).clip(0, 255).astype(np.uint8)
+    moved_HWC = np.rint(image_HWC[part] + 255 * change_TTC[rows[:, None], columns])
+    changed_HWC[part] = moved_HWC.clip(0, 255).astype(np.uint8)
     return np.where(repaint_HW[..., None], changed_HWC, image_HWC)
 
 

@@ -1,4 +1,4 @@
-"""Where files go that are to be used elsewhere: a new folder on a disk of this machine, or behind any URL of fsspec.
+"""Where files go that are to be used elsewhere: a new folder on a disk of this machine, or behind a URL.
 
 Such a folder never looks complete before it is. On a disk it is filled under a hidden name beside its own and renamed
 at the end. Behind a URL, where nothing can be renamed, `UNFINISHED` lies in it from the first file to the last. Either
@@ -12,22 +12,16 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import fsspec
-from fsspec.implementations.arrow import ArrowFSWrapper
-from pyarrow.fs import FileSystem
-
 from raygen.errors import DataError, RaygenError, ResourceError
+from raygen.storage.remote import filesystem_of, is_url, where_credentials_are
 from raygen.storage.writing import atomic, disk_errors, remove, write_json
 
 # Says in an unfinished folder what it is to become.
 UNFINISHED = "_unfinished.json"
 # Stores in which an object is there when all of it is, and not before.
 _WHOLE_OR_NONE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "memory", "oss"})
-# What pyarrow reaches by itself, for when fsspec's own package for it is not installed.
-_OF_PYARROW = ("s3", "gs")
 # Names that a message lists.
 _SHOWN = 5
 
@@ -44,14 +38,12 @@ class Destination(ABC):
     present: frozenset[str]
 
     @abstractmethod
-    @contextlib.contextmanager
-    def file(self, name: str) -> Iterator[Path]:
+    def file(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """A path on this machine to write a file to; afterwards it is in the folder, or after an error it is not.
 
         Raises:
             ResourceError: There is no room, or the folder cannot be reached or written to.
         """
-        yield Path()
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
@@ -70,12 +62,12 @@ def open_destination(to: str, *, key: str) -> Destination:
         key: What it is filled with: only a folder that was begun with the same is gone on with.
 
     Raises:
-        DataError: The folder is not empty, or was begun with something else.
+        DataError: The folder is not empty, or was begun with something else, or the URL holds credentials.
         ResourceError: It cannot be reached or written to.
     """
-    parts = urlsplit(to)
-    if "://" not in to:
+    if not is_url(to):
         return LocalDestination(Path(to).expanduser(), key=key)
+    parts = urlsplit(to)
     if parts.scheme in ("file", "local"):
         return LocalDestination(Path(unquote(parts.netloc + parts.path)), key=key)
     return RemoteDestination(to, key=key)
@@ -150,14 +142,14 @@ class RemoteDestination(Destination):
         self.address = url
         self._protocol = urlsplit(url).scheme
         with self._reached():
-            self._fs, self._root = _filesystem(url)
+            self._fs, self._root = filesystem_of(url)
             self._fs.invalidate_cache()
             found = {name.removeprefix(f"{self._root}/") for name in self._fs.find(self._root)}
             if UNFINISHED not in found and found:
                 raise DataError(_not_empty(url, sorted(found)))
             if UNFINISHED not in found:
-                self._fs.makedirs(self._root, exist_ok=True)
-                self._fs.pipe_file(self._path(UNFINISHED), json.dumps({"key": key}).encode())
+                with self._placed(UNFINISHED) as place:
+                    self._fs.pipe_file(place, json.dumps({"key": key}).encode())
             elif json.loads(self._fs.cat_file(self._path(UNFINISHED))).get("key") != key:
                 raise DataError(
                     f"{url} holds an unfinished export of other pictures, another format or another version. Finish "
@@ -192,10 +184,10 @@ class RemoteDestination(Destination):
     def _placed(self, name: str) -> Iterator[str]:
         """Where to write a file so that it comes to its place as a whole."""
         path = self._path(name)
-        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        if self._protocol in _WHOLE_OR_NONE:
+        if self._protocol in _WHOLE_OR_NONE:  # and folders are but a part of the name
             yield path
             return
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         yield f"{path}.part"
         self._fs.mv(f"{path}.part", path)
 
@@ -206,26 +198,11 @@ class RemoteDestination(Destination):
             yield
         except RaygenError:
             raise
-        except ImportError as error:
-            raise ResourceError(f"{self.address}: {error}") from error
         except Exception as error:  # each store's package has its own kinds
             raise ResourceError(
                 f"{self.address} cannot be read and written ({type(error).__name__}: {error}). Credentials are taken "
-                "from the usual places of its kind (for s3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws or the "
-                "machine's role; for gs: GOOGLE_APPLICATION_CREDENTIALS; for hf: HF_TOKEN), never from the command line"
+                f"from {where_credentials_are(self.address)}"
             ) from error
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path of its folder there."""
-    try:
-        fs, root = fsspec.core.url_to_fs(url)
-    except ImportError:
-        if urlsplit(url).scheme not in _OF_PYARROW:
-            raise
-        arrow, root = FileSystem.from_uri(url)
-        fs = ArrowFSWrapper(arrow)
-    return fs, str(root).rstrip("/")
 
 
 def _read_key(path: Path) -> str | None:

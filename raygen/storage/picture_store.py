@@ -45,6 +45,7 @@ class StoreKey:
         label: What people call it: a split, "generated", a control.
         source: What decides its pictures: plain data.
         size_px: S.
+        resizing: Plain data of how they became squares; empty where they were squashed bilinearly.
 
     Attributes:
         size_px: S.
@@ -52,10 +53,14 @@ class StoreKey:
         name: Of its folder.
     """
 
-    def __init__(self, label: str, source: Mapping[str, Any], *, size_px: int) -> None:
+    def __init__(
+        self, label: str, source: Mapping[str, Any], *, size_px: int, resizing: Mapping[str, Any] | None = None
+    ) -> None:
         made_by = {"raygen": __version__, "pillow": PIL.__version__}
         self.size_px = size_px
         self.data: dict[str, Any] = {"format": FORMAT, "source": dict(source), "size_px": size_px, "made_by": made_by}
+        if resizing:  # named only where there is one, so that stores from before it are found
+            self.data["resizing"] = dict(resizing)
         self.name = f"{label}-{size_px}px-{fingerprint(self.data)}"
 
 

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 import fsspec
 import httpx2
 import pyarrow as pa
+from fsspec.implementations.arrow import ArrowFSWrapper
 from huggingface_hub.utils import http_backoff  # type: ignore[attr-defined]  # re-exported without saying so
 from pyarrow import fs as arrow_fs
 
@@ -113,9 +114,9 @@ def store_of(url: str) -> tuple[Store, str]:
     scheme, rest = _parts(url)
     if scheme in ("http", "https"):
         return _HttpsStore(), url
-    # A process of its own has a store of its own: connections do not survive a fork.
     if scheme in ("s3", "gs"):
-        return _arrow_store(scheme, rest.partition("/")[0], os.getpid()), rest.rstrip("/")
+        return _ArrowStore(_arrow_filesystem(scheme, rest.partition("/")[0])), rest.rstrip("/")
+    # As for pyarrow's file systems.
     return _fsspec_store(scheme, os.getpid()), rest.rstrip("/")
 
 
@@ -142,24 +143,51 @@ def why_not_reached(url: str, error: OSError) -> str:
     )
 
 
-@lru_cache(maxsize=32)
-def _arrow_store(scheme: str, bucket: str, _process: int) -> Store:
-    if scheme == "gs":
-        return _ArrowStore(arrow_fs.GcsFileSystem(retry_time_limit=timedelta(seconds=RETRY_S)))
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """The file system of a URL in fsspec's form, for who writes, and the path of what it names there.
+
+    Raises:
+        DataError: The URL holds credentials, or is of a kind that no installed package reaches.
+    """
+    check_no_secret(url)
+    scheme, rest = _parts(url)
+    if scheme in ("s3", "gs"):
+        return ArrowFSWrapper(_arrow_filesystem(scheme, rest.partition("/")[0])), rest.rstrip("/")
+    try:
+        found, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{scheme}:// addresses cannot be reached here: {error}") from error
+    return found, str(path).rstrip("/")
+
+
+def where_credentials_are(url: str) -> str:
+    """Where those of a URL's store are looked for, in words."""
+    return _where(_parts(url)[0])
+
+
+def _arrow_filesystem(scheme: str, bucket: str) -> arrow_fs.FileSystem:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    # A process of its own has a file system of its own: connections do not survive a fork.
+    return _new_filesystem(scheme, bucket, endpoint, region, os.getpid())
+
+
+@lru_cache(maxsize=32)
+def _new_filesystem(
+    scheme: str, bucket: str, endpoint: str | None, region: str | None, _process: int
+) -> arrow_fs.FileSystem:
+    if scheme == "gs":
+        return arrow_fs.GcsFileSystem(retry_time_limit=timedelta(seconds=RETRY_S))
     if region is None and endpoint is None:
         try:
             region = arrow_fs.resolve_s3_region(bucket)
         except OSError:  # no such bucket, or no way there: the listing says which
             region = None
-    return _ArrowStore(
-        arrow_fs.S3FileSystem(
-            region=region,
-            endpoint_override=endpoint,
-            request_timeout=REQUEST_S,
-            retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
-        )
+    return arrow_fs.S3FileSystem(
+        region=region,
+        endpoint_override=endpoint,
+        request_timeout=REQUEST_S,
+        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
     )
 
 

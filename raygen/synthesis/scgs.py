@@ -51,7 +51,8 @@ class ScgsConfig(SynthesisBase):
             stopped early; "kfold", those of classifiers that have not seen the image, each fitted as `erm` says on
             the other folds. (At convergence no training image is misclassified; the paper does not say when it
             looks.) With "kfold" features, loss and heat maps are the ERM classifier's, since features of several
-            classifiers cannot be compared; only the predicted label is out of fold.
+            classifiers cannot be compared; only the predicted label is out of fold. "erm": the ERM classifier's own,
+            the default where `erm.from` brings one.
         mis_epoch: The epoch after which it is stopped, 0 = the first. MetaShift's logs suggest 0. Differs: it is a fit
             of its own, whose learning rates run through their whole schedule in these epochs.
         num_folds: Folds of "kfold".
@@ -101,7 +102,7 @@ class ScgsConfig(SynthesisBase):
     }
 
     name: Literal["scgs"] = "scgs"
-    mis_source: Literal["epoch", "kfold"] = "epoch"
+    mis_source: Literal["epoch", "kfold", "erm"] = "epoch"
     mis_epoch: int = Field(0, ge=0)
     num_folds: int = Field(5, ge=2)
     num_clusters: PositiveInt | tuple[PositiveInt, ...] = 2
@@ -177,6 +178,8 @@ def select(config: ScgsConfig, scores: pa.Table, *, dataset: DatasetInfo, run_se
             advice = "an earlier look (a lower synthesis.mis_epoch or erm.learning_rate), or synthesis.mis_source=kfold"
             if config.mis_source == "kfold":
                 advice = "fewer epochs or a lower learning rate of erm, or mis_source=epoch"
+            elif config.mis_source == "erm":
+                advice = "synthesis.mis_source=epoch, a classifier that is fitted beside for a short time, or kfold"
             raise DataError(
                 f"class {label} ('{dataset.class_names[label]}') has {len(rows)} misclassified training image(s); SCGS "
                 f"needs at least {MIN_MISCLASSIFIED} per class. Try {advice}, or another recipe, such as dbb."

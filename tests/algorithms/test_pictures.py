@@ -455,3 +455,27 @@ def test_where_pictures_are_kept_follows_the_config(tmp_path: Path) -> None:
     assert (own.folder, own.max_bytes, own.processes) == (str(tmp_path / "fast"), 5e8, 0)
     assert FitConfig(num_cpus=0.5).loading(tmp_path).processes == 1
     assert FitConfig().deciding() == FitConfig(store_folder=tmp_path, store_gb=1, loader_processes=3).deciding()
+
+
+@pytest.mark.parametrize("way", ["stored", "streamed", None])
+def test_pictures_come_into_the_square_as_the_classifier_evaluates(way: str | None, tmp_path: Path) -> None:
+    """Pictures that are wider than high, by another filter; a store of squashed ones beside is another store."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(256, size=(30, 47, 3), dtype=np.uint8) for _ in range(3)]
+    rows = [
+        {"image_id": str(i), "image_png": encode_image(image_HWC), "label": i % 2, "split": "train", "role": "source"}
+        for i, image_HWC in enumerate(images)
+    ]
+    (tmp_path / "data").mkdir()
+    write_source(rows, DatasetInfo("made", ("cat", "dog"), (), ("a cat", "a dog")), tmp_path / "data")
+    frame = ClassifierConfig(image_size_px=20, framing="center_crop", resize_px=24, interpolation="bicubic").frame
+    index = RowIndex(tmp_path / "data")
+    options: dict[str, Any] = {"size_px": 24}
+    if way is not None:
+        options["loading"] = loading(tmp_path / "stores", **WAYS[way])
+    squashed = TrainingSet(index, "train", **options)
+    framed = TrainingSet(index, "train", resizing=frame.resizing, **options)
+    (found_BTTC,), (other_BTTC,) = (found.batches([np.arange(3)]) for found in (framed, squashed))
+    assert np.array_equal(found_BTTC, np.stack([frame.whole(image_HWC) for image_HWC in images]))
+    assert np.array_equal(found_BTTC[:, frame.inside, frame.inside], [frame.picture(image) for image in images])
+    assert np.array_equal(other_BTTC, [squash(image_HWC, 24) for image_HWC in images])

@@ -31,6 +31,7 @@ def test_every_way_to_tell_rows_apart() -> None:
     assert of("auto") == of("groups") == GROUP_N.tolist()
     assert of("auto", unknown) == of("classes", unknown) == of("classes") == LABEL_N.tolist()
     assert of("environments") == of("environments", unknown) == [0, 1, 0, 2, 2, 3]
+    assert of("average") == of("average", unknown) == [0] * 6
     parts = of("inferred_groups", unknown)
     assert [group // 2 for group in parts] == LABEL_N.tolist()
     assert parts[0] == parts[1] != parts[2]
@@ -73,6 +74,7 @@ def test_validation_is_told_apart_by_a_first_fits_errors(scenes_folder: Path, tm
     told = of(select_by="environments")
     assert told.selection_group_N.tolist() == [0 if label == 0 else 3 for label in val.label_N]
     assert of(select_by="classes").selection_group_N.tolist() == val.label_N.tolist()
+    assert accuracies(np.arange(len(val)) < 20, of(select_by="average"))["val_worst_group"] == 20 / len(val)
     assert set(of(select_by="inferred_groups").selection_group_N) == {0, 1, 2, 3}
     # And that is what an epoch's accuracy is of.
     correct_N = (val.label_N == 0) | (np.arange(len(val)) % 2 == 0)

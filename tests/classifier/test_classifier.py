@@ -95,7 +95,6 @@ def test_inception_and_googlenet_read_pixels_as_their_published_weights_do(tmp_p
         ({"architecture": "maxvit_t"}, "maxvit_t cannot be fitted on pictures of 64 x 64 .*image_size_px=224"),
         ({"architecture": "vit_h_14"}, "vit_h_14 cannot be fitted .*image_size_px=518"),
         ({"architecture": "resnet81"}, "torchvision has no 'resnet81'; did you mean resnet18"),
-        ({"architecture": "vit_b_16"}, "synthesis.mask=cam needs class activation maps, and .*vit_b_16 has no convol"),
         ({"architecture": "alexnet"}, "last map of alexnet is a single pixel .*0 everywhere; .*image_size_px=224"),
         (
             {"architecture": "vit_h_14", "weights": "imagenet"},

@@ -14,7 +14,7 @@ from class_folders import PICTURE, make
 from s3_server import BUCKET, S3Server
 
 from raygen import recipes
-from raygen.datasets import open_dataset, open_listed
+from raygen.datasets import listed_config, open_dataset, open_listed
 from raygen.datasets.addresses import place_of
 from raygen.datasets.check import check_dataset
 from raygen.datasets.convert import convert_dataset
@@ -291,12 +291,12 @@ def test_a_table_in_a_bucket_is_the_one_on_disk(s3: S3Server, scenes_folder: Pat
     if suffix == ".parquet":
         pd.read_csv(root / "birds.csv").to_parquet(root / "birds.parquet")
     url = s3.upload(root)
-    listings = [open_listed(f"{place}/birds{suffix}").listing for place in (root, url)]
+    listings = [open_listed(listed_config(f"{place}/birds{suffix}")).listing for place in (root, url)]
     local, remote = [[(e.image_id, e.label, e.attribute, e.split) for e in listing.entries] for listing in listings]
     assert remote == local
     elsewhere = tmp_path / f"birds{suffix}"
     elsewhere.write_bytes((root / f"birds{suffix}").read_bytes())
-    assert len(open_listed(str(elsewhere), [f"root={url}"]).listing.entries) == len(local)
+    assert len(open_listed(listed_config(str(elsewhere), [f"root={url}"])).listing.entries) == len(local)
     for listing, out in zip(listings, ("local", "remote"), strict=True):
         convert_dataset(listing, to=str(tmp_path / out), format="parquet")
     read = [(tmp_path / out / "part-00000.parquet").read_bytes() for out in ("local", "remote")]

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from raygen.cli import app
-from raygen.datasets import open_listed
+from raygen.datasets import listed_config, open_listed
 from raygen.datasets.check import check_dataset
 from raygen.datasets.convert import Format, convert_dataset
 from raygen.datasets.entries import Listing
@@ -55,7 +55,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def listing(root: Path) -> Listing:
-    return open_listed(str(root)).listing
+    return open_listed(listed_config(str(root))).listing
 
 
 def contents(to: str) -> dict[str, bytes]:

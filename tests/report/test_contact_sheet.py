@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from raygen.cli import app
-from raygen.datasets import open_listed
+from raygen.datasets import listed_config, open_listed
 from raygen.errors import ConfigError, DataError
 from raygen.images import encode_image
 from raygen.report.contact_sheet import TILE_PX, write_contact_sheet
@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_page_has_pictures_of_every_group(root: Path, tmp_path: Path) -> None:
-    assert write_contact_sheet(open_listed(str(root)).listing, tmp_path / "page.html", per_group=3) == 4
+    assert write_contact_sheet(open_listed(listed_config(str(root))).listing, tmp_path / "page.html", per_group=3) == 4
     text = (tmp_path / "page.html").read_text()
     assert re.findall(r"<h2>(.*)</h2>", text) == [
         "cat, in: 5 images",
@@ -60,12 +60,12 @@ def test_a_picture_has_a_row_for_every_group(root: Path, tmp_path: Path) -> None
         assert pixels >= count * 10 * 40
     assert page_HWC.shape[0] > 4 * TILE_PX
     again = tmp_path / "again.png"
-    write_contact_sheet(open_listed(str(root)).listing, again)
+    write_contact_sheet(open_listed(listed_config(str(root))).listing, again)
     assert again.read_bytes() == (tmp_path / "sheet.PNG").read_bytes()
 
 
 def test_what_cannot_be_shown_is_refused(root: Path, tmp_path: Path) -> None:
-    listing = open_listed(str(root)).listing
+    listing = open_listed(listed_config(str(root))).listing
     with pytest.raises(ConfigError, match=r"an \.html page or a \.png picture"):
         write_contact_sheet(listing, tmp_path / "sheet.pdf")
     with pytest.raises(DataError, match="no image in split test; splits with images: train, val"):

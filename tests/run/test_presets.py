@@ -3,13 +3,17 @@
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, Resize
 from typer.testing import CliRunner
 
 from raygen import recipes
 from raygen.cli import app
 from raygen.config import apply_overrides
 from raygen.errors import ConfigError
+from raygen.run.published import published_fields, published_presets
 from raygen.synthesis import SYNTHESES
 
 PRESETS = [(name, preset) for name, module in SYNTHESES.items() for preset in module.Config.presets]
@@ -59,8 +63,63 @@ def test_an_unknown_preset_is_refused_with_those_that_there_are(recipe: str, exp
         recipes.make_config({"recipe": recipe}, [], where="test", preset="theirs")
 
 
+@pytest.mark.parametrize("preset", published_presets())
+@pytest.mark.parametrize("recipe", ["erm", "group_dro", "jtt", "lisa", "dbb+dfr"])
+def test_a_published_preset_sets_fields_that_there_are_whatever_the_recipe(preset: str, recipe: str) -> None:
+    config = recipes.make_config({"recipe": recipe}, [], where="test", preset=preset)
+    data = config.model_dump(mode="json")
+    fields = published_fields(preset, config.algorithm.name)
+    for field, value in fields.items():
+        assert apply_overrides(data, [f"{field}={json.dumps(value)}"]) == data, field
+    own = {"group_dro": "gdro", "jtt": "jtt", "lisa": "lisa"}.get(recipe, "")
+    sets_fit = any(field.startswith("algorithm.") for field in fields)
+    assert sets_fit == (preset in (f"waterbirds:{own}", f"celeba:{own}"))
+
+
+def seen(preset: str, image_HWC: np.ndarray) -> np.ndarray:
+    return recipes.make_config({"recipe": "erm"}, [], where="test", preset=preset).classifier.frame.picture(image_HWC)
+
+
+def test_published_frames_are_those_of_the_authors_transforms() -> None:
+    """By torchvision on pictures, as their code has it; CelebA's pictures are 178 x 218."""
+    image = Image.fromarray(np.random.default_rng(0).integers(256, size=(9, 7, 3), dtype=np.uint8))
+    image = image.resize((178, 218), Image.Resampling.BICUBIC)
+    image_HWC = np.asarray(image)
+    squashed = Compose([Resize((256, 256)), CenterCrop(224)])(image)
+    assert np.array_equal(seen("waterbirds:dfr", image_HWC), np.asarray(squashed))
+    assert np.array_equal(seen("celeba:dfr", image_HWC), np.asarray(squashed))
+    middle = Compose([CenterCrop(178), Resize((224, 224))])(image)
+    assert np.array_equal(seen("celeba:gdro", image_HWC), np.asarray(middle))
+
+
+def test_an_erm_of_group_dros_is_selected_by_the_average_and_of_dfrs_is_the_last() -> None:
+    gdro, dfr = (
+        recipes.make_config({"recipe": "group_dro"}, [], where="test", preset=f"waterbirds:{name}")
+        for name in ("gdro", "dfr")
+    )
+    assert (gdro.erm.selects_by(), gdro.algorithm.selects_by(), dfr.erm.selects_by()) == ("average", "auto", None)
+    assert (gdro.erm.weight_decay, gdro.algorithm.model_dump()["weight_decay"]) == (1e-4, 1.0)
+    assert (dfr.erm.augment, dfr.erm.epochs, dfr.erm.batch_size, dfr.erm.learning_rate) == (
+        "random_resized_crop",
+        100,
+        32,
+        1e-3,
+    )
+
+
+def test_presets_can_be_put_together_and_what_is_set_is_over_them() -> None:
+    config = recipes.make_config(
+        {"recipe": "scgs"}, ["erm.epochs=3"], where="test", preset="waterbirds:disc, metashift:disc,paper"
+    )
+    assert (config.erm.batch_size, config.erm.epochs) == (16, 3)
+    assert config.synthesis is not None
+    assert config.synthesis.model_dump()["sample_fraction"] == 0.2
+    with pytest.raises(ConfigError, match="there is no preset 'waterbirds:drf' of a dataset; known: celeba:afr, "):
+        recipes.make_config({"recipe": "erm"}, [], where="test", preset="waterbirds:drf")
+
+
 @pytest.mark.usefixtures("mine")
 def test_presets_are_listed() -> None:
-    assert (
-        "dbb --preset mine, dbb --preset other" in CliRunner().invoke(app, ["recipes"], env={"COLUMNS": "200"}).stdout
-    )
+    said = CliRunner().invoke(app, ["recipes"], env={"COLUMNS": "200"}).stdout
+    assert "dbb --preset mine, dbb --preset other" in said
+    assert "for any recipe: celeba:afr, celeba:dfr, " in said

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from raygen.classifier import ClassifierConfig, build_classifier, save_classifier
+from raygen.classifier.framing import Resizing
 from raygen.datasets.rows import RowIndex
 from raygen.errors import RowError
 from raygen.images import decode_image, decode_mask, encode_image, encode_mask
@@ -163,6 +164,9 @@ def test_a_change_is_brought_to_a_picture_by_its_nearest_pixel() -> None:
     found = moved(image, np.ones((4, 6), bool), change)
     assert np.array_equal(found[..., 0], [[100] * 3 + [126] * 3] * 2 + [[0] * 3 + [100] * 3] * 2)
     assert np.array_equal(moved(image, np.zeros((4, 6), bool), change), image)
+    # Of a classifier that sees the square in the middle only, the columns beside it stay.
+    seen = moved(image, np.ones((4, 6), bool), np.full((2, 2, 3), 0.1, np.float32), Resizing("cut"))
+    assert np.array_equal(np.flatnonzero((seen != image).any((0, 2))), [1, 2, 3, 4])
 
 
 def test_encoded_pictures_say_what_they_are(rows: Batch, scenes_folder: Path, classifier: Path) -> None:

@@ -155,9 +155,8 @@ def test_deep_lift_compares_with_pictures_of_the_same_split(
         assert found["a:deep_lift_gap"][row] < 1e-9
 
 
-@pytest.mark.slow
 def test_a_network_without_a_map_is_measured_by_the_rest(tmp_path: Path) -> None:
-    config = ClassifierConfig(architecture="vit_b_16", image_size_px=32)
+    config = ClassifierConfig(architecture="own_networks:pixels_only", image_size_px=32)
     torch.default_generator.manual_seed(0)
     built = build_classifier(config, 2, seed=0)
     torch.nn.init.normal_(built.head.weight)
