@@ -10,7 +10,8 @@ import pytest
 
 from raygen.datasets import named_config, open_dataset
 from raygen.datasets.check import check_dataset
-from raygen.datasets.hub_dataset import HubConfig, list_rows
+from raygen.datasets.hub_config import HubConfig
+from raygen.datasets.hub_dataset import list_rows
 from raygen.datasets.rows import RowIndex
 from raygen.errors import DataError
 from raygen.images import decode_image, encode_image, encode_mask
