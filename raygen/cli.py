@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from raygen import program
+from raygen.data_commands import data_app
 from raygen.exports.command import export
 from raygen.seeding import LEAST_SEED, MAX_SEED
 from tune.command import named_dataset, read_target, tune
@@ -25,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(name="data", help="Make and check datasets.", no_args_is_help=True)
 app.add_typer(data_app)
 app.command()(tune)
 app.command()(export)
@@ -49,7 +49,8 @@ Config = Annotated[
     Path | None, program.path_option("--config", "YAML config, such as the config.yaml of an earlier run.")
 ]
 Dataset = Annotated[
-    str | None, typer.Option("--dataset", help="'scenes', 'scenes3', or a folder of pictures or its URL.")
+    str | None,
+    typer.Option("--dataset", help="'scenes', 'scenes3', a folder of pictures or a table (.csv), or its URL."),
 ]
 Reuse = Annotated[
     list[Path] | None,
@@ -269,51 +270,6 @@ def key(
     entry = dump_yaml({"name": name, "sha256": sha256, "scopes": ["edit", *(["admin"] if admin else [])]})
     typer.echo(f"key, shown only now: {secret}")
     typer.echo("under `keys` in the config:\n  - " + entry.rstrip().replace("\n", "\n    "))
-
-
-@data_app.command("make")
-def data_make(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="'scenes'; a folder of pictures to bring into raygen's form; or a small tree in a published layout: "
-            "waterbirds-like, celeba-like, metashift-like, in9-like, cct-like, chexpert-like."
-        ),
-    ],
-    out: Annotated[Path, program.path_option("--out", "New folder for the dataset.")],
-    seed: Annotated[int, typer.Option("--seed", min=LEAST_SEED, max=MAX_SEED, help="Seed of the draw.")] = 0,
-    overrides: Set = None,
-) -> None:
-    """Write a dataset as Parquet, or a tree to try a loader on: --set scale=0.1, --set train_counts=[9,9,9,9]."""
-    from raygen.datasets import make_dataset
-    from raygen.datasets.published.likes import LIKES, make_like
-
-    if name in LIKES:
-        typer.echo(f"{out}: {make_like(name, overrides or [], out, seed=seed)} files, and their tables")
-        return
-    counts = make_dataset(named_dataset(name), overrides or [], out, seed=seed, say=typer.echo)
-    typer.echo(f"{out}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts.items())))
-
-
-@data_app.command("check")
-def data_check(
-    path: Annotated[str, typer.Argument(help="Dataset folder or URL: pictures, metadata.csv or raygen's own Parquet.")],
-    expect: Annotated[
-        str | None,
-        typer.Option("--expect", help="Compare the groups with a published dataset: waterbirds, celeba or metashift."),
-    ] = None,
-    overrides: Set = None,
-) -> None:
-    """Read every picture and label of a dataset and list what is wrong: --set class_names=[cat, dog] as a run would."""
-    from raygen.datasets import check
-    from raygen.report.tables import progress_bar
-
-    with progress_bar("reading pictures") as progress:
-        findings = check.check_dataset(path, expect=expect, overrides=overrides or (), progress=progress)
-    for line in findings.lines():
-        typer.echo(line)
-    if findings.problems:
-        raise typer.Exit(2)
 
 
 def main() -> None:

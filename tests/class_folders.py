@@ -22,9 +22,12 @@ def make(root: Path, classes: tuple[str, ...] = ("cat", "dog"), splits: tuple[st
     return root
 
 
-def put(path: Path, data: bytes = PICTURE) -> None:
+def put(path: Path, data: bytes | None = None) -> None:
+    """Writes a file; by default a picture that no other name has, since copies are warned of."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    seed = [*"/".join(path.parts[-3:]).encode("utf-8", "surrogateescape")]
+    noise_HWC = np.random.default_rng(seed).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    path.write_bytes(encode_image(noise_HWC) if data is None else data)
 
 
 def labels(root: Path, **names: tuple[str, ...]) -> dict[str, str]:

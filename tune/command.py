@@ -16,7 +16,8 @@ def tune(
     target: Target = None,
     *,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="'scenes', 'scenes3' or a folder of pictures.")
+        str | None,
+        typer.Option("--dataset", help="'scenes', 'scenes3', a folder of pictures or a table (.csv, .parquet)."),
     ] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Points to try (tune.trials).")] = None,
     out: Annotated[Path, path_option("--out", "Sweep folder; an unfinished sweep in it is resumed.")] = (
@@ -81,13 +82,7 @@ def read_target(target: str | None, config: Path | None, dataset: str | None) ->
 
 
 def named_dataset(name: str) -> dict[str, Any]:
-    """The config of a dataset that is given by a word: one that needs nothing but its name, such as "scenes"; a folder.
+    """See `raygen.datasets.named_config`; imported here, so that `--help` is quick."""
+    from raygen.datasets import named_config
 
-    A folder of such a name is meant by its path, "./scenes". One in a published layout is read in that.
-    """
-    from raygen.datasets import DATASETS, folder_config
-
-    module = DATASETS.get(name)
-    if module is not None and not any(field.is_required() for field in module.Config.model_fields.values()):
-        return {"name": name}
-    return folder_config(name)
+    return named_config(name)

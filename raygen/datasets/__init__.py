@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import SerializeAsAny
 
 from raygen.config import HasConfig, Strict, apply_overrides, one_of, validate
-from raygen.datasets import folder, scenes, scenes3
+from raygen.datasets import folder, hub_dataset, picture_table, scenes, scenes3
 from raygen.datasets.opened import DatasetBase, OpenDataset
 from raygen.datasets.published import (
     cct20,
@@ -20,7 +20,7 @@ from raygen.datasets.published import (
     spawrious,
     waterbirds,
 )
-from raygen.errors import DataError
+from raygen.errors import ConfigError, DataError
 from raygen.storage.progress import Say, quiet
 from raygen.storage.remote import is_url
 from raygen.storage.writing import disk_errors
@@ -44,6 +44,8 @@ DATASETS: dict[str, DatasetModule] = {
     "scenes": scenes,
     "folder": folder,
     "scenes3": scenes3,
+    "table": picture_table,
+    "hf": hub_dataset,
     "waterbirds": waterbirds,
     "celeba": celeba,
     "metashift": metashift,
@@ -54,6 +56,67 @@ DATASETS: dict[str, DatasetModule] = {
     "spawrious": spawrious,
 }
 DatasetConfig = Annotated[SerializeAsAny[DatasetBase], one_of(DATASETS)]
+
+
+def named_config(name: str) -> dict[str, Any]:
+    """The config of a dataset that is given by a word.
+
+    That is one that needs nothing but its name, such as "scenes"; a table; a folder of Hugging Face's datasets; any
+    other folder. A folder of such a name is meant by its path, "./scenes".
+    """
+    module = DATASETS.get(name)
+    if module is not None and not any(field.is_required() for field in module.Config.model_fields.values()):
+        return {"name": name}
+    if picture_table.is_table(name):
+        return {"name": "table", "path": name}
+    return {"name": "hf", "path": name} if hub_dataset.is_saved(name) else folder_config(name)
+
+
+def dataset_config(data: dict[str, Any], overrides: Sequence[str] = ()) -> DatasetBase:
+    """The config of a dataset.
+
+    Args:
+        data: As `named_config` gives it.
+        overrides: Of its fields: "class_names=[cat, dog]", or as a run takes them, "dataset.class_names=[cat, dog]".
+
+    Raises:
+        ConfigError: A wrong field.
+    """
+
+    class Wrapped(Strict):
+        dataset: DatasetConfig
+
+    fields = apply_overrides(data, [override.removeprefix("dataset.") for override in overrides])
+    return validate(Wrapped, {"dataset": fields}, where="dataset").dataset
+
+
+def listed_config(name: str, overrides: Sequence[str] = ()) -> DatasetBase:
+    """The config of the dataset of a path or URL.
+
+    Args:
+        name: See `named_config`. A folder is meant where there is one, also of a built-in dataset's name.
+        overrides: See `dataset_config`.
+
+    Raises:
+        ConfigError: A wrong field.
+    """
+    here = name in DATASETS and Path(name).exists()
+    return dataset_config(named_config(f"./{name}" if here else name), overrides)
+
+
+def open_listed(config: DatasetBase) -> folder.OpenFolder:
+    """The dataset of a config, with what is wrong with it.
+
+    Raises:
+        ConfigError: A built-in dataset, which has no files.
+        DataError: The dataset as a whole cannot be used.
+    """
+    opened = open_dataset(config)
+    if not isinstance(opened, folder.OpenFolder):
+        raise ConfigError(
+            f"dataset {config.name} is drawn, not read; give a folder or a table, or a folder of its rows"
+        )
+    return opened
 
 
 def open_dataset(config: DatasetBase) -> OpenDataset:
@@ -83,11 +146,7 @@ def make_dataset(
         ConfigError: A wrong field.
         DataError: The folder is not empty, or the dataset is wrong.
     """
-
-    class Wrapped(Strict):
-        dataset: DatasetConfig
-
-    config = validate(Wrapped, {"dataset": apply_overrides(data, overrides)}, where="dataset").dataset
+    config = dataset_config(data, overrides)
     with disk_errors(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"{out} is there already and not an empty folder; give another --out")

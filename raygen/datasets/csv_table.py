@@ -1,29 +1,53 @@
-"""A folder with `metadata.csv`: a picture per line."""
+"""A table of pictures, a row each: a folder's `metadata.csv`, or a file of its own."""
 
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from raygen.datasets.csv_text import Line, Table, read_table
+from raygen.datasets.cell_files import CellFiles
+from raygen.datasets.codes import WHOLE_NUMBER, Codes, read_codes, short
+from raygen.datasets.csv_text import read_csv
+from raygen.datasets.drawn_split import draw_splits
 from raygen.datasets.entries import Entry, Listing, take_usable
-from raygen.datasets.files import printable
 from raygen.datasets.known import ANSWERS, NAMES, OBJECT_WORDS, Names, known_name, recognised
 from raygen.datasets.names import SPLIT_WORDS, check_names, check_not_swapped
+from raygen.datasets.parquet_table import read_parquet
 from raygen.datasets.places import Place
 from raygen.datasets.table import DatasetInfo, check_prompts, numbered
+from raygen.datasets.table_columns import Table, Wanted
 from raygen.errors import DataError
 from raygen.schema import SPLITS
-from raygen.storage.remote import check_no_secret, is_url
 
-# Spreadsheets and pandas write 1.0 where a column has had empty cells.
-_WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
 # Names are made up to the largest label, so a label may not be larger than this, the lines or the names that are given.
 MIN_VALUES = 1000
 # And tables of groups are made, of the size of both together.
 MAX_GROUPS = 200_000
 SPLIT_CODES = {"0": "train", "1": "val", "2": "test"}
+PARQUET_SUFFIXES = {".parquet", ".pq"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a table is read, where it does not say all by itself.
+
+    Attributes:
+        columns: Name of the column of a kind (`raygen.datasets.table_columns.COLUMN_NAMES`), where it is another.
+        fractions: Of train, val and test, where the split is drawn.
+        seed: Of that draw.
+        moved: Whether pictures are looked for by the ends of their absolute paths.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+    fractions: tuple[float, float, float] | None = None
+    seed: int = 0
+    moved: bool = False
+
+    @property
+    def wanted(self) -> Wanted:
+        """The columns that are looked for."""
+        needed = ("file", "label") if self.fractions is not None else ("file", "label", "split")
+        return Wanted(self.columns, needed)
 
 
 def list_table(place: Place, given: Names) -> Listing:
@@ -32,61 +56,108 @@ def list_table(place: Place, given: Names) -> Listing:
     Raises:
         DataError: The table as a whole cannot be used, or names do not fit.
     """
-    answers = ANSWERS.get(known_name(place.name) or "", ())
-    path = place.shown("metadata.csv")
-    try:
-        table = read_table(place.read("metadata.csv"), path, also=answers)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    limit = max(MIN_VALUES, len(table.lines), len(given.class_names), len(given.attribute_names))
-    entries, problems = [], list(table.problems)
-    for line in table.lines:
-        try:
-            entries.append(_entry(line, table, place, limit))
-        except DataError as error:
-            problems.append(str(error))
-    num_classes = max((entry.label for entry in entries), default=-1) + 1
-    num_attributes = max((entry.attribute for entry in entries if entry.attribute is not None), default=-1) + 1
-    if num_classes * num_attributes > MAX_GROUPS:
+    file = TableFile(place, "metadata.csv")
+    return list_rows(file, place, given, name=place.name, reading=Reading())
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """A file in a place."""
+
+    place: Place
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Its address, for messages."""
+        return self.place.shown(self.name)
+
+
+def list_rows(file: TableFile, place: Place, given: Names, *, name: str, reading: Reading) -> Listing:
+    """Lists the pictures of a table.
+
+    Args:
+        file: The table, text or Parquet.
+        place: What its relative paths are below.
+        given: Names of classes and attributes, and prompts.
+        name: What the dataset is called.
+        reading: How it is read.
+
+    Raises:
+        DataError: The table as a whole cannot be used, or names do not fit.
+    """
+    path, table = file.path, _read(file, reading.wanted, ANSWERS.get(known_name(name) or "", ()))
+    if reading.fractions is not None and table.column["split"] is not None:
         raise DataError(
-            f"{path} has labels up to {num_classes - 1} and attributes up to {num_attributes - 1}, which "
-            f"make {num_classes * num_attributes:,} groups; at most {MAX_GROUPS:,} are taken"
+            f"{path} has a split, in column '{table.column['split']}'; leave dataset.split out, or call that column "
+            "otherwise to have another split drawn"
+        )
+    limit = max(MIN_VALUES, len(table.numbers), len(given.class_names), len(given.attribute_names))
+    labels = _codes(table, "label", given.class_names, "dataset.class_names", limit)
+    attributes = _codes(table, "attribute", given.attribute_names, "dataset.attribute_names", limit)
+    entries, problems = _entries(table, place, labels, attributes, reading)
+    problems = [*table.problems, *problems]
+    if labels.count * attributes.count > MAX_GROUPS:
+        raise DataError(
+            f"{path} has labels up to {labels.count - 1} and attributes up to {attributes.count - 1}, which make "
+            f"{labels.count * attributes.count:,} groups; at most {MAX_GROUPS:,} are taken"
         )
     if not problems:  # with them, what else the table has is not known
-        _check_given(given, num_classes, num_attributes)
-    info, notes = _info(place, table, entries, given, num_classes, num_attributes)
+        _check_given(given, labels, attributes)
+    info, notes = _info(name, table, entries, given, labels, attributes)
+    notes = [*labels.notes, *attributes.notes, *notes]
     listing = Listing(info, problems=problems, warnings=list(table.warnings), notes=notes, place=place)
     take_usable(listing, entries)
     return listing
 
 
-def _check_given(given: Names, num_classes: int, num_attributes: int) -> None:
+def _read(file: TableFile, wanted: Wanted, also: Collection[str]) -> Table:
+    try:
+        data = file.place.read(file.name)
+    except OSError as error:
+        raise DataError(f"{file.path} cannot be read: {error.strerror}") from error
+    if PurePosixPath(file.name).suffix.casefold() in PARQUET_SUFFIXES or data.startswith(b"PAR1"):
+        return read_parquet(data, file.path, wanted=wanted)
+    return read_csv(data, file.path, wanted=wanted, also=also)
+
+
+def _codes(table: Table, kind: str, given: Sequence[str], what: str, limit: int) -> Codes:
+    column = table.column[kind]
+    if column is None:
+        return Codes([None] * len(table.numbers))
+    return read_codes(table.cells[column], column=column, given=given, what=what, limit=limit, path=table.path)
+
+
+def _check_given(given: Names, labels: Codes, attributes: Codes) -> None:
     # Too few names: the lines whose labels have none are named one by one.
-    if len(given.class_names) >= num_classes:
-        of = f"labels 0..{num_classes - 1}"
-        check_names(given.class_names, what="dataset.class_names", expected=num_classes, of=of)
-    if len(given.attribute_names) > num_attributes:
-        of = f"attributes 0..{num_attributes - 1}" if num_attributes else "a table without attributes"
-        check_names(given.attribute_names, what="dataset.attribute_names", expected=num_attributes, of=of)
+    if not labels.names and len(given.class_names) >= labels.count:
+        of = f"labels 0..{labels.count - 1}"
+        check_names(given.class_names, what="dataset.class_names", expected=labels.count, of=of)
+    if not attributes.names and len(given.attribute_names) > attributes.count:
+        of = f"attributes 0..{attributes.count - 1}" if attributes.count else "a table without attributes"
+        check_names(given.attribute_names, what="dataset.attribute_names", expected=attributes.count, of=of)
 
 
 def _info(
-    place: Place, table: Table, entries: Sequence[Entry], given: Names, num_classes: int, num_attributes: int
+    name: str, table: Table, entries: Sequence[Entry], given: Names, labels: Codes, attributes: Codes
 ) -> tuple[DatasetInfo, list[str]]:
     """Names of the dataset, and where they come from."""
-    name, notes = place.name, list[str]()
+    notes: list[str] = []
     counts = Counter((entry.split, entry.label, entry.attribute) for entry in entries)
-    found = recognised(name, counts, columns=table.header, answers=_answers(table, known_name(name)))
-    class_names, attribute_names, prompts = given.class_names, given.attribute_names, given.prompts
+    class_names, attribute_names = labels.names or given.class_names, attributes.names or given.attribute_names
+    prompts = given.prompts
+    found = recognised(
+        name, counts, class_names=labels.names, columns=table.header, answers=_answers(table, known_name(name))
+    )
     known = None if found is None else NAMES.get(found[0])
     if found is not None and known is not None:
         check_not_swapped(class_names, known.class_names, of=f"the classes of {found[0]}")
         of, what = f"the attributes of {found[0]}", "dataset.attribute_names"
         check_not_swapped(attribute_names, known.attribute_names, of=of, what=what)
     if not class_names:
-        if found is not None and known is not None and num_classes == len(known.class_names):
+        if found is not None and known is not None and labels.count == len(known.class_names):
             class_names, prompts = known.class_names, prompts or known.prompts
-            attribute_names = attribute_names or known.attribute_names[:num_attributes]
+            attribute_names = attribute_names or known.attribute_names[: attributes.count]
             notes.append(f"classes are called as in {found[0]}: {', '.join(class_names)}; {found[1]}")
         elif found is None and known_name(name) in NAMES:
             notes.append(
@@ -94,8 +165,8 @@ def _info(
                 "that dataset's: its classes are not called as there; set dataset.class_names"
             )
     found = found or recognised(name, counts, class_names=class_names)
-    class_names = class_names or numbered("class", num_classes)
-    attribute_names = attribute_names or numbered("attribute", num_attributes)
+    class_names = class_names or numbered("class", labels.count, first=labels.first)
+    attribute_names = attribute_names or numbered("attribute", attributes.count, first=attributes.first)
     words = class_names if found is None else (OBJECT_WORDS[found[0]],) * len(class_names)
     return DatasetInfo(name, class_names, attribute_names, check_prompts(prompts, class_names), words), notes
 
@@ -103,86 +174,65 @@ def _info(
 def _answers(table: Table, name: str | None) -> bool:
     """Whether the published annotation, where the table has it, says the same as its labels and attributes."""
     columns = ANSWERS.get(name or "", ())
-    if not columns or not set(columns) <= set(table.header):
+    if not columns or not set(columns) <= set(table.cells):
         return False
-    pairs = zip(columns, (table.column["label"], table.column["attribute"]), strict=True)
     return all(
-        mine is not None and _is_above_0(line.cells[theirs]) == _is_above_0(line.cells[mine])
-        for theirs, mine in pairs
-        for line in table.lines
+        table.column[mine] is not None and all(map(_is_alike, table.cells[theirs], table.of(mine)))
+        for theirs, mine in zip(columns, ("label", "attribute"), strict=True)
     )
+
+
+def _is_alike(cell: str, other: str) -> bool:
+    return _is_above_0(cell) == _is_above_0(other)
 
 
 def _is_above_0(cell: str) -> bool:
-    found = _WHOLE_NUMBER.fullmatch(cell)
+    found = WHOLE_NUMBER.fullmatch(cell)
     return found is not None and cell[0] != "-" and any(digit in "123456789" for digit in found[1])
 
 
-def _entry(line: Line, table: Table, place: Place, limit: int) -> Entry:
-    """The entry of one line.
-
-    Raises:
-        DataError: A cell is wrong, or a file is not there.
-    """
-    where = f"{place.address}/metadata.csv, line {line.number}"
-    cell = {kind: line.cells[name] if name else "" for kind, name in table.column.items()}
-    number = _WHOLE_NUMBER.fullmatch(cell["split"])
-    split = SPLIT_WORDS.get(cell["split"].casefold()) if number is None else SPLIT_CODES.get(number[1])
-    if split is None:
-        others = ", ".join(sorted(set(SPLIT_WORDS) - set(SPLITS)))
-        raise DataError(
-            f"{where}: split is '{_short(cell['split'])}'; expected 0, 1, 2 or train, val, test, or one of {others}"
-        )
-    label = _number(cell["label"], f"{where}: column '{table.column['label']}'", limit)
-    if label is None:
-        raise DataError(f"{where}: column '{table.column['label']}' is empty; every picture needs a label")
-    if not cell["file"]:
-        raise DataError(f"{where}: column '{table.column['file']}' is empty; every line names a picture")
-    name = _named(cell["file"], place, where)
-    return Entry(
-        image_id=PurePosixPath(name.partition("://")[2] or name).with_suffix("").as_posix(),
-        label=label,
-        attribute=_number(cell["attribute"], f"{where}: column '{table.column['attribute']}'", limit),
-        split=split,
-        picture=_address(name, place),
-        object=_address(_named(cell["object"], place, where), place) if cell["object"] else None,
-        where=where,
-    )
+def _entries(
+    table: Table, place: Place, labels: Codes, attributes: Codes, reading: Reading
+) -> tuple[list[Entry], list[str]]:
+    """The rows that can be used, and one line for each other."""
+    files, objects = table.of("file"), table.of("object")
+    splits = _splits(table, labels, attributes, reading)
+    finds, entries, problems = CellFiles(place, moved=reading.moved), [], []
+    for row, split in enumerate(splits):
+        where = table.where(row)
+        try:
+            if split not in SPLITS:
+                raise DataError(f"{where}: {split}")
+            for codes in (labels, attributes):
+                if (problem := codes.problems.get(row)) is not None:
+                    raise DataError(f"{where}: {problem}")
+            label = labels.values[row]
+            if label is None:
+                raise DataError(f"{where}: column '{table.column['label']}' is empty; every picture needs a label")
+            if not files[row]:
+                raise DataError(f"{where}: column '{table.column['file']}' is empty; every line names a picture")
+            name, picture = finds.find(files[row], where)
+            mask = finds.find(objects[row], where)[1] if objects[row] else None
+            image_id = PurePosixPath(name.partition("://")[2] or name).with_suffix("").as_posix()
+            entries.append(Entry(image_id, label, attributes.values[row], split, picture, mask, where))
+        except DataError as error:
+            problems.append(str(error))
+    return entries, problems
 
 
-def _number(cell: str, where: str, limit: int) -> int | None:
-    if not cell:
-        return None
-    found = _WHOLE_NUMBER.fullmatch(cell)
-    if found is None:
-        raise DataError(f"{where} is '{_short(cell)}'; expected a whole number from 0")
-    if len(found[1]) > 18 or int(found[1]) >= limit:  # 18 digits: more than any table has lines
-        raise DataError(
-            f"{where} is '{_short(cell)}'; expected a whole number from 0, below {limit} in a table of this length"
-        )
-    return int(found[1])
+def _splits(table: Table, labels: Codes, attributes: Codes, reading: Reading) -> list[str]:
+    """The split of each row, or what is wrong with it."""
+    if reading.fractions is not None:
+        strata = list(zip(labels.values, attributes.values, strict=True))
+        return draw_splits(table.of("file"), strata, fractions=reading.fractions, seed=reading.seed)
+    of = {cell: _split(cell) for cell in {*table.of("split")}}
+    return [of[cell] for cell in table.of("split")]
 
 
-def _named(cell: str, place: Place, where: str) -> str:
-    r"""The file that a cell names, also where it was written on Windows (img\1.png) or on a Mac (an umlaut in two).
-
-    Raises:
-        DataError: There is none, or it is a URL that holds credentials.
-    """
-    if is_url(cell):
-        check_no_secret(cell)
-        return cell
-    slashed = cell.replace("\\", "/")
-    for name in dict.fromkeys((cell, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))):
-        if place.why_no_file(name) is None:
-            return name
-    raise DataError(f"{where}: {_short(printable(place.shown(cell)), 300)} {place.why_no_file(cell)}")
-
-
-def _address(name: str, place: Place) -> str:
-    return name if is_url(name) else place.shown(name)
-
-
-def _short(text: str, length: int = 60) -> str:
-    shown = printable(text)
-    return shown if len(shown) <= length else f"{shown[:length]}..."
+def _split(cell: str) -> str:
+    number = WHOLE_NUMBER.fullmatch(cell)
+    split = SPLIT_WORDS.get(cell.casefold()) if number is None else SPLIT_CODES.get(number[1])
+    if split is not None:
+        return split
+    others = ", ".join(sorted(set(SPLIT_WORDS) - set(SPLITS)))
+    return f"split is '{short(cell)}'; expected 0, 1, 2 or train, val, test, or one of {others}"

@@ -77,6 +77,18 @@ class Entry:
     mask: MaskSource | None = None
 
 
+class RowSource(Protocol):
+    """What holds rows that are no files of their own."""
+
+    def rows(self, entries: Sequence[Entry], unread: dict[str, str]) -> Iterator[dict[str, Any]]:
+        """SOURCE rows of entries; see `Listing.rows`."""
+        ...
+
+    def state(self) -> Any:
+        """Plain data that changes with what is in it."""
+        ...
+
+
 @dataclass
 class Listing:
     """A folder's pictures.
@@ -92,6 +104,7 @@ class Listing:
         place: The folder, which knows the state of files that are not on this machine; None where all are.
         inline: Whether rows hold the pictures' bytes, where these are on this machine; else they hold their paths.
         unread: Files that could not be read, with the reason, by the image's id; grows as `rows` is read.
+        source: What gives the rows, where they are neither files nor in shards.
         pairs: The same objects before another background, by image_id, where the layout has such pictures.
     """
 
@@ -105,10 +118,14 @@ class Listing:
     place: Place | None = None
     inline: bool = True
     unread: dict[str, str] = field(default_factory=dict)
+    source: RowSource | None = None
     pairs: dict[str, PairFile] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Changes with any label, attribute, split or name, and with the size or time of any file."""
+        if self.source is not None:
+            labels = ((entry.image_id, entry.label, entry.attribute, entry.split) for entry in self.entries)
+            return fingerprint_of_many(asdict(self.info), labels, iter([self.source.state()]))
         files: Iterable[str] = self.shards or (
             path
             for entry in self.entries
@@ -146,6 +163,9 @@ class Listing:
         Raises:
             DataError: A shard is damaged.
         """
+        if self.source is not None:
+            yield from self.source.rows(self.entries, self.unread)
+            return
         if self.shards:
             yield from self._rows_of_shards(read_bytes)
             return

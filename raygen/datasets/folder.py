@@ -162,7 +162,7 @@ class OpenFolder(OpenDataset):
         Raises:
             DataError: Something is; the message has the first of it.
         """
-        self._check_entries()
+        self.check_entries()
         if missing := self._listing.missing_splits():
             raise DataError(f"{self._config.path}: {missing[0]}")
 
@@ -186,7 +186,7 @@ class OpenFolder(OpenDataset):
         Raises:
             DataError: Labels, attributes, splits, ids or files are wrong: the message has the first of them.
         """
-        self._check_entries()
+        self.check_entries()
         counts = write_source(self._listing.rows(), self.info, folder)
         if unread := list(self._listing.unread.values()):
             logger.warning(
@@ -207,7 +207,12 @@ class OpenFolder(OpenDataset):
         """Which they are, and their files now."""
         return [[image_id, *pair.state(self._place)] for image_id, pair in self._pairs.items()] or None
 
-    def _check_entries(self) -> None:
+    def check_entries(self) -> None:
+        """Checks that every picture that is listed can be used.
+
+        Raises:
+            DataError: One cannot; the message has the first ones.
+        """
         problems, path = self._listing.problems, self._config.path
         if problems:
             shown = "\n".join(f"  {printable(problem)}" for problem in problems[:SHOWN_PROBLEMS])

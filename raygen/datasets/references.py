@@ -1,7 +1,8 @@
 """Where a row's picture is: the path of a file that this machine has mounted, or a URL."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,24 @@ def open_reference(reference: str) -> Any:
 def why_unread(reference: str, error: OSError) -> str:
     """What to say of a file that cannot be read."""
     return f"{printable(reference)} cannot be read: {error.strerror or error}"
+
+
+def with_files(rows: Iterable[dict[str, Any]], unread: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """SOURCE rows with their pictures' bytes where these are in files that they name; remote files several at a time.
+
+    Args:
+        rows: With `image_png`, or `path`.
+        unread: Gets the reason, by image_id, where a file cannot be read; such a row has no bytes.
+    """
+    waiting = iter(rows)
+    while some := list(islice(waiting, NUM_REQUESTS)):
+        named = [row for row in some if row["image_png"] is None and row.get("path")]
+        for row, found in zip(named, read_references([row["path"] for row in named]), strict=True):
+            if isinstance(found, OSError):
+                unread[row["image_id"]] = why_unread(row["path"], found)
+            else:
+                row["image_png"] = found
+        yield from some
 
 
 def _read(reference: str) -> bytes | OSError:

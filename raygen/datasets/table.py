@@ -58,9 +58,9 @@ class DatasetInfo:
         return bool(self.class_names) and all(_NUMBER.fullmatch(name.strip().casefold()) for name in self.class_names)
 
 
-def numbered(noun: str, count: int) -> tuple[str, ...]:
-    """Names of the values 0, 1, ... where nothing gives better ones."""
-    return tuple(f"{noun} {i}" for i in range(count))
+def numbered(noun: str, count: int, *, first: int = 0) -> tuple[str, ...]:
+    """Names of the values 0, 1, ... where nothing gives better ones, with the numbers that they are counted by."""
+    return tuple(f"{noun} {first + i}" for i in range(count))
 
 
 def write_source(
@@ -92,7 +92,7 @@ def write_source(
     def checked() -> Iterator[Mapping[str, Any]]:
         last = None
         for row in rows:
-            _check_row(row, info, last, max_file_bytes)
+            check_row(row, info, last, max_file_bytes=max_file_bytes)
             last = str(row["image_id"])
             counts[row["split"]] = counts.get(row["split"], 0) + 1
             yield row
@@ -100,7 +100,7 @@ def write_source(
     waiting = checked()
     for number, first in enumerate(waiting):  # each turn takes the rows of one shard
         shard = itertools.chain([first], itertools.islice(waiting, ROWS_PER_SHARD - 1))
-        _write_shard(shard, folder / f"part-{number:05d}.parquet", array_bytes)
+        write_shard(shard, folder / shard_name(number), array_bytes=array_bytes)
     if not counts:
         raise DataError(f"{info.name}: no image at all")
     write_json(folder / INFO_FILE, asdict(info))
@@ -164,7 +164,10 @@ def _words(names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_row(row: Mapping[str, Any], info: DatasetInfo, last: str | None, max_file_bytes: int) -> None:
+def check_row(
+    row: Mapping[str, Any], info: DatasetInfo, last: str | None, *, max_file_bytes: int = MAX_FILE_BYTES
+) -> None:
+    """Checks a row before it is written after the one called `last`; see `write_source`."""
     image_id, label, attribute = row["image_id"], row["label"], row.get("attribute")
     if last is not None and image_id <= last:
         kind = "occurs twice" if image_id == last else f"comes after '{last}'"
@@ -188,7 +191,13 @@ def picture_bytes(row: Mapping[str, Any]) -> int:
     return sum(len(row.get(name) or b"") for name in PICTURES)
 
 
-def _write_shard(rows: Iterable[Mapping[str, Any]], path: Path, array_bytes: int) -> None:
+def shard_name(number: int) -> str:
+    """File of a shard in a dataset's folder."""
+    return f"part-{number:05d}.parquet"
+
+
+def write_shard(rows: Iterable[Mapping[str, Any]], path: Path, *, array_bytes: int = ARRAY_BYTES) -> None:
+    """Writes the rows of one shard; see `write_source`."""
     groups = by_bytes(rows, picture_bytes, most=ROWS_PER_GROUP, most_bytes=array_bytes)
     # Pictures are compressed already; dictionaries would hold whole pictures.
     with (

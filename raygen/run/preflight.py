@@ -53,16 +53,22 @@ def check(opened: Opened) -> None:
         ResourceError: CPUs or GPUs that are not there.
     """
     opened.dataset.check()
-    _check_classes(opened)
-    _check_groups(opened)
+    check_classes(opened)
+    check_groups(opened)
     _check_classifier(opened)
-    _check_masks(opened)
+    check_masks(opened)
     _check_models(opened)
     _check_tokens(opened)
     _check_resources(opened.config)
 
 
-def _check_classes(opened: Opened) -> None:
+def check_classes(opened: Opened) -> None:
+    """Checks that the recipe can do with the dataset's classes and their numbers of images.
+
+    Raises:
+        ConfigError: A list that does not fit the classes.
+        DataError: Too few classes or images.
+    """
     config, counts = opened.config, opened.dataset.class_counts("train")
     if sum(count > 0 for count in counts.values()) < 2:
         shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
@@ -76,7 +82,13 @@ def _check_classes(opened: Opened) -> None:
         synthesis.of(config.synthesis).masker(config.synthesis, opened.dataset.info)
 
 
-def _check_groups(opened: Opened) -> None:
+def check_groups(opened: Opened) -> None:
+    """Checks that the dataset has the groups that the algorithm reads.
+
+    Raises:
+        ConfigError: A selection by groups of a dataset that has none.
+        DataError: Images without an attribute, or a group without images.
+    """
     config = opened.config
     for algorithm in (config.erm, config.algorithm):
         if (by := algorithm.selects_by()) is not None and algorithm.needs_groups_of != "val":
@@ -109,7 +121,12 @@ def _check_classifier(opened: Opened) -> None:
         check_deep_lift(config.classifier, len(info.class_names))
 
 
-def _check_masks(opened: Opened) -> None:
+def check_masks(opened: Opened) -> None:
+    """Checks that the dataset has object masks where the recipe reads them.
+
+    Raises:
+        DataError: It has none.
+    """
     config = opened.config
     infills = config.synthesis is not None and config.synthesis.in_training() is not None
     if infills:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pandas as pd
 import pytest
 from class_folders import PICTURE, make
 from s3_server import BUCKET, S3Server
 
 from raygen import recipes
-from raygen.datasets import open_dataset
+from raygen.datasets import listed_config, open_dataset, open_listed
 from raygen.datasets.addresses import place_of
 from raygen.datasets.check import check_dataset
+from raygen.datasets.convert import convert_dataset
 from raygen.datasets.folder import FolderConfig, open_folder
 from raygen.datasets.references import read_references
 from raygen.datasets.rows import RowIndex
@@ -138,9 +140,11 @@ def test_a_check_finds_the_same_and_names_what_vanished(s3: S3Server, scenes_fol
 
 
 def test_throttled_requests_are_sent_again(s3: S3Server, tmp_path: Path) -> None:
-    url = s3.upload(make(tmp_path / "busy"))
+    root = make(tmp_path / "busy")
+    url = s3.upload(root)
     s3.num_throttled = 3
-    assert read_references([f"{url}/train/cat/0.png", f"{url}/train/dog/0.png"]) == [PICTURE, PICTURE]
+    names = ("train/cat/0.png", "train/dog/0.png")
+    assert read_references([f"{url}/{name}" for name in names]) == [(root / name).read_bytes() for name in names]
     assert s3.num_throttled <= 0
 
 
@@ -293,3 +297,23 @@ def test_a_local_folder_need_not_be_copied(
     assert picture == (root / "image" / "ä 000.png").read_bytes()
     with pytest.raises(DataError, match="does not exist"):
         open_folder(FolderConfig(path="larger", inline=False))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_in_a_bucket_is_the_one_on_disk(s3: S3Server, scenes_folder: Path, tmp_path: Path, suffix: str) -> None:
+    """Also where its pictures are elsewhere, and when it is brought into shards."""
+    root = table(tmp_path / f"table{suffix[1:]}", scenes_folder)
+    (root / "metadata.csv").rename(root / "birds.csv")
+    if suffix == ".parquet":
+        pd.read_csv(root / "birds.csv").to_parquet(root / "birds.parquet")
+    url = s3.upload(root)
+    listings = [open_listed(listed_config(f"{place}/birds{suffix}")).listing for place in (root, url)]
+    local, remote = [[(e.image_id, e.label, e.attribute, e.split) for e in listing.entries] for listing in listings]
+    assert remote == local
+    elsewhere = tmp_path / f"birds{suffix}"
+    elsewhere.write_bytes((root / f"birds{suffix}").read_bytes())
+    assert len(open_listed(listed_config(str(elsewhere), [f"root={url}"])).listing.entries) == len(local)
+    for listing, out in zip(listings, ("local", "remote"), strict=True):
+        convert_dataset(listing, to=str(tmp_path / out), format="parquet")
+    read = [(tmp_path / out / "part-00000.parquet").read_bytes() for out in ("local", "remote")]
+    assert read[0] == read[1]

@@ -176,7 +176,7 @@ def test_a_written_dataset_can_be_read_again(tmp_path: Path, scenes_folder: Path
         ([*LINES, ("img/99.png", 0, 7, 0, "")], "split is '7'"),
         ([*LINES, ("img/99.png", "", 0, 0, "")], "every picture needs a label"),
         ([*LINES, ("img/5.png", 0, 0, 0, "")], "occurs twice"),
-        ([*LINES, ("img/99.png", -1, 0, 0, "")], "label -1"),
+        ([*LINES, ("img/99.png", -1, 0, 0, "")], "line 14: column 'y' is '-1'; expected a whole number from 0"),
         ([*LINES, ("img/99.png", 0, 0, 0, "no.png")], r"line 14: .*no\.png does not exist"),
         ([], "no line"),
     ],

@@ -27,7 +27,7 @@ def test_folders_of_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) -> N
     assert first == "classes: " + ", ".join(f"{i} -> {word}" for i, word in enumerate(words))
     notes = check_dataset(root, overrides=[f"class_names=[{','.join(words)}]"]).notes
     assert notes[10] == "label 10 is ten, of folder 10/"
-    (warning,) = check_dataset(root).warnings
+    (warning,) = [line for line in check_dataset(root).warnings if "same bytes" not in line]
     assert "the classes have numbers only; recipes that paint would ask for 'a photo of a 0'" in warning
     # A run says the same where it paints.
     said: list[str] = []
