@@ -97,7 +97,7 @@ def test_toys_have_names_and_defaults_and_are_checked_like_the_others(tmp_path: 
         ("synthesis.share=2", r"synthesis.share: .*less than or equal to 1 \(found 2\)"),
         ("algorithm.wieght=2", "algorithm.wieght: unknown field; did you mean 'weight'"),
         ("synthesis.name=hard", "'scgs', 'dbb', .*'hardest'"),
-        ("dataset.name=square", "'scenes', 'folder', 'scenes3', 'squares'"),
+        ("dataset.name=square", "'scenes', 'folder', .*'squares'"),
         ("algorithm.name=jtt", "recipe hardest has algorithm weighted, but algorithm.name is jtt"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from raygen.config import Strict
+from raygen.config import Decides, Strict
 from raygen.datasets.opened import DatasetBase
 from raygen.seeding import LEAST_SEED, MAX_SEED
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class HubColumns(Strict):
+class HubColumns(Strict, decides=Decides.RESULTS):
     """Names of the columns, where they are others than raygen knows.
 
     Attributes:
@@ -28,7 +28,7 @@ class HubColumns(Strict):
     mask: str | None = None
 
 
-class HubSplits(Strict):
+class HubSplits(Strict, decides=Decides.RESULTS):
     """What the dataset calls its splits, where they are not called train, val or validation, and test.
 
     Attributes:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from raygen.config import Identity, Strict
+from raygen.config import Decides, Identity, Strict
 from raygen.datasets.addresses import Address, place_of
 from raygen.datasets.csv_table import PARQUET_SUFFIXES, Reading, TableFile, list_rows
 from raygen.datasets.entries import Listing
@@ -29,7 +29,7 @@ METADATA = "metadata.csv"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class Columns(Strict):
+class Columns(Strict, decides=Decides.RESULTS):
     """Names of a table's columns, where they are others than raygen knows.
 
     Attributes:
