@@ -69,7 +69,7 @@ class Section:
 # In the order of the document. Seeds from 10 on are in no choice that was made; 100 and more served to make some.
 SECTIONS = {
     "scenes": Section("scenes", [], "scenes", 0, 5),
-    "unbiased": Section("unbiased", ["--reuse", "runs/effect"], "unbiased", 10, 3),
+    "unbiased": Section("unbiased", [], "unbiased", 10, 3),
     "recipes": Section("effect", [], "effect", 10, 3),
     "headline": Section("effect", HEADLINE, "effect", 10, 10),
     "headline_paper": Section("effect", [*HEADLINE, *PAPER], "effect_paper", 10, 10),

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from raygen.datasets.rows import RowIndex
+from raygen.run.config import make_config
 from raygen.tiny.oracle import ORACLES, Oracle
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -177,6 +178,15 @@ def test_every_section_of_the_results_has_its_place_and_a_study_that_takes_its_a
         said = capsys.readouterr().out
         for option in ("--out", "--records", "--first", "--seeds", "--recorded", "--set"):
             assert option in said, (study, option)
+    effect = importlib.import_module("effect")
+    for section in (one for one in results.SECTIONS.values() if one.study == "effect"):
+        monkeypatch.setattr(sys, "argv", section.command(section.first, section.seeds)[1:])
+        arguments = effect.read_arguments()
+        for recipe in arguments.recipes:
+            overrides = effect.Study(recipe, "scenes", 3, [], arguments.overrides).settings()
+            # What a recipe's config refuses would be found only hours after the start.
+            data = {"recipe": recipe, "dataset": {"name": "scenes"}}
+            make_config(data, overrides, where=recipe, preset=arguments.preset)
     # Two sections that share run folders never share a turn, and no two studies share records by accident.
     by_out = {section.out: section.study for section in results.SECTIONS.values()}
     assert all(by_out[section.out] == section.study for section in results.SECTIONS.values())
